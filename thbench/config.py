@@ -1,0 +1,338 @@
+"""Configuration: a typed schema, YAML files with bases, ``key=value`` overrides, content hashes.
+
+A strategy's YAML is merged over this schema's defaults in this order: its ``base:`` files, the
+file itself, the block of ``scales:`` that ``scale=`` names, the data set that ``data=`` names, and
+the ``key=value`` overrides. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from thbench.errors import UserError, did_you_mean
+
+SCALES = ("paper", "tiny")
+
+
+@dataclass
+class OptimConfig:
+    """An optimiser and its learning rate over time.
+
+    ``schedule`` is ``constant`` or ``cosine``: after ``warmup`` steps the rate falls along half a
+    cosine to ``floor`` times ``lr`` at ``decay_steps`` and stays there. ``decay_steps`` belongs to
+    the recipe, not to how long one trains, so training longer continues the same run.
+    """
+
+    name: str = "adam"
+    lr: float = 2e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    decay_steps: int | None = None
+    floor: float = 0.0
+
+
+@dataclass
+class DrawConfig:
+    """How a stage draws training samples from clips.
+
+    ``frames`` is the number of consecutive frames, or ``[least, most]``, drawn once per batch.
+    ``source`` is where the portrait comes from: ``first`` of those frames, or a ``random`` frame
+    of the clip. ``jitter`` is colour jitter (brightness, contrast, saturation, hue), one draw per
+    sample, the same for all its frames.
+    """
+
+    frames: Any = 1
+    source: str = "random"
+    jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+
+
+@dataclass
+class StageConfig:
+    """One thing that is trained.
+
+    ``batch_size`` is the global one, over all devices and accumulation. ``clip`` is the gradient
+    norm, 0 for none. ``ema`` is the decay of the averaged weights, 0 for none.
+    """
+
+    target: str = ""
+    needs: list[str] = field(default_factory=list)
+    init_from: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch_size: int = 8
+    max_steps: int = 1000
+    clip: float = 0.0
+    ema: float = 0.0
+    precision: str | None = None
+
+
+@dataclass
+class DataConfig:
+    """A prepared data set. ``root`` holds manifest.jsonl; ``audio`` names the audio encoder."""
+
+    name: str = ""
+    root: str = ""
+    audio: str = "logmel"
+
+
+@dataclass
+class TrainerConfig:
+    """How training runs. Nothing here changes what is learned, so none of it is hashed."""
+
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    accumulate: int = 1
+    workers: int = 2
+    checkpoint_every: int = 200
+    validate_every: int = 400
+    validate_batches: int = 8
+    log_every: int = 20
+    sample_every: int = 400
+    progress: bool = True
+    compile: bool = False
+
+
+@dataclass
+class SamplerConfig:
+    """The sampler: step count from pure noise to clean, DDIM's eta, spacing, thresholding.
+
+    ``threshold`` is the percentile of dynamic thresholding (Imagen) of the predicted clean value,
+    per window, or null; ``bound`` is the value below which a threshold never falls.
+    """
+
+    steps: int = 20
+    eta: float = 1.0
+    spacing: str = "linspace"
+    threshold: float | None = None
+    bound: float = 1.0
+
+
+@dataclass
+class TrackingConfig:
+    """Loggers. CSV is always on. ``wandb`` is ``auto`` (online with a key, else off), ``online``,
+    ``offline`` or ``off``."""
+
+    wandb: str = "auto"
+    project: str = "thbench"
+    group: str | None = None
+
+
+@dataclass
+class EvalConfig:
+    """What ``thbench eval`` generates; how it is scored stands in the protocol."""
+
+    protocol: str = "synthetic"
+    split: str = "test"
+    limit: int | None = None
+    frames: int | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    watermark: bool = False
+
+
+@dataclass
+class Config:
+    """A strategy, whole."""
+
+    strategy: str = ""
+    title: str = ""
+    paper: str = ""
+    scale: str = "tiny"
+    target: str = ""
+    size: int = 128
+    seed: int = 0
+    runs: str = "runs"
+    results: str = "leaderboards/results"
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=lambda: {"name": "nar"})
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    options: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def configs_root() -> Path:
+    """The folder of YAML files: beside the packages in a clone, inside the package in a wheel."""
+    here = Path(__file__).resolve().parent
+    beside = here.parent / "configs"
+    return beside if (beside / "strategy").is_dir() else here / "_configs"
+
+
+def names(kind: str) -> list[str]:
+    """Names of the YAML files of one kind: ``strategy``, ``data``, ``protocol``, ``table``."""
+    return sorted(p.stem for p in (configs_root() / kind).glob("*.yaml") if p.stem[0] != "_")
+
+
+def find(kind: str, name: str) -> Path:
+    """The YAML file of that kind and name; a path to a YAML file is taken as it is.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"There is no file {name}.")
+        return path
+    path = configs_root() / kind / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"No {kind} '{name}'.{did_you_mean(name, names(kind))}")
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping with its ``base:`` files (relative to the configs root) merged below it."""
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping.")
+    merged: DictConfig = OmegaConf.create({})
+    for base in content.pop("base", []):
+        merged = OmegaConf.merge(merged, read_yaml(configs_root() / base))  # type: ignore[assignment]
+    return OmegaConf.to_container(OmegaConf.merge(merged, content))  # type: ignore[return-value]
+
+
+def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
+    """The resolved configuration of a strategy.
+
+    Args:
+        strategy: a name in configs/strategy, or a path to a YAML file.
+        overrides: ``key=value`` words; ``scale=`` and ``data=`` choose blocks and files.
+
+    Raises:
+        UserError: an unknown name, key or value, with the nearest one.
+    """
+    path = find("strategy", strategy)
+    content = read_yaml(path)
+    words = _parse(overrides)
+    scales = content.pop("scales", {})
+    scale = words.pop("scale", content.get("scale", Config.scale))
+    if scale not in SCALES:
+        raise UserError(f"There is no scale '{scale}'.{did_you_mean(str(scale), SCALES)}")
+    content.setdefault("strategy", path.stem)
+    content["scale"] = scale
+    layers = [content, scales.get(scale, {})]
+    data = words.pop("data", None) or _last(layers, "data") or "synthetic"
+    for layer in layers:
+        if isinstance(layer.get("data"), str):
+            del layer["data"]
+    if isinstance(data, str):
+        layers.append({"data": read_data(data)})
+    try:
+        merged = OmegaConf.structured(Config)
+        for layer in layers:
+            merged = OmegaConf.merge(merged, layer)
+        for key, value in words.items():
+            _set(merged, key, value)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except (ConfigKeyError, ValidationError) as error:
+        raise UserError(_explain(error, merged)) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path.name}: {str(error).splitlines()[0]}") from error
+
+
+def read_data(name: str) -> dict[str, Any]:
+    """The data block for ``name``: a file in configs/data, or a prepared folder.
+
+    A folder is looked for as given and below ``data/``.
+    """
+    if name in names("data"):
+        return read_yaml(find("data", name))
+    for folder in (Path(name), Path("data") / name):
+        if (folder / "manifest.jsonl").is_file():
+            return {"name": folder.name, "root": str(folder)}
+    hint = did_you_mean(name, names("data"))
+    raise UserError(
+        f"No data set '{name}': it is neither in configs/data nor a folder with a manifest.jsonl,"
+        f" such as `thbench data prepare` writes.{hint}"
+    )
+
+
+def content_hash(value: Any, length: int = 12) -> str:
+    """Hex digits that change when anything in ``value`` does. Dataclasses count as mappings."""
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as YAML."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _parse(overrides: Iterable[str]) -> dict[str, Any]:
+    words: dict[str, Any] = {}
+    for word in overrides:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise UserError(f"'{word}' is not of the form key=value.")
+        try:
+            words[key] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise UserError(f"'{word}': the value is not valid YAML.") from error
+    return words
+
+
+def _last(layers: Iterable[Mapping[str, Any]], key: str) -> Any:
+    found = [layer[key] for layer in layers if key in layer]
+    return found[-1] if found else None
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    """Like a dot-list entry, but a key that the schema fixes must exist."""
+    parent_key, _, leaf = key.rpartition(".")
+    parent = OmegaConf.select(config, parent_key) if parent_key else config
+    if parent is None or not OmegaConf.is_config(parent):
+        raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
+    typed = OmegaConf.get_type(parent) is not dict
+    if typed and leaf not in parent:
+        raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
+    OmegaConf.update(config, key, value, merge=True)
+
+
+def _nearest(config: DictConfig, key: str) -> str:
+    return did_you_mean(key, _paths(OmegaConf.to_container(config)))
+
+
+def _paths(value: Any, prefix: str = "") -> list[str]:
+    if not isinstance(value, Mapping):
+        return []
+    found = []
+    for key, child in value.items():
+        path = f"{prefix}{key}"
+        found += [path, *_paths(child, f"{path}.")]
+    return found
+
+
+def _explain(error: OmegaConfBaseException, config: DictConfig) -> str:
+    key = str(error.full_key or error.key or "")
+    if isinstance(error, ConfigKeyError):
+        return f"There is no key '{key}'.{_nearest(config, key)}"
+    return f"{key}: {str(error.msg or error).splitlines()[0]}"
