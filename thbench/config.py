@@ -125,7 +125,8 @@ class SamplerConfig:
 @dataclass
 class TrackingConfig:
     """Loggers. CSV is always on. ``wandb`` is ``auto`` (online with a key, else off), ``online``,
-    ``offline`` or ``off``."""
+    ``offline`` or ``off``.
+    """
 
     wandb: str = "auto"
     project: str = "thbench"
@@ -275,6 +276,12 @@ def content_hash(value: Any, length: int = 12) -> str:
 def to_yaml(config: Any) -> str:
     """A configuration as YAML."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml_text(text: str) -> Config:
+    """The inverse of ``to_yaml`` for a whole configuration."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), yaml.safe_load(text))
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
 def _plain(value: Any) -> Any:

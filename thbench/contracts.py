@@ -48,7 +48,7 @@ class Clip:
         track: the npz with ``landmarks`` (T, 478, 3) float16, ``pose`` (T, 6) float32, ``eyes``
             (T, 2) float32 and ``valid`` (T,) bool.
         sha256: of the mp4.
-        extra: anything an adapter wants kept (a data set's own labels, the path of the planted truth).
+        extra: anything an adapter wants kept: a data set's own labels, the planted truth's path.
     """
 
     id: str

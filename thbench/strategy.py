@@ -169,7 +169,15 @@ class Strategy(L.LightningModule, ABC):
         sampler: steps, eta, thresholds.
 
     Subclasses take their own switches as further keyword arguments.
+
+    Attributes:
+        decode_chunk: frames decoded at a time.
+        frames_per_call: at most so many frames in one network call, where a round allows to split;
+            None for no limit. Changes memory and speed, not the result.
     """
+
+    decode_chunk: int = 16
+    frames_per_call: int | None = None
 
     def __init__(
         self,

@@ -1,0 +1,123 @@
+"""Configuration: every YAML file loads, words are checked, hashes follow content."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thbench import config
+from thbench.errors import UserError
+
+TEXT = """
+title: Toy
+target: a:B
+scales:
+  tiny: {size: 64, stages: {one: {max_steps: 5}}}
+  paper: {size: 128}
+stages:
+  one: {target: "a:C", model: {width: 3}}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path) -> str:
+    path = tmp_path / "toy.yaml"
+    path.write_text(TEXT)
+    return str(path)
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("name", config.names("strategy"))
+def test_every_strategy_file_fits_the_schema_at_every_scale(name, scale):
+    loaded = config.load(name, [f"scale={scale}"])
+    assert loaded.scale == scale
+    assert loaded.target
+    for stage in loaded.stages.values():
+        assert stage.target
+        assert set(stage.needs) <= set(loaded.stages)
+
+
+@pytest.mark.parametrize("name", config.names("data"))
+def test_every_data_file_fits_the_schema(name):
+    assert config.load("dawn", [f"data={name}"]).data.root
+
+
+def test_layers_override_in_the_documented_order(toy):
+    tiny = config.load(toy, ["stages.one.model.width=7"])
+    assert (tiny.size, tiny.stages["one"].max_steps) == (64, 5)
+    assert tiny.stages["one"].model == {"width": 7}
+    assert config.load(toy, ["scale=paper"]).size == 128
+    assert config.load(toy, ["scale=paper", "size=256"]).size == 256
+
+
+def test_bases_lie_below_the_file(tmp_path, monkeypatch):
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy" / "low.yaml").write_text("{title: low, size: 32, target: a:B}")
+    (tmp_path / "strategy" / "high.yaml").write_text("{base: [strategy/low.yaml], title: high}")
+    monkeypatch.setattr(config, "configs_root", lambda: tmp_path)
+    content = config.read_yaml(config.find("strategy", "high"))
+    assert content == {"title": "high", "size": 32, "target": "a:B"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["siz=3"], "no key 'siz'.*Did you mean 'size'"),
+        (["trainer.devces=2"], "Did you mean 'trainer.devices'"),
+        (["stages.one.max_step=2"], "Did you mean 'stages.one.max_steps'"),
+        (["size=large"], "size: .*large"),
+        (["size"], "not of the form key=value"),
+        (["scale=tinny"], "Did you mean 'tiny'"),
+        (["data=nowhere"], "No data set 'nowhere'.*data prepare"),
+        (["stages.two.max_steps=2"], "no key 'stages.two.max_steps'"),
+    ],
+)
+def test_wrong_words_are_one_clear_line(toy, words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        config.load(toy, words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_key_in_a_file_is_found(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("{target: a:B, sampler: {stepz: 3}}")
+    with pytest.raises(UserError, match="Did you mean 'sampler.steps'"):
+        config.load(str(path))
+
+
+def test_unknown_strategy_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'dawn'"):
+        config.load("dwan")
+
+
+def test_a_prepared_folder_is_a_data_set(toy, tmp_path, monkeypatch):
+    (tmp_path / "data" / "vox").mkdir(parents=True)
+    (tmp_path / "data" / "vox" / "manifest.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    assert config.load(toy, ["data=vox"]).data.root == str(Path("data") / "vox")
+    assert config.load(toy, [f"data={tmp_path / 'data' / 'vox'}"]).data.name == "vox"
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), values, max_size=4))
+def test_the_content_hash_does_not_depend_on_order(value):
+    backwards = dict(reversed(value.items()))
+    assert config.content_hash(value) == config.content_hash(backwards)
+
+
+def test_the_content_hash_follows_content(toy):
+    one, two = config.load(toy), config.load(toy, ["seed=1"])
+    assert config.content_hash(one) == config.content_hash(config.load(toy))
+    assert config.content_hash(one) != config.content_hash(two)
+
+
+def test_yaml_round_trip(toy):
+    loaded = config.load(toy)
+    assert config.read_yaml_text(config.to_yaml(loaded)) == loaded

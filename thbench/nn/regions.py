@@ -1,0 +1,83 @@
+"""Regions of the face as pixel masks, from Face Mesh landmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thbench.nn.warp import identity_grid
+
+LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
+MOUTH = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
+FACE = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+RIGHT_EYE = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
+LEFT_EYE = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
+
+POLYGONS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "lips": (LIPS,),  # the lips' outer outline: lips and what is between them
+    "mouth": (MOUTH,),  # their inner outline: the opening alone
+    "face": (FACE,),
+    "eyes": (RIGHT_EYE, LEFT_EYE),
+}
+
+
+def region_mask(landmarks: Tensor, region: str, size: int, margin: float = 0.0) -> Tensor:
+    """Pixels whose centre lies in a region of the face.
+
+    Args:
+        landmarks: (..., 478, 3), x and y as fractions of width and height.
+        region: ``lips`` (outer outline), ``mouth`` (the opening, inner outline), ``face`` (oval)
+            or ``eyes`` (both).
+        size: the mask is size x size pixels.
+        margin: pixels up to this distance outside count too, as a fraction of the frame's width.
+
+    Returns:
+        (..., 1, size, size), 0 or 1, in the landmarks' type (float32 for half precision).
+
+    Raises:
+        ValueError: no such region.
+    """
+    if region not in POLYGONS:
+        raise ValueError(f"no region '{region}' among {', '.join(POLYGONS)}")
+    flat = landmarks.reshape(-1, *landmarks.shape[-2:])[..., :2]
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    points = (identity_grid(size, size, flat.device, flat.dtype).reshape(-1, 2) + 1) / 2
+    inside = torch.zeros(len(flat), len(points), dtype=torch.bool, device=flat.device)
+    for ring in POLYGONS[region]:
+        inside |= _covered(points, flat[:, list(ring)], margin)
+    return inside.to(flat.dtype).reshape(*landmarks.shape[:-2], 1, size, size)
+
+
+def _covered(points: Tensor, polygon: Tensor, margin: float) -> Tensor:
+    """Which ``points`` (P, 2) lie in, or within ``margin`` of, each ``polygon`` (N, V, 2): (N, P).
+
+    One pass per edge keeps memory at (N, P) for any number of vertices.
+    """
+    crossings = torch.zeros(len(polygon), len(points), dtype=torch.bool, device=points.device)
+    near = torch.zeros_like(crossings)
+    for start, end in zip(polygon.unbind(1), polygon.roll(-1, 1).unbind(1), strict=True):
+        crossings ^= _crosses(points, start[:, None], end[:, None])
+        if margin > 0:
+            near |= _square_distance(points, start[:, None], end[:, None]) <= margin**2
+    return crossings | near
+
+
+def _crosses(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Whether a ray from each point to the right crosses the edge (even-odd rule)."""
+    x, y = points.unbind(-1)
+    spans = (start[..., 1] > y) != (end[..., 1] > y)
+    rise = end[..., 1] - start[..., 1]
+    rise = torch.where(rise == 0, torch.ones_like(rise), rise)  # level edges span nothing
+    at = start[..., 0] + (y - start[..., 1]) / rise * (end[..., 0] - start[..., 0])
+    return spans & (x < at)
+
+
+def _square_distance(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Squared distance of each point to the segment."""
+    along = end - start
+    length = along.square().sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
+    share = (((points - start) * along).sum(-1) / length).clamp(0, 1)
+    return (points - start - share[..., None] * along).square().sum(-1)
