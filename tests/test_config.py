@@ -82,7 +82,7 @@ def test_wrong_words_are_one_clear_line(toy, words, message):
 def test_a_misspelt_key_in_a_file_is_found(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("{target: a:B, sampler: {stepz: 3}}")
-    with pytest.raises(UserError, match="Did you mean 'sampler.steps'"):
+    with pytest.raises(UserError, match=r"Did you mean 'sampler\.steps'"):
         config.load(str(path))
 
 

@@ -43,7 +43,7 @@ def test_a_wrong_target_says_what_is_wrong(target, message):
 def test_an_unknown_name_gets_the_nearest():
     registry = Registry("metric", "builtins:object")
     registry.add("psnr", "x:Y")
-    with pytest.raises(UserError, match="No metric 'pnsr'. Did you mean 'psnr'"):
+    with pytest.raises(UserError, match=r"No metric 'pnsr'\. Did you mean 'psnr'"):
         registry.load("pnsr")
 
 

@@ -1,0 +1,129 @@
+"""The runner: what a denoiser is shown, in which order, and that results depend on nothing else."""
+
+import pytest
+import torch
+
+from tests.toys import Counting, request
+from thbench import plans
+from thbench.contracts import Cost
+from thbench.generation import execute
+
+PLANS = [
+    {"name": "nar"},
+    {"name": "frames"},
+    {"name": "ar", "motion": 2, "stabilize": 3},
+    {"name": "sar", "segment": 5, "overlap": 2},
+    {"name": "ttr", "stride": 4},
+    {"name": "ttr", "stride": 3, "single_model": True},
+    {"name": "rolling", "window": 4, "context": 2},
+]
+
+
+def frames_of(strategy, n=13, **options):
+    generation = strategy.generate(request(n, **options))
+    return torch.cat(list(generation.chunks)), generation
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+@pytest.mark.parametrize("n", [1, 2, 13])
+def test_every_plan_makes_every_frame_in_order(plan, n):
+    frames, generation = frames_of(Counting(plan), n)
+    assert frames.shape == (n, 3, 8, 8)
+    assert frames.dtype == torch.uint8
+    assert frames[:, 0, 0, 0].tolist() == list(range(n))
+    assert 0 < generation.cost.first_frame <= generation.cost.seconds
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+def test_calls_and_evaluations_are_those_of_the_plan(plan):
+    strategy = Counting(plan)
+    _, generation = frames_of(strategy, 13)
+    built = plans.build(n=13, **plan)
+    assert generation.cost.evaluations == plans.cost(built, 8).evaluations
+    calls = [call for r in strategy.recorders.values() for call in r.calls]
+    assert generation.cost.calls == len(calls) >= plans.cost(built, 8).depth
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+def test_a_denoiser_sees_the_observed_frames_clean_and_nothing_else(plan):
+    strategy = Counting(plan)
+    frames_of(strategy, 13)
+    expected = {
+        name: [w for w in plans.windows(plans.build(n=13, **plan)) if w.model == name]
+        for name in strategy.recorders
+    }
+    for name, recorder in strategy.recorders.items():
+        shown = {tuple(row) for call in recorder.calls for row in call["frames"].tolist()}
+        assert shown == {(*w.observe, *w.generate) for w in expected[name]}
+        for call in recorder.calls:
+            clean = call["t"] == 0
+            values = call["noisy"][:, 0, :, 0, 0] * 255
+            finished = call["frames"].float().where(call["frames"] >= 0, torch.tensor(-255.0))
+            torch.testing.assert_close(values[clean], finished[clean], atol=1e-2, rtol=1e-4)
+
+
+def test_windows_of_a_round_that_are_alike_are_one_call():
+    strategy = Counting({"name": "ttr", "stride": 4}, steps=2)
+    frames_of(strategy, 13)
+    assert [len(call["frames"]) for call in strategy.recorders["gaps"].calls] == [3, 3]
+    assert len(strategy.recorders["gaps"].contexts) == 1
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_splitting_calls_to_save_memory_changes_nothing(plan, eta):
+    whole, split = Counting(plan, eta=eta), Counting(plan, eta=eta)
+    split.frames_per_call, split.decode_chunk = 4, 3
+    for part in (whole, split):
+        part.recorders["main"].denoise = part.recorders["keys"].denoise = shrink
+        part.recorders["gaps"].denoise = shrink
+    assert torch.equal(frames_of(whole)[0], frames_of(split)[0])
+
+
+def shrink(noisy, t, frames, conditions, context):
+    """A prediction that depends on the noise, so that its draw shows in the result."""
+    return noisy.sigmoid()
+
+
+def test_seed_and_clip_make_the_noise():
+    strategy = Counting({"name": "nar"}, eta=1.0)
+    strategy.recorders["main"].denoise = shrink
+    first, again = frames_of(strategy)[0], frames_of(strategy)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, frames_of(strategy, seed=1)[0])
+    assert not torch.equal(first, frames_of(strategy, id="b")[0])
+
+
+@pytest.mark.parametrize(
+    ("plan", "most"), [({"name": "ar", "motion": 2}, 3), ({"name": "sar", "segment": 5}, 15)]
+)
+def test_sequential_plans_keep_only_what_is_still_observed(plan, most, monkeypatch):
+    strategy = Counting(plan, steps=1)
+    asked = request(200)
+    (sweep,) = strategy.passes(asked)
+    kept = []
+    import thbench.generation as generation
+
+    class Watched(generation._State):
+        def denoise(self, r, places):
+            super().denoise(r, places)
+            kept.append(len(self.clean) + len(self.noisy))
+
+    monkeypatch.setattr(generation, "_State", Watched)
+    for _ in execute(sweep, strategy, asked, asked, Cost()):
+        pass
+    assert max(kept) <= most
+
+
+def test_the_portrait_is_asked_for_only_by_plans_that_observe_it():
+    strategy = Counting({"name": "nar"})
+    strategy.source_latent = None
+    assert len(frames_of(strategy, 3)[0]) == 3
+
+
+def test_frames_come_before_the_clip_is_finished():
+    strategy = Counting({"name": "sar", "segment": 5, "overlap": 2})
+    generation = strategy.generate(request(20))
+    assert len(strategy.recorders["main"].calls) == 0
+    next(generation.chunks)
+    assert len(strategy.recorders["main"].calls) == 8
