@@ -1,0 +1,236 @@
+"""The commands. Parsing is here; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from thbench.errors import UserError, did_you_mean
+
+EPILOG = """\
+examples:
+  thbench demo                                      the whole bench, small, in minutes
+  thbench data synth                                make the synthetic data set
+  thbench fit dawn                                  train what DAWN still lacks
+  thbench eval dawn                                 generate the test split and score it
+  thbench generate dawn --image me.jpg --audio hello.wav -o hello.mp4
+  thbench leaderboard                               build the tables
+"""
+OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Exit code: 0, 2 for what the user can put right (one line on stderr), 130 when interrupted.
+    """
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    if "run" not in arguments:
+        arguments.parser.print_help()
+        return 0
+    module, function = arguments.run.split(":")
+    try:
+        getattr(importlib.import_module(module), function)(arguments)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        return _fail(f"{error.strerror}: {error.filename or 'while writing'}.", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. ``key=value`` words may stand anywhere after the command."""
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    takes_words = hasattr(arguments, "overrides")
+    words = [w for w in left if takes_words and "=" in w and not w.startswith("-")]
+    wrong = [w for w in left if w not in words]
+    if wrong:
+        options = [o for a in arguments.parser._actions for o in a.option_strings]
+        hint = did_you_mean(wrong[0], options) if wrong[0].startswith("-") else ""
+        arguments.parser.error(f"'{wrong[0]}' is not understood here.{hint}")
+    if takes_words:
+        arguments.overrides = [*arguments.overrides, *words]
+    return arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="thbench",
+        description="Compare generation strategies for audio-driven talking-head video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parser=parser)
+    parser.add_argument("--version", action="version", version=f"thbench {version('thbench')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _fit(commands)
+    _eval(commands)
+    _generate(commands)
+    _score(commands)
+    _leaderboard(commands)
+    _data(commands)
+    _ls(commands)
+    _config(commands)
+    _demo(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction
+
+
+def _command(commands: Commands, name: str, run: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(parser=parser, run=run)
+    return parser
+
+
+def _strategy_command(
+    commands: Commands, name: str, run: str, text: str
+) -> argparse.ArgumentParser:
+    parser = _command(commands, name, run, text)
+    parser.add_argument("strategy", help="a name from `thbench ls strategies`, or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    return parser
+
+
+def _fit(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands, "fit", "thbench.commands:fit", "train the stages that a strategy still lacks"
+    )
+    parser.epilog = (
+        "Each stage goes on from its last checkpoint. stage=NAME trains one stage alone. A stage's"
+        " folder is named by what determines its result, so strategies share what they share."
+    )
+
+
+def _eval(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands,
+        "eval",
+        "thbench.commands:evaluate",
+        "generate a split, score it, and write a result",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="mark the result as smoke even at paper scale"
+    )
+
+
+def _generate(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands,
+        "generate",
+        "thbench.commands:generate",
+        "make one video from one portrait and one sound",
+    )
+    parser.add_argument("--image", required=True, help="portrait: any image file with one face")
+    parser.add_argument("--audio", required=True, help="speech: any file with sound")
+    parser.add_argument("-o", "--out", required=True, help="the mp4 to write")
+    parser.add_argument("--motion", help="a video whose head pose and blinks to follow")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
+    parser.add_argument("--watermark", action="store_true", help="add a visible mark")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
+
+
+def _score(commands: Commands) -> None:
+    parser = _command(
+        commands, "score", "thbench.commands:score", "score a folder of videos made by anything"
+    )
+    parser.add_argument("videos", metavar="DIR", help="the videos to score, found by name")
+    parser.add_argument(
+        "--reference", required=True, metavar="DIR", help="ground truth: prepared, or any videos"
+    )
+    parser.add_argument("--protocol", default="synthetic", help="see `thbench ls protocols`")
+    parser.add_argument("--name", help="the row's name (default: the folder's)")
+    parser.add_argument("--split", default="test", help="split of a prepared reference")
+    parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
+
+
+def _leaderboard(commands: Commands) -> None:
+    parser = _command(
+        commands, "leaderboard", "thbench.commands:leaderboard", "build the tables from results"
+    )
+    parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
+    parser.add_argument("--out", default="leaderboards", metavar="DIR")
+
+
+def _data(commands: Commands) -> None:
+    parser = commands.add_parser("data", help="make, prepare and check data sets")
+    parser.set_defaults(parser=parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    synth = _command(
+        actions, "synth", "thbench.commands:data_synth", "render the synthetic data set"
+    )
+    synth.add_argument("--out", default="data/synthetic", metavar="DIR")
+    synth.add_argument("--identities", type=int, default=400, help="faces in all (default 400)")
+    synth.add_argument("--clips", type=int, default=1, help="clips of each face (default 1)")
+    synth.add_argument("--seconds", type=float, default=4.0, help="length of a clip (default 4)")
+    synth.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    prepare = _command(
+        actions,
+        "prepare",
+        "thbench.commands:data_prepare",
+        "turn talking-head videos into the prepared layout",
+    )
+    prepare.add_argument("kind", metavar="KIND", help="folder, cremad, hdtf or voxceleb")
+    prepare.add_argument("source", metavar="DIR", help="where the videos are")
+    prepare.add_argument("--out", required=True, metavar="DIR")
+    prepare.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    prepare.add_argument("--audio", default="logmel", help="encoders, by comma (default logmel)")
+    prepare.add_argument("--crop", default="face", choices=("face", "none"))
+    prepare.add_argument("--max-seconds", type=float, help="cut longer videos into pieces")
+    prepare.add_argument("--limit", type=int, help="take only so many videos")
+    prepare.add_argument("--seed", type=int, default=0, help="of the split")
+    prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    check = _command(
+        actions, "check", "thbench.commands:data_check", "verify a prepared data set, file by file"
+    )
+    check.add_argument("root", metavar="DIR")
+
+
+def _ls(commands: Commands) -> None:
+    parser = _command(commands, "ls", "thbench.commands:ls", "list what there is")
+    parser.add_argument(
+        "kind", choices=("strategies", "metrics", "protocols", "tables", "data", "plans")
+    )
+
+
+def _config(commands: Commands) -> None:
+    _strategy_command(
+        commands, "config", "thbench.commands:show_config", "print the resolved configuration"
+    )
+
+
+def _demo(commands: Commands) -> None:
+    parser = _command(
+        commands, "demo", "thbench.demo:demo", "run the whole bench, small, on synthetic data"
+    )
+    parser.add_argument("--out", default="demo", metavar="DIR", help="where (default demo)")
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"thbench: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -49,12 +49,14 @@ class DrawConfig:
     ``frames`` is the number of consecutive frames, or ``[least, most]``, drawn once per batch.
     ``source`` is where the portrait comes from: ``first`` of those frames, or a ``random`` frame
     of the clip. ``jitter`` is colour jitter (brightness, contrast, saturation, hue), one draw per
-    sample, the same for all its frames.
+    sample, the same for all its frames. With ``video: false`` no frame is decoded: the batch has
+    pose, eyes, landmarks and audio only.
     """
 
     frames: Any = 1
     source: str = "random"
     jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    video: bool = True
 
 
 @dataclass
@@ -80,11 +82,16 @@ class StageConfig:
 
 @dataclass
 class DataConfig:
-    """A prepared data set. ``root`` holds manifest.jsonl; ``audio`` names the audio encoder."""
+    """A prepared data set. ``root`` holds manifest.jsonl; ``audio`` names the audio encoder.
+
+    Decoded frames of a split are kept in ``<root>/cache`` where they fit in ``cache_gb``
+    gigabytes; a larger split is decoded on demand.
+    """
 
     name: str = ""
     root: str = ""
     audio: str = "logmel"
+    cache_gb: float = 8.0
 
 
 @dataclass
@@ -147,7 +154,11 @@ class EvalConfig:
 
 @dataclass
 class Config:
-    """A strategy, whole."""
+    """A strategy, whole.
+
+    ``nets`` maps the roles of the strategy's networks to the stages that train them; ``options``
+    are the strategy's own switches.
+    """
 
     strategy: str = ""
     title: str = ""
@@ -159,6 +170,7 @@ class Config:
     runs: str = "runs"
     results: str = "leaderboards/results"
     stages: dict[str, StageConfig] = field(default_factory=dict)
+    nets: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=lambda: {"name": "nar"})
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     options: dict[str, Any] = field(default_factory=dict)
