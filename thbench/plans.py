@@ -125,9 +125,7 @@ def ttr(n: int, stride: int = 8, single_model: bool = False) -> Plan:
     names = ("main", "main") if single_model else ("keys", "gaps")
     first = Window(tuple(keys), (), (1,) * len(keys), (0,) * len(keys), names[0])
     gaps = tuple(
-        _whole(range(a + 1, b), (a, b), names[1])
-        for a, b in itertools.pairwise(keys)
-        if b > a + 1
+        _whole(range(a + 1, b), (a, b), names[1]) for a, b in itertools.pairwise(keys) if b > a + 1
     )
     return ((first,), gaps) if gaps else ((first,),)
 
@@ -168,12 +166,17 @@ def build(name: str, n: int, **options: Any) -> Plan:
     if name not in BUILDERS:
         raise UserError(f"No plan '{name}'.{did_you_mean(name, BUILDERS)}")
     builder = BUILDERS[name]
-    known = list(inspect.signature(builder).parameters)[1:]
+    known = options_of(name)
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known)
             raise UserError(f"Plan '{name}' has no option '{option}'.{hint}")
     return builder(n, **options)
+
+
+def options_of(name: str) -> list[str]:
+    """The options that the builder ``name`` takes beside the length."""
+    return list(inspect.signature(BUILDERS[name]).parameters)[1:]
 
 
 def windows(plan: Plan) -> Iterator[Window]:

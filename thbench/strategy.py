@@ -16,6 +16,7 @@ from thbench.config import OptimConfig, SamplerConfig
 from thbench.contracts import Batch, Generation, Request
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
+from thbench.optim import build_optimizer
 from thbench.plans import Plan
 
 
@@ -47,6 +48,8 @@ class Setting:
         optim: the optimiser's settings.
         seed: of the run.
         needs: the trained networks of the stages that this one needs, by stage name.
+        clip: gradient norm, 0 for none. The trainer clips; only a stage that optimises by hand
+            (``automatic_optimization = False``) does it itself.
     """
 
     size: int
@@ -54,6 +57,10 @@ class Setting:
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     needs: Mapping[str, nn.Module] = field(default_factory=dict)
+    clip: float = 0.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Setting:
+        return self  # frozen, and the networks in ``needs`` must not be copied by the EMA
 
 
 class Stage(L.LightningModule, ABC):
@@ -71,6 +78,7 @@ class Stage(L.LightningModule, ABC):
         super().__init__()
         self.setting = setting
         self.frozen = {name: Frozen(net) for name, net in setting.needs.items()}
+        self.terms: dict[str, Tensor] = {}
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
     @abstractmethod
@@ -78,7 +86,7 @@ class Stage(L.LightningModule, ABC):
         """Scalar losses by name. ``"loss"`` is minimised, the others are logged."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:
-        """Videos for the log, (T, 3, H, W) in [0, 1], by name. None by default."""
+        """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""
         return {}
 
     def trained_for(self) -> dict[str, Any]:
@@ -86,8 +94,6 @@ class Stage(L.LightningModule, ABC):
         return {}
 
     def configure_optimizers(self) -> Any:
-        from thbench.training import build_optimizer
-
         return build_optimizer(self.net.parameters(), self.setting.optim)
 
     def on_fit_start(self) -> None:
@@ -95,10 +101,12 @@ class Stage(L.LightningModule, ABC):
             frozen.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make all randomness of this batch a pure function of (seed, batches seen, rank)."""
-        torch.manual_seed(fold(self.setting.seed, int(self.batches_seen), self.global_rank))
+        """Make all randomness of this batch a pure function of (seed, batches seen, rank).
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        ``batches_seen`` counts this batch from here on: callbacks that save a checkpoint at its
+        end run before the module's own hook there.
+        """
+        torch.manual_seed(fold(self.setting.seed, int(self.batches_seen), self.global_rank))
         self.batches_seen += 1
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -113,6 +121,7 @@ class Stage(L.LightningModule, ABC):
     def log_losses(self, split: str, losses: Mapping[str, Tensor], n: int) -> Tensor:
         """Log each loss as ``split/name`` and return the one to minimise."""
         named = {f"{split}/{name}": value.detach() for name, value in losses.items()}
+        self.terms = named
         self.log_dict(named, batch_size=n, sync_dist=split == "val", on_epoch=split == "val")
         return losses["loss"]
 

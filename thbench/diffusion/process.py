@@ -8,6 +8,7 @@ staggered windows and the last sampler step the same arithmetic, without an inde
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -56,14 +57,10 @@ class NoiseProcess:
         if steps < 1:
             raise UserError(f"A noise process needs at least 1 step, not {steps}.")
         if zero_snr and prediction == "epsilon":
-            raise UserError("zero_snr needs prediction 'v' or 'x0': noise alone has no clean value.")
-        self.schedule, self.steps, self.prediction, self.zero_snr = (
-            schedule,
-            steps,
-            prediction,
-            zero_snr,
-        )
-        self.scheduler = DDIMScheduler(
+            raise UserError("zero_snr needs prediction 'v' or 'x0', not 'epsilon'.")
+        self.schedule, self.steps = schedule, steps
+        self.prediction, self.zero_snr = prediction, zero_snr
+        scheduler: Any = DDIMScheduler(
             num_train_timesteps=steps,
             beta_start=beta_start,
             beta_end=beta_end,
@@ -77,12 +74,11 @@ class NoiseProcess:
             timestep_spacing="trailing",
             rescale_betas_zero_snr=zero_snr,
         )
-        abar = torch.cumprod(1 - self.scheduler.betas.double(), dim=0)
+        abar = torch.cumprod(1 - scheduler.betas.double(), dim=0)
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), abar])
         """(steps + 1,) float64, indexed by level."""
         tables = (self.alpha_bar, 1 - self.alpha_bar)
         self._table = torch.stack([x for a in tables for x in (a, a.sqrt())]).float()
-
 
     def variances(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """``(abar_t, 1 - abar_t)``, float32, shaped to multiply ``like`` (B, C, T, ...)."""
@@ -138,7 +134,8 @@ class NoiseProcess:
         if t.shape != (like.shape[0], like.shape[2]):
             raise ValueError(f"levels {tuple(t.shape)} do not fit latents {tuple(like.shape)}")
         if self._table.device != like.device:
-            self._table = self._table.to(like.device)
+            with torch.inference_mode(False):  # sampling may come first, training needs it too
+                self._table = self._table.to(like.device)
         shape = (4, like.shape[0], 1, like.shape[2]) + (1,) * (like.ndim - 3)
         return self._table[:, t.to(like.device)].reshape(shape)
 

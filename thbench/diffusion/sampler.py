@@ -81,15 +81,19 @@ def step(
         # Keep noise and clean value consistent, or what was cut returns with the noise.
         direction = process.noise_between(clean, noisy, t)
     signal, _ = process.scales(s, noisy)
-    abar, left = process.variances(s, noisy)
-    before = process.variances(t, noisy)[1]
-    # 1 - abar_t / abar_s, written with differences of the small numbers: no cancellation near 0.
-    variance = config.eta**2 * left / before.clamp(min=1e-12) * (before - left) / abar.clamp(1e-12)
-    moved = signal * clean + (left - variance).clamp(min=0).sqrt() * direction
+    abar_t, above = process.variances(t, noisy)
+    abar_s, below = process.variances(s, noisy)
+    # sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s), and what it leaves of
+    # 1 - abar_s, both written without differences of nearly equal numbers.
+    ratio = below / (above * abar_s).clamp(min=1e-20)
+    fall = torch.where(abar_s < 0.5, abar_s - abar_t, above - below).clamp(min=0)
+    variance = config.eta**2 * ratio * fall
+    rest = (1 - config.eta**2) * below + config.eta**2 * ratio * below * abar_t
+    moved = signal * clean + rest.sqrt() * direction
     if config.eta > 0:
         if noise is None:
             raise ValueError("eta > 0 needs noise")
-        moved = moved + variance.clamp(min=0).sqrt() * noise.float()
+        moved = moved + variance.sqrt() * noise.float()
     keep = (moving.shape[0], 1, moving.shape[1]) + (1,) * (noisy.ndim - 3)
     return torch.where(moving.to(noisy.device).reshape(keep), moved, noisy.float())
 

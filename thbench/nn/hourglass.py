@@ -7,6 +7,8 @@ batches and several devices train alike, and an average of weights needs no re-e
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,8 +74,7 @@ class Contraction(nn.Module):
         super().__init__()
         widths = [min(max_features, expansion * 2 ** (i + 1)) for i in range(blocks)]
         self.widths = [inputs, *widths]
-        pairs = zip(self.widths[:-1], self.widths[1:], strict=True)
-        self.blocks = nn.ModuleList(Down(a, b) for a, b in pairs)
+        self.blocks = nn.ModuleList(Down(a, b) for a, b in pairwise(self.widths))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The input and what each block makes of it, finest first."""
@@ -88,9 +89,15 @@ class Hourglass(nn.Module):
 
     ``outputs`` is ``expansion + inputs``: the last level is concatenated with the input itself.
     H and W must be divisible by ``2**blocks``.
+
+    Args:
+        inputs, expansion, max_features, blocks: see ``Contraction``.
+        code: length of a vector that scales and shifts the levels of the expansion, or 0.
     """
 
-    def __init__(self, inputs: int, expansion: int, max_features: int, blocks: int) -> None:
+    def __init__(
+        self, inputs: int, expansion: int, max_features: int, blocks: int, code: int = 0
+    ) -> None:
         super().__init__()
         self.contract = Contraction(inputs, expansion, max_features, blocks)
         widths = [min(max_features, expansion * 2**i) for i in range(blocks + 1)]
@@ -98,11 +105,19 @@ class Hourglass(nn.Module):
             Up(widths[i + 1] * (1 if i == blocks - 1 else 2), widths[i])
             for i in reversed(range(blocks))
         )
+        self.film = nn.ModuleList(
+            nn.Linear(code, 2 * width, bias=False) for width in reversed(widths[:-1]) if code
+        )
         self.outputs = expansion + inputs
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
+        """``code``: (B, D), only for a net that was built for one."""
         levels = self.contract(x)
         x = levels.pop()
-        for block in self.expand:
-            x = torch.cat([block(x), levels.pop()], dim=1)
+        for i, block in enumerate(self.expand):
+            x = block(x)
+            if code is not None:
+                scale, shift = self.film[i](code)[..., None, None].chunk(2, dim=1)
+                x = x * (1 + scale) + shift
+            x = torch.cat([x, levels.pop()], dim=1)
         return x

@@ -35,7 +35,7 @@ def region_mask(landmarks: Tensor, region: str, size: int, margin: float = 0.0) 
         margin: pixels up to this distance outside count too, as a fraction of the frame's width.
 
     Returns:
-        (..., 1, size, size), 0 or 1, in the landmarks' type (float32 for half precision).
+        (..., 1, size, size), 0 or 1, float32 (float64 for landmarks in float64).
 
     Raises:
         ValueError: no such region.

@@ -26,6 +26,11 @@ def identity_grid(
     return torch.stack([x.expand(h, w), y[:, None].expand(h, w)], dim=-1)
 
 
+def grid_like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The identity grid of ``x`` (..., h, w), on its device."""
+    return identity_grid(x.shape[-2], x.shape[-1], x.device, dtype)
+
+
 def resize_grid(grid: Tensor, h: int, w: int) -> Tensor:
     """A sampling grid (B, H, W, 2) at another resolution, (B, h, w, 2).
 
@@ -34,10 +39,10 @@ def resize_grid(grid: Tensor, h: int, w: int) -> Tensor:
     """
     if grid.shape[1:3] == (h, w):
         return grid
-    here = identity_grid(*grid.shape[1:3], device=grid.device, dtype=grid.dtype)
+    here = identity_grid(grid.shape[1], grid.shape[2], grid.device, grid.dtype)
     flow = (grid - here).movedim(-1, 1)
     flow = F.interpolate(flow, size=(h, w), mode="bilinear", align_corners=False)
-    return flow.movedim(1, -1) + identity_grid(h, w, device=grid.device, dtype=grid.dtype)
+    return flow.movedim(1, -1) + identity_grid(h, w, grid.device, grid.dtype)
 
 
 def warp(x: Tensor, grid: Tensor) -> Tensor:
@@ -45,14 +50,24 @@ def warp(x: Tensor, grid: Tensor) -> Tensor:
 
     A grid of another resolution than ``x`` is resized to it first.
     """
-    grid = resize_grid(grid, *x.shape[-2:]).to(x.dtype)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = resize_grid(grid, *x.shape[-2:])
+    # Half precision would place samples up to a pixel off, so sampling never happens in it.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    sampled = F.grid_sample(
+        x.to(exact), grid.to(exact), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.to(x.dtype)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product that autocast leaves in full precision, as coordinates need."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
 
 
 def warp_by_flow(x: Tensor, flow: Tensor) -> Tensor:
     """``warp`` by a flow (B, 2, h, w)."""
-    here = identity_grid(*flow.shape[-2:], device=flow.device, dtype=flow.dtype)
-    return warp(x, flow.movedim(1, -1) + here)
+    return warp(x, flow.movedim(1, -1) + grid_like(flow, flow.dtype))
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -93,48 +108,33 @@ class Deformation:
             spline: deviation of the spline weights.
             points: the centres are a regular points x points grid.
         """
-        options = {"device": like.device, "dtype": like.dtype}
-        b = len(like)
-        matrix = torch.eye(2, 3, **options) + affine * torch.randn(b, 2, 3, **options)
-        centres = identity_grid(points, points, **options).reshape(-1, 2)
-        return cls(matrix, centres, spline * torch.randn(b, len(centres), 2, **options))
+        b, centres = len(like), identity_grid(points, points).reshape(-1, 2)
+        matrix = torch.eye(2, 3) + affine * torch.randn(b, 2, 3)
+        weights = spline * torch.randn(b, len(centres), 2)
+        return cls(matrix.to(like), centres.to(like), weights.to(like))
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Where ``points`` (B, ..., 2), or (..., 2) for all samples, go to."""
-        flat = self._flat(points)
-        square = (flat[:, :, None] - self.centres).square().sum(-1)
-        bent = (square * _log(square)) @ self.weights
-        moved = flat @ self.matrix[:, :, :2].mT + self.matrix[:, None, :, 2] + bent
-        return moved.reshape(len(self.matrix), *self._middle(points), 2)
+        """Where ``points``, (B, N, 2) or (N, 2) for all samples alike, go to: (B, N, 2)."""
+        square = self._offsets(points).square().sum(-1)
+        bent = product(square * torch.log(square + _TINY), self.weights)
+        return product(points, self.matrix[:, :, :2].mT) + self.matrix[:, None, :, 2] + bent
 
     def jacobian(self, points: Tensor) -> Tensor:
-        """Derivative of the map at ``points`` (B, N, 2): (B, N, 2, 2), row = output coordinate."""
-        offset = self._flat(points)[:, :, None] - self.centres
-        square = offset.square().sum(-1, keepdim=True)
-        slope = 2 * offset * (_log(square) + square / (square + _TINY))
-        bent = torch.einsum("bpni,bno->bpoi", slope, self.weights)
-        jacobian = self.matrix[:, None, :, :2] + bent
-        return jacobian.reshape(len(self.matrix), *self._middle(points), 2, 2)
+        """Derivative at ``points`` (B, N, 2): (B, N, 2, 2), rows are output coordinates."""
+        offset = self._offsets(points)
+        square = offset.square().sum(-1)
+        radial = torch.log(square + _TINY) + square / (square + _TINY)
+        slope = 2 * radial[..., None] * offset
+        return self.matrix[:, None, :, :2] + product(self.weights.mT[:, None], slope)
 
     def image(self, x: Tensor) -> Tensor:
         """``x`` (B, C, H, W) seen through the map: pixel p of the result shows x at f(p)."""
-        here = identity_grid(*x.shape[-2:], device=x.device, dtype=x.dtype)
-        return warp(x, self(here))
+        here = grid_like(x, self.matrix.dtype)
+        return warp(x, self(here.reshape(-1, 2)).reshape(len(x), *here.shape))
 
-    def _flat(self, points: Tensor) -> Tensor:
-        shared = points.dim() < 3 or len(points) != len(self.matrix) or points.dim() == 3 and (
-            points.shape[0] == points.shape[1] != len(self.matrix)
-        )
-        b = len(self.matrix)
-        return points.reshape(1, -1, 2).expand(b, -1, 2) if shared else points.reshape(b, -1, 2)
-
-    def _middle(self, points: Tensor) -> tuple[int, ...]:
-        shared = len(points) != len(self.matrix)
-        return tuple(points.shape[:-1] if shared else points.shape[1:-1])
+    def _offsets(self, points: Tensor) -> Tensor:
+        points = points.expand(len(self.matrix), *points.shape[-2:])
+        return points[:, :, None] - self.centres
 
 
 _TINY = 1e-6
-
-
-def _log(square: Tensor) -> Tensor:
-    return torch.log(square + _TINY)

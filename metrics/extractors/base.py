@@ -1,0 +1,59 @@
+"""What every extractor has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Extractor(ABC):
+    """Turns a clip into a feature tensor.
+
+    Attributes:
+        name: of the feature, as metrics ask for it.
+        version: raised whenever the same frames give other features than before.
+        needs: other features that it reads beside the frames, such as ``landmarks``.
+
+    Args:
+        device: where it runs.
+        batch_size: frames at a time.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the features might; names them in caches and results."""
+        return f"{self.name}-{self.version}"
+
+    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Features of a clip, batch by batch.
+
+        Args:
+            frames: (T, 3, H, W) uint8 RGB.
+            given: the features that ``needs`` names.
+
+        Returns:
+            (T, d) float32 on the CPU. An extractor that reads several frames at a time overrides
+            this and may return another number of rows.
+        """
+        with torch.inference_mode():
+            parts = [
+                self.forward(part.to(self.device)).float().cpu()
+                for part in frames.split(self.batch_size)
+            ]
+        return torch.cat(parts)
+
+    @abstractmethod
+    def forward(self, frames: Tensor) -> Tensor:
+        """Features (n, d) of a batch of frames (n, 3, H, W) uint8 on ``device``."""

@@ -1,0 +1,95 @@
+"""Frame against frame: PSNR and SSIM, the mean over a clip's frames."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from metrics.base import ClipMetric, Features
+
+PSNR_CEILING = 100.0
+"""Decibels given to identical frames, whose PSNR is infinite."""
+
+SSIM_WINDOW = 11
+
+
+def psnr(generated: Tensor, reference: Tensor) -> Tensor:
+    """PSNR of each frame in dB, at most ``PSNR_CEILING``.
+
+    Args:
+        generated: (T, 3, H, W) uint8, or float in [0, 1].
+        reference: the same.
+
+    Returns:
+        (T,) float. The data range is 1, over pixels in [0, 1].
+    """
+    values = peak_signal_noise_ratio(
+        _unit(generated), _unit(reference), data_range=1.0, reduction="none", dim=(1, 2, 3)
+    )
+    return values.clamp(max=PSNR_CEILING)
+
+
+def ssim(generated: Tensor, reference: Tensor) -> Tensor:
+    """SSIM of each frame (Wang et al. 2004): Gaussian window of 11 pixels, sigma 1.5, mean of RGB.
+
+    Args:
+        generated: (T, 3, H, W) uint8, or float in [0, 1]; H and W at least 11.
+        reference: the same.
+
+    Returns:
+        (T,) float in [-1, 1].
+    """
+    pairs = zip(_unit(generated).split(32), _unit(reference).split(32), strict=True)
+    values = [
+        structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+        for a, b in pairs
+    ]
+    return torch.cat([torch.atleast_1d(v) for v in values])
+
+
+class PSNR(ClipMetric):
+    """Peak signal-to-noise ratio, mean over frames, then clips. See ``psnr``."""
+
+    unit = "dB"
+    direction = "higher"
+    bounds = (0.0, PSNR_CEILING)
+    needs = ("frames",)
+    paired = True
+
+    @property
+    def name(self) -> str:
+        return "PSNR"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        if reference is None or not len(generated["frames"]):
+            return math.nan
+        return float(psnr(generated["frames"], reference["frames"]).double().mean())
+
+
+class SSIM(ClipMetric):
+    """Structural similarity, mean over frames, then clips. See ``ssim``."""
+
+    direction = "higher"
+    bounds = (-1.0, 1.0)
+    needs = ("frames",)
+    paired = True
+
+    @property
+    def name(self) -> str:
+        return "SSIM"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        frames = generated["frames"]
+        if reference is None or not len(frames) or min(frames.shape[-2:]) < SSIM_WINDOW:
+            return math.nan
+        return float(ssim(frames, reference["frames"]).double().mean())
+
+
+def _unit(frames: Tensor) -> Tensor:
+    return frames.float() / 255 if frames.dtype == torch.uint8 else frames

@@ -1,0 +1,82 @@
+"""How a clip's head pose and mouth follow those of the reference, frame by frame."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metrics.base import ClipMetric, Features
+
+LEAST_FRAMES = 3
+
+
+def pose_error(generated: Tensor, reference: Tensor) -> float:
+    """Mean absolute difference of yaw, pitch and roll in degrees.
+
+    Args:
+        generated: (T, >=3), the first three columns in radians.
+        reference: the same; differences are taken the short way round.
+    """
+    difference = (generated[:, :3] - reference[:, :3]).double()
+    wrapped = torch.atan2(difference.sin(), difference.cos())
+    return float(torch.rad2deg(wrapped.abs()).mean())
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Pearson's r of two series (T,); NaN with fewer than three values or a constant series."""
+    if len(first) < LEAST_FRAMES:
+        return math.nan
+    a, b = (x.double() - x.double().mean() for x in (first, second))
+    scale = a.norm() * b.norm()
+    # Rounding leaves a constant series a norm of about 1e-16 times its size.
+    floor = 1e-12 * len(first) * first.double().abs().max() * second.double().abs().max()
+    return float((a @ b / scale).clamp(-1, 1)) if scale > floor else math.nan
+
+
+class PoseError(ClipMetric):
+    """Head pose against the reference's, over frames where both show a face. See ``pose_error``."""
+
+    unit = "degrees"
+    direction = "lower"
+    bounds = (0.0, 180.0)
+    needs = ("pose", "valid")
+    paired = True
+
+    @property
+    def name(self) -> str:
+        return "Pose error"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        both = _both(generated, reference)
+        if reference is None or not both.any():
+            return math.nan
+        return pose_error(generated["pose"][both], reference["pose"][both])
+
+
+class MouthCorrelation(ClipMetric):
+    """Correlation within the clip of mouth opening with the reference's.
+
+    Within clips, because pooled over clips even the portrait's own mouth would correlate.
+    """
+
+    direction = "higher"
+    bounds = (-1.0, 1.0)
+    needs = ("mouth", "valid")
+    paired = True
+
+    @property
+    def name(self) -> str:
+        return "Mouth r"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        both = _both(generated, reference)
+        if reference is None:
+            return math.nan
+        return correlation(generated["mouth"][both], reference["mouth"][both])
+
+
+def _both(generated: Features, reference: Features | None) -> Tensor:
+    valid = generated["valid"].bool()
+    return valid if reference is None else valid & reference["valid"].bool()

@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+
+from thbench.data import manifest, video
+from thbench.data.synthetic.make import assign, synthesize
+from thbench.data.synthetic.perform import perform
+from thbench.data.synthetic.render import render
+from thbench.errors import UserError
+
+SMALL = {"identities": 3, "clips": 1, "seconds": 1.0, "size": 96, "seed": 5, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("synthetic")
+    synthesize(out, **SMALL)
+    return out
+
+
+def test_every_clip_is_prepared_with_its_truth(made):
+    clips = manifest.read(made)
+    assert [clip.split for clip in sorted(clips, key=lambda c: c.id)] == ["train", "val", "test"]
+    for clip in clips:
+        assert clip.n_frames == 25
+        with np.load(made / clip.extra["truth"]) as truth, np.load(made / clip.track) as track:
+            assert truth["mouth"].shape == (25,)
+            assert track["valid"].all()
+
+
+def test_frames_are_the_rendered_ones(made):
+    clip = min(manifest.read(made), key=lambda c: c.id)
+    played = perform(5, 0, 0, 25)
+    drawn = render(played.who, played.state, 96).float()
+    stored = video.read(made / clip.video).float()
+    assert (drawn - stored).square().mean().sqrt() < 6  # two encodings, in grey levels
+
+
+def test_second_run_makes_nothing_again(made):
+    before = {path: path.stat().st_mtime_ns for path in (made / "raw").iterdir()}
+    rows = manifest.read(made)
+    synthesize(made, **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in (made / "raw").iterdir()} == before
+    assert manifest.read(made) == rows
+
+
+def test_interrupted_run_goes_on(tmp_path):
+    small = SMALL | {"identities": 2}
+    synthesize(tmp_path, **small)
+    want = [clip.sha256 for clip in manifest.read(tmp_path)]
+    for clip in ("p0001-00.npz", "p0001-00.mp4"):
+        (tmp_path / "raw" / clip).unlink()
+    synthesize(tmp_path, **small)
+    assert (tmp_path / "raw" / "p0001-00.npz").is_file()
+    assert [clip.sha256 for clip in manifest.read(tmp_path)] == want
+
+
+def test_other_settings_are_refused(made):
+    assert json.loads((made / "synthetic.json").read_text())["seed"] == 5
+    with pytest.raises(UserError, match="other settings"):
+        synthesize(made, **SMALL | {"seed": 6})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 63}, "size"),
+        ({"identities": 0}, "identities"),
+        ({"seconds": 0.1}, "seconds"),
+        ({"blink_rate": 9.0}, "blink_rate"),
+        ({"splits": {}}, "splits"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        synthesize(tmp_path / "new", **SMALL | change)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("people", [1, 2, 3, 7, 10, 448])
+def test_splits_are_filled_by_share(people):
+    splits = assign(people, {"train": 400, "val": 24, "test": 24})
+    assert len(splits) == people
+    assert splits.count("train") >= 1
+    if people >= 3:
+        assert {"train", "val", "test"} == set(splits)
+    if people == 448:
+        assert [splits.count(name) for name in ("train", "val", "test")] == [400, 24, 24]

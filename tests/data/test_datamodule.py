@@ -1,0 +1,323 @@
+import pickle
+import threading
+import time
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from tests import toy_training as toy
+from thbench.config import DataConfig, DrawConfig
+from thbench.contracts import Batch
+from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
+from thbench.data.dataset import PreparedDataset, jitter, window_starts
+from thbench.data.store import Store, build_once, resize
+from thbench.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return toy.make_root(tmp_path_factory.mktemp("data"), (8, 9, 12, 40, 7, 11), "tttttv")
+
+
+def open_store(root, **options):
+    store = Store(root, **{"split": "train", "size": toy.SIZE, "audio": "toy", **options})
+    store.prepare()
+    return store
+
+
+def make(root, frames=3, batch_size=4, seed=0, source="random", options=None, **draw):
+    store = open_store(root, **(options or {}))
+    return PreparedDataset(store, DrawConfig(frames, source, **draw), batch_size, seed)
+
+
+def equal(a: Batch, b: Batch):
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(Batch)]
+    return all(torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in pairs)
+
+
+def test_a_batch_is_what_the_contract_says(root):
+    batch = make(root).batch(5, range(4))
+    s = toy.SIZE
+    shapes = {
+        "video": (4, 3, 3, s, s), "source": (4, 3, s, s), "audio": (4, 3, 3), "pose": (4, 3, 6),
+        "eyes": (4, 3, 2), "landmarks": (4, 3, 478, 3), "valid": (4, 3), "source_pose": (4, 6),
+        "source_eyes": (4, 2), "source_landmarks": (4, 478, 3), "frames": (4, 3),
+        "source_frame": (4,),
+    }  # fmt: skip
+    assert {name: tuple(getattr(batch, name).shape) for name in shapes} == shapes
+    kinds = {"video": torch.uint8, "valid": torch.bool, "frames": torch.int64}
+    for name in shapes:
+        default = torch.uint8 if name == "source" else torch.float32
+        default = torch.int64 if name == "source_frame" else default
+        assert getattr(batch, name).dtype == kinds.get(name, default), name
+
+
+def test_everything_in_a_sample_belongs_to_the_same_frames(root):
+    batch = make(root).batch(1, range(4))
+    for j, id in enumerate(batch.ids):
+        clip, frames, source = int(id[6]), batch.frames[j], batch.source_frame[j]
+        assert frames.tolist() == list(range(int(frames[0]), int(frames[0]) + 3))
+        wanted = toy.grey(clip, frames).float()
+        assert (batch.video[j].float().mean((1, 2, 3)) - wanted).abs().max() <= 3  # lossy video
+        assert abs(batch.source[j].float().mean() - toy.grey(clip, source).float()) <= 3
+        assert torch.equal(batch.audio[j, :, 1], frames.float() + clip)
+        assert torch.equal(batch.pose[j, :, 0], frames.float() + 100 * clip)
+        assert batch.source_pose[j, 0] == source + 100 * clip
+        assert torch.allclose(batch.eyes[j, :, 0], frames / 100)
+        assert (batch.landmarks[j] == clip).all()
+        assert torch.equal(batch.valid[j], frames != 1)
+
+
+def test_batches_are_functions_of_seed_batch_and_slot(root):
+    dataset = make(root, frames=[2, 4])
+    whole = dataset.batch(7, range(4))
+    dataset.batch(3, range(4))
+    assert equal(whole, dataset.batch(7, range(4)))
+    assert equal(whole, pickle.loads(pickle.dumps(make(root, frames=[2, 4]))).batch(7, range(4)))
+    assert equal(dataset.batch(7, [2]), dataset.batch(7, [2]))
+    assert dataset.batch(7, [2]).ids == whole.ids[2:3]
+    assert torch.equal(dataset.batch(7, [2]).frames[0], whole.frames[2])
+    assert not equal(whole, dataset.batch(8, range(4)))
+    assert not equal(whole, make(root, frames=[2, 4], seed=1).batch(7, range(4)))
+
+
+def test_lengths_are_drawn_once_per_batch(root):
+    dataset = make(root, frames=[2, 4])
+    lengths = [dataset.batch(k, range(4)).frames.shape[1] for k in range(30)]
+    assert set(lengths) == {2, 3, 4}
+
+
+def test_every_clip_is_seen_once_per_pass(root):
+    dataset = make(root)  # five clips, batches of four: a pass is no whole number of batches
+    ids = [id for k in range(5) for id in dataset.batch(k, range(4)).ids]
+    passes = [ids[i : i + 5] for i in range(0, 20, 5)]
+    assert all(len(set(seen)) == 5 for seen in passes)
+    assert len({tuple(seen) for seen in passes}) > 1
+
+
+def test_windows_and_portraits_cover_the_clip(root):
+    dataset = make(root)
+    draws = [dataset.plan(k, j) for k in range(300) for j in range(4)]
+    longest = [d for d in draws if dataset.store.clips[d.clip].n_frames == 40]
+    # Frame 1 is invalid: it may be no portrait, and windows over it are less than 80% valid.
+    assert {d.start for d in longest} == set(range(2, 38))
+    assert {d.source for d in longest} == set(range(40)) - {1}
+    first = make(root, source="first")
+    assert all(first.plan(k, 0).start == first.plan(k, 0).source for k in range(50))
+
+
+def test_window_starts():
+    valid = np.array([1, 0, 1, 1, 1, 1, 0, 0], bool)
+    assert window_starts(valid, 2, first=False).tolist() == [2, 3, 4]
+    assert window_starts(valid, 5, first=False).tolist() == [0, 1, 2]  # the best there are
+    assert window_starts(valid, 5, first=True).tolist() == [0, 2]
+    assert window_starts(valid, 8, first=True).tolist() == [0]
+    assert window_starts(np.ones(4, bool), 4, first=False).tolist() == [0]
+
+
+def test_short_clips_are_left_out(root):
+    dataset = make(root, frames=10)
+    assert {dataset.plan(k, j).clip for k in range(20) for j in range(4)} == {2, 3}
+    with pytest.raises(UserError, match=r"split 'train'.* has 41 frames .*longest has 40.*draw"):
+        make(root, frames=41)
+    with pytest.raises(UserError, match=r"trainer\.validate_batches=0"):
+        make(root, frames=12, options={"split": "val"})
+    with pytest.raises(UserError, match="no clips in its split 'test'"):
+        make(root, options={"split": "test"})
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        ({"frames": 0}, "draw.frames"),
+        ({"frames": [3, 2]}, "draw.frames"),
+        ({"frames": [1, 2, 3]}, "draw.frames"),
+        ({"frames": "all"}, "draw.frames"),
+        ({"frames": 2.5}, "draw.frames"),
+        ({"source": "last"}, "draw.source"),
+        ({"jitter": [0.1]}, "draw.jitter"),
+        ({"jitter": [0, 0, 0, 0.6]}, "draw.jitter"),
+    ],
+)
+def test_draws_that_make_no_sense(root, draw, message):
+    with pytest.raises(UserError, match=message):
+        make(root, **draw)
+
+
+def test_without_video_nothing_is_decoded(root, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a frame was decoded")
+
+    monkeypatch.setattr("thbench.data.video.read", refuse)
+    monkeypatch.setattr("thbench.data.video.stream", refuse)
+    batch = make(root, video=False, options={"video": False, "size": 8}).batch(0, range(4))
+    assert batch.video.shape == (4, 3, 3, 0, 0)
+    assert batch.source.shape == (4, 3, 0, 0)
+    assert batch.pose.shape == (4, 3, 6)
+
+
+@pytest.mark.parametrize("size", [toy.SIZE, 8, 24])
+def test_the_cache_holds_what_decoding_gives(root, size):
+    cached = make(root, options={"size": size})
+    decoded = make(root, options={"size": size, "cache_gb": 0.0})
+    assert cached.store.caches_frames
+    assert not decoded.store.caches_frames
+    assert equal(cached.batch(3, range(4)), decoded.batch(3, range(4)))
+
+
+def test_only_a_small_enough_split_is_cached(root):
+    n_bytes = sum(c.n_frames for c in open_store(root).clips) * 3 * toy.SIZE**2
+    assert open_store(root, cache_gb=n_bytes / 1e9).caches_frames
+    assert not open_store(root, cache_gb=(n_bytes - 1) / 1e9).caches_frames
+
+
+def test_resizing_is_antialiased():
+    stripes = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    stripes[..., ::2] = 255
+    small = resize(stripes, 4)
+    assert small.dtype == torch.uint8
+    assert (small[..., 1:-1].float() - 127.5).abs().max() < 20
+
+
+def test_the_cache_is_built_once_and_whole_or_not_at_all(tmp_path):
+    path, calls = tmp_path / "cache" / "x.npy", []
+
+    def fill(out):
+        calls.append(1)
+        time.sleep(0.05)
+        out[:] = 3
+
+    threads = [
+        threading.Thread(target=build_once, args=(path, (4,), np.uint8, fill)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert np.load(path).tolist() == [3, 3, 3, 3]
+
+    def fail(out):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        build_once(tmp_path / "cache" / "y.npy", (4,), np.uint8, fail)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["x.lock", "x.npy", "y.lock"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Cannot write .*writable"):
+        build_once(tmp_path / "file" / "z.npy", (4,), np.uint8, fill)
+
+
+def test_disagreements_are_named(tmp_path):
+    root = toy.make_root(tmp_path / "a", (6, 6), "tt")
+    with pytest.raises(UserError, match="no 'hubert' embedding of clip 'person0/clip'"):
+        open_store(root, audio="hubert")
+    np.save(root / "audio/toy/person1/clip.npy", np.zeros((5, 3), np.float32))
+    with pytest.raises(UserError, match="has 5 frames, the manifest says 6"):
+        open_store(root)
+    np.save(root / "audio/toy/person1/clip.npy", np.zeros((6, 2, 3), np.float32))
+    (root / "clips/person1/clip.mp4").write_bytes(
+        (toy.make_root(tmp_path / "b", (4,), "t") / "clips/person0/clip.mp4").read_bytes()
+    )
+    with pytest.raises(UserError, match="has 4 frames, the manifest says 6"):
+        open_store(root)
+    assert not list((root / "cache").glob("frames*.npy"))
+    assert open_store(root, cache_gb=0.0).sound(1, np.arange(2)).shape == (2, 6)  # layers in a row
+    with pytest.raises(UserError, match="no prepared data set"):
+        read_digest(str(tmp_path / "nowhere"))
+
+
+def test_jitter_is_one_draw_for_all_frames():
+    frames = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8).expand(4, -1, -1, -1)
+    rng = np.random.default_rng
+    done = jitter(frames, [0.3, 0.3, 0.3, 0.1], rng(0))
+    assert done.dtype == torch.uint8
+    assert all(torch.equal(done[0], frame) for frame in done)
+    assert not torch.equal(done, frames)
+    assert torch.equal(done, jitter(frames, [0.3, 0.3, 0.3, 0.1], rng(0)))
+    assert not torch.equal(done, jitter(frames, [0.3, 0.3, 0.3, 0.1], rng(1)))
+    assert torch.equal(frames, jitter(frames, [0, 0, 0, 0], rng(0)))
+    grey = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+    found = {int(jitter(grey, [0.5, 0, 0, 0], rng(i)).float().mean()) for i in range(200)}
+    assert min(found) in range(50, 55)
+    assert max(found) in range(145, 151)
+
+
+def test_jitter_reaches_portrait_and_frames_alike(root):
+    plain, coloured = (
+        make(root).batch(2, range(4)),
+        make(root, jitter=[0.5, 0, 0, 0]).batch(2, range(4)),
+    )
+    assert torch.equal(plain.frames, coloured.frames)
+    ratio = coloured.video.float().mean((1, 2, 3, 4)) / plain.video.float().mean((1, 2, 3, 4))
+    portrait = coloured.source.float().mean((1, 2, 3)) / plain.source.float().mean((1, 2, 3))
+    assert (ratio - portrait).abs().max() < 0.05
+    assert (ratio - 1).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2)])
+def test_ranks_and_parts_share_the_slots(world, accumulate):
+    slots = [
+        slot
+        for part in range(accumulate)
+        for rank in range(world)
+        for slot in Share(8, rank, world, accumulate).slots(part)
+    ]
+    assert slots == list(range(8))
+
+
+def test_a_batch_that_cannot_be_shared():
+    with pytest.raises(UserError, match=r"batch_size=8 .*3 device.*accumulate=2.*multiple of 6"):
+        Share(8, 0, 3, 2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_goes_on_where_it_was(root, workers):
+    dataset = make(root, frames=[2, 4])
+    parts = Parts(dataset, Share(4, 0, 1, 2))
+    loader = TrainLoader(parts, workers)
+    assert len(loader) == ENDLESS
+    assert loader.state_dict() == {"batches": 0}
+    iterator = iter(loader)
+    for _ in range(6):
+        next(iterator)
+    assert loader.state_dict() == {"batches": 3}  # what workers have read ahead does not count
+    expected = next(iterator)
+    iterator.close()
+    resumed = TrainLoader(Parts(dataset, Share(4)), workers)  # no accumulation any more
+    resumed.load_state_dict({"batches": 3})
+    found = next(iter(resumed))
+    assert found.ids[:2] == expected.ids
+    assert torch.equal(found.video[:2], expected.video)
+    assert resumed.state_dict() == {"batches": 4}
+
+
+def test_an_error_in_a_worker_stays_one_line(root, monkeypatch):
+    dataset = make(root)
+
+    def fail(*_):
+        raise UserError("clip x is gone: prepare the data set again.")
+
+    monkeypatch.setattr(dataset, "batch", fail)
+    for workers in (0, 1):
+        with pytest.raises(UserError) as error:
+            next(iter(TrainLoader(Parts(dataset, Share(4)), workers)))
+        assert str(error.value) == "clip x is gone: prepare the data set again."
+
+
+def test_validation_is_the_same_every_time(root):
+    config = DataConfig("toy", str(root), "toy")
+    data = ClipData(config, DrawConfig(3), 4, size=toy.SIZE, accumulate=2, validate_batches=2)
+    data.prepare_data()
+    assert data.validates
+    assert data.audio_dim == toy.AUDIO_DIM
+    loader = data.val_dataloader()
+    first, second = list(loader), list(loader)
+    assert len(first) == len(loader) == 4
+    assert all(equal(a, b) for a, b in zip(first, second, strict=True))
+    assert {id for batch in first for id in batch.ids} == {"person5/clip"}
+    off = ClipData(config, DrawConfig(3), 4, size=toy.SIZE, validate_batches=0)
+    assert not off.validates
+    assert off.val_dataloader() == []

@@ -1,0 +1,330 @@
+import dataclasses
+
+import pytest
+import torch
+
+from thbench.config import OptimConfig
+from thbench.contracts import Batch
+from thbench.dawn.lfg import LatentFlowGenerator, LFGStage, equivariance, psnr
+from thbench.dawn.motion import REACH, Regions, affine_between, moments, region_maps
+from thbench.errors import UserError
+from thbench.nn.perceptual import VGG19
+from thbench.nn.regions import LIPS
+from thbench.nn.warp import Deformation, identity_grid
+from thbench.strategy import Setting
+
+TINY = {
+    "regions": 4,
+    "expansion": 8,
+    "down": 1,
+    "bottleneck": 1,
+    "region_net": [4, 16, 2],
+    "background_net": [4, 16, 2],
+    "flow_net": [8, 32, 2],
+    "kernel": 3,
+}
+EXPRESSIVE = {**TINY, "expression": 3, "expression_net": [4, 16, 2]}
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return LatentFlowGenerator(**EXPRESSIVE, own_gate=True).eval()
+
+
+def pictures(n, seed=0):
+    """Smooth coloured blobs, (n, 3, 32, 32)."""
+    noise = torch.rand(n, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, size=(32, 32), mode="bicubic").clamp(0, 1)
+
+
+def batch(n=4, frames=1):
+    source = (pictures(n) * 255).to(torch.uint8)
+    video = torch.stack([source.roll(2 * (t + 1), dims=-1) for t in range(frames)], dim=1)
+    landmarks = torch.full((n, frames, 478, 3), 0.1)
+    square = torch.tensor([[0.4, 0.6], [0.6, 0.6], [0.6, 0.8], [0.4, 0.8]])
+    landmarks[..., list(LIPS), :2] = square.repeat_interleave(5, dim=0)
+    return Batch(
+        video=video,
+        source=source,
+        audio=torch.zeros(n, frames, 4),
+        pose=torch.zeros(n, frames, 6),
+        eyes=torch.zeros(n, frames, 2),
+        landmarks=landmarks,
+        valid=torch.ones(n, frames, dtype=torch.bool),
+        source_pose=torch.zeros(n, 6),
+        source_eyes=torch.zeros(n, 2),
+        source_landmarks=landmarks[:, 0],
+        frames=torch.zeros(n, frames, dtype=torch.int64),
+        source_frame=torch.zeros(n, dtype=torch.int64),
+        ids=tuple(map(str, range(n))),
+    )
+
+
+def stage(**options):
+    setting = Setting(size=32, audio_dim=4, optim=OptimConfig())
+    torch.manual_seed(0)
+    return LFGStage(setting, **{"net": EXPRESSIVE, "perceptual": "pixel", **options})
+
+
+def spd(*shape, seed=0):
+    """Covariances that are neither tiny nor round."""
+    g = torch.Generator().manual_seed(seed)
+    angle = torch.rand(*shape, generator=g, dtype=torch.float64) * 3
+    axes = torch.stack([torch.stack([angle.cos(), -angle.sin()], -1),
+                        torch.stack([angle.sin(), angle.cos()], -1)], -2)  # fmt: skip
+    spread = torch.rand(*shape, 2, generator=g, dtype=torch.float64) * 0.01 + 0.01
+    spread[..., 0] += 0.2
+    return axes @ torch.diag_embed(spread) @ axes.mT
+
+
+def test_sizes_at_paper_scale_are_the_published_ones():
+    with torch.device("meta"):
+        net = LatentFlowGenerator()
+    size = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()
+    }
+    generator = size["encoder"] + size["decoder"] + size["flow_predictor"]
+    assert generator == pytest.approx(45.6e6, rel=0.02)
+    assert size["flow_predictor"] == pytest.approx(37.7e6, rel=0.02)
+    assert size["region_predictor"] == pytest.approx(14.1e6, rel=0.02)
+    assert size["background_predictor"] == pytest.approx(6.3e6, rel=0.02)
+    assert (net.latent_dim, net.latent_size(128)) == (256, 32)
+
+
+def test_moments_are_those_of_a_gaussian():
+    grid = identity_grid(64, 64)
+    made = Regions(torch.tensor([[[0.2, -0.1]]]), torch.tensor([[[[0.02, 0.006], [0.006, 0.01]]]]))
+    heat = made.gaussians(grid)
+    found = moments(heat / heat.sum((2, 3), keepdim=True))
+    assert torch.allclose(found.mean, made.mean, atol=1e-3)
+    assert torch.allclose(found.covariance, made.covariance, atol=4e-4)
+
+
+def test_affine_between_is_the_svds_up_to_its_open_signs():
+    source, driving = spd(50, seed=1), spd(50, seed=2)
+    ours = affine_between(source, driving)
+    assert torch.allclose(ours @ driving @ ours.mT, source, rtol=0.02, atol=2e-3)
+    us, ss, _ = torch.linalg.svd(source)
+    ud, sd, _ = torch.linalg.svd(driving)
+    theirs = torch.stack([
+        us @ torch.diag_embed(sign * (ss / sd).sqrt()) @ ud.mT
+        for sign in torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    ])  # fmt: skip
+    assert (theirs - ours).abs().amax((-1, -2)).min(0).values.max() < 0.02
+    assert (torch.linalg.det(ours) > 0).all()  # never a reflection
+    assert (ours.diagonal(dim1=-1, dim2=-2).sum(-1) >= 0).all()  # never above a quarter turn
+
+
+def test_affine_between_is_stable_where_the_svd_is_not():
+    round_ = (0.02 * torch.eye(2)).requires_grad_()
+    long = torch.tensor([[0.05, 0.0], [0.0, 0.01]], requires_grad=True)
+    for source, driving in ((round_, round_), (round_, long), (long, round_)):
+        result = affine_between(source, driving)
+        grads = torch.autograd.grad(result.square().sum() + result.sum(), (source, driving)
+                                    if source is not driving else (source,))  # fmt: skip
+        assert result.isfinite().all()
+        assert all(g.isfinite().all() and g.abs().max() < 1e4 for g in grads)
+    assert torch.allclose(affine_between(long, long), torch.eye(2), atol=1e-4)
+
+
+def test_region_maps_carry_driving_regions_onto_source_regions():
+    source = Regions(torch.rand(2, 3, 2).double(), spd(2, 3, seed=3))
+    driving = Regions(torch.rand(2, 3, 2).double(), spd(2, 3, seed=4))
+    maps = region_maps(source, driving)
+    carried = (maps[..., :2] @ driving.mean[..., None])[..., 0] + maps[..., 2]
+    assert torch.allclose(carried, source.mean)
+
+
+@pytest.mark.parametrize("arguments", [TINY, EXPRESSIVE])
+def test_shapes_and_ranges(arguments):
+    net = LatentFlowGenerator(**arguments).eval()
+    source, driving = pictures(3), pictures(3, seed=1)
+    features = net.encode(source)
+    assert features.latent.shape == (3, net.latent_dim, 16, 16)
+    flow, occlusion = net.flow(source, driving)
+    assert flow.shape == (3, 2, 16, 16)
+    assert occlusion.shape == (3, 1, 16, 16)
+    assert occlusion.min() >= 0
+    assert occlusion.max() <= 1
+    image = net.decode(features, flow, occlusion)
+    assert image.shape == source.shape
+    assert image.min() >= 0
+    assert image.max() <= 1
+
+
+def test_the_portrait_is_encoded_once_for_many_frames(net):
+    calls = []
+    net.encoder.register_forward_hook(lambda *_: calls.append(1))
+    source, driving = pictures(1), pictures(6, seed=1)
+    flow, occlusion = net.flow(source.expand(6, -1, -1, -1), driving)
+    features = net.encode(source)
+    frames = [net.decode(features, flow[a : a + 2], occlusion[a : a + 2]) for a in (0, 2, 4)]
+    assert len(calls) == 1
+    each = net.decode(net.encode(source.expand(6, -1, -1, -1)), flow, occlusion)
+    assert torch.allclose(torch.cat(frames), each, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_frame_is_the_same_in_any_batch(net, training):
+    net.train(training)
+    source, driving = pictures(4), pictures(4, seed=1)
+    with torch.no_grad():
+        together = net(source, driving)
+        alone = torch.cat([net(source[i : i + 1], driving[i : i + 1]) for i in range(4)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_portraits_and_frames_must_match(net):
+    with pytest.raises(ValueError, match="2 portraits for 3 frames"):
+        net.decode(net.encode(pictures(2)), torch.zeros(3, 2, 16, 16), torch.ones(3, 1, 16, 16))
+
+
+def test_occlusion_of_one_shows_the_warped_portrait():
+    net = LatentFlowGenerator(**TINY).eval()
+    source = pictures(1)
+    flow = torch.zeros(1, 2, 16, 16)
+    flow[:, 0] = 2 * 2 / 32  # two pixels
+    image = net.decode(net.encode(source), flow, torch.ones(1, 1, 16, 16))
+    assert torch.allclose(image[..., :-2], source[..., 2:], atol=1e-5)
+
+
+def test_the_flow_is_made_of_regions_and_background():
+    """MRAA's bottleneck: the driving picture acts through these alone."""
+    net = LatentFlowGenerator(**TINY).eval()
+    image = net.shrink(pictures(1))
+    regions, background = net.region_predictor(image), torch.eye(2, 3)[None]
+    flow, _ = net.flow_predictor(image, regions, regions, background)
+    assert flow.abs().max() < 1e-4  # nothing moved
+    away = torch.eye(2, 3)[None].clone()
+    away[..., 2] = 0.1
+    source = Regions(regions.mean + 0.1, regions.covariance)
+    flow, _ = net.flow_predictor(image, source, regions, away)
+    assert torch.allclose(flow, torch.full_like(flow, 0.1), atol=1e-4)
+
+
+def test_an_expression_moves_what_regions_do_not(net):
+    """And it is a difference: what both pictures share, such as who is seen, drops out."""
+    image = net.shrink(pictures(1))
+    assert (net.expression_predictor(image) - net.expression_predictor(image) == 0).all()
+    regions, background = net.region_predictor(image), torch.eye(2, 3)[None]
+
+    def flow(code):
+        return net.flow_predictor(image, regions, regions, background, torch.tensor([code]))[0]
+
+    still, moved = flow([0.0, 0.0, 0.0]), flow([1.0, 0.0, -1.0])
+    assert (moved - still).abs().max() > 1e-3
+    assert moved.abs().max() <= REACH + 1e-4
+
+
+def test_equivariance_is_zero_for_a_perfect_predictor_and_not_for_a_blind_one(net):
+    torch.manual_seed(0)
+
+    class Perfect(torch.nn.Module):
+        """Follows a picture whose two colours are its own coordinates."""
+
+        def forward(self, image):
+            x, y = image[:, 0], image[:, 1]
+            spot = torch.exp(-(x.square() + y.square()) / 2 / 0.2**2)[:, None]
+            return moments(spot / spot.sum((2, 3), keepdim=True))
+
+    grid = identity_grid(64, 64).movedim(-1, 0)
+    image = torch.cat([grid, grid[:1]])[None].repeat(4, 1, 1, 1)
+    deep = dataclasses.replace(Deformation.random(image, spline=0.0))
+    assert not torch.allclose(deep.image(image), image, atol=0.01)
+    net.region_predictor = Perfect()
+    shift, affine = equivariance(net, image, net.region_predictor(image))
+    assert shift < 0.01
+    assert affine < 0.1
+    blind = Regions(torch.full((4, 1, 2), 0.5), 0.2 * torch.eye(2).expand(4, 1, 2, 2))
+    blind_shift, blind_affine = equivariance(net, image, blind)
+    assert blind_shift > 10 * shift
+    assert blind_affine > 3 * affine
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_loss_reaches_every_parameter(frames):
+    training = stage(motion_weight=5.0, region_weight=2.0)
+    torch.nn.init.normal_(training.net.background_predictor.head.weight, std=0.01)
+    losses = training.loss(batch(frames=frames))
+    assert {"loss", "reconstruction", "shift", "affine", "psnr"} == set(losses)
+    losses["loss"].backward()
+    for name, parameter in training.net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_it_learns_a_translation():
+    training = stage(motion_weight=5.0)
+    data = batch()
+    optimizer = torch.optim.Adam(training.net.parameters(), 5e-3)
+    source, driving = data.source / 255, data.video[:, 0] / 255
+    copying = psnr(source, driving)
+    for _ in range(60):
+        losses = training.loss(data)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    assert losses["psnr"] > copying + 3
+
+
+def test_weights_favour_what_moves_and_the_mouth():
+    data = batch()
+    source, driving = data.source / 255, data.video[:, 0] / 255
+    plain = stage()
+    assert plain._weight(data, source, driving) is None
+    mouth = stage(region_weight=4.0)._weight(data, source, source)[0, 0]
+    assert mouth[22, 16] == pytest.approx(5 * mouth[5, 25].item(), rel=1e-3)
+    assert mouth.mean() == pytest.approx(1.0, rel=0.2)
+    unseen = dataclasses.replace(data, valid=torch.zeros_like(data.valid))
+    assert (stage(region_weight=4.0)._weight(unseen, source, source) == 1).all()
+    moving = source.clone()
+    moving[..., :8, :8] = 1 - moving[..., :8, :8]
+    weight = stage(motion_weight=8.0)._weight(data, source, moving)
+    assert weight[..., :8, :8].mean() > 1.5 * weight[..., 16:, 16:].mean()
+
+
+def test_vgg_path_with_given_features_keeps_them_out_of_the_checkpoint():
+    torch.manual_seed(0)
+    training = stage(perceptual="vgg", vgg=VGG19(weights=None), scales=1)
+    losses = training.loss(batch(2))
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()
+    assert training.net.decoder.last.weight.grad.abs().sum() > 0
+    assert not any("vgg" in name for name in training.state_dict())
+
+
+def test_vgg_is_asked_for_only_when_training_starts(monkeypatch):
+    def missing():
+        raise UserError("VGG is not here")
+
+    monkeypatch.setattr("thbench.dawn.lfg.VGG19", missing)
+    waiting = stage(perceptual="vgg")  # a trained net is loaded through this, without VGG
+    with pytest.raises(UserError, match="VGG is not here"):
+        waiting.on_fit_start()
+
+
+def test_samples_are_portrait_frame_and_reconstruction():
+    strip = stage().samples(batch(2, frames=3))["reconstruction"]
+    assert strip.shape == (3, 3, 32, 96)
+    assert torch.equal(strip[1, :, :, :32], batch().source[0] / 255)
+    assert not strip.requires_grad
+
+
+def test_wrong_options_are_told():
+    with pytest.raises(UserError, match="'regions'"):
+        stage(net={"region": 3})
+    with pytest.raises(UserError, match="perceptual must be"):
+        stage(perceptual="lpips")
+    with pytest.raises(UserError, match=r"\[expansion, max_features, blocks\]"):
+        stage(net={"flow_net": [8, 32]})
+
+
+def test_coordinates_stay_exact_under_half_precision():
+    of, to = (Regions(torch.rand(1, 3, 2), spd(1, 3, seed=s).float()) for s in (5, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = region_maps(of, to)
+        image = stage().net(pictures(1), pictures(1, seed=1))
+    assert torch.equal(half, region_maps(of, to))
+    assert image.isfinite().all()

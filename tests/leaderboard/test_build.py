@@ -1,0 +1,129 @@
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.leaderboard.rows import result
+from thbench.errors import UserError
+from thbench.leaderboard import build, published
+from thbench.leaderboard.render import number
+from thbench.results import read_folder, write
+
+ROOT = Path(__file__).parents[2]
+BOARDS = ROOT / "leaderboards"
+PAPER = ROOT.parent / "shared" / "papers" / "dawn.txt"
+
+
+@pytest.fixture
+def results(tmp_path):
+    for r in (result("a", fd=1.0, seconds=2.0), result("b", fd=7.5, origin="smoke")):
+        write(r, tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_tables_are_written_in_every_format(results, tmp_path):
+    index, md, table = build(results, tmp_path / "out")
+    assert index.read_text().count(".md") == 1
+    text = md.read_text()
+    assert "| Row | Origin | FD ↓ | PSNR (dB) ↑ | Blink/s →ref |" in text
+    assert "| 30.00 [29.00, 31.00] |" in text
+    assert "| 0.400 (0.500) |" in text
+    assert "| smoke |" in text
+    rows = list(csv.DictReader(table.open()))
+    assert [(r["run"], r["FD"], r["PSNR low"], r["Blink/s reference"]) for r in rows] == [
+        ("a", "1.0", "29.0", "0.5"),
+        ("b", "7.5", "29.0", "0.5"),
+    ]
+
+
+def test_the_same_results_give_the_same_bytes(results, tmp_path):
+    one, two = (build(results, tmp_path / name) for name in ("one", "two"))
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+
+
+def test_nothing_to_show_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="There are no results in"):
+        build(tmp_path, tmp_path / "out")
+
+
+def test_checked_in_tables_are_those_of_the_checked_in_results(tmp_path):
+    made = build(BOARDS / "results", tmp_path, BOARDS / "published")
+    fresh = {p.relative_to(tmp_path): p.read_text() for p in made}
+    kept = {
+        p.relative_to(BOARDS): p.read_text()
+        for p in BOARDS.rglob("*")
+        if p.suffix in (".md", ".csv") and "results" not in p.parts
+    }
+    assert set(kept) == set(fresh), "run `thbench leaderboard`"
+    for name, text in fresh.items():
+        assert kept[name] == text, f"{name} is stale: run `thbench leaderboard`"
+
+
+def test_checked_in_results_are_valid():
+    for r in read_folder(BOARDS / "results"):
+        assert r.origin in ("measured", "smoke")
+        assert "/" not in str(r.coverage.unreadable.get("", ""))
+
+
+def test_published_rows_rank_as_the_paper_says():
+    tables = {t.slug: t for t in published.read(BOARDS / "published" / "dawn.yaml")}
+    assert len(tables) == 11
+    crema = {row.title: row for row in tables["dawn-table-1-crema"].rows}
+    assert crema["DAWN"].cells["FID"].mark == "best"
+    assert crema["DAWN"].cells["Blink/s"].mark == "second"
+    assert crema["Diffused Heads"].cells["Blink/s"].mark == "best"
+    assert crema["Wav2Lip"].cells["LSE-C"].mark == ""
+    hdtf = {row.title: row for row in tables["dawn-table-1-hdtf"].rows}
+    for title, column in (
+        ("Hallo", "FID"),
+        ("DAWN", "FVD16"),
+        ("Hallo", "FVD32"),
+        ("Audio2Head", "LSE-C"),
+        ("DAWN", "LSE-D"),
+        ("SadTalker", "Blink/s"),
+    ):
+        assert hdtf[title].cells[column].mark == "second", (title, column)
+    assert all(row.origin == "reported" for t in tables.values() for row in t.rows)
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
+def test_published_figures_are_the_papers():
+    def figures(line):
+        return re.sub(r"[^0-9.\- ]", "", re.sub(r"[\t]", " ", line.replace("*", ""))).split()
+
+    lines = [figures(line) for line in PAPER.read_text().splitlines()]
+    for table in published.read(BOARDS / "published" / "dawn.yaml"):
+        for row in table.rows:
+            cells = [row.cells[c.name].text or "-" for c in table.columns]
+            found = any(
+                line[i : i + len(cells)] == cells
+                for line in lines
+                for i in range(len(line) - len(cells) + 1)
+            )
+            assert found, (table.slug, row.title, cells)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('A: "1 2"', "2 figures for 1 columns"),
+        ('A: "x"', "'x' is no number"),
+    ],
+)
+def test_wrong_published_rows_are_explained(line, message, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "paper: P\nprefix: p\ndirections: {FID: lower}\n"
+        f"tables:\n  - table: 1\n    caption: c\n    columns: [FID]\n    rows: {{{line}}}\n"
+    )
+    with pytest.raises(UserError, match=message):
+        published.read(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.04567, "0.046"), (12.345, "12.35"), (123.456, "123.5"), (2000.0, "2000"), (-0.5, "-0.500")],
+)
+def test_numbers_are_short(value, text):
+    assert number(value) == text

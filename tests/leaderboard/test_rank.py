@@ -1,0 +1,105 @@
+import pytest
+
+from tests.leaderboard.rows import figure, result
+from thbench.leaderboard.rank import Cell, Column, Row, Table, badness, ranked, tables_of
+
+
+def marks(direction, cells, origins=None, ranked_rows=None):
+    rows = [
+        Row(
+            str(i),
+            origins[i] if origins else "measured",
+            {"m": cell},
+            ranked_rows is None or ranked_rows[i],
+        )
+        for i, cell in enumerate(cells)
+    ]
+    table = ranked(Table("t", "t", (Column("m", direction),), tuple(rows)))
+    return [row.cells["m"].mark for row in table.rows]
+
+
+@pytest.mark.parametrize(
+    ("direction", "values", "expected"),
+    [
+        ("lower", [3, 1, 2], ["", "best", "second"]),
+        ("higher", [3, 1, 2], ["best", "", "second"]),
+        ("zero", [0.3, -0.02, 0.04], ["", "best", "second"]),
+        ("lower", [None, 1, 2], ["", "best", "second"]),
+        ("lower", [1, 1, 2], ["best", "best", ""]),
+        ("lower", [1, 2, 2], ["best", "second", "second"]),
+        ("lower", [1, 1], ["", ""]),
+        ("lower", [1], [""]),
+    ],
+)
+def test_directions_and_equal_values(direction, values, expected):
+    assert marks(direction, [Cell(v) for v in values]) == expected
+
+
+def test_nearest_to_the_reference_is_best():
+    cells = [Cell(0.1, reference=0.5), Cell(0.7, reference=0.5), Cell(0.45, reference=0.5)]
+    assert marks("reference", cells) == ["", "second", "best"]
+    assert badness(Column("m", "reference"), Cell(0.3)) is None
+
+
+def test_overlapping_intervals_tie():
+    close = [Cell(10, (9, 11)), Cell(10.5, (9.5, 11.5)), Cell(20, (19, 21))]
+    assert marks("lower", close) == ["best", "best", ""]
+    apart = [Cell(10, (9, 10.2)), Cell(10.5, (10.3, 11.5)), Cell(11, (10.6, 12))]
+    assert marks("lower", apart) == ["best", "second", "second"]
+    assert marks("higher", close) == ["second", "second", "best"]
+    around = [Cell(-0.1, (-0.2, 0.02)), Cell(0.05, (0.01, 0.09)), Cell(0.9, (0.8, 1.0))]
+    assert marks("zero", around) == ["best", "best", ""]
+
+
+def test_origins_do_not_compete_and_unranked_rows_are_left_out():
+    cells = [Cell(1), Cell(2), Cell(3), Cell(4)]
+    origins = ["smoke", "smoke", "measured", "measured"]
+    assert marks("lower", cells, origins) == ["best", "second", "best", "second"]
+    assert marks("lower", cells, None, [False, True, True, True]) == ["", "best", "second", ""]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol_hash": "other"},
+        {"digest": "other"},
+        {"clips": "other"},
+        {"split": "val"},
+        {"version": 2},
+        {"extractors": ("pyramid-9",)},
+    ],
+)
+def test_what_cannot_be_compared_shares_no_table(change):
+    tables = tables_of([result("a"), result("b", **change), result("c")])
+    assert sorted(len(t.rows) for t in tables) == [1, 2]
+    assert len({t.slug for t in tables}) == 2
+
+
+def test_an_unavailable_metric_does_not_part_rows():
+    missing = result("b", metrics={"FD": figure(None, unavailable="get it"), "PSNR": figure(1.0)})
+    (table,) = tables_of([result("a"), missing])
+    assert len(table.rows) == 2
+    assert "FD is unavailable: get it." in table.notes
+
+
+def test_rows_are_sorted_and_told_apart():
+    (table,) = tables_of([result("a", fd=3.0), result("b", fd=1.0), result("c", fd=2.0)])
+    assert [row.run for row in table.rows] == ["b", "c", "a"]
+    assert table.rows[0].title == "DAWN (b)"
+    again = tables_of([result("c", fd=2.0), result("b", fd=1.0), result("a", fd=3.0)])
+    assert again == [table]
+
+
+def test_times_of_one_machine_are_ranked_those_of_two_are_not():
+    def of(table):
+        return [row.cells["Time (s)"].mark for row in table.rows]
+
+    (same,) = tables_of([result("a", seconds=1.0, fd=1.0), result("b", seconds=2.0, fd=2.0)])
+    assert of(same) == ["best", "second"]
+    (mixed,) = tables_of([result("a", seconds=1.0), result("b", seconds=2.0, hardware="GPU")])
+    assert of(mixed) == ["", ""]
+
+
+def test_missing_clips_and_seeds_are_noted():
+    (table,) = tables_of([result("a", scored=3)])
+    assert "DAWN: 3 of 4 clips were scored." in table.notes

@@ -1,0 +1,169 @@
+"""What every metric must keep, tested over the registry: a new one is tested by being named."""
+
+import ast
+import importlib
+import math
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import metrics
+from metrics.base import BenchMetric, ClipMetric
+from metrics.extractors import EXTRACTORS
+from metrics.extractors.base import Extractor
+
+DIMS = {"inception": 2048, "pyramid": 240}
+
+
+def load(target):
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def clip(i, n=None):
+    """Made-up features of one clip, whatever a metric may need."""
+    generator = torch.Generator().manual_seed(i)
+    n = n or 6 + i % 3
+    features = {
+        "frames": torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator),
+        "landmarks": torch.rand(n, 478, 3, generator=generator),
+        "pose": 0.1 * torch.randn(n, 6, generator=generator),
+        "eyes": 0.3 * torch.rand(n, 1, generator=generator).repeat(1, 2),
+        "mouth": torch.rand(n, generator=generator),
+        "valid": torch.ones(n, dtype=torch.bool),
+        "waveform": torch.rand(n * 640, generator=generator) - 0.5,
+    }
+    for name, dim in DIMS.items():
+        features[name] = torch.randn(n, dim, generator=generator)
+    return features
+
+
+def pair(i):
+    return clip(i), clip(i + 1000, 6 + i % 3)
+
+
+@pytest.fixture(params=sorted(metrics.METRICS))
+def metric(request):
+    return load(metrics.METRICS[request.param])()
+
+
+def fill(metric, indices):
+    for i in indices:
+        metric.update(*pair(i))
+    return metric
+
+
+def test_it_says_what_it_is(metric):
+    assert isinstance(metric, BenchMetric)
+    assert metric.name
+    assert metric.direction in ("higher", "lower", "zero", "reference")
+    assert metric.bounds[0] < metric.bounds[1]
+    assert metric.version >= 1
+    assert metric.needs
+    assert set(metric.needs) <= set(clip(0))
+    assert {"higher": True, "lower": False}.get(metric.direction) == metric.higher_is_better
+
+
+def test_figure_is_within_bounds_and_free_of_order(metric):
+    forward = float(fill(metric, range(5)).compute())
+    assert metric.bounds[0] <= forward <= metric.bounds[1]
+    metric.reset()
+    backward = float(fill(metric, reversed(range(5))).compute())
+    same = 0 if isinstance(metric, ClipMetric) else 1e-9
+    assert backward == pytest.approx(forward, rel=same)
+
+
+def test_recording_known_values_equals_measuring(metric):
+    if not isinstance(metric, ClipMetric):
+        pytest.skip("has no value per clip")
+    measured = float(fill(metric, range(4)).compute())
+    known = [metric.measure_clip(*pair(i)) for i in range(4)]
+    metric.reset()
+    for value, reference in known:
+        metric.record(value, reference)
+    assert float(metric.compute()) == measured
+
+
+def test_no_clips_and_undefined_clips_are_no_figure(metric):
+    assert metric._update_count == 0
+    if isinstance(metric, ClipMetric):
+        metric.record(math.nan)
+        assert math.isnan(float(metric.compute()))
+        metric.record(0.5)
+        assert float(metric.compute()) == 0.5
+
+
+SHARES = {"uneven": ((0, 2, 4), (1, 3)), "one without clips": ((0, 1, 2), ())}
+
+
+def work(rank, port, out):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    figures = {
+        (share, name): float(fill(load(target)(), SHARES[share][rank]).compute())
+        for share in SHARES
+        for name, target in sorted(metrics.METRICS.items())
+    }
+    if rank == 0:
+        torch.save(figures, out)
+    torch.distributed.destroy_process_group()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_two_processes_give_the_figures_of_one(tmp_path):
+    out = tmp_path / "figures.pt"
+    mp.spawn(work, (free_port(), out), nprocs=2)
+    together = torch.load(out, weights_only=True)
+    for (share, name), figure in together.items():
+        one, two = SHARES[share]
+        alone = float(fill(load(metrics.METRICS[name])(), one + two).compute())
+        assert figure == pytest.approx(alone, rel=1e-9, nan_ok=True), (share, name)
+
+
+def test_folded_and_held_rows_merge():
+    """Of two processes, one has folded its features into sums and the other still holds them."""
+    cls = load(metrics.METRICS["fd-pyramid"])
+    many, few, alone = cls(), cls(), cls()
+    for i in range(12):
+        features = [{"pyramid": torch.randn(40 if i < 10 else 7, 240)} for _ in range(2)]
+        (many if i < 10 else few).update(*features)
+        alone.update(*features)
+    for name in many._defaults:
+        mine, other = getattr(many, name), getattr(few, name)
+        setattr(many, name, mine + other)
+    assert int(many.generated_count) > 0
+    assert many.generated_rows
+    assert float(many.compute()) == pytest.approx(float(alone.compute()), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(EXTRACTORS))
+def test_extractors_are_named_as_registered(name):
+    cls = load(EXTRACTORS[name])
+    assert issubclass(cls, Extractor)
+    assert cls.name == name
+
+
+def test_metrics_import_neither_the_bench_nor_the_baselines():
+    root = Path(metrics.__file__).parent
+    files = sorted(root.rglob("*.py"))
+    assert len(files) > 8
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            else:
+                continue
+            for name in names:
+                assert name.split(".")[0] not in ("thbench", "baselines"), f"{path}: {name}"

@@ -1,0 +1,390 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from metrics.weights import sha256
+from thbench import evaluation, features, protocol, results
+from thbench.contracts import Clip, Cost, Generation, Request
+from thbench.data import manifest
+from thbench.data.video import VideoWriter, read, read_metadata
+from thbench.errors import UserError
+from thbench.evaluation import generate_split, score
+from thbench.pairing import find_reference, pair_up
+from thbench.predict import clip_path, is_done, mark
+
+SIZE = 32
+CLIPS = Path(__file__).parents[2] / "shared" / "clips" / "hdtf"
+CLIP = CLIPS / "WDA_KatieHill_000.mp4"
+
+
+def frames(n=10, seed=0, size=SIZE):
+    """Smooth moving pictures, which survive H.264."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 4, 4, generator=generator) * 200
+    picture = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+    drift = torch.arange(n).float().view(n, 1, 1, 1) * 3
+    return (picture + drift).clamp(0, 255).to(torch.uint8)
+
+
+def save(path, video):
+    with VideoWriter(path, *video.shape[-2:]) as writer:
+        writer.write(video)
+
+
+def fake_track(video):
+    """Face features made from brightness, so that the whole chain runs without a face."""
+    light = video.float().mean((1, 2, 3)) / 255
+    zeros = torch.zeros(len(video), 6)
+    zeros[:, 0] = light
+    return {
+        "landmarks": torch.zeros(len(video), 478, 3),
+        "pose": zeros,
+        "eyes": torch.full((len(video), 2), 0.3),
+        "mouth": light,
+        "valid": torch.full((len(video),), bool(light[0] > 0.02)),
+    }
+
+
+@pytest.fixture
+def synthetic():
+    return protocol.parse(
+        "small", {**protocol.read_yaml(protocol.find("protocol", "synthetic")), "size": SIZE}
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch):
+    monkeypatch.setattr(features, "track", fake_track)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for i in range(4):
+        save(tmp_path / "ref" / f"id{i}" / "a.mp4", frames(seed=i))
+        save(tmp_path / "gen" / f"id{i}" / "a.mp4", (frames(seed=i).float() * 0.8).to(torch.uint8))
+    return tmp_path
+
+
+def run(folders, protocol, **kwargs):
+    kwargs = {"run": "r", "strategy": "s", "progress": False, "cache": folders / "cache"} | kwargs
+    return score(folders / "gen", folders / "ref", protocol, **kwargs)
+
+
+def test_a_folder_is_scored(folders, synthetic):
+    result = run(folders, synthetic)
+    assert list(result.metrics) == [m.name for m in synthetic.build()]
+    psnr = result.metrics["PSNR"]
+    assert 15 < psnr.value < 30
+    assert psnr.interval[0] < psnr.value < psnr.interval[1]
+    assert (psnr.n, psnr.missing, psnr.direction, psnr.unit) == (4, 0, "higher", "dB")
+    assert result.metrics["Mouth r"].value == pytest.approx(1, abs=0.01)
+    assert result.metrics["FD-pyramid"].value > 10
+    assert result.metrics["FD-pyramid"].extractors == ("pyramid-1",)
+    assert result.metrics["Blink/s"].value == result.metrics["Blink/s"].reference == 0
+    # No clip has a blink, so none has a duration of one.
+    assert result.metrics["Blink duration"].value is None
+    assert result.metrics["Blink duration"].missing == 4
+    assert result.coverage == results.Coverage(expected=4, scored=4)
+    assert result.protocol.hash == synthetic.hash
+    assert [row["id"] for row in result.per_clip] == [f"id{i}/a" for i in range(4)]
+    mean = math.fsum(row["metrics"]["PSNR"] for row in result.per_clip) / 4
+    assert psnr.value == pytest.approx(mean, rel=1e-12)
+
+
+def test_the_reference_against_itself_is_perfect(folders, synthetic):
+    result = score(
+        folders / "ref",
+        folders / "ref",
+        synthetic,
+        run="r",
+        strategy="s",
+        progress=False,
+        cache=folders / "cache",
+    )
+    assert result.metrics["PSNR"].value == 100
+    assert result.metrics["FD-pyramid"].value == pytest.approx(0, abs=1e-3)
+    assert result.metrics["Pose error"].value == 0
+
+
+def test_a_second_scoring_decodes_nothing_and_agrees(folders, synthetic, monkeypatch):
+    first = run(folders, synthetic)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(features.video, "stream", refuse)
+    second = run(folders, synthetic)
+    assert second.metrics == first.metrics
+    assert second.per_clip == first.per_clip
+
+
+def test_a_damaged_cache_is_made_anew(folders, synthetic):
+    first = run(folders, synthetic)
+    for path in (folders / "cache").rglob("*.*"):
+        path.write_bytes(b"PK\x03\x04")
+    assert run(folders, synthetic).metrics == first.metrics
+
+
+def test_a_changed_video_is_not_read_from_the_cache(folders, synthetic):
+    before = run(folders, synthetic).metrics["PSNR"].value
+    save(folders / "gen" / "id0" / "a.mp4", frames(seed=0))
+    assert run(folders, synthetic).metrics["PSNR"].value > before + 3
+
+
+def test_what_is_amiss_is_listed(folders, synthetic):
+    gen = folders / "gen"
+    save(gen / "stranger.mp4", frames())
+    (gen / "id0" / "a.mp4").unlink()
+    (gen / "id1" / "a.mp4").write_bytes(b"no video")
+    save(gen / "id2" / "a.mp4", frames(1, seed=2))
+    save(gen / "id3" / "a.mp4", torch.zeros(10, 3, SIZE, SIZE, dtype=torch.uint8))
+    result = run(folders, synthetic)
+    coverage = result.coverage
+    assert coverage.unpaired == ("stranger",)
+    assert coverage.absent == ("id0/a",)
+    assert list(coverage.unreadable) == ["seed-0/id1/a"]
+    assert str(folders) not in str(coverage.unreadable)
+    assert (coverage.expected, coverage.scored, coverage.shorter) == (4, 2, 1)
+    one_frame, no_face = result.per_clip
+    assert one_frame["frames"] == 1
+    assert one_frame["metrics"]["PSNR"] is not None
+    assert one_frame["metrics"]["Blink/s"] is None
+    assert no_face["metrics"]["Pose error"] is None
+    assert no_face["metrics"]["PSNR"] is not None
+    assert result.metrics["Pose error"].missing == 1
+
+
+def test_oblong_videos_are_listed(folders, synthetic):
+    save(folders / "gen" / "id0" / "a.mp4", frames()[..., :16, :])
+    (reason,) = run(folders, synthetic).coverage.unreadable.values()
+    assert "not square" in reason
+
+
+def test_nothing_to_score_is_an_error(folders, synthetic, tmp_path):
+    with pytest.raises(UserError, match="There is no folder"):
+        score(tmp_path / "no", folders / "ref", synthetic, run="r", strategy="s")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match="holds no clips"):
+        score(folders / "gen", empty, synthetic, run="r", strategy="s")
+    with pytest.raises(UserError, match=r"name them '<clip id>\.mp4'"):
+        score(empty, folders / "ref", synthetic, run="r", strategy="s")
+    for path in (folders / "gen").rglob("*.mp4"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="None of the 4 pairs"):
+        run(folders, synthetic)
+
+
+def test_missing_weights_make_a_metric_unavailable(folders, synthetic, monkeypatch):
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(folders / "nowhere"))
+    content = {"size": SIZE, "metrics": [{"metric": "fid"}, {"metric": "psnr"}]}
+    result = run(folders, protocol.parse("p", content))
+    assert result.metrics["FID"].value is None
+    assert "download https" in result.metrics["FID"].unavailable
+    assert result.metrics["PSNR"].value > 0
+
+
+def test_seeds_are_paired_with_one_reference(folders, synthetic):
+    kwargs = {"run": "r", "strategy": "s", "progress": False, "cache": folders / "cache"}
+    for seed in range(2):
+        for i in range(4):
+            source = folders / "gen" / f"id{i}" / "a.mp4"
+            save(folders / "two" / f"seed-{seed}" / f"id{i}" / "a.mp4", read(source))
+    two = score(folders / "two", folders / "ref", synthetic, **kwargs)
+    assert two.seeds == (0, 1)
+    assert (two.coverage.scored, two.coverage.expected) == (8, 4)
+    # Of 80 generated and 40 reference frames the fewer are named.
+    assert two.metrics["FD-pyramid"].notes[0].startswith("40 samples")
+    assert {(row["id"], row["seed"]) for row in two.per_clip} == {
+        (f"id{i}/a", seed) for i in range(4) for seed in range(2)
+    }
+
+
+def test_limit_and_order(folders):
+    whole = find_reference(folders / "ref")
+    part = find_reference(folders / "ref", limit=2)
+    assert list(part.videos) == ["id0/a", "id1/a"]
+    assert part.data.digest == whole.data.digest
+    assert part.data.clips != whole.data.clips
+    pairs, _, absent = pair_up({"id1/a": folders, "id0/a": folders}, whole.videos)
+    assert [p.id for p in pairs] == ["id0/a", "id1/a"]
+    assert absent == ["id2/a", "id3/a"]
+
+
+def test_a_prepared_data_set_is_a_reference(folders, synthetic):
+    def clip(i, split):
+        name = f"id{i}/a"
+        path = folders / "ref" / f"{name}.mp4"
+        return Clip(name, f"id{i}", split, 10, f"{name}.mp4", f"{name}.npz", sha256(path))
+
+    manifest.write(folders / "ref", [clip(i, "test" if i else "train") for i in range(4)])
+    result = run(folders, synthetic, data="mine")
+    assert [row["id"] for row in result.per_clip] == ["id1/a", "id2/a", "id3/a"]
+    assert result.coverage.unpaired == ("id0/a",)
+    assert (result.data.name, result.data.split) == ("mine", "test")
+    assert result.data.digest == manifest.digest(folders / "ref")
+    with pytest.raises(UserError, match="holds no clips of split 'val'"):
+        run(folders, synthetic, split="val")
+
+
+@pytest.mark.skipif(not CLIP.exists(), reason="the real clips are not here")
+def test_a_real_clip(tmp_path, monkeypatch, synthetic):
+    monkeypatch.undo()
+    for name in ("gen", "ref"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").symlink_to(CLIP)
+    short = dataclasses.replace(synthetic, frames=12, size=224)
+    result = run(tmp_path, short)
+    assert result.per_clip[0]["frames"] == 12
+    assert result.metrics["Pose error"].value == 0
+    assert result.metrics["Mouth r"].value == pytest.approx(1)
+    store = features.FeatureStore({}, 128, 12, tmp_path / "cache")
+    found = store.features(store.open(CLIP), ["eyes", "valid", "waveform"], 12)
+    assert found["valid"].all()
+    assert 0.02 < found["eyes"].mean() < 0.6
+    assert found["waveform"].shape == (12 * 640,)
+    assert found["waveform"].abs().max() > 0.001
+
+
+# Protocols
+
+
+@pytest.mark.parametrize("name", ["synthetic", "dawn"])
+def test_protocols_in_configs_are_valid(name):
+    loaded = protocol.load(name)
+    assert loaded.name == name
+    assert loaded.build()
+    assert len(loaded.hash) == 12
+
+
+def test_hash_follows_everything_that_changes_a_figure(synthetic, monkeypatch):
+    base = {"size": SIZE, "metrics": [{"metric": "blinks"}, {"metric": "fd-pyramid"}]}
+    first = protocol.parse("p", base)
+    assert protocol.parse("q", {**base, "title": "another"}).hash == first.hash
+    for change in (
+        {"size": 64},
+        {"frames": 10},
+        {"seeds": [1]},
+        {"pose": "generated"},
+        {"metrics": [{"metric": "blinks", "height": 0.1}, {"metric": "fd-pyramid"}]},
+    ):
+        assert protocol.parse("p", {**base, **change}).hash != first.hash
+    monkeypatch.setattr("metrics.extractors.pyramid.Pyramid.version", 99)
+    assert protocol.parse("p", base).hash != first.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": 3}, r"no key 'sizes'\. Did you mean 'size'"),
+        ({"metrics": [{"metric": "pnsr"}]}, r"No metric 'pnsr'\. Did you mean 'psnr'"),
+        ({"metrics": [{"metric": "blinks", "hight": 1}]}, r"no option 'hight'.* 'height'"),
+        ({"metrics": ["psnr"]}, "is written"),
+        ({"metrics": []}, "names no metrics"),
+        ({"metrics": [{"metric": "psnr"}] * 2}, "two metrics that are called 'PSNR'"),
+        ({"size": 0}, "positive whole number"),
+        ({"pose": "referance"}, "Did you mean 'reference'"),
+        ({"intervals": {"draw": 3}}, "Did you mean 'draws'"),
+    ],
+)
+def test_wrong_protocols_are_explained(change, message):
+    with pytest.raises(UserError, match=message):
+        protocol.parse("p", {"size": SIZE, "metrics": [{"metric": "psnr"}], **change})
+
+
+# Generating a split
+
+
+def request(name="a", seed=0, n=6):
+    return Request(
+        id=name,
+        source=torch.zeros(3, SIZE, SIZE, dtype=torch.uint8),
+        audio=torch.zeros(n, 4),
+        waveform=torch.zeros(n * 640),
+        source_pose=torch.zeros(6),
+        source_eyes=torch.zeros(2),
+        source_landmarks=torch.zeros(478, 3),
+        seed=seed,
+    )
+
+
+class Maker:
+    def __init__(self, fail_at=None, short=0):
+        self.made = []
+        self.fail_at = fail_at
+        self.short = short
+
+    def __call__(self, request):
+        cost = Cost(calls=3, evaluations=18)
+
+        def chunks():
+            video = frames(request.n_frames - self.short, seed=request.seed)
+            for part in video.split(4):
+                if request.id == self.fail_at:
+                    raise KeyboardInterrupt
+                yield part
+            cost.seconds = 2.0
+            self.made.append(request.id)
+
+        return Generation(request, chunks(), cost)
+
+
+def test_a_split_is_generated_with_its_records(tmp_path):
+    requests = [request("x/a"), request("x/a", 1), request("b.c")]
+    made = generate_split("nar", requests, tmp_path, Maker(), run="r1", progress=False)
+    assert made[0] == clip_path(tmp_path, "x/a", 0) == tmp_path / "seed-0" / "x" / "a.mp4"
+    tags = read_metadata(made[1])
+    assert tags["synthetic"] == "true"
+    assert (tags["strategy"], tags["run"], tags["seed"]) == ("nar", "r1", "1")
+    assert tags["generator"].startswith("thbench ")
+    record = json.loads((tmp_path / "seed-0" / "b.c.json").read_text())
+    assert record["cost"] == {"calls": 3, "evaluations": 18, "seconds": 2.0, "first_frame": 0.0}
+    assert record["frames"] == 6
+    assert len(read(made[2])) == 6
+    summary = evaluation.costs(made)
+    assert (summary.seconds, summary.calls, summary.frames, summary.clips) == (2, 3, 6, 2)
+
+
+def test_an_interrupted_split_goes_on(tmp_path):
+    requests = [request(name) for name in "abc"]
+    with pytest.raises(KeyboardInterrupt):
+        generate_split("nar", requests, tmp_path / "x", Maker("b"), run="r", progress=False)
+    assert sorted(p.name for p in (tmp_path / "x").rglob("*.*")) == ["a.json", "a.mp4"]
+    again = Maker()
+    generate_split("nar", requests, tmp_path / "x", again, run="r", progress=False)
+    assert again.made == ["b", "c"]
+    generate_split("nar", requests, tmp_path / "y", Maker(), run="r", progress=False)
+    for name in "abc":
+        one, two = (clip_path(tmp_path / k, name, 0) for k in "xy")
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_what_is_damaged_or_of_another_run_is_made_again(tmp_path):
+    generate_split("nar", [request("a"), request("b")], tmp_path, Maker(), run="r", progress=False)
+    clip_path(tmp_path, "a", 0).write_bytes(b"cut")
+    assert not is_done(tmp_path, "a", 0, "r")
+    assert is_done(tmp_path, "b", 0, "r")
+    again = Maker()
+    generate_split("nar", [request("a"), request("b")], tmp_path, again, run="r", progress=False)
+    assert again.made == ["a"]
+    generate_split("nar", [request("a"), request("b")], tmp_path, again, run="s", progress=False)
+    assert again.made == ["a", "a", "b"]
+
+
+def test_a_wrong_number_of_frames_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="5 frames were made of the 6"):
+        generate_split("nar", [request()], tmp_path, Maker(short=1), run="r", progress=False)
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_the_watermark_is_seen_and_only_in_its_corner():
+    plain = torch.full((2, 3, 128, 128), 120, dtype=torch.uint8)
+    marked = mark(plain)
+    assert marked.dtype == torch.uint8
+    assert (marked[..., :100, :] == 120).all()
+    assert (marked[..., 110:, 60:] > 200).float().mean() > 0.02
+    assert torch.equal(marked[0], marked[1])

@@ -1,0 +1,119 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from thbench import results
+from thbench.errors import UserError
+from thbench.results import Coverage, DataRef, Figure, ProtocolRef, Result, read, write
+
+
+def example(**changes):
+    fields = {
+        "run": "dawn-1",
+        "strategy": "dawn",
+        "title": "DAWN",
+        "origin": "measured",
+        "protocol": ProtocolRef("synthetic", "abc"),
+        "data": DataRef("synth", "123", "test", "9"),
+        "metrics": {
+            "PSNR": Figure(30.0, "higher", (29.0, 31.0), n=4, unit="dB", notes=("few",)),
+            "FID": Figure(None, "lower", unavailable="download it"),
+        },
+        "coverage": Coverage(5, 4, 1, ("x",), ("y",), {"z": "empty"}),
+        "cost": results.CostSummary(1.0, 0.5, 25, 20, 500, "CPU", 3),
+        "seeds": (0, 1),
+        "samples_seen": 100,
+        "per_clip": ({"id": "a", "metrics": {"PSNR": 30.0, "Blink/s": None}},),
+        **results.provenance(),
+    }
+    return Result(**{**fields, **changes})
+
+
+def test_a_result_comes_back_as_it_was(tmp_path):
+    result = example()
+    path = write(result, tmp_path / "new")
+    assert path == tmp_path / "new" / "dawn-1.json"
+    assert read(path) == result
+    assert "per_clip" not in json.loads(path.read_text())
+    assert len((tmp_path / "new" / "dawn-1.clips.jsonl").read_text().splitlines()) == 1
+    assert results.read_folder(path.parent) == [result]
+
+
+def test_nan_is_never_written(tmp_path):
+    bad = example(metrics={"PSNR": Figure(float("nan"), "higher")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(bad, tmp_path)
+    assert not (tmp_path / "dawn-1.json").exists()
+
+
+@pytest.mark.parametrize("run", ["", "a/b", "../a", ".hidden"])
+def test_a_run_must_be_a_file_name(run, tmp_path):
+    with pytest.raises(UserError, match="cannot name a result"):
+        write(example(run=run), tmp_path / "r")
+    assert list(tmp_path.rglob("*")) == []
+
+
+def damage(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(schema_version=99), "has result schema 99"),
+        (lambda c: c.update(strateggy="x"), r"no key 'strateggy'\. Did you mean 'strategy'"),
+        (lambda c: c.pop("protocol"), "lacks 'protocol'"),
+        (lambda c: c.update(origin="mesured"), "Did you mean 'measured'"),
+        (lambda c: c["metrics"]["PSNR"].update(value="30"), "PSNR: value must be of type float"),
+        (lambda c: c["metrics"]["PSNR"].update(interval=[1]), "must be a list of 2"),
+        (lambda c: c["metrics"]["PSNR"].update(direction="up"), "has direction 'up'"),
+        (lambda c: c.update(seeds="01"), "seeds must be a list"),
+        (lambda c: c.update(samples_seen=True), "must be of type int"),
+    ],
+)
+def test_wrong_files_are_explained(change, message, tmp_path):
+    path = write(example(), tmp_path)
+    damage(path, change)
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+def test_missing_and_damaged_files_are_explained(tmp_path):
+    with pytest.raises(UserError, match="There is no result"):
+        read(tmp_path / "none.json")
+    path = tmp_path / "half.json"
+    path.write_text('{"run":')
+    with pytest.raises(UserError, match="is not JSON"):
+        read(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    results.write_atomic(path, "old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "replace", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        results.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_provenance_names_packages_and_time():
+    found = results.provenance()
+    assert found["packages"]["torch"]
+    assert found["created"].endswith("+00:00")
+    assert dataclasses.replace(example(), **found).created == found["created"]
+
+
+def test_no_torch_is_imported():
+    code = "import sys, thbench.results, thbench.leaderboard; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

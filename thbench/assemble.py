@@ -1,0 +1,165 @@
+"""From a configuration to a strategy that can generate, and to a result of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from thbench import plans, predict, protocol, results
+from thbench.config import Config, content_hash
+from thbench.errors import UserError
+from thbench.evaluation import score
+from thbench.protocol import Protocol
+from thbench.registry import resolve
+from thbench.requests import SplitRequests
+from thbench.results import Result
+from thbench.stages import bind, load_nets
+from thbench.strategy import Setting, Strategy
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A strategy with the trained networks that it was put together from.
+
+    Attributes:
+        strategy: ready to generate, on the CPU.
+        config: what it was made from.
+        accounts: what each stage's checkpoint says of itself, by role.
+    """
+
+    strategy: Strategy
+    config: Config
+    accounts: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def run(self) -> str:
+        """Names what determines this strategy's videos, given a request."""
+        trained = {role: (a["hash"], a["steps"]) for role, a in sorted(self.accounts.items())}
+        config = self.config
+        recipe = [config.target, config.plan, asdict(config.sampler), config.options, trained]
+        return f"{config.strategy}-{content_hash(recipe, 8)}"
+
+    @property
+    def samples_seen(self) -> int:
+        """Training samples shown to its networks, summed over stages."""
+        seen = {role: self.config.nets[role] for role in self.accounts}
+        return sum(
+            self.accounts[role]["steps"] * self.config.stages[stage].batch_size
+            for role, stage in seen.items()
+        )
+
+    def zero_shot(self, n: int) -> list[str]:
+        """How a plan of ``n`` frames goes beyond what the networks were trained for."""
+        plan = plans.build(n=n, **self.config.plan)
+        observed = max(len(window.observe) for window in plans.windows(plan))
+        levels = plans.levels(plan)
+        notes = []
+        for account in self.accounts.values():
+            known = account.get("trained_for", {})
+            if "observed" in known and observed > known["observed"]:
+                notes.append(f"zero-shot: observes {observed} frames, trained with none observed")
+            if known.get("levels") == "clip" and levels > 1:
+                notes.append("zero-shot: a noise level per frame, trained with one for the clip")
+        return notes
+
+
+def assemble(config: Config) -> Assembled:
+    """Load what is trained and put it together.
+
+    Raises:
+        UserError: a stage is not trained, or an option is wrong.
+    """
+    kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+    for role, stage in config.nets.items():
+        if stage not in config.stages:
+            raise UserError(f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.")
+    plans.build(n=1, **config.plan)
+    trained, accounts = load_nets(config, sorted(set(config.nets.values())))
+    nets: dict[str, nn.Module] = {role: trained[stage] for role, stage in config.nets.items()}
+    dims = {account["audio_dim"] for account in accounts.values()}
+    setting = Setting(config.size, dims.pop() if dims else 0, seed=config.seed)
+    options = {"plan": config.plan, "sampler": config.sampler, **config.options}
+    bind_options(kind, config.options)
+    strategy = kind(nets, setting, **options)
+    by_role = {role: accounts[stage] for role, stage in config.nets.items()}
+    return Assembled(strategy, config, by_role)
+
+
+def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
+    """Check ``options:`` against what the strategy's constructor takes beyond the common part."""
+    bind(kind, {"setting": 0, "plan": 0, "sampler": 0, **options}, "options")
+
+
+def evaluate(config: Config, *, device: str, origin: str, progress: bool = True) -> Result | None:
+    """Generate a split's clips, resuming, and score them.
+
+    Args:
+        config: a strategy; ``config.eval`` says what and by which protocol.
+        device: where scoring runs; generation follows ``config.trainer``.
+        origin: ``measured`` or ``smoke``.
+        progress: show bars.
+
+    Returns:
+        The result, not yet written; None on ranks other than the first.
+    """
+    rule = protocol.load(config.eval.protocol)
+    asked = requests_of(config, rule)
+    made = assemble(config)
+    out = videos_folder(config, made, rule)
+    if not predict.generate_split(made, asked, out, progress=progress):
+        return None
+    longest = max(asked.store.clips[i].n_frames for i, _ in asked.wanted)
+    return score(
+        out,
+        Path(config.data.root),
+        rule,
+        run=f"{config.strategy}-{config.data.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
+        strategy=config.strategy,
+        title=config.title,
+        origin=origin,
+        split=config.eval.split,
+        limit=config.eval.limit,
+        device=device,
+        progress=progress,
+        config_hash=content_hash(config),
+        samples_seen=made.samples_seen,
+        space=made.strategy.space,
+        notes=tuple(made.zero_shot(min(longest, config.eval.frames or longest))),
+    )
+
+
+def requests_of(config: Config, rule: Protocol) -> SplitRequests:
+    """The requests that a protocol asks for."""
+    limits = [n for n in (rule.frames, config.eval.frames) if n]
+    return SplitRequests(
+        config.data,
+        config.eval.split,
+        config.size,
+        seeds=rule.seeds,
+        limit=config.eval.limit,
+        frames=min(limits) if limits else None,
+        source_frame=rule.source_frame,
+        follow=rule.pose == "reference",
+    )
+
+
+def videos_folder(config: Config, made: Assembled, rule: Protocol) -> Path:
+    """Where the videos of this strategy under this protocol go: named by what determines them."""
+    asked = [
+        made.run,
+        config.data.root,
+        config.eval.split,
+        config.eval.frames,
+        config.eval.watermark,
+    ]
+    asked += [rule.source_frame, rule.pose, rule.frames]
+    return Path(config.runs) / f"eval-{config.strategy}-{content_hash(asked, 8)}"
+
+
+def write_result(config: Config, result: Result) -> Path:
+    """Write a result to where ``config.results`` says."""
+    return results.write(result, Path(config.results))

@@ -1,0 +1,271 @@
+"""What the commands do. ``thbench.cli`` parses; this module is imported when one runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from thbench import config as configs
+from thbench.errors import UserError
+
+
+def fit(arguments: argparse.Namespace) -> None:
+    """Train what is missing."""
+    from thbench import training
+
+    only, words = _take(arguments.overrides, "stage")
+    config = configs.load(arguments.strategy, words)
+    for name, folder in training.fit(config, only).items():
+        print(f"{name}: {folder}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Generate, score, write a result."""
+    from thbench import assemble
+
+    config = configs.load(arguments.strategy, arguments.overrides)
+    origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
+    result = assemble.evaluate(config, device=_device(config), origin=origin)
+    if result is not None:
+        path = assemble.write_result(config, result)
+        _print_figures(result)
+        print(f"\nresult: {path}")
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """One portrait, one sound, one video."""
+    from thbench import assemble, predict, requests
+
+    out = Path(arguments.out)
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"{out} must end in .mp4.")
+    if out.exists() and not arguments.force:
+        raise UserError(f"{out} exists: name another file, or add --force.")
+    config = configs.load(arguments.strategy, arguments.overrides)
+    for path in (arguments.image, arguments.audio, arguments.motion):
+        if path and not Path(path).is_file():
+            raise UserError(f"There is no file {path}.")
+    made = assemble.assemble(config)
+    request = requests.from_files(
+        Path(arguments.image),
+        Path(arguments.audio),
+        config.data.audio,
+        config.size,
+        motion=Path(arguments.motion) if arguments.motion else None,
+        seed=arguments.seed,
+    )
+    made.strategy.to(_device(config))
+    generation = made.strategy.generate(request)
+    tags = predict.tags_of(config.strategy, made.run, arguments.seed)
+    predict.write_video(out, generation, tags, arguments.watermark, progress=True)
+    seconds = generation.cost.seconds
+    print(f"{out}: {request.n_frames} frames, made in {seconds:.1f} s")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Score videos made by anything."""
+    import torch
+
+    from thbench import protocol, results
+    from thbench.evaluation import score as run
+
+    videos = Path(arguments.videos)
+    name = arguments.name or videos.resolve().name
+    rule = protocol.load(arguments.protocol)
+    result = run(
+        videos,
+        Path(arguments.reference),
+        rule,
+        run=f"{name}-{rule.name}",
+        strategy=name,
+        split=arguments.split,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    path = results.write(result, Path(arguments.results))
+    _print_figures(result)
+    print(f"\nresult: {path}")
+
+
+def leaderboard(arguments: argparse.Namespace) -> None:
+    """Build the tables."""
+    from thbench.leaderboard import build
+
+    for path in build(Path(arguments.results), Path(arguments.out)):
+        print(path)
+
+
+def data_synth(arguments: argparse.Namespace) -> None:
+    """Render the synthetic data set."""
+    from thbench.data.synthetic.make import synthesize
+
+    report = synthesize(
+        Path(arguments.out),
+        identities=arguments.identities,
+        clips=arguments.clips,
+        seconds=arguments.seconds,
+        size=arguments.size,
+        seed=arguments.seed,
+        workers=arguments.workers,
+    )
+    print(report)
+
+
+def data_prepare(arguments: argparse.Namespace) -> None:
+    """Bring videos into the prepared layout."""
+    from thbench.data import adapters
+    from thbench.data.prepare import prepare
+
+    source, out = Path(arguments.source), Path(arguments.out)
+    videos = adapters.adapter(arguments.kind)(source, seed=arguments.seed)
+    report = prepare(
+        videos[: arguments.limit],
+        out,
+        size=arguments.size,
+        encoders=tuple(arguments.audio.split(",")),
+        workers=arguments.workers,
+        crop=arguments.crop,
+        max_seconds=arguments.max_seconds,
+    )
+    print(report)
+
+
+def data_check(arguments: argparse.Namespace) -> None:
+    """Verify a prepared data set."""
+    from thbench.data.check import check
+
+    problems = check(Path(arguments.root))
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UserError(f"{arguments.root}: {len(problems)} problem(s); see above.")
+    print(f"{arguments.root}: nothing is wrong.")
+
+
+def ls(arguments: argparse.Namespace) -> None:
+    """List what there is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = {
+        "strategies": _strategies,
+        "metrics": _metrics,
+        "protocols": _protocols,
+        "tables": lambda: _files("table"),
+        "data": _data,
+        "plans": _plans,
+    }[arguments.kind]()
+    head, *body = rows
+    table = Table(*head, box=None, pad_edge=False, header_style="bold")
+    for row in body:
+        table.add_row(*row)
+    console = Console()
+    # A pipe has no width: lines must not be cut there.
+    Console(width=console.width if console.is_terminal else 200).print(table)
+
+
+def show_config(arguments: argparse.Namespace) -> None:
+    """Print the resolved configuration."""
+    print(configs.to_yaml(configs.load(arguments.strategy, arguments.overrides)), end="")
+
+
+def _take(words: Iterable[str], key: str) -> tuple[str | None, list[str]]:
+    """The value of the word ``key=...``, and the other words."""
+    found, rest = None, []
+    for word in words:
+        if word.startswith(f"{key}="):
+            found = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def _device(config: configs.Config) -> str:
+    import torch
+
+    wanted = config.trainer.accelerator
+    if wanted == "cpu" or not torch.cuda.is_available():
+        if wanted not in ("auto", "cpu"):
+            raise UserError(f"trainer.accelerator={wanted}: there is no such device here.")
+        return "cpu"
+    return "cuda"
+
+
+def _print_figures(result) -> None:  # noqa: ANN001
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "figure", "reference", "clips", box=None, header_style="bold")
+    for name, figure in result.metrics.items():
+        if figure.value is None:
+            table.add_row(name, "-", "", figure.unavailable or "not defined on these clips")
+            continue
+        reference = "" if figure.reference is None else f"{figure.reference:.3f}"
+        unit = f" {figure.unit}" if figure.unit else ""
+        table.add_row(name, f"{figure.value:.3f}{unit}", reference, str(figure.n))
+    Console().print(table)
+    covered = result.coverage
+    print(f"{result.title} [{result.origin}]: {covered.scored} of {covered.expected} clips scored")
+    for word in ("unpaired", "absent"):
+        names = getattr(covered, word)
+        if names:
+            print(f"{word}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    for path, reason in covered.unreadable.items():
+        print(f"left out: {path}: {reason}")
+
+
+def _strategies() -> list[tuple[str, ...]]:
+    rows = [("name", "title", "plan", "stages")]
+    for name in configs.names("strategy"):
+        content = configs.read_yaml(configs.find("strategy", name))
+        plan = content.get("plan", {}).get("name", "nar")
+        rows.append((name, content.get("title", ""), plan, ", ".join(content.get("stages", {}))))
+    return rows
+
+
+def _metrics() -> list[tuple[str, ...]]:
+    from thbench.protocol import metric_registry
+
+    rows = [("name", "unit", "better", "needs", "what it is")]
+    for name in sorted(metric_registry):
+        kind = metric_registry.load(name)
+        text = (kind.__doc__ or "").strip().splitlines()[0]
+        rows.append((name, kind.unit, kind.direction, ", ".join(kind.needs), text))
+    return rows
+
+
+def _protocols() -> list[tuple[str, ...]]:
+    from thbench import protocol
+
+    rows = [("name", "title", "hash", "metrics")]
+    for name in configs.names("protocol"):
+        rule = protocol.load(name)
+        listed = ", ".join(metric.name for metric in rule.build())
+        rows.append((name, rule.title, rule.hash, listed))
+    return rows
+
+
+def _files(kind: str) -> list[tuple[str, ...]]:
+    return [("name",), *((name,) for name in configs.names(kind))]
+
+
+def _data() -> list[tuple[str, ...]]:
+    rows = [("name", "root", "audio", "here")]
+    for name in configs.names("data"):
+        block = configs.read_data(name)
+        here = (Path(block["root"]) / "manifest.jsonl").is_file()
+        rows.append((name, block["root"], block.get("audio", ""), "yes" if here else "no"))
+    return rows
+
+
+def _plans() -> list[tuple[str, ...]]:
+    from thbench import plans
+
+    rows = [("name", "options", "calls for 200 frames, 20 steps", "what it is")]
+    for name, builder in plans.BUILDERS.items():
+        steps = 20 if name != "rolling" else 32
+        cost = plans.cost(builder(200), steps)
+        options = ", ".join(plans.options_of(name))
+        text = (builder.__doc__ or "").strip().splitlines()[0]
+        rows.append((name, options, f"{cost.depth} in sequence, {cost.evaluations} frames", text))
+    return rows

@@ -1,0 +1,265 @@
+"""Sound: 16 kHz mono waveforms, and embeddings aligned to frames at 25 fps.
+
+An embedding is float32 (n_frames, D); row t describes the 40 ms of frame t, samples
+[640 t, 640 (t + 1)). Encoders are named in ``ENCODERS``; log-mel needs no weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import wave
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+import librosa
+import numpy as np
+from scipy.signal import get_window
+
+from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.data.files import replacing
+from thbench.data.video import open_media
+from thbench.errors import UserError
+from thbench.registry import Registry
+
+
+def load(path: str | Path) -> np.ndarray:
+    """The sound of a sound file or video, at any rate and with any channels, as 16 kHz mono.
+
+    Sample 0 falls on the first video frame where there is a picture: sound that starts earlier is
+    cut, sound that starts later is preceded by silence.
+
+    Returns:
+        float32 (S,) in [-1, 1].
+
+    Raises:
+        UserError: the file is missing, damaged, or has no sound.
+    """
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise UserError(f"{path} has no sound: give a file with an audio track.")
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        pieces: list[np.ndarray] = []
+        start: float | None = None
+        try:
+            for frame in container.decode(stream):
+                start = frame.time if start is None else start
+                frame.pts = None  # gaps in the time stamps are not filled
+                pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+        except av.FFmpegError as error:
+            raise UserError(
+                f"The sound of {path} cannot be decoded: the file is damaged."
+            ) from error
+        if not pieces:
+            raise UserError(f"{path} has an audio track without sound in it.")
+        offset = (start or 0.0) - _picture_start(container)
+    waveform = np.concatenate(pieces).astype(np.float32).clip(-1, 1)
+    shift = round(offset * SAMPLE_RATE)
+    return np.pad(waveform, (shift, 0)) if shift > 0 else waveform[-shift:]
+
+
+def write_wav(path: str | Path, waveform: np.ndarray) -> None:
+    """Write (S,) in [-1, 1] as 16-bit wav at 16 kHz, whole or not at all.
+
+    Raises:
+        UserError: the disk does not take it.
+    """
+    samples = (np.asarray(waveform, np.float64).clip(-1, 1) * 32767).round().astype("<i2")
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.tobytes())
+
+
+def fit_length(waveform: np.ndarray, n_frames: int) -> np.ndarray:
+    """Cut, or fill with silence, to ``n_frames * 640`` samples."""
+    wanted = n_frames * SAMPLES_PER_FRAME
+    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
+
+
+class AudioEncoder(ABC):
+    """From a waveform to one vector per video frame.
+
+    Attributes:
+        name: as in ``ENCODERS``.
+        dim: D.
+        version: changes when the same sound would give other numbers.
+    """
+
+    name: ClassVar[str]
+    dim: int
+    version: str
+
+    def __init__(self, source: str | None = None) -> None:
+        if source:
+            raise UserError(f"The audio encoder '{self.name}' has no weights, so drop '={source}'.")
+
+    def __call__(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
+        """Encode (S,) float32 in [-1, 1] at 16 kHz, fitted to ``n_frames``, as (n_frames, D)."""
+        if n_frames < 1:
+            raise ValueError("a clip has at least one frame")
+        features = self.encode(fit_length(np.asarray(waveform, np.float32), n_frames), n_frames)
+        return np.ascontiguousarray(features, np.float32)
+
+    @abstractmethod
+    def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
+        """As ``__call__``; the waveform has exactly ``n_frames * 640`` samples."""
+
+
+class LogMel(AudioEncoder):
+    """Stacked log-mel columns; no weights.
+
+    Column j is a 25 ms Hann window about (j + 1/2) * 10 ms, 40 Slaney bands from 50 Hz to 8 kHz.
+    Frame t stacks the four columns of its own 40 ms and two on either side, columns 4t - 2 to
+    4t + 5, band after band within a column; silence lies beyond the ends. Decibels are floored at
+    -100 and brought to about zero mean and unit deviation on speech by constants, so that
+    loudness is kept.
+    """
+
+    name = "logmel"
+    bands = 40
+    columns = 8
+    dim = bands * columns
+    version = "logmel-1"
+    # over the speech of VoxCeleb2, measured
+    mean, deviation, floor = -50.0, 18.0, 1e-10
+
+    def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
+        hop, length, n_fft = 160, 400, 512
+        context = 2
+        n_columns = 4 * n_frames + 2 * context
+        before = context * hop + length // 2 - hop // 2
+        padded = np.pad(waveform, (before, before + hop))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, length)[::hop][:n_columns]
+        weights = _mel_weights(n_fft, self.bands)
+        taper = get_window("hann", length).astype(np.float32)
+        mel = np.empty((n_columns, self.bands), np.float32)
+        for a in range(0, n_columns, 4096):  # an hour of sound must not become an hour of spectra
+            spectra = np.abs(np.fft.rfft(windows[a : a + 4096] * taper, n_fft)) ** 2
+            mel[a : a + 4096] = spectra @ weights.T
+        decibels = 10 * np.log10(np.maximum(mel, self.floor))
+        scaled = (decibels - self.mean) / self.deviation
+        stacked = np.lib.stride_tricks.sliding_window_view(scaled, self.columns, axis=0)[::4]
+        return stacked.transpose(0, 2, 1).reshape(n_frames, self.dim)
+
+
+@functools.cache
+def _mel_weights(n_fft: int, bands: int) -> np.ndarray:
+    # Each band's weights sum to one in power of a full-scale window, so that levels are in dBFS.
+    weights = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands, fmin=50.0)
+    return (weights / weights.sum(1, keepdims=True) / n_fft).astype(np.float32)
+
+
+class Wav2Vec2(AudioEncoder):
+    """Last hidden state of wav2vec 2.0 (Baevski et al. 2020), at 50 Hz, interpolated to 25 fps.
+
+    State i is centred on sample 320 i + 200, frame t on 640 t + 320; frames are interpolated
+    linearly between the two nearest states. Sound beyond ``chunk`` seconds is encoded in
+    pieces with ``overlap`` seconds of context on both sides, so that memory is bounded.
+
+    Args:
+        source: a folder made by ``save_pretrained``, or a name on the Hugging Face hub.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+
+    name = "wav2vec2"
+    default = "facebook/wav2vec2-base-960h"
+    chunk, overlap = 20, 2
+
+    def __init__(self, source: str | None = None) -> None:
+        self.source = source or self.default
+        self._model, self._normalise = _load_transformer(self.name, self.source)
+        self.dim = int(self._model.config.hidden_size)
+        self.version = f"{self.name}-1:{self.source}"
+
+    def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
+        if self._normalise:
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+        states = self._states(waveform)
+        places = (np.arange(n_frames) * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME / 2 - 200) / 320
+        places = places.clip(0, len(states) - 1)
+        left = np.minimum(places.astype(int), max(0, len(states) - 2))
+        right = np.minimum(left + 1, len(states) - 1)
+        share = (places - left)[:, None].astype(np.float32)
+        return states[left] * (1 - share) + states[right] * share
+
+    def _states(self, waveform: np.ndarray) -> np.ndarray:
+        """Hidden states (about S / 320, D)."""
+        import torch
+
+        step, margin = self.chunk * SAMPLE_RATE, self.overlap * SAMPLE_RATE
+        kept = []
+        for start in range(0, len(waveform), step):
+            first = max(0, start - margin)
+            piece = waveform[first : start + step + margin]
+            if len(piece) < 400:  # shorter than the receptive field of one state
+                piece = np.pad(piece, (0, 400 - len(piece)))
+            with torch.inference_mode():
+                states = self._model(torch.from_numpy(piece)[None]).last_hidden_state[0]
+            skip = (start - first) // 320
+            last = start + step >= len(waveform)
+            kept.append(
+                states[skip:].numpy() if last else states[skip : skip + step // 320].numpy()
+            )
+        return np.concatenate(kept)
+
+
+class Hubert(Wav2Vec2):
+    """Last hidden state of HuBERT (Hsu et al. 2021), otherwise as ``Wav2Vec2``."""
+
+    name = "hubert"
+    default = "facebook/hubert-large-ls960-ft"
+
+
+ENCODERS: Registry[AudioEncoder] = Registry("audio encoder", f"{__name__}:AudioEncoder")
+ENCODERS.add("logmel", f"{__name__}:LogMel")
+ENCODERS.add("hubert", f"{__name__}:Hubert")
+ENCODERS.add("wav2vec2", f"{__name__}:Wav2Vec2")
+
+
+@functools.cache
+def encoder(name: str) -> AudioEncoder:
+    """The encoder called ``name``, loaded once per process.
+
+    ``name=source`` takes weights from a folder or another hub repository: "hubert=weights/hubert".
+
+    Raises:
+        UserError: no such encoder, or its weights cannot be had.
+    """
+    kind, _, source = name.partition("=")
+    return ENCODERS.load(kind)(source or None)
+
+
+def _picture_start(container: Any) -> float:
+    """Seconds at which the video's first frame is shown; 0 without a picture (or a cover image)."""
+    videos = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    if not videos or videos[0].start_time is None:
+        return 0.0
+    return float(videos[0].start_time * videos[0].time_base)
+
+
+def _load_transformer(kind: str, source: str) -> tuple[Any, bool]:
+    """A model in evaluation mode, and whether it wants zero mean and unit variance."""
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type != kind:
+            raise UserError(f"{source} holds a {config.model_type} model, not {kind}.")
+        model = AutoModel.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The weights of '{kind}' cannot be had from {source}: go online, or give a folder that"
+            f" holds them as '{kind}=FOLDER'. 'logmel' needs none."
+        ) from error
+    try:
+        normalise = bool(AutoFeatureExtractor.from_pretrained(source).do_normalize)
+    except (OSError, ValueError):
+        normalise = True  # as both defaults want it
+    return model.eval().requires_grad_(False), normalise

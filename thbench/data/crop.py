@@ -1,0 +1,145 @@
+"""Where the face is in a raw video, and the one square that shows it through a whole clip."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thbench.data.landmarks import FaceMesh, quiet
+
+MARGIN = 1.8  # side of the square over the height of the face: the whole head, some shoulder
+TIGHT = 1.15  # the least that the square must leave around every place of the face
+RISE = 0.08  # hair needs more room than the neck: the centre moves up by this share of the face
+DETECTION_SIZE = 640
+MESH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square of a picture in whole pixels; it may reach beyond the edges."""
+
+    x: int
+    y: int
+    side: int
+
+
+class FaceLocator:
+    """Finds the box of one face, also where it is small in the picture.
+
+    A context manager. MediaPipe's detectors (near, then far) say where to look; Face Mesh then
+    measures the face from forehead to chin. Among several faces it takes the one nearest to the
+    last it took, at first the largest.
+    """
+
+    def __enter__(self) -> FaceLocator:
+        self._stack = ExitStack()
+        self._mesh = self._stack.enter_context(FaceMesh(moving=False))
+        self._detectors = [self._detector(model) for model in (0, 1)]
+        self._last: np.ndarray | None = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with quiet():
+            self._stack.close()
+
+    def __call__(self, frame: Tensor) -> np.ndarray | None:
+        """Box (x0, y0, x1, y1) in pixels of a face in uint8 (3, H, W), or None."""
+        for detector in self._detectors:
+            rough = self._choose(self._detect(detector, frame))
+            if rough is not None and (box := self._measure(frame, rough)) is not None:
+                self._last = _centre(box)
+                return box
+        return None
+
+    def _detector(self, model: int) -> Any:
+        with quiet():
+            from mediapipe.python.solutions.face_detection import FaceDetection
+
+            solution = FaceDetection(min_detection_confidence=0.5, model_selection=model)
+            solution.process(np.zeros((64, 64, 3), np.uint8))
+        self._stack.callback(solution.close)
+        return solution
+
+    def _detect(self, detector: Any, frame: Tensor) -> list[np.ndarray]:
+        height, width = frame.shape[1:]
+        share = min(1.0, DETECTION_SIZE / max(height, width))
+        small = _resize(frame[None], max(1, round(height * share)), max(1, round(width * share)))
+        found = detector.process(_picture(small)).detections or []
+        boxes = [face.location_data.relative_bounding_box for face in found]
+        corners = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height) for b in boxes]
+        return [np.array(c) * (width, height, width, height) for c in corners]
+
+    def _choose(self, boxes: list[np.ndarray]) -> np.ndarray | None:
+        if not boxes:
+            return None
+        if self._last is None:
+            return max(boxes, key=lambda box: box[2] - box[0])
+        last = self._last
+        return min(boxes, key=lambda box: float(np.linalg.norm(_centre(box) - last)))
+
+    def _measure(self, frame: Tensor, rough: np.ndarray) -> np.ndarray | None:
+        side = max(8, round(2 * max(rough[2] - rough[0], rough[3] - rough[1])))
+        x, y = (_centre(rough) - side / 2).round().astype(int)
+        points = self._mesh(_picture(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE)))
+        if points is None:
+            return None
+        xy = points[:468, :2] * side + (x, y)
+        return np.concatenate([xy.min(0), xy.max(0)])
+
+
+def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
+    """One square for a clip, from the face's boxes (n, 4) in it.
+
+    It shows the face wherever it goes, with room for the whole head where the picture has it; it
+    is moved into the picture, and reaches beyond the edge only where the face itself would not
+    fit otherwise.
+
+    Returns:
+        The square, or None if the face is in places too far apart for one.
+    """
+    size = float(np.median(np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])))
+    low = np.percentile(boxes[:, :2], 2, axis=0)
+    high = np.percentile(boxes[:, 2:], 98, axis=0)
+    need = TIGHT * float((high - low).max())
+    if need > 3 * size:
+        return None
+    wanted = max(MARGIN * size, need)
+    side = round(min(wanted, max(min(height, width), need)))
+    x, y = (low + high) / 2 - side / 2 - (0, RISE * size)
+    return Square(_inside(x, side, width), _inside(y, side, height), side)
+
+
+def cut(frames: Tensor, square: Square, size: int) -> Tensor:
+    """Cut a square out of uint8 (n, 3, H, W) and resize it: (n, 3, size, size).
+
+    Beyond the edges the outermost pixels are repeated.
+    """
+    height, width = frames.shape[-2:]
+    rows = torch.arange(square.y, square.y + square.side).clamp(0, height - 1)
+    columns = torch.arange(square.x, square.x + square.side).clamp(0, width - 1)
+    return _resize(frames[:, :, rows][:, :, :, columns], size, size)
+
+
+def _inside(start: float, side: int, length: int) -> int:
+    """The nearest place at which one of the two, square or picture, covers the other."""
+    return round(float(np.clip(start, min(0, length - side), max(0, length - side))))
+
+
+def _resize(frames: Tensor, height: int, width: int) -> Tensor:
+    if tuple(frames.shape[-2:]) == (height, width):
+        return frames
+    return F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
+
+
+def _centre(box: np.ndarray) -> np.ndarray:
+    return (box[:2] + box[2:]) / 2
+
+
+def _picture(frames: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(frames[0].permute(1, 2, 0).numpy())

@@ -1,0 +1,208 @@
+"""Training samples as pure functions of (seed, batch, slot).
+
+Batch k has ``batch_size`` slots, whatever the number of devices; slot j of batch k is sample
+n = k * batch_size + j. Samples run through the eligible clips pass by pass, each pass a new
+permutation: every clip is seen once per pass, so identities stay balanced however long their
+clips are. Within its clip a sample draws its window, portrait and colours from a generator seeded
+by (seed, split, k, j). Nothing depends on workers, devices, or what was drawn before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+from thbench.config import DrawConfig
+from thbench.contracts import Batch, Track
+from thbench.data.store import Store
+from thbench.errors import UserError
+from thbench.strategy import fold
+
+SEEN = 0.8
+"""Windows with at least this share of frames in which the face was found are preferred."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one sample shows.
+
+    Attributes:
+        clip: index in ``Store.clips``.
+        start: first frame of the window.
+        source: the portrait's frame.
+        rng: for what is left to draw.
+    """
+
+    clip: int
+    start: int
+    source: int
+    rng: np.random.Generator = field(compare=False)
+
+
+class PreparedDataset:
+    """Batches of a split of a prepared data set.
+
+    Args:
+        store: the split, prepared.
+        draw: how samples are drawn.
+        batch_size: the global one.
+        seed: of the run.
+
+    Raises:
+        UserError: the draw makes no sense, or no clip is long enough for it.
+    """
+
+    def __init__(self, store: Store, draw: DrawConfig, batch_size: int, seed: int = 0) -> None:
+        self.store = store
+        self.draw = draw
+        self.batch_size = batch_size
+        self.seed = seed
+        self.least, self.most = _frame_range(draw.frames)
+        if draw.source not in ("first", "random"):
+            raise UserError(f"draw.source must be 'first' or 'random', not '{draw.source}'.")
+        if len(draw.jitter) != 4 or min(draw.jitter) < 0 or draw.jitter[3] > 0.5:
+            raise UserError("draw.jitter must be four numbers >= 0, the last (hue) <= 0.5.")
+        self.eligible = [i for i in range(len(store.clips)) if self._is_eligible(i)]
+        if not self.eligible:
+            self._explain_none()
+
+    def length(self, batch: int) -> int:
+        """T of batch ``batch``: one draw for all its samples."""
+        rng = np.random.default_rng(fold(self.seed, self.store.split, batch, "frames"))
+        return int(rng.integers(self.least, self.most + 1))
+
+    def plan(self, batch: int, slot: int) -> Draw:
+        """Which clip, window and portrait sample ``slot`` of batch ``batch`` shows."""
+        number, n = batch * self.batch_size + slot, len(self.eligible)
+        order = _permutation(fold(self.seed, self.store.split, "pass", number // n), n)
+        clip = self.eligible[int(order[number % n])]
+        rng = np.random.default_rng(fold(self.seed, self.store.split, batch, slot))
+        valid = self.store.valid(clip)
+        first = self.draw.source == "first"
+        start = int(rng.choice(window_starts(valid, self.length(batch), first)))
+        source = start if first else int(rng.choice(np.flatnonzero(valid)))
+        return Draw(clip, start, source, rng)
+
+    def batch(self, batch: int, slots: Sequence[int]) -> Batch:
+        """Those samples of batch ``batch``."""
+        n_frames = self.length(batch)
+        draws = [self.plan(batch, slot) for slot in slots]
+        frames = np.stack([np.arange(d.start, d.start + n_frames) for d in draws])
+        tracks = [self.store.track(d.clip, f) for d, f in zip(draws, frames, strict=True)]
+        heads = [self.store.track(d.clip, np.array([d.source])) for d in draws]
+        sound = [self.store.sound(d.clip, f) for d, f in zip(draws, frames, strict=True)]
+        pictures = self._pictures(draws, frames)
+        return Batch(
+            video=pictures[:, 1:].contiguous(),
+            source=pictures[:, 0].contiguous(),
+            audio=torch.from_numpy(np.stack(sound)),
+            **_stacked(tracks, ("pose", "eyes", "landmarks", "valid")),
+            **{
+                f"source_{name}": value[:, 0]
+                for name, value in _stacked(heads, ("pose", "eyes", "landmarks")).items()
+            },
+            frames=torch.from_numpy(frames),
+            source_frame=torch.tensor([d.source for d in draws]),
+            ids=tuple(self.store.clips[d.clip].id for d in draws),
+        )
+
+    def _pictures(self, draws: Sequence[Draw], frames: np.ndarray) -> Tensor:
+        """uint8 (B, 1 + T, 3, H, W): the portrait, then the frames."""
+        if not self.draw.video:
+            return torch.empty(len(draws), 1 + frames.shape[1], 3, 0, 0, dtype=torch.uint8)
+        return torch.stack(
+            [
+                jitter(self.store.frames(d.clip, np.array([d.source, *f])), self.draw.jitter, d.rng)
+                for d, f in zip(draws, frames, strict=True)
+            ]
+        )
+
+    def _is_eligible(self, i: int) -> bool:
+        """Long enough for the longest window, with a face to be the portrait."""
+        n_frames = self.store.clips[i].n_frames
+        if n_frames < self.most:
+            return False
+        starts = n_frames - self.most + 1
+        valid = self.store.valid(i)
+        return bool(valid[:starts].any() if self.draw.source == "first" else valid.any())
+
+    def _explain_none(self) -> None:
+        split, longest = self.store.split, max((c.n_frames for c in self.store.clips), default=0)
+        if not longest:
+            raise UserError(f"{self.store.root} has no clips in its split '{split}'.")
+        raise UserError(
+            f"No clip of the split '{split}' in {self.store.root} has {self.most} frames with a"
+            f" face (the longest has {longest}): lower the stage's draw.frames, or prepare longer"
+            f" clips{', or set trainer.validate_batches=0' if split == 'val' else ''}."
+        )
+
+
+def window_starts(valid: np.ndarray, n_frames: int, first: bool) -> np.ndarray:
+    """Frames at which a window may begin, ascending.
+
+    Args:
+        valid: (N,) bool, the face was found.
+        n_frames: length of the window, at most N.
+        first: the window's first frame is the portrait, so it must be valid.
+
+    Returns:
+        The starts of windows with at least 80% valid frames; where there are none, those with
+        the largest share.
+    """
+    count = np.concatenate([[0], np.cumsum(valid)])
+    share = (count[n_frames:] - count[:-n_frames]) / n_frames
+    if first:
+        share = np.where(valid[: len(share)], share, -1.0)
+    return np.flatnonzero(share >= min(SEEN, share.max()))
+
+
+def jitter(frames: Tensor, strength: Sequence[float], rng: np.random.Generator) -> Tensor:
+    """Colour jitter with one draw for all frames, in random order.
+
+    Args:
+        frames: uint8 (n, 3, H, W).
+        strength: of brightness, contrast, saturation (factors in 1 +- strength, never negative)
+            and hue (a shift in +-strength turns).
+        rng: the source of randomness.
+    """
+    for i in rng.permutation(4):
+        amount, amplitude = float(rng.uniform(-1, 1)), strength[i]
+        if amplitude:
+            neutral, least = (0.0, -0.5) if i == 3 else (1.0, 0.0)
+            frames = _ADJUST[i](frames, max(least, neutral + amount * amplitude))
+    return frames
+
+
+_ADJUST = (
+    vision.adjust_brightness,
+    vision.adjust_contrast,
+    vision.adjust_saturation,
+    vision.adjust_hue,
+)
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, n: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(n)
+
+
+def _stacked(tracks: Sequence[Track], names: Sequence[str]) -> dict[str, Tensor]:
+    return {
+        name: torch.from_numpy(np.stack([getattr(track, name) for track in tracks]))
+        for name in names
+    }
+
+
+def _frame_range(frames: Any) -> tuple[int, int]:
+    bounds = list(frames) if isinstance(frames, list | tuple) else [frames, frames]
+    whole = all(isinstance(f, int) and not isinstance(f, bool) for f in bounds)
+    if len(bounds) != 2 or not whole or not 1 <= bounds[0] <= bounds[1]:
+        raise UserError(f"draw.frames must be a whole number >= 1, or [least, most], not {frames}.")
+    return bounds[0], bounds[1]

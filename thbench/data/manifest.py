@@ -1,0 +1,104 @@
+"""The list of a data set's clips: ``manifest.jsonl``, one ``contracts.Clip`` per line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from thbench.contracts import Clip
+from thbench.data.files import replacing
+from thbench.errors import UserError
+
+NAME = "manifest.jsonl"
+SPLITS = ("train", "val", "test")
+_TYPES: dict[str, type] = {
+    "id": str,
+    "identity": str,
+    "split": str,
+    "n_frames": int,
+    "video": str,
+    "track": str,
+    "sha256": str,
+    "extra": dict,
+}
+
+
+def read(root: str | Path) -> list[Clip]:
+    """The clips of a prepared data set, in the file's order.
+
+    Raises:
+        UserError: there is no manifest, a line is no clip (with its number), or an id comes twice.
+    """
+    path = Path(root) / NAME
+    if not path.is_file():
+        raise UserError(
+            f"{root} is no prepared data set: {NAME} is missing. Run `thbench data prepare`."
+        )
+    clips: dict[str, Clip] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        clip = _parse(line, f"{path}:{number}")
+        if clip.id in clips:
+            raise UserError(f"{path}:{number}: the id '{clip.id}' comes twice.")
+        clips[clip.id] = clip
+    if not clips:
+        raise UserError(f"{path} lists no clips. Prepare the data set again.")
+    return list(clips.values())
+
+
+def write(root: str | Path, clips: Iterable[Clip]) -> None:
+    """Write the manifest, sorted by id, whole or not at all.
+
+    Raises:
+        ValueError: an id comes twice, or a split has an unknown name.
+        UserError: the disk does not take the file.
+    """
+    ordered = sorted(clips, key=lambda clip: clip.id)
+    if len({clip.id for clip in ordered}) < len(ordered):
+        raise ValueError("ids of clips must be unique")
+    if strange := {clip.split for clip in ordered} - set(SPLITS):
+        raise ValueError(f"splits must be among {SPLITS}, not {sorted(strange)}")
+    with replacing(Path(root) / NAME) as temporary:
+        text = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in ordered)
+        temporary.write_text(text, "utf-8")
+
+
+def digest(root: str | Path) -> str:
+    """Hex digest of what determines training: ids, identities, splits, lengths, hashes.
+
+    It does not depend on the order of lines, nor on where the data set lies.
+    """
+    rows = sorted([c.id, c.identity, c.split, c.n_frames, c.sha256] for c in read(root))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _parse(line: str, where: str) -> Clip:
+    try:
+        row: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: this is not JSON ({error.msg}).") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a clip is a JSON object.")
+    known = {field.name for field in fields(Clip)}
+    missing, strange = known - {"extra"} - set(row), set(row) - known
+    if missing or strange:
+        what = f"lacks {sorted(missing)}" if missing else f"has unknown keys {sorted(strange)}"
+        raise UserError(f"{where}: the clip {what}.")
+    for key, value in row.items():
+        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+            raise UserError(f"{where}: '{key}' must be {_TYPES[key].__name__}, not {value!r}.")
+    if row["split"] not in SPLITS:
+        raise UserError(
+            f"{where}: 'split' must be one of {', '.join(SPLITS)}, not '{row['split']}'."
+        )
+    if row["n_frames"] < 1:
+        raise UserError(f"{where}: 'n_frames' must be positive.")
+    for key in ("video", "track"):
+        if Path(row[key]).is_absolute() or ".." in Path(row[key]).parts:
+            raise UserError(f"{where}: '{key}' must be a path inside the data set.")
+    return Clip(**row)

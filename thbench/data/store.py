@@ -1,0 +1,279 @@
+"""One split of a prepared data set, read at random and fast.
+
+Opening an mp4 for one random frame costs milliseconds, so decoded frames are kept in one
+memory-mapped file, ``<root>/cache/frames-<size>-<hash>.npy`` (N, 3, size, size) uint8, where they
+fit below a limit. What is measured on the frames (36 bytes of motion and 2.9 kB of landmarks per
+frame) is always packed the same way. The hash covers the data set's content, the split and the
+size; a file is written under a temporary name and renamed, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+from tqdm import tqdm
+
+from thbench.config import content_hash
+from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
+from thbench.data import manifest, video
+from thbench.errors import UserError
+
+MOTION_DIM = POSE_DIM + EYES_DIM + 1
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Store:
+    """The clips of one split.
+
+    Args:
+        root: the prepared data set.
+        split: ``train``, ``val`` or ``test``.
+        size: frames are resized to ``size`` x ``size``, antialiased.
+        audio: the audio encoder whose embeddings are read.
+        cache_gb: frames are cached if they take no more than this.
+        video: frames are wanted at all.
+    """
+
+    root: Path
+    split: str
+    size: int
+    audio: str
+    cache_gb: float = 8.0
+    video: bool = True
+
+    @cached_property
+    def clips(self) -> tuple[Clip, ...]:
+        rows = manifest.read(self.root)
+        return tuple(sorted((c for c in rows if c.split == self.split), key=lambda c: c.id))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(clips + 1,) int64: where each clip's frames begin in the packed files."""
+        return np.cumsum([0, *(clip.n_frames for clip in self.clips)], dtype=np.int64)
+
+    @property
+    def caches_frames(self) -> bool:
+        """Whether the decoded frames fit below the limit."""
+        return self.video and self._frame_bytes <= self.cache_gb * _GB
+
+    def prepare(self) -> None:
+        """Check what is needed and build the missing caches. One process per machine calls this.
+
+        Raises:
+            UserError: embeddings are missing, a file disagrees with the manifest, or the cache
+                cannot be written.
+        """
+        if not self.clips:
+            return
+        self._check_audio()
+        build_once(self._path("motion"), self._motion_shape, np.float32, self._fill_motion)
+        build_once(self._path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
+        if self.caches_frames:
+            build_once(self._path("frames"), self._frames_shape, np.uint8, self._fill_frames)
+
+    def valid(self, i: int) -> np.ndarray:
+        """(n_frames,) bool of clip ``i``."""
+        return self._motion[self.offsets[i] : self.offsets[i + 1], -1] > 0
+
+    def track(self, i: int, indices: np.ndarray) -> Track:
+        """Measurements on frames ``indices`` of clip ``i``."""
+        rows = self.offsets[i] + indices
+        motion = self._motion[rows]
+        return Track(
+            landmarks=self._landmarks[rows].astype(np.float32),
+            pose=motion[:, :POSE_DIM],
+            eyes=motion[:, POSE_DIM : POSE_DIM + EYES_DIM],
+            valid=motion[:, -1] > 0,
+        )
+
+    def sound(self, i: int, indices: np.ndarray) -> np.ndarray:
+        """(len(indices), D) float32; an encoder's layers are laid side by side in D."""
+        embedding = np.load(self.audio_path(i), mmap_mode="r")
+        return np.asarray(embedding[indices], np.float32).reshape(len(indices), -1)
+
+    def frames(self, i: int, indices: np.ndarray) -> Tensor:
+        """uint8 (len(indices), 3, size, size)."""
+        if self.caches_frames:
+            return torch.from_numpy(self._frames[self.offsets[i] + indices])
+        wanted, back = np.unique(indices, return_inverse=True)
+        found = video.read(self.root / self.clips[i].video, wanted.tolist())
+        return resize(found, self.size)[torch.from_numpy(back)]
+
+    def audio_path(self, i: int) -> Path:
+        return self.root / "audio" / self.audio / f"{self.clips[i].id}.npy"
+
+    @cached_property
+    def audio_dim(self) -> int:
+        """D, channels of the audio embedding."""
+        return int(np.prod(np.load(self.audio_path(0), mmap_mode="r").shape[1:]))
+
+    @cached_property
+    def _motion(self) -> np.ndarray:
+        return np.load(self._path("motion"), mmap_mode="r")
+
+    @cached_property
+    def _landmarks(self) -> np.ndarray:
+        return np.load(self._path("landmarks"), mmap_mode="r")
+
+    @cached_property
+    def _frames(self) -> np.ndarray:
+        return np.load(self._path("frames"), mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map would be pickled as its content; each process opens its own.
+        return {k: v for k, v in self.__dict__.items() if k in self.__dataclass_fields__}
+
+    @property
+    def _motion_shape(self) -> tuple[int, ...]:
+        return (int(self.offsets[-1]), MOTION_DIM)
+
+    @property
+    def _mesh_shape(self) -> tuple[int, ...]:
+        return (int(self.offsets[-1]), N_LANDMARKS, 3)
+
+    @property
+    def _frames_shape(self) -> tuple[int, ...]:
+        return (int(self.offsets[-1]), 3, self.size, self.size)
+
+    @property
+    def _frame_bytes(self) -> int:
+        return int(np.prod(self._frames_shape, dtype=np.int64))
+
+    @cached_property
+    def _digest(self) -> str:
+        return content_hash([manifest.digest(self.root), self.split])
+
+    def _path(self, kind: str) -> Path:
+        name = f"{kind}-{self.size}" if kind == "frames" else kind
+        return self.root / "cache" / f"{name}-{self._digest}.npy"
+
+    def _check_audio(self) -> None:
+        for i, clip in enumerate(self.clips):
+            if not self.audio_path(i).is_file():
+                raise UserError(
+                    f"{self.root} has no '{self.audio}' embedding of clip '{clip.id}':"
+                    f" prepare the data set again with the encoder '{self.audio}'."
+                )
+            length = len(np.load(self.audio_path(i), mmap_mode="r"))
+            if length != clip.n_frames:
+                raise UserError(_disagree(self.audio_path(i), length, clip))
+
+    def _fill_motion(self, out: np.ndarray) -> None:
+        for a, _, npz in self._tracks("packing tracks"):
+            rows = np.concatenate([npz["pose"], npz["eyes"], npz["valid"][:, None]], axis=1)
+            out[a : a + len(rows)] = rows
+
+    def _fill_landmarks(self, out: np.ndarray) -> None:
+        for a, clip, npz in self._tracks("packing landmarks"):
+            out[a : a + clip.n_frames] = npz["landmarks"]
+
+    def _tracks(self, title: str) -> Iterator[tuple[int, Clip, Any]]:
+        for a, clip in zip(self.offsets, _bar(self.clips, title), strict=False):
+            path = self.root / clip.track
+            if not path.is_file():
+                raise UserError(f"{path} is missing: prepare the data set again.")
+            with np.load(path) as npz:
+                if len(npz["valid"]) != clip.n_frames:
+                    raise UserError(_disagree(path, len(npz["valid"]), clip))
+                yield int(a), clip, npz
+
+    def _fill_frames(self, out: np.ndarray) -> None:
+        def decode(i: int) -> None:
+            clip, at = self.clips[i], int(self.offsets[i])
+            for chunk in video.stream(self.root / clip.video, fps=None):
+                stop = min(at + len(chunk), int(self.offsets[i + 1]))
+                out[at:stop] = resize(chunk[: stop - at], self.size).numpy()
+                at += len(chunk)
+            if at != self.offsets[i + 1]:
+                found = at - int(self.offsets[i])
+                raise UserError(_disagree(self.root / clip.video, found, clip))
+
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            try:
+                list(_bar(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips)))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def resize(frames: Tensor, size: int) -> Tensor:
+    """uint8 (n, 3, H, W) to (n, 3, size, size), bilinear and antialiased."""
+    if frames.shape[-2:] == (size, size):
+        return frames
+    return vision.resize(frames, [size, size], antialias=True)
+
+
+def build_once(
+    path: Path, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]
+) -> None:
+    """Create the .npy file ``path`` unless it exists; ``fill`` writes the array in place.
+
+    Processes of one machine that want the same file wait for the first of them.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path.is_file():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            if not path.is_file():
+                _build(path, shape, dtype, fill)
+    except OSError as error:
+        remedy = "make it writable, or copy the data set to where you may write"
+        if error.errno == errno.ENOSPC:
+            remedy = "free some space, or set data.cache_gb=0 to decode frames on demand"
+        raise UserError(f"Cannot write {path} ({error.strerror or error}): {remedy}.") from error
+
+
+def _build(
+    path: Path, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]
+) -> None:
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npy")
+    try:
+        array = np.lib.format.open_memmap(part, "w+", dtype, shape)
+        # Writing to a sparse map on a full disk kills the process: reserve the space first.
+        if hasattr(os, "posix_fallocate"):
+            with open(part, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        fill(array)
+        array.flush()
+        del array
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    import fcntl
+
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    # The file stays: removing it would let a third process lock another one of that name.
+
+
+def _bar(items: Any, title: str, total: int | None = None) -> Any:
+    length = total if total is not None else len(items)
+    return tqdm(items, title, total=length, unit="clip", leave=False, disable=None)
+
+
+def _disagree(path: Path, found: int, clip: Clip) -> str:
+    return (
+        f"{path} has {found} frames, the manifest says {clip.n_frames}: prepare the data set again."
+    )

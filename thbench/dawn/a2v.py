@@ -1,0 +1,153 @@
+"""Training of DAWN's audio-to-video flow diffusion: sound and motion to flows (section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thbench.config import SamplerConfig
+from thbench.contracts import Batch, to_unit
+from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
+from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
+from thbench.diffusion import sampler
+from thbench.errors import UserError
+from thbench.nn.regions import region_mask
+from thbench.strategy import Setting, Stage, iterate_slices
+
+LOSSES = {"paper": (1.0, 0.0), "code": (0.15, 0.15)}
+"""Weights of the lip mask and of the clean value's error: section A.2, and the released code."""
+
+
+class A2VStage(Stage):
+    """Trains ``A2VNet`` on flows that the frozen latent flow generator finds (DAWN Eq. 7).
+
+    Both stages of the paper's curriculum are this class, with another ``draw``. Frames at level 0
+    are observed, not learned, so a plan that observes frames is trained by ``draw_levels`` alone.
+
+    Args:
+        setting: ``needs`` holds ``lfg``.
+        net: arguments of ``A2VNet``.
+        loss: ``paper`` or ``code``: weights of the lip term and of the clean value's error.
+        w_lip: weight of the lip mask in place of ``loss``'s.
+        dropout: how often all conditions of a clip are hidden, for guidance.
+        levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
+        chunk: pairs of frames that the latent flow generator sees at once.
+    """
+
+    net: A2VNet
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        net: Mapping[str, Any] | None = None,
+        loss: str = "paper",
+        w_lip: float | None = None,
+        dropout: float = 0.1,
+        levels: str = "clip",
+        chunk: int = 64,
+    ) -> None:
+        super().__init__(setting)
+        if loss not in LOSSES:
+            raise UserError(f"loss must be 'paper' or 'code', not '{loss}'.")
+        if levels not in ("clip", "frame"):
+            raise UserError(f"levels must be 'clip' or 'frame', not '{levels}'.")
+        lfg = self.lfg
+        size = lfg.latent_size(setting.size)
+        self.net = A2VNet(setting.audio_dim, lfg.latent_dim, size, **(net or {}))
+        self.w_lip, self.w_clean = LOSSES[loss]
+        self.w_lip = self.w_lip if w_lip is None else w_lip
+        self.dropout, self.levels, self.chunk = dropout, levels, chunk
+
+    @property
+    def lfg(self) -> LatentFlowGenerator:
+        if "lfg" not in self.frozen:
+            raise UserError("The a2v stage needs a trained latent flow generator: needs: [lfg].")
+        return self.frozen["lfg"].module  # type: ignore[return-value]
+
+    def trained_for(self) -> dict[str, Any]:
+        return {"observed": 0, "levels": self.levels}
+
+    def draw_levels(self, frames: Tensor) -> Tensor:
+        """Noise levels (B, T) from 1 to the process's steps; 0 would make a frame observed."""
+        b, n = frames.shape
+        drawn = (b, 1) if self.levels == "clip" else (b, n)
+        steps = self.net.process.steps
+        return torch.randint(1, steps + 1, drawn, device=frames.device).expand(b, n)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        latent, given = self.prepare(batch)
+        process = self.net.process
+        noise, t = torch.randn_like(latent), self.draw_levels(batch.frames)
+        noisy = process.add_noise(latent, noise, t)
+        keep = torch.rand(len(batch), 1, device=latent.device) >= self.dropout
+        prediction = self.net(noisy, t, batch.frames, given, keep.expand_as(batch.frames))
+        error = (prediction.float() - process.target(latent, noise, t)).square()
+        lips = region_mask(batch.landmarks, "lips", self.net.latent_size).transpose(1, 2)
+        counted = ((t > 0) & batch.valid)[:, None, :, None, None].float()
+        simple, lip = _mean(error, counted), _mean(error * lips, counted)
+        losses = {"simple": simple, "lip": lip}
+        total = simple + self.w_lip * lip
+        if self.w_clean:
+            clean = process.to_clean(prediction, noisy, t).clamp(-10, 10)
+            losses["clean"] = _mean((clean - latent).square(), counted)
+            total = total + self.w_clean * losses["clean"]
+        return {"loss": total, **losses}
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, FlowConditions]:
+        """Clean latents (B, 3, T, h, w) and conditions of a batch."""
+        pose = batch.pose - batch.source_pose[:, None]
+        eyes = batch.eyes - batch.source_eyes[:, None]
+        flow, occlusion, source = self._flows(batch)
+        self.net.observe_statistics(flow, occlusion, audio=batch.audio, pose=pose, eyes=eyes)
+        latent = self.net.to_latent(flow, occlusion).unflatten(0, batch.frames.shape)
+        given = self.net.conditions(source, batch.source_landmarks, batch.audio, pose, eyes)
+        return latent.transpose(1, 2), given
+
+    @torch.no_grad()
+    def _flows(self, batch: Batch) -> tuple[Tensor, Tensor, SourceFeatures]:
+        """Flow (B*T, 2, h, w), occlusion (B*T, 1, h, w), and the portraits' features."""
+        lfg, portraits = self.lfg, to_unit(batch.source)
+        driving = to_unit(batch.video).flatten(0, 1)
+        sources = portraits.repeat_interleave(batch.video.shape[1], dim=0)
+        parts = [lfg.flow(sources[s], driving[s]) for s in iterate_slices(len(driving), self.chunk)]
+        flow, occlusion = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        return flow, occlusion, lfg.encode(portraits)
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """The first clip: what was filmed beside what is made from noise in ten steps."""
+        first = batch.map(lambda tensor: tensor[:1])
+        _, given = self.prepare(first)
+        latent = sample(FlowDenoiser(self.net), given, first.frames, SamplerConfig(steps=10))
+        made = self.lfg.decode(given.source, *self.net.from_latent(latent[0].transpose(0, 1)))
+        return {"generated": torch.cat([to_unit(first.video[0]), made], dim=-1)}
+
+
+@torch.no_grad()
+def sample(
+    denoiser: FlowDenoiser, given: FlowConditions, frames: Tensor, config: SamplerConfig
+) -> Tensor:
+    """All frames of one clip at once, from torch's own noise: latents (1, 3, T, h, w).
+
+    For looking on during training; ``given`` has the conditions of frames (1, T) in that order.
+    Videos are made by ``thbench.generation``.
+    """
+    process = denoiser.net.process
+    shape = (1, denoiser.net.shape[0], frames.shape[1], *denoiser.net.shape[1:])
+    noisy = torch.randn(shape, device=frames.device)
+    keep = torch.ones_like(frames, dtype=torch.bool)
+    for a, b in sampler.grid(process, config).unfold(0, 2, 1).tolist():
+        t, s = torch.full_like(frames, a), torch.full_like(frames, b)
+        prediction = denoiser.net(noisy, t, frames, given, keep)
+        noisy = sampler.step(process, noisy, prediction, t, s, torch.randn_like(noisy), config)
+    return noisy
+
+
+def _mean(error: Tensor, counted: Tensor) -> Tensor:
+    """Mean over frames that count; 0 where none does. (B, C, T, h, w) and (B, 1, T, 1, 1)."""
+    per_frame = error.mean(dim=(1, 3, 4), keepdim=True)
+    return (per_frame * counted).sum() / counted.sum().clamp(min=1)

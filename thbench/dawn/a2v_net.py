@@ -1,0 +1,276 @@
+"""The network of DAWN's audio-to-video flow diffusion model (section 3.3).
+
+The latent of a frame is (flow x, flow y, 2 * occlusion - 1) at the latent flow generator's
+resolution, normalised per location or as it is. Networks see conditions as differences to the
+portrait's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thbench.contracts import EYES_DIM, POSE_DIM
+from thbench.dawn.lfg import SourceFeatures
+from thbench.diffusion.process import NoiseProcess
+from thbench.errors import UserError
+from thbench.nn.attention import make_band, stand_in
+from thbench.nn.normalize import RunningStats
+from thbench.nn.regions import region_mask
+from thbench.nn.unet3d import UNet3D
+
+FLOW_DIM = 3
+
+
+@dataclass
+class FlowConditions:
+    """What flows are made from; all windows of a clip share it.
+
+    Attributes:
+        tokens: (B, T, width) by kind of condition (``audio``, ``pose``, ``eyes``), normalised.
+        static: (B, dim, h, w), what the portrait puts into the network's stem.
+        source: the portrait's features, which ``decode`` needs.
+    """
+
+    tokens: dict[str, Tensor]
+    static: Tensor
+    source: SourceFeatures
+
+    def at(self, frames: Tensor) -> FlowConditions:
+        """Conditions of one clip for windows of it, (B, T) true indices.
+
+        The portrait (a negative index) has no sound; ``A2VNet`` hides its tokens.
+        """
+        chosen = {kind: token[0, frames.clamp(min=0)] for kind, token in self.tokens.items()}
+        return replace(self, tokens=chosen)
+
+
+class A2VNet(nn.Module):
+    """The denoising network with all that belongs to it: face mask, statistics, noise process.
+
+    The defaults are the paper's.
+
+    Args:
+        audio_dim: D, channels of the audio embedding.
+        feature_dim: channels of the portrait's latent.
+        latent_size: h = w of flow and latent.
+        dim, mults, heads, head_dim: see ``UNet3D``.
+        patch: the U-Net runs on ``patch`` x ``patch`` cells of the latent, moved to channels.
+        mask_dim: channels of the embedded face mask.
+        window: frames that temporal attention reaches over, half on either side, or None.
+        use_pose, use_eyes: False leaves the condition out (the paper's "w/o PBNet" leaves both).
+        normalize: ``location`` (mean and deviation of each location of the latent and of each
+            condition) or ``none`` (the paper's).
+        floor: see ``RunningStats``.
+        shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
+        process: arguments of ``NoiseProcess``.
+    """
+
+    def __init__(
+        self,
+        audio_dim: int,
+        feature_dim: int,
+        latent_size: int,
+        *,
+        dim: int = 64,
+        mults: Sequence[int] = (1, 2, 4, 8),
+        heads: int = 8,
+        head_dim: int = 32,
+        patch: int = 1,
+        mask_dim: int = 16,
+        window: int | None = 80,
+        use_pose: bool = True,
+        use_eyes: bool = True,
+        normalize: str = "none",
+        floor: float = 0.3,
+        shortcut: bool = False,
+        process: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.process = NoiseProcess(**(process or {}))
+        _check(normalize, shortcut, self.process, latent_size, patch * 2 ** (len(mults) - 1))
+        self.latent_size, self.patch, self.window = latent_size, patch, window
+        kinds = {"audio": audio_dim}
+        kinds |= {"pose": POSE_DIM} if use_pose else {}
+        kinds |= {"eyes": EYES_DIM} if use_eyes else {}
+        area = patch**2
+        self.unet = UNet3D(
+            FLOW_DIM * area,
+            (feature_dim + mask_dim) * area,
+            kinds,
+            dim=dim,
+            mults=mults,
+            heads=heads,
+            head_dim=head_dim,
+            token_heads=heads,
+            token_head_dim=head_dim,
+        )
+        self.mask_encoder = nn.Sequential(
+            nn.Conv2d(1, mask_dim // 2, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(mask_dim // 2, mask_dim, 3, stride=2, padding=1),
+        )
+        shape = (FLOW_DIM, latent_size, latent_size)
+        self.kinds, self.shape = kinds, shape
+        self.statistics = nn.ModuleDict()
+        if normalize == "location":
+            self.statistics["flow"] = RunningStats(shape, floor=floor)
+            for kind, width in kinds.items():
+                self.statistics[kind] = RunningStats((width,), floor=0.1 * (kind == "audio"))
+        self.shortcut: nn.Linear | None = None
+        if shortcut:
+            self.shortcut = nn.Linear(sum(kinds.values()), FLOW_DIM * latent_size**2, bias=False)
+            nn.init.zeros_(self.shortcut.weight)
+
+    def to_latent(self, flow: Tensor, occlusion: Tensor) -> Tensor:
+        """(N, 2, h, w) and (N, 1, h, w) in [0, 1] to latents (N, 3, h, w)."""
+        return self._normalize("flow", torch.cat([flow, 2 * occlusion - 1], dim=1))
+
+    def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo ``to_latent``; the occlusion is clamped to [0, 1]."""
+        if "flow" in self.statistics:
+            latent = _stats(self.statistics["flow"]).inverse(latent)
+        return latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
+
+    def observe_statistics(self, flow: Tensor, occlusion: Tensor, **conditions: Tensor) -> None:
+        """Let training data count towards the statistics, while they are being found."""
+        values = {"flow": torch.cat([flow, 2 * occlusion - 1], dim=1), **conditions}
+        for kind, module in self.statistics.items():
+            stats = _stats(module)
+            stats.update(values[kind].reshape(-1, *stats.mean.shape))
+
+    def conditions(
+        self,
+        source: SourceFeatures,
+        landmarks: Tensor,
+        audio: Tensor,
+        pose: Tensor,
+        eyes: Tensor,
+    ) -> FlowConditions:
+        """What is computed once per clip.
+
+        Args:
+            source: features of B portraits.
+            landmarks: (B, 478, 3), theirs.
+            audio: (B, T, D).
+            pose: (B, T, 6), differences to the portraits'; not looked at by a net without poses.
+            eyes: (B, T, 2), likewise.
+        """
+        given = {"audio": audio, "pose": pose, "eyes": eyes}
+        tokens = {kind: self._normalize(kind, given[kind]) for kind in self.kinds}
+        return FlowConditions(tokens, self.static(source.latent, landmarks), source)
+
+    def static(self, features: Tensor, landmarks: Tensor) -> Tensor:
+        """The part of the stem that is the same for all frames, (B, dim, h, w) of the U-Net."""
+        mask = region_mask(landmarks, "face", 4 * self.latent_size).to(features.dtype)
+        constant = torch.cat([features, self.mask_encoder(mask)], dim=1)
+        return self.unet.stem_static(F.pixel_unshuffle(constant, self.patch))
+
+    def forward(
+        self, noisy: Tensor, t: Tensor, frames: Tensor, given: FlowConditions, keep: Tensor
+    ) -> Tensor:
+        """The prediction of the noise process's kind, shaped as ``noisy``.
+
+        Args:
+            noisy: (B, 3, T, h, w).
+            t: (B, T) noise levels.
+            frames: (B, T) true indices in any order; negative for the portrait.
+            given: conditions of exactly these frames.
+            keep: (B, T) bool; False hides the conditions of a frame.
+        """
+        places = stand_in(frames.cpu())
+        keep = keep & (frames >= 0)
+        if bool((places.diff(dim=1) >= 0).all()):
+            return self._ordered(noisy, t, places, given.tokens, given.static, keep)
+        order = places.argsort(dim=1)
+        here = order.to(noisy.device)
+        tokens = {kind: _take(token, here, 1) for kind, token in given.tokens.items()}
+        made = self._ordered(
+            _take(noisy, here, 2),
+            _take(t, here, 1),
+            places.gather(1, order),
+            tokens,
+            given.static,
+            _take(keep, here, 1),
+        )
+        return _take(made, here.argsort(dim=1), 2)
+
+    def _ordered(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        places: Tensor,
+        tokens: Mapping[str, Tensor],
+        static: Tensor,
+        keep: Tensor,
+    ) -> Tensor:
+        band = make_band(places, self.window, noisy.device)
+        cells = F.pixel_unshuffle(noisy.transpose(1, 2), self.patch).transpose(1, 2)
+        made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)
+        made = F.pixel_shuffle(made, self.patch)
+        if self.shortcut is not None:
+            seen = torch.cat([tokens[kind] for kind in self.kinds], dim=-1) * keep[..., None]
+            made = made + self.shortcut(seen).view_as(made)
+        return made.transpose(1, 2)
+
+    def _normalize(self, kind: str, values: Tensor) -> Tensor:
+        return self.statistics[kind](values) if kind in self.statistics else values
+
+
+class FlowDenoiser:
+    """``A2VNet`` as ``thbench.generation`` runs it.
+
+    Args:
+        net: trained.
+        guidance: scale of classifier-free guidance (Ho and Salimans 2022), 1 for none.
+    """
+
+    def __init__(self, net: A2VNet, guidance: float = 1.0) -> None:
+        self.net, self.guidance = net, guidance
+
+    def latent_shape(self, conditions: FlowConditions) -> tuple[int, ...]:
+        return self.net.shape
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> None:
+        return None
+
+    def denoise(
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: None
+    ) -> Tensor:
+        given = conditions.at(frames)
+        keep = torch.ones_like(frames, dtype=torch.bool)
+        prediction = self.net(noisy, t, frames, given, keep)
+        if self.guidance == 1:
+            return prediction
+        without = self.net(noisy, t, frames, given, ~keep)
+        return torch.lerp(without, prediction, self.guidance)
+
+
+def _check(
+    normalize: str, shortcut: bool, process: NoiseProcess, latent_size: int, multiple: int
+) -> None:
+    if normalize not in ("location", "none"):
+        raise UserError(f"normalize must be 'location' or 'none', not '{normalize}'.")
+    if shortcut and process.prediction != "x0":
+        raise UserError("shortcut needs process.prediction=x0: conditions do not predict noise.")
+    if latent_size % multiple:
+        raise UserError(
+            f"A flow latent of {latent_size} x {latent_size} does not divide by {multiple}:"
+            " take fewer mults, a smaller patch, or another size."
+        )
+
+
+def _stats(module: nn.Module) -> RunningStats:
+    assert isinstance(module, RunningStats)
+    return module
+
+
+def _take(values: Tensor, order: Tensor, dim: int) -> Tensor:
+    """Reorder axis ``dim`` (frames) of ``values`` (B, ...) by ``order`` (B, T), row by row."""
+    rows = [row.index_select(dim - 1, o) for row, o in zip(values, order, strict=True)]
+    return torch.stack(rows)

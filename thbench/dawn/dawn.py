@@ -1,0 +1,130 @@
+"""DAWN: all frames of a clip at once, as flows of a portrait (Cheng et al. 2024, section 3.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from thbench import plans
+from thbench.config import SamplerConfig
+from thbench.contracts import Request, to_unit
+from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
+from thbench.dawn.lfg import LatentFlowGenerator
+from thbench.dawn.pbnet import PBNet
+from thbench.errors import UserError
+from thbench.strategy import Pass, Setting, Strategy, noise_for
+
+
+@dataclass
+class Conditions(FlowConditions):
+    """Conditions of the flows, and what they were made of.
+
+    Attributes:
+        portrait: (1, 3, H, W) in [0, 1].
+        pose, eyes: (T, 6) and (T, 2), absolute, or None where the strategy follows none.
+    """
+
+    portrait: Tensor
+    pose: Tensor | None
+    eyes: Tensor | None
+
+
+class DAWN(Strategy):
+    """Latent flow generator, PBNet and A2V-FDM put together.
+
+    With another ``plan`` the same networks make frames in another order. Motion comes from the
+    request where it has some, else from PBNet.
+
+    Args:
+        nets: ``lfg``, ``a2v`` and, unless ``a2v`` follows neither pose nor eyes, ``pbnet``.
+        setting: as the stages were given.
+        plan, sampler: see ``Strategy``.
+        guidance: scale of classifier-free guidance, 1 for none (the paper).
+        window: frames that temporal attention reaches over (the paper's Table 8), ``full`` for no
+            limit; by default what the network was built with.
+    """
+
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        setting: Setting,
+        plan: Mapping[str, Any],
+        sampler: SamplerConfig,
+        *,
+        guidance: float = 1.0,
+        window: int | str | None = None,
+    ) -> None:
+        super().__init__(nets, setting, plan, sampler)
+        lfg, a2v = self.nets["lfg"], self.nets["a2v"]
+        assert isinstance(lfg, LatentFlowGenerator)
+        assert isinstance(a2v, A2VNet)
+        self.lfg, self.a2v = lfg, a2v
+        self.guidance = guidance
+        if window is not None:
+            a2v.window = _window(window)
+
+    def encode(self, request: Request) -> Conditions:
+        portrait = to_unit(request.source)[None]
+        pose, eyes = self._motion(request)
+        given = self.a2v.conditions(
+            self.lfg.encode(portrait),
+            request.source_landmarks[None],
+            request.audio[None],
+            _change(pose, request.source_pose, request.n_frames)[None],
+            _change(eyes, request.source_eyes, request.n_frames)[None],
+        )
+        base = {f.name: getattr(given, f.name) for f in fields(given)}
+        return Conditions(**base, portrait=portrait, pose=pose, eyes=eyes)
+
+    def passes(self, request: Request) -> Sequence[Pass]:
+        plan = plans.build(n=request.n_frames, **self.plan)
+        denoiser = FlowDenoiser(self.a2v, self.guidance)
+        denoisers = dict.fromkeys(plans.models(plan), denoiser)
+        return [Pass("flow", plan, denoisers, self.a2v.process, self.sampler)]
+
+    def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
+        return self.lfg.decode(conditions.source, *self.a2v.from_latent(latents))
+
+    def motion(self, conditions: Conditions) -> tuple[Tensor | None, Tensor | None]:
+        return conditions.pose, conditions.eyes
+
+    def source_latent(self, conditions: Conditions) -> Tensor:
+        flow, occlusion = self.lfg.flow(conditions.portrait, conditions.portrait)
+        return self.a2v.to_latent(flow, occlusion)[0]
+
+    def _motion(self, request: Request) -> tuple[Tensor | None, Tensor | None]:
+        """The motion to follow: each of pose and eyes from the request, else from PBNet."""
+        if not {"pose", "eyes"} & set(self.a2v.kinds):
+            return None, None
+        if request.pose is not None and request.eyes is not None:
+            return request.pose, request.eyes
+        if "pbnet" not in self.nets:
+            raise UserError(
+                "This strategy follows a head motion but has no network that makes one: give a"
+                " motion (eval: a protocol with ground-truth poses), or nets.pbnet=pbnet."
+            )
+        pbnet = self.nets["pbnet"]
+        assert isinstance(pbnet, PBNet)
+        pose, eyes = pbnet.sample(
+            request.audio, request.source_pose, request.source_eyes, noise_for(request, "pbnet")
+        )
+        return (
+            pose if request.pose is None else request.pose,
+            eyes if request.eyes is None else request.eyes,
+        )
+
+
+def _change(motion: Tensor | None, source: Tensor, n: int) -> Tensor:
+    """Differences (n, D) to the portrait's; of a motion that nobody follows, zeros."""
+    return source.new_zeros(n, len(source)) if motion is None else motion - source
+
+
+def _window(value: int | str) -> int | None:
+    if value == "full":
+        return None
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"options.window must be a whole number of frames or 'full', not {value}.")
+    return value

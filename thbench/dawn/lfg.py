@@ -1,0 +1,371 @@
+"""DAWN's latent flow generator: a portrait and a motion to a picture (section 3.2 of the paper).
+
+A flow (where each latent pixel samples the portrait) and an occlusion map (how far it can) are all
+that the picture of a moment needs beside the portrait. This net finds them between two pictures of
+a clip, and makes the second picture from the first and them. Later a diffusion model makes them
+from sound.
+
+The nets are those of MRAA (Siarohin et al., 2021). The decoder also warps its skip connections and
+ends with a blend of what it painted and the warped portrait, which DAWN's Eq. 4 leaves out and its
+released model has.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thbench.contracts import Batch, to_unit
+from thbench.dawn.motion import (
+    BackgroundPredictor,
+    ExpressionPredictor,
+    FlowPredictor,
+    RegionPredictor,
+    Regions,
+)
+from thbench.errors import UserError, did_you_mean
+from thbench.nn.hourglass import Down, Residual, Same, Up
+from thbench.nn.perceptual import VGG19, Features, pixel_features, pyramid_l1
+from thbench.nn.regions import region_mask
+from thbench.nn.warp import Deformation, resize_to, warp_by_flow
+from thbench.strategy import Frozen, Setting, Stage
+
+EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
+
+
+@dataclass(frozen=True)
+class SourceFeatures:
+    """What a portrait contributes to every frame.
+
+    Attributes:
+        image: (B, 3, H, W) in [0, 1].
+        levels: features, finest first; the last is the latent (B, C, h, w).
+    """
+
+    image: Tensor
+    levels: tuple[Tensor, ...]
+
+    @property
+    def latent(self) -> Tensor:
+        return self.levels[-1]
+
+    def expand(self, n: int) -> SourceFeatures:
+        """One portrait for ``n`` frames, without copying. ``n`` portraits stay as they are."""
+        if len(self.image) == n:
+            return self
+        if len(self.image) != 1:
+            raise ValueError(f"{len(self.image)} portraits for {n} frames")
+        image, *levels = (x.expand(n, *x.shape[1:]) for x in (self.image, *self.levels))
+        return SourceFeatures(image, tuple(levels))
+
+
+class Encoder(nn.Module):
+    """Pictures (B, 3, H, W) to features at 1, 1/2, ... of their size."""
+
+    def __init__(self, widths: Sequence[int], kernel: int) -> None:
+        super().__init__()
+        self.stem = Same(3, widths[0], kernel)
+        self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        levels = [self.stem(image)]
+        for block in self.down:
+            levels.append(block(levels[-1]))
+        return tuple(levels)
+
+
+class Decoder(nn.Module):
+    """Warped features to pictures.
+
+    Args:
+        widths: of the encoder's levels, finest first.
+        blocks: residual blocks at the latent.
+        kernel: of the last convolution.
+        own_gate: the blend of painted and warped picture is the occlusion moved by a map that the
+            decoder draws at full resolution; else it is the occlusion itself, as in MRAA.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int, kernel: int, own_gate: bool) -> None:
+        super().__init__()
+        self.bottleneck = nn.Sequential(*(Residual(widths[-1]) for _ in range(blocks)))
+        self.up = nn.ModuleList(Up(b, a) for a, b in reversed(list(pairwise(widths))))
+        self.last = nn.Conv2d(widths[0], 4 if own_gate else 3, kernel, padding=kernel // 2)
+
+    def forward(self, source: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
+        """See ``LatentFlowGenerator.decode``; ``source`` has as many portraits as frames."""
+        *finer, latent = (warp_by_flow(level, flow) for level in source.levels)
+        x = self.bottleneck(latent * occlusion.to(latent.dtype))
+        x = _blend(latent, x, occlusion)
+        for up, level in zip(self.up, reversed(finer), strict=True):
+            x = _blend(level, up(x), occlusion)
+        drawn = self.last(x).float()
+        gate = resize_to(occlusion, (drawn.shape[-2], drawn.shape[-1]))
+        if drawn.shape[1] == 4:
+            gate = torch.sigmoid(torch.logit(gate, EXACT) + drawn[:, 3:])
+        return torch.lerp(drawn[:, :3].sigmoid(), warp_by_flow(source.image, flow), gate)
+
+
+class LatentFlowGenerator(nn.Module):
+    """Portrait and motion to picture, and two pictures to motion.
+
+    The defaults are the paper's sizes. Heights and widths of pictures must be divisible by
+    ``2 ** (down + blocks of the hourglasses)``.
+
+    Args:
+        regions: K, whose motions the flow is put together from.
+        expansion, max_features: width of the generator's first level, and the most it grows to.
+        down: halvings from picture to latent; motion is looked for at the latent's resolution.
+        bottleneck: residual blocks at the latent.
+        region_net, background_net, flow_net: (expansion, max_features, blocks) of their hourglass.
+        temperature: of the regions' soft-max.
+        kernel: of the first and last convolutions and of the heads.
+        expression: length of a code for what regions are too coarse for, or 0 (MRAA); see
+            ``ExpressionPredictor``.
+        expression_net: (expansion, max_features, blocks) of the net that finds it.
+        own_gate: see ``Decoder``.
+    """
+
+    def __init__(
+        self,
+        *,
+        regions: int = 10,
+        expansion: int = 64,
+        max_features: int = 512,
+        down: int = 2,
+        bottleneck: int = 6,
+        region_net: Sequence[int] = (32, 1024, 5),
+        background_net: Sequence[int] = (32, 1024, 5),
+        flow_net: Sequence[int] = (64, 1024, 5),
+        temperature: float = 0.1,
+        kernel: int = 7,
+        expression: int = 0,
+        expression_net: Sequence[int] = (32, 1024, 5),
+        own_gate: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [min(max_features, expansion * 2**i) for i in range(down + 1)]
+        self.down = down
+        self.latent_dim = widths[-1]
+        self.encoder = Encoder(widths, kernel)
+        self.decoder = Decoder(widths, bottleneck, kernel, own_gate)
+        self.region_predictor = RegionPredictor(regions, _size(region_net), temperature, kernel)
+        self.background_predictor = BackgroundPredictor(_size(background_net))
+        self.flow_predictor = FlowPredictor(regions, _size(flow_net), kernel, expression)
+        self.expression_predictor = (
+            ExpressionPredictor(expression, _size(expression_net)) if expression else None
+        )
+
+    def latent_size(self, size: int) -> int:
+        """Height and width of latent, flow and occlusion for pictures of ``size`` pixels."""
+        return size // 2**self.down
+
+    def encode(self, source: Tensor) -> SourceFeatures:
+        """Features of portraits (B, 3, H, W) in [0, 1]."""
+        return SourceFeatures(source, self.encoder(source))
+
+    def shrink(self, image: Tensor) -> Tensor:
+        """Pictures at the latent's resolution."""
+        h, w = image.shape[-2:]
+        return resize_to(image, (self.latent_size(h), self.latent_size(w)))
+
+    def flow(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
+        """The motion that turns ``source`` into ``driving``, both (B, 3, H, W) in [0, 1].
+
+        Returns:
+            flow (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units; occlusion
+            (B, 1, h, w) in [0, 1], 1 where the warped portrait can be shown.
+        """
+        flow, occlusion, _ = self.motion(source, driving)
+        return flow, occlusion
+
+    def motion(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor, Regions]:
+        """``flow``'s results, and the regions of the driving pictures, which training asks of."""
+        source, driving = self.shrink(source), self.shrink(driving)
+        of, to = self.region_predictor(source), self.region_predictor(driving)
+        background = self.background_predictor(source, driving)
+        code = None
+        if self.expression_predictor is not None:
+            code = self.expression_predictor(driving) - self.expression_predictor(source)
+        return *self.flow_predictor(source, of, to, background, code), to
+
+    def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1].
+
+        Args:
+            features: of one portrait, for all frames, or of one per frame.
+            flow: (B, 2, h, w), as ``flow`` returns it.
+            occlusion: (B, 1, h, w), likewise.
+        """
+        return self.decoder(features.expand(len(flow)), flow, occlusion)
+
+    def forward(self, source: Tensor, driving: Tensor) -> Tensor:
+        """``driving`` made from ``source`` and the motion between them."""
+        return self.decode(self.encode(source), *self.flow(source, driving))
+
+
+class LFGStage(Stage):
+    """Trains the latent flow generator to make frames of a clip from another frame of it.
+
+    Loss: ``reconstruction`` x L1 of features on a pyramid (DAWN Eq. 5), plus ``equivariance`` x
+    (shift, affine) of the regions (MRAA, section 3.5).
+
+    Args:
+        setting: see ``Stage``.
+        net: arguments of ``LatentFlowGenerator``; the paper's sizes where not given.
+        perceptual: ``vgg`` (as the paper) or ``pixel`` (pixels and their differences).
+        reconstruction, equivariance, scales: the paper's weights, and pyramid levels.
+        motion_weight: pixels count ``1 + motion_weight * m`` times, with m the blurred difference
+            between portrait and frame: most of a frame stands still, and a small net would learn
+            that only.
+        region_weight: that much is added in the mouth's and the eyes' regions, which hold what
+            speech moves and few pixels.
+        vgg: the features, in place of ImageNet's.
+    """
+
+    net: LatentFlowGenerator
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        net: Mapping[str, Any] | None = None,
+        perceptual: str = "vgg",
+        reconstruction: float = 10.0,
+        equivariance: Sequence[float] = (10.0, 10.0),
+        scales: int = 4,
+        motion_weight: float = 0.0,
+        region_weight: float = 0.0,
+        vgg: nn.Module | None = None,
+    ) -> None:
+        super().__init__(setting)
+        if perceptual not in ("vgg", "pixel"):
+            raise UserError(f"perceptual must be 'vgg' or 'pixel', not '{perceptual}'.")
+        self.net = LatentFlowGenerator(**_known_arguments(net or {}))
+        self.perceptual = perceptual
+        self.reconstruction = reconstruction
+        self.shift_weight, self.affine_weight = equivariance
+        self.scales = scales
+        self.motion_weight = motion_weight
+        self.region_weight = region_weight
+        if vgg is not None:
+            self.frozen["vgg"] = Frozen(vgg)
+
+    def on_fit_start(self) -> None:
+        self._features()  # so that missing weights are told before the first batch is read
+        super().on_fit_start()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        source, driving = _pairs(batch)
+        flow, occlusion, regions = self.net.motion(source, driving)
+        made = self.net.decode(self.net.encode(source), flow, occlusion)
+        weight = self._weight(batch, source, driving)
+        error = pyramid_l1(self._features(), made, driving, weight, self.scales)
+        losses = {"reconstruction": error}
+        total = self.reconstruction * error
+        if self.shift_weight or self.affine_weight:
+            shift, affine = equivariance(self.net, self.net.shrink(driving), regions)
+            losses |= {"shift": shift, "affine": affine}
+            total = total + self.shift_weight * shift + self.affine_weight * affine
+        return {"loss": total, **losses, "psnr": psnr(made, driving)}
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """Portrait, frame and reconstruction, side by side, of the first clip."""
+        first = batch.map(lambda tensor: tensor[:1])
+        source, driving = _pairs(first)
+        made = self.net(source, driving)
+        return {"reconstruction": torch.cat([source, driving, made], dim=-1)}
+
+    def _features(self) -> Features:
+        if self.perceptual == "pixel":
+            return pixel_features
+        if "vgg" not in self.frozen:
+            self.frozen["vgg"] = Frozen(VGG19()).to(self.device)
+        return self.frozen["vgg"].module
+
+    @torch.no_grad()
+    def _weight(self, batch: Batch, source: Tensor, driving: Tensor) -> Tensor | None:
+        """Importance of pixels, (B, 1, H, W), of mean 1 over the batch."""
+        if not (self.motion_weight or self.region_weight):
+            return None
+        size = driving.shape[-1]
+        moved = (source - driving).abs().mean(1, keepdim=True)
+        reach = size // 32 * 2 + 1
+        moved = F.avg_pool2d(moved, reach, stride=1, padding=reach // 2, count_include_pad=False)
+        weight = 1 + self.motion_weight * moved
+        if self.region_weight:
+            seen = batch.valid.flatten().reshape(-1, 1, 1, 1)
+            points = batch.landmarks.flatten(0, 1)
+            for region in ("lips", "eyes"):
+                mask = region_mask(points, region, size, margin=MARGIN)
+                weight = weight + self.region_weight * mask * seen
+        return weight / weight.mean()
+
+
+def equivariance(net: LatentFlowGenerator, image: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
+    """How far regions are from moving as the picture does: errors of mean and of covariance.
+
+    Args:
+        net: its region predictor is asked again, on the deformed picture.
+        image: (B, 3, h, w), at the latent's resolution.
+        found: the regions of ``image``.
+
+    Returns:
+        Mean absolute difference of positions; mean absolute difference from the identity of the
+        carried covariance, whitened by the one found, which no choice of axes changes.
+    """
+    deformation = Deformation.random(image.float())
+    again = net.region_predictor(deformation.image(image))
+    shift = (found.mean - deformation(again.mean)).abs().mean()
+    carried = deformation.jacobian(again.mean)
+    with torch.autocast(image.device.type, enabled=False):
+        covariance = carried @ again.covariance @ carried.mT
+        root = torch.linalg.cholesky(found.covariance)
+        half = torch.linalg.solve_triangular(root, covariance, upper=False)
+        whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    return shift, (whitened - torch.eye(2, device=whitened.device)).abs().mean()
+
+
+def psnr(made: Tensor, wanted: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, mean over pictures (B, 3, H, W) in [0, 1]."""
+    error = (made.detach() - wanted).square().mean((1, 2, 3))
+    return -10 * torch.log10(error.clamp(min=1e-10)).mean()
+
+
+MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids uncover
+
+
+def _pairs(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Portraits and frames, (B*T, 3, H, W) in [0, 1]."""
+    source = to_unit(batch.source).repeat_interleave(batch.video.shape[1], dim=0)
+    return source, to_unit(batch.video).flatten(0, 1)
+
+
+def _known_arguments(net: Mapping[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(LatentFlowGenerator).parameters
+    for name in net:
+        if name not in known:
+            raise UserError(f"The lfg stage has no key 'net.{name}'.{did_you_mean(name, known)}")
+    return dict(net)
+
+
+def _blend(warped: Tensor, painted: Tensor, occlusion: Tensor) -> Tensor:
+    """Warped features where they can be shown, painted ones elsewhere."""
+    share = resize_to(occlusion, (warped.shape[-2], warped.shape[-1])).to(painted.dtype)
+    return torch.lerp(painted, warped.to(painted.dtype), share)
+
+
+def _size(hourglass: Sequence[int]) -> tuple[int, int, int]:
+    if len(hourglass) != 3:
+        raise UserError(
+            f"An hourglass is written as [expansion, max_features, blocks], not {list(hourglass)}."
+        )
+    expansion, most, blocks = hourglass
+    return expansion, most, blocks

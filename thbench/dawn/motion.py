@@ -1,0 +1,227 @@
+"""Motion between two pictures, unsupervised: regions, background, dense flow (MRAA).
+
+Siarohin et al., "Motion Representations for Articulated Animation" (2021), section 3, which DAWN's
+flow predictor follows. A network marks K regions as heat maps; the mean of a heat map is where its
+region is and its covariance how it lies and how large it is, so two pictures give an affine map
+per region. A dense network decides, per pixel, which of these maps (or the background's) holds.
+
+Coordinates are those of ``thbench.nn.warp``. Everything here runs at the latent's resolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thbench.nn.hourglass import Contraction, Hourglass
+from thbench.nn.warp import grid_like, product, warp
+
+REACH = 0.2  # how far, in [-1, 1] units, an expression moves what the regions do not
+LEAST_VARIANCE = 1e-4  # a region is never thinner than about half a pixel in a hundred
+ISOTROPY = 0.05  # a region rounder than about this (0 a circle, 1 a line) has no direction
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where K regions are.
+
+    Attributes:
+        mean: (B, K, 2).
+        covariance: (B, K, 2, 2), symmetric and positive definite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def gaussians(self, grid: Tensor) -> Tensor:
+        """``exp(-d^2 / 2)`` of the Mahalanobis distance to each region: (B, K, h, w)."""
+        offset = grid - self.mean[:, :, None, None]
+        a, b, d = _entries(self.covariance[:, :, None, None])
+        x, y = offset.unbind(-1)
+        square = (d * x * x - 2 * b * x * y + a * y * y) / (a * d - b * b)
+        return torch.exp(-square / 2)
+
+
+def moments(heatmap: Tensor) -> Regions:
+    """Mean and covariance of heat maps (B, K, h, w) whose sums are 1 (MRAA, eqs. 2 and 4)."""
+    points = grid_like(heatmap, heatmap.dtype).reshape(-1, 2)
+    weight = heatmap.flatten(2)
+    mean = product(weight, points)
+    offset = points - mean[:, :, None]
+    covariance = product((weight[..., None] * offset).mT, offset)
+    floor = LEAST_VARIANCE * torch.eye(2, device=mean.device, dtype=mean.dtype)
+    return Regions(mean, covariance + floor)
+
+
+def affine_between(source: Tensor, driving: Tensor) -> Tensor:
+    """The maps ``U_s S_s^1/2 S_d^-1/2 U_d^T`` between covariances U S U^T: (..., 2, 2) each.
+
+    They carry a region in the driving picture onto itself in the source (MRAA, eqs. 5-7). A
+    singular value decomposition leaves the signs and the order of the axes open and has no bounded
+    gradient near equal variances; for two dimensions it has a closed form without both faults.
+    With z = ((a-d)/2, b) of each covariance, as a complex number whose argument is twice the angle
+    of the main axis, the turn is half the argument of ``z_s conj(z_d)``, so never above a quarter
+    turn, and it fades out where a region has no direction.
+    """
+    (mean_s, radius_s, z_s), (mean_d, radius_d, z_d) = _axes(source), _axes(driving)
+    long = torch.sqrt((mean_s + radius_s) / (mean_d + radius_d))
+    short = torch.sqrt(((mean_s - radius_s) / (mean_d - radius_d)).clamp(min=1e-6))
+    z_s, z_d = z_s / mean_s[..., None], z_d / mean_d[..., None]
+    length = torch.sqrt(z_d.square().sum(-1, keepdim=True) + ISOTROPY**2)
+    cos2, sin2 = (z_d / length).unbind(-1)
+    half, centre = (long - short) / 2, (long + short) / 2
+    stretch = _matrix(centre + half * cos2, half * sin2, half * sin2, centre - half * cos2)
+    cross = z_s[..., 1] * z_d[..., 0] - z_s[..., 0] * z_d[..., 1]
+    turn = torch.atan2(cross, (z_s * z_d).sum(-1) + ISOTROPY**2) / 2
+    cos, sin = turn.cos(), turn.sin()
+    return product(_matrix(cos, -sin, sin, cos), stretch)
+
+
+def region_maps(source: Regions, driving: Regions) -> Tensor:
+    """Each region's affine map ``[A | t]`` from the driving picture to the source: (B, K, 2, 3)."""
+    affine = affine_between(source.covariance, driving.covariance)
+    shift = source.mean[..., None] - product(affine, driving.mean[..., None])
+    return torch.cat([affine, shift], dim=-1)
+
+
+class RegionPredictor(nn.Module):
+    """Picture to regions: hourglass, then a soft-max over pixels for each region.
+
+    Args:
+        regions: K.
+        size: (expansion, max_features, blocks) of the hourglass.
+        temperature: of the soft-max; a lower one makes regions tighter.
+    """
+
+    def __init__(
+        self, regions: int, size: tuple[int, int, int], temperature: float, kernel: int = 7
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.hourglass = Hourglass(3, *size)
+        self.head = nn.Conv2d(self.hourglass.outputs, regions, kernel, padding=kernel // 2)
+
+    def forward(self, image: Tensor) -> Regions:
+        """``image``: (B, 3, h, w) in [0, 1], at the latent's resolution."""
+        logits = self.head(self.hourglass(image)).float()
+        flat = (logits.flatten(2) / self.temperature).softmax(-1)
+        return moments(flat.reshape(logits.shape))
+
+
+class BackgroundPredictor(nn.Module):
+    """Two pictures to the affine motion of what lies behind: (B, 2, 3), at first the identity."""
+
+    def __init__(self, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.contract = Contraction(6, *size)
+        self.head = nn.Linear(self.contract.widths[-1], 6)
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.eye(2, 3).flatten())
+
+    def forward(self, source: Tensor, driving: Tensor) -> Tensor:
+        features = self.contract(torch.cat([source, driving], dim=1))[-1]
+        return self.head(features.mean((2, 3))).float().reshape(-1, 2, 3)
+
+
+class ExpressionPredictor(nn.Module):
+    """Picture to a few numbers in [-1, 1] that say how the face looks beside where it is.
+
+    Not in MRAA. Regions the size of an eye are found late, if ever, by a small net, so blinks and
+    lips would not move. A dense net that sees the driving picture does move them, but by painting
+    that picture into the occlusion map; a short code, taken as a difference between two pictures,
+    has no room for that and means the same for every face.
+    """
+
+    def __init__(self, length: int, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.contract = Contraction(3, *size)
+        self.head = nn.Linear(self.contract.widths[-1], length)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``image``: (B, 3, h, w); the code is (B, length)."""
+        return torch.tanh(self.head(self.contract(image)[-1].mean((2, 3))))
+
+
+class FlowPredictor(nn.Module):
+    """Regions of both pictures and the source to a dense flow and an occlusion map.
+
+    Args:
+        regions: K.
+        size: (expansion, max_features, blocks) of the hourglass.
+        kernel: of the last convolution.
+        expression: length of the code that modulates the hourglass, 0 for none, as in MRAA. With
+            one, a dense offset of at most ``REACH`` is added to the regions' flow.
+    """
+
+    def __init__(
+        self, regions: int, size: tuple[int, int, int], kernel: int = 7, expression: int = 0
+    ) -> None:
+        super().__init__()
+        self.splits = [regions + 1, 1, 2 if expression else 0]
+        self.hourglass = Hourglass((regions + 1) * 4, *size, code=expression)
+        self.head = nn.Conv2d(self.hourglass.outputs, sum(self.splits), kernel, padding=kernel // 2)
+
+    def forward(
+        self,
+        image: Tensor,
+        of: Regions,
+        to: Regions,
+        background: Tensor,
+        expression: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Flow and occlusion from the source to the driving picture.
+
+        Args:
+            image: (B, 3, h, w), the source at the latent's resolution.
+            of: regions of the source.
+            to: regions of the driving picture.
+            background: (B, 2, 3).
+            expression: (B, D), the driving picture's code minus the source's.
+
+        Returns:
+            flow (B, 2, h, w); occlusion (B, 1, h, w), 1 where the warped source can be shown.
+        """
+        grid = grid_like(image, of.mean.dtype)
+        maps = torch.cat([background[:, None], region_maps(of, to)], dim=1)
+        features = self.hourglass(self._inputs(image, of, to, maps, grid), expression)
+        mask, occlusion, offset = self.head(features).float().split(self.splits, dim=1)
+        mask = mask.softmax(1)
+        # A mean of affine maps is an affine map: mixing the six entries needs no grid per region.
+        mixed = product(maps.flatten(2).mT, mask.flatten(2)).unflatten(-1, grid.shape[:2])
+        flow = mixed[:, 0::3] * grid[..., 0] + mixed[:, 1::3] * grid[..., 1] + mixed[:, 2::3]
+        flow = flow - grid.movedim(-1, 0)
+        if expression is not None:
+            flow = flow + REACH * torch.tanh(offset)
+        return flow, torch.sigmoid(occlusion)
+
+    def _inputs(
+        self, image: Tensor, of: Regions, to: Regions, maps: Tensor, grid: Tensor
+    ) -> Tensor:
+        """Source warped by each motion, and where each region was and is."""
+        (h, w), k = grid.shape[:2], maps.shape[1]
+        points = product(grid.reshape(-1, 2), maps[..., :2].mT) + maps[..., None, :, 2]
+        moved = warp(image.repeat_interleave(k, dim=0), points.reshape(-1, h, w, 2))
+        heat = F.pad(to.gaussians(grid) - of.gaussians(grid), (0, 0, 0, 0, 1, 0))
+        return torch.cat([moved.reshape(len(image), -1, h, w), heat.to(image.dtype)], dim=1)
+
+
+def _entries(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
+
+
+def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.stack([torch.stack([a, b], -1), torch.stack([c, d], -1)], -2)
+
+
+def _axes(covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean variance, half the difference of the two variances, and z (see ``affine_between``)."""
+    a, b, d = _entries(covariance)
+    z = torch.stack([(a - d) / 2, b], dim=-1)
+    return (a + d) / 2, torch.sqrt(z.square().sum(-1) + _TINY), z
+
+
+_TINY = 1e-12

@@ -1,0 +1,361 @@
+"""DAWN's pose and blink network (section 3.4): a variational autoencoder of motion given sound.
+
+The latent has one vector per frame, so a clip of any length is made in one pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thbench.contracts import EYES_DIM, POSE_DIM, Batch
+from thbench.errors import UserError
+from thbench.nn.attention import Band, banded_attention, make_band, rope
+from thbench.nn.normalize import RunningStats
+from thbench.optim import build_optimizer
+from thbench.strategy import Setting, Stage
+
+LEAST_FRAMES = 24
+"""Shorter clips leave no patch for the discriminator."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention over frames with RoPE, inside a band."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_kv = nn.Linear(dim, 2 * dim)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, memory: Tensor, band: Band) -> Tensor:
+        """Queries ``x`` and keys ``memory``, both (B, T, dim)."""
+        parts = torch.cat([self.to_q(x), self.to_kv(memory)], dim=-1)
+        heads = parts.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)[:, :, None]
+        q, k = (rope(part, band.positions) for part in heads[:2])
+        made = banded_attention(q, k, heads[2], band)[:, 0]
+        return self.to_out(made.transpose(1, 2).flatten(-2))
+
+
+class Layer(nn.Module):
+    """A transformer layer, normalised first; with ``cross`` it also attends to a memory."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, cross: bool) -> None:
+        super().__init__()
+        self.attend = nn.ModuleList(Attention(dim, heads) for _ in range(1 + cross))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 + cross))
+        self.feed = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+        )
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, band: Band, memory: Tensor | None = None) -> Tensor:
+        """(B, T, dim) to the same."""
+        for attend, norm in zip(self.attend, self.norms, strict=False):
+            y = norm(x)
+            x = x + self.drop(attend(y, y if attend is self.attend[0] else memory, band))
+        return x + self.drop(self.feed(self.norms[-1](x)))
+
+
+class Encoder(nn.Module):
+    """Motion and sound to the mean and log-variance of a latent per frame (Eq. 8)."""
+
+    def __init__(
+        self, audio_dim: int, latent: int, widths: tuple[int, int, int], layer: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        pose, eyes, audio = widths
+        self.pose, self.source_pose = nn.Linear(POSE_DIM, pose), nn.Linear(POSE_DIM, pose)
+        self.eyes, self.source_eyes = nn.Linear(EYES_DIM, eyes), nn.Linear(EYES_DIM, eyes)
+        self.audio = nn.Linear(audio_dim, audio)
+        depth = layer["depth"]
+        options = {k: v for k, v in layer.items() if k != "depth"}
+        self.layers = nn.ModuleList(
+            Layer(sum(widths), cross=False, **options) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(sum(widths))
+        self.head = nn.Linear(sum(widths), 2 * latent)
+
+    def forward(
+        self,
+        motion: tuple[Tensor, Tensor],
+        audio: Tensor,
+        source: tuple[Tensor, Tensor],
+        band: Band,
+    ) -> tuple[Tensor, Tensor]:
+        pose = self.pose(motion[0]) + self.source_pose(source[0])[:, None]
+        eyes = self.eyes(motion[1]) + self.source_eyes(source[1])[:, None]
+        x = torch.cat([pose, eyes, self.audio(audio)], dim=-1)
+        for layer in self.layers:
+            x = layer(x, band)
+        mean, log_variance = self.head(self.norm(x)).chunk(2, dim=-1)
+        return mean, log_variance.clamp(-20, 10)
+
+
+class Branch(nn.Module):
+    """Decodes one kind of motion: frames of sound and portrait attend to latents."""
+
+    def __init__(self, width: int, dim: int, layer: dict[str, Any]) -> None:
+        super().__init__()
+        self.source = nn.Linear(width, dim)
+        depth = layer["depth"]
+        options = {k: v for k, v in layer.items() if k != "depth"}
+        self.layers = nn.ModuleList(Layer(dim, cross=True, **options) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, width)
+
+    def forward(self, x: Tensor, memory: Tensor, source: Tensor, band: Band) -> Tensor:
+        x = x + self.source(source)[:, None]
+        for layer in self.layers:
+            x = layer(x, band, memory)
+        return self.head(self.norm(x))
+
+
+class Decoder(nn.Module):
+    """Latents, sound and portrait to motion (Eq. 9), poses and eyes in a branch each."""
+
+    def __init__(
+        self, audio_dim: int, latent: int, audio: int, dim: int, layer: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.audio = nn.Sequential(nn.Linear(audio_dim, audio), nn.GELU(), nn.Linear(audio, dim))
+        self.latent = nn.Linear(latent, dim)
+        self.pose, self.eyes = Branch(POSE_DIM, dim, layer), Branch(EYES_DIM, dim, layer)
+
+    def forward(
+        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], band: Band
+    ) -> tuple[Tensor, Tensor]:
+        x, memory = self.audio(audio), self.latent(latent)
+        return self.pose(x, memory, source[0], band), self.eyes(x, memory, source[1], band)
+
+
+class PBNet(nn.Module):
+    """Makes head poses and blinks from sound. The defaults are the paper's sizes.
+
+    Args:
+        audio_dim: D, channels of the audio embedding.
+        latent: width of the latent of a frame.
+        widths: of pose, eyes and audio in the encoder, whose width is their sum.
+        dim: width of the decoder.
+        depth, heads, hidden, dropout: of both transformers.
+        window: frames that attention reaches over, half on either side, or None.
+    """
+
+    def __init__(
+        self,
+        audio_dim: int,
+        *,
+        latent: int = 256,
+        widths: tuple[int, int, int] = (64, 64, 256),
+        dim: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        hidden: int = 128,
+        dropout: float = 0.1,
+        window: int | None = 400,
+    ) -> None:
+        super().__init__()
+        layer = {"depth": depth, "heads": heads, "hidden": hidden, "dropout": dropout}
+        pose, eyes, audio = widths
+        self.latent, self.window = latent, window
+        self.encoder = Encoder(audio_dim, latent, (pose, eyes, audio), layer)
+        self.decoder = Decoder(audio_dim, latent, audio, dim, layer)
+        sizes = {"pose": POSE_DIM, "eyes": EYES_DIM}
+        sizes |= {"source_pose": POSE_DIM, "source_eyes": EYES_DIM}
+        self.statistics = nn.ModuleDict({k: RunningStats((n,)) for k, n in sizes.items()})
+        self.statistics["audio"] = RunningStats((audio_dim,), floor=0.1)
+
+    def encode(
+        self, pose: Tensor, eyes: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, T, latent), all inputs normalised, (B, T, ...) and (B, ...)."""
+        return self.encoder((pose, eyes), audio, source, self._band(audio))
+
+    def decode(
+        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised differences of pose (B, T, 6) and eyes (B, T, 2) to the portrait's."""
+        return self.decoder(latent, audio, source, self._band(audio))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        audio: Tensor,
+        source_pose: Tensor,
+        source_eyes: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Motion for a clip of any length.
+
+        Args:
+            audio: (N, D).
+            source_pose: (6,), the portrait's.
+            source_eyes: (2,).
+            generator: on the CPU, so that devices agree.
+
+        Returns:
+            Absolute pose (N, 6) and eyes (N, 2).
+        """
+        drawn = torch.randn(1, len(audio), self.latent, generator=generator).to(audio.device)
+        source = self.source(source_pose[None], source_eyes[None])
+        pose, eyes = self.decode(drawn, self.normalize("audio", audio[None]), source)
+        return (
+            self.restore("pose", pose[0]) + source_pose,
+            self.restore("eyes", eyes[0]) + source_eyes,
+        )
+
+    def source(self, pose: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
+        """A portrait's pose (B, 6) and eyes (B, 2), normalised."""
+        return self.normalize("source_pose", pose), self.normalize("source_eyes", eyes)
+
+    def normalize(self, kind: str, values: Tensor) -> Tensor:
+        """By the statistics of ``kind``."""
+        return self._stats(kind)(values)
+
+    def restore(self, kind: str, values: Tensor) -> Tensor:
+        """Undo ``normalize``."""
+        return self._stats(kind).inverse(values)
+
+    def observe_statistics(self, **values: Tensor) -> None:
+        """Let training data count towards the statistics, while they are being found."""
+        for kind, value in values.items():
+            self._stats(kind).update(value.flatten(0, -2))
+
+    def _stats(self, kind: str) -> RunningStats:
+        stats = self.statistics[kind]
+        assert isinstance(stats, RunningStats)
+        return stats
+
+    def _band(self, audio: Tensor) -> Band:
+        return make_band(torch.arange(audio.shape[1])[None], self.window, audio.device)
+
+
+class Discriminator(nn.Sequential):
+    """Logits (B, patches) of motion (B, T, 8) being real, patch by patch (Isola et al. 2016)."""
+
+    def __init__(self) -> None:
+        widths, strides = (POSE_DIM + EYES_DIM, 64, 128, 256, 256, 1), (2, 2, 2, 1, 1)
+        blocks: list[nn.Module] = []
+        for a, b, stride in zip(widths[:-1], widths[1:], strides, strict=True):
+            blocks += [nn.Conv1d(a, b, 4, stride, 1), nn.LeakyReLU(0.2)]
+        super().__init__(*blocks[:-1])
+
+    def forward(self, motion: Tensor) -> Tensor:
+        return super().forward(motion.transpose(1, 2))[:, 0]
+
+
+class PBNetStage(Stage):
+    """Trains ``PBNet`` and its discriminator in turn (Eq. 11 to 13).
+
+    The weight of the KL divergence is 0 for the first quarter of training and then rises linearly
+    (section A.2).
+
+    Args:
+        setting: see ``Stage``.
+        net: arguments of ``PBNet``.
+        reconstruction, adversarial, kl: the paper's weights; ``kl`` is the last one.
+        steps: training steps over which ``kl`` is reached; the optimiser's ``decay_steps`` where
+            not given.
+
+    Raises:
+        UserError: neither ``steps`` nor ``decay_steps`` is known.
+    """
+
+    net: PBNet
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        net: dict[str, Any] | None = None,
+        reconstruction: float = 1.0,
+        adversarial: float = 0.6,
+        kl: float = 0.01,
+        steps: int | None = None,
+    ) -> None:
+        super().__init__(setting)
+        self.automatic_optimization = False
+        total = steps or setting.optim.decay_steps
+        if not total:
+            raise UserError("pbnet needs model.steps or optim.decay_steps: its KL term ramps up.")
+        self.net, self.discriminator = PBNet(setting.audio_dim, **(net or {})), Discriminator()
+        self.weights = {"rec": reconstruction, "gan": adversarial}
+        self.kl, self.steps = kl, total
+
+    def configure_optimizers(self) -> Any:
+        parts = (self.net, self.discriminator)
+        return [build_optimizer(part.parameters(), self.setting.optim) for part in parts]
+
+    def kl_weight(self) -> float:
+        """0 for a quarter of training, then a straight line to ``kl`` at its end."""
+        progress = int(cast("Tensor", self.batches_seen)) / self.steps
+        return self.kl * min(max((progress - 0.25) / 0.75, 0.0), 1.0)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return self.judge(batch)[0]
+
+    def judge(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The generator's losses, and motions (B, T, 8) as they were and as they are made."""
+        if batch.frames.shape[1] < LEAST_FRAMES:
+            raise UserError(f"pbnet needs draw.frames of at least {LEAST_FRAMES}.")
+        pose = batch.pose - batch.source_pose[:, None]
+        eyes = batch.eyes - batch.source_eyes[:, None]
+        given = {"pose": pose, "eyes": eyes, "audio": batch.audio}
+        portrait = {"source_pose": batch.source_pose, "source_eyes": batch.source_eyes}
+        self.net.observe_statistics(**given, **portrait)
+        pose, eyes, audio = (self.net.normalize(kind, value) for kind, value in given.items())
+        source = self.net.source(batch.source_pose, batch.source_eyes)
+        mean, log_variance = self.net.encode(pose, eyes, audio, source)
+        latent = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        real = torch.cat([pose, eyes], dim=-1)
+        made = torch.cat(self.net.decode(latent, audio, source), dim=-1)
+        losses = {
+            "rec": ((made - real).square().mean(-1) * batch.valid).sum()
+            / batch.valid.sum().clamp(1),
+            "kl": kl_divergence(mean, log_variance),
+            "gan": self._bce(self.discriminator(made), real=True),
+        }
+        total = sum(self.weights[name] * losses[name] for name in self.weights)
+        return {"loss": total + self.kl_weight() * losses["kl"], **losses}, real, made
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        generator, discriminator = cast("list[Any]", self.optimizers())
+        self.toggle_optimizer(generator)
+        losses, real, made = self.judge(batch)
+        self._descend(losses["loss"], generator)
+        self.untoggle_optimizer(generator)
+        self.toggle_optimizer(discriminator)
+        judged = [self.discriminator(x.detach()) for x in (real, made)]
+        losses["disc"] = (self._bce(judged[0], real=True) + self._bce(judged[1], real=False)) / 2
+        self._descend(losses["disc"], discriminator)
+        self.untoggle_optimizer(discriminator)
+        for scheduler in _listed(self.lr_schedulers()):
+            scheduler.step()
+        return self.log_losses("train", losses, len(batch)).detach()
+
+    def _descend(self, loss: Tensor, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.setting.clip:
+            self.clip_gradients(optimizer, self.setting.clip, "norm")
+        optimizer.step()
+
+    @staticmethod
+    def _bce(logits: Tensor, *, real: bool) -> Tensor:
+        wanted = torch.full_like(logits, float(real))
+        return F.binary_cross_entropy_with_logits(logits, wanted)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Of N(mean, variance) from N(0, 1), mean over all elements."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
+
+
+def _listed(schedulers: Any) -> list[Any]:
+    if schedulers is None:
+        return []
+    return schedulers if isinstance(schedulers, list) else [schedulers]

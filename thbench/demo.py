@@ -1,0 +1,69 @@
+"""``thbench demo``: the commands that a user would type, one after another, on synthetic data."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from thbench.errors import UserError
+
+IDENTITIES = 24
+SECONDS = 3
+STRATEGIES = ("dawn",)
+STEPS = {
+    "dawn": {"lfg": 400, "pbnet": 200, "a2v1": 200, "a2v2": 100},
+}
+"""Enough to see every part work, not to see it learn: that is benchmarks/learning.py."""
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Make data, train, evaluate, make a video from a picture and a sound, build the table."""
+    out = Path(arguments.out)
+    started = time.monotonic()
+    data, results = out / "data", out / "results"
+    common = ["scale=tiny", f"data={data}", f"runs={out / 'runs'}", f"results={results}"]
+    amount = ["--identities", str(IDENTITIES), "--seconds", str(SECONDS)]
+    _run(["data", "synth", "--out", str(data), *amount])
+    portrait, speech = _own_files(data, out)
+    videos = []
+    for name in STRATEGIES:
+        steps = [f"stages.{stage}.max_steps={n}" for stage, n in STEPS[name].items()]
+        _run(["fit", name, *common, *steps])
+        _run(["eval", name, *common])
+        videos.append(out / f"{name}.mp4")
+        files = ["--image", str(portrait), "--audio", str(speech), "-o", str(videos[-1])]
+        _run(["generate", name, *common, *files, "--watermark", "--force"])
+    tables = out / "leaderboards"
+    _run(["leaderboard", "--results", str(results), "--out", str(tables)])
+    minutes = (time.monotonic() - started) / 60
+    print(f"\nDone in {minutes:.1f} minutes. Tiny nets, minutes of training: smoke, not a figure.")
+    print(f"  table        {tables / 'README.md'}")
+    print(f"  videos       {', '.join(map(str, videos))} and {out / 'runs'}/eval-*/")
+    print(f"  checkpoints  {out / 'runs'}/<stage>-<hash>/last.ckpt")
+    print(f"  data         {data}")
+
+
+def _run(argv: Sequence[str]) -> None:
+    """Run a command as a user would, and show it."""
+    from thbench.cli import main
+
+    print(f"\n$ thbench {shlex.join(argv)}", flush=True)
+    if main(argv):
+        raise UserError(f"the demo stopped at: thbench {shlex.join(argv)}")
+
+
+def _own_files(data: Path, out: Path) -> tuple[Path, Path]:
+    """A picture and a sound of two test clips, as files of a user's own."""
+    from PIL import Image
+
+    from thbench.data import audio, manifest, video
+
+    clips = [clip for clip in manifest.read(data) if clip.split == "test"]
+    portrait, speech = out / "portrait.png", out / "speech.wav"
+    frame = video.read(data / clips[0].video, [0])[0]
+    Image.fromarray(frame.permute(1, 2, 0).numpy()).save(portrait)
+    audio.write_wav(speech, audio.load(data / clips[-1].video))
+    return portrait, speech

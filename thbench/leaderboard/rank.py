@@ -1,0 +1,247 @@
+"""Tables as data: who is best in which column.
+
+Rows stand in one table only if protocol, data and the asked-for clips are the same, and no figure
+was made by another version of a metric or extractor. Best and second are found among rows of the
+same origin, so that measured, reported and smoke figures never beat each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from thbench.config import content_hash
+from thbench.results import CostSummary, Result
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure's name, unit and direction; no direction means that it is not ranked."""
+
+    name: str
+    direction: str | None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in a row.
+
+    Attributes:
+        value: or None where there is none.
+        interval: of the value, or None.
+        reference: what the value should be near to, for direction ``reference``.
+        text: as printed in a paper, where it comes from one.
+        mark: ``best``, ``second`` or nothing.
+    """
+
+    value: float | None = None
+    interval: Interval | None = None
+    reference: float | None = None
+    text: str | None = None
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A strategy's figures. Rows that are not ``ranked`` are shown without competing."""
+
+    title: str
+    origin: str
+    cells: Mapping[str, Cell]
+    ranked: bool = True
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be compared.
+
+    Attributes:
+        slug: file name.
+        title: for people.
+        facts: name and text, such as protocol and data.
+        notes: one line each, below the table.
+    """
+
+    slug: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def tables_of(results: Iterable[Result]) -> list[Table]:
+    """Tables of all results, in a fixed order."""
+    groups: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda r: r.run):
+        key = content_hash([result.protocol, result.data])
+        groups.setdefault(key, []).append(result)
+    tables = []
+    for key, members in groups.items():
+        for i, compatible in enumerate(_compatible(members)):
+            suffix = key[:6] + (f"-{i}" if i else "")
+            tables.append(_table(compatible, suffix))
+    return sorted(tables, key=lambda t: t.slug)
+
+
+def ranked(table: Table) -> Table:
+    """The table with best and second marked, rows in order of the first column."""
+    rows = list(table.rows)
+    for column in table.columns:
+        if column.direction is None:
+            continue
+        for origin in {row.origin for row in rows}:
+            rivals = [i for i, r in enumerate(rows) if r.origin == origin and r.ranked]
+            marks = _marks({i: rows[i].cells.get(column.name, Cell()) for i in rivals}, column)
+            for i, mark in marks.items():
+                rows[i] = _marked(rows[i], column.name, mark)
+    return replace(table, rows=tuple(rows))
+
+
+def badness(column: Column, cell: Cell) -> float | None:
+    """How far the figure is from the best thinkable, or None where it cannot be ranked."""
+    interval = _badness(column, cell, None)
+    return interval[0] if interval else None
+
+
+def _badness(column: Column, cell: Cell, interval: Interval | None) -> Interval | None:
+    """The value's badness, or that of an interval: lowest and highest within it."""
+    if cell.value is None:
+        return None
+    low, high = interval or (cell.value, cell.value)
+    if column.direction == "lower":
+        return low, high
+    if column.direction == "higher":
+        return -high, -low
+    target = 0.0 if column.direction == "zero" else cell.reference
+    if target is None:
+        return None
+    ends = abs(low - target), abs(high - target)
+    return (0.0 if low <= target <= high else min(ends)), max(ends)
+
+
+def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
+    """Rows tie with the leader where the intervals of both overlap."""
+    scored = {i: value for i, c in cells.items() if (value := badness(column, c)) is not None}
+    if len(scored) < 2:
+        return {}
+    order = sorted(scored, key=lambda i: scored[i])
+    best = [i for i in order if _tied(column, cells[order[0]], cells[i])]
+    marks = dict.fromkeys(best, "best")
+    rest = [i for i in order if i not in marks]
+    if len(best) == 1 and rest:
+        second = [i for i in rest if _tied(column, cells[rest[0]], cells[i])]
+        marks |= dict.fromkeys(second, "second")
+    # A mark that all rows carry says nothing.
+    return {} if len(best) == len(order) else marks
+
+
+def _tied(column: Column, first: Cell, second: Cell) -> bool:
+    a, b = (_badness(column, c, c.interval) for c in (first, second))
+    return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
+
+
+def _marked(row: Row, column: str, mark: str) -> Row:
+    return replace(row, cells={**row.cells, column: replace(row.cells[column], mark=mark)})
+
+
+def _compatible(results: Sequence[Result]) -> list[list[Result]]:
+    """Lists within which no metric has figures of two versions or extractors."""
+    lists: list[tuple[dict[str, tuple[object, ...]], list[Result]]] = []
+    for result in results:
+        mine = {
+            name: (f.version, f.extractors)
+            for name, f in result.metrics.items()
+            if f.unavailable is None
+        }
+        for known, members in lists:
+            if all(known.get(name, made) == made for name, made in mine.items()):
+                known.update(mine)
+                members.append(result)
+                break
+        else:
+            lists.append((dict(mine), [result]))
+    return [members for _, members in lists]
+
+
+_COSTS: dict[str, Callable[[CostSummary], float]] = {
+    "Time (s)": lambda c: c.seconds,
+    "First frame (s)": lambda c: c.first_frame,
+    "Calls": lambda c: c.calls,
+    "Frames evaluated": lambda c: c.evaluations,
+}
+
+
+def _table(results: Sequence[Result], suffix: str) -> Table:
+    first = results[0]
+    columns = [
+        Column(name, figure.direction, figure.unit) for name, figure in first.metrics.items()
+    ]
+    hardware = sorted({r.cost.hardware for r in results if r.cost})
+    if hardware:
+        # Times of different machines are shown but not ranked.
+        timed = "lower" if len(hardware) == 1 else None
+        columns += [Column(n, timed if "(s)" in n else None) for n in _COSTS]
+    titles = [r.title for r in results]
+    rows = [_row(r, titles.count(r.title) > 1) for r in results]
+    split = f", split {first.data.split}" if first.data.split else ""
+    facts = {
+        "Protocol": f"{first.protocol.name} ({first.protocol.hash})",
+        "Data": f"{first.data.name}{split} ({first.data.digest[:12]}),"
+        f" {first.coverage.expected} clips",
+        "Hardware": "; ".join(hardware),
+    }
+    lead = columns[0]
+    rows.sort(key=lambda row: (_sort_key(lead, row), row.title, row.run))
+    table = Table(
+        slug=_slug([first.protocol.name, first.data.name, first.data.split or "", suffix]),
+        title=f"{first.data.name}, protocol {first.protocol.name}",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        facts={k: v for k, v in facts.items() if v},
+        notes=tuple(_notes(results)),
+    )
+    return ranked(table)
+
+
+def _row(result: Result, ambiguous: bool) -> Row:
+    cells = {
+        name: Cell(figure.value, figure.interval, figure.reference)
+        for name, figure in result.metrics.items()
+    }
+    if result.cost:
+        cells |= {name: Cell(get(result.cost)) for name, get in _COSTS.items()}
+    title = f"{result.title} ({result.run})" if ambiguous else result.title
+    return Row(title, result.origin, cells, run=result.run)
+
+
+def _sort_key(column: Column, row: Row) -> tuple[bool, float]:
+    value = badness(column, row.cells.get(column.name, Cell()))
+    return value is None, value or 0.0
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    notes: dict[str, None] = {}
+    for r in sorted(results, key=lambda r: (r.title, r.run)):
+        wanted = r.coverage.expected * max(1, len(r.seeds))
+        if r.coverage.scored < wanted:
+            notes[f"{r.title}: {r.coverage.scored} of {wanted} clips were scored."] = None
+        for text in r.notes:
+            notes[f"{r.title}: {text}"] = None
+        for name, figure in r.metrics.items():
+            if figure.unavailable:
+                notes[f"{name} is unavailable: {figure.unavailable}."] = None
+            for text in figure.notes:
+                notes[f"{r.title}, {name}: {text}."] = None
+            if figure.missing:
+                notes[f"{r.title}, {name}: not defined on {figure.missing} clips."] = None
+    return list(notes)
+
+
+def _slug(words: Sequence[str]) -> str:
+    text = "-".join(w for w in words if w).lower()
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)

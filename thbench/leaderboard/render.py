@@ -1,0 +1,105 @@
+"""Tables as text. A format is a function from table to text, named in ``FORMATS``."""
+
+from __future__ import annotations
+
+import csv as _csv
+import io
+from collections.abc import Callable
+
+from thbench.leaderboard.rank import Cell, Column, Row, Table
+
+ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
+MARKS = "Best **bold**, second <u>underlined</u>, among rows of one origin."
+TIES = "Brackets hold confidence intervals over clips; rows whose intervals overlap tie."
+DIRECTIONS = {
+    "zero": "`→0`: the nearer to zero the better.",
+    "reference": "`→ref`: the nearer to the reference's own figure the better.",
+}
+OWN_REFERENCE = "It stands in parentheses."
+
+
+def markdown(table: Table) -> str:
+    """A Markdown page with one table."""
+    head = ["Row", "Origin", *(_heading(c) for c in table.columns)]
+    body = [[_escape(row.title), row.origin, *_figures(table, row)] for row in table.rows]
+    lines = [f"# {table.title}", ""]
+    lines += [f"- {name}: {text}" for name, text in table.facts.items()]
+    lines += ["", _line(head), _line(["---", "---", *("---:" for _ in table.columns)])]
+    lines += [_line(row) for row in body]
+    lines += ["", _legend(table)]
+    if table.notes:
+        lines += ["", *(f"- {note}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def csv(table: Table) -> str:
+    """One line per row: each figure in full, its interval, reference and mark."""
+    out = io.StringIO()
+    writer = _csv.writer(out, lineterminator="\n")
+    parts = ("", " low", " high", " reference", " mark")
+    head = [f"{c.name}{part}" for c in table.columns for part in parts]
+    writer.writerow(["row", "origin", "run", *head])
+    for row in table.rows:
+        cells = [row.cells.get(c.name, Cell()) for c in table.columns]
+        values = [value for cell in cells for value in _csv_cell(cell)]
+        writer.writerow([row.title, row.origin, row.run, *values])
+    return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": csv}
+
+
+def number(value: float) -> str:
+    """Four significant digits or so, without an exponent."""
+    size = abs(value)
+    decimals = 1 if size >= 100 else 2 if size >= 10 else 3
+    if value == int(value) and size >= 1000:
+        decimals = 0
+    return f"{value:.{decimals}f}"
+
+
+def _legend(table: Table) -> str:
+    cells = [cell for row in table.rows for cell in row.cells.values()]
+    used = {column.direction for column in table.columns}
+    words = [MARKS]
+    words += [TIES] if any(cell.interval for cell in cells) else []
+    words += [text for direction, text in DIRECTIONS.items() if direction in used]
+    if any(cell.reference is not None and cell.text is None for cell in cells):
+        words.append(OWN_REFERENCE)
+    return " ".join(words)
+
+
+def _figures(table: Table, row: Row) -> list[str]:
+    return [_figure(row.cells.get(column.name, Cell()), column) for column in table.columns]
+
+
+def _figure(cell: Cell, column: Column) -> str:
+    if cell.value is None:
+        return "–"
+    text = cell.text or number(cell.value)
+    text = {"best": f"**{text}**", "second": f"<u>{text}</u>"}.get(cell.mark, text)
+    # A paper prints the reference as a row of its own.
+    if column.direction == "reference" and cell.reference is not None and cell.text is None:
+        text += f" ({number(cell.reference)})"
+    if cell.interval:
+        text += " [{}, {}]".format(*map(number, cell.interval))
+    return text
+
+
+def _heading(column: Column) -> str:
+    name = f"{column.name} ({column.unit})" if column.unit else column.name
+    return f"{name} {ARROWS[column.direction]}" if column.direction else name
+
+
+def _csv_cell(cell: Cell) -> list[object]:
+    low, high = cell.interval or (None, None)
+    value = cell.text if cell.text is not None else cell.value
+    return ["" if v is None else v for v in (value, low, high, cell.reference, cell.mark)]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,167 @@
+"""A protocol: everything that changes a figure, written down and hashed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from metrics import METRICS
+from metrics.extractors import EXTRACTORS
+from thbench.config import content_hash, find, read_yaml
+from thbench.errors import UserError, did_you_mean
+from thbench.registry import Registry
+
+SOURCE_FRAMES = ("first", "random")
+POSES = ("reference", "generated")
+
+
+def _registry(kind: str, base: str, names: Mapping[str, str]) -> Registry[Any]:
+    registry: Registry[Any] = Registry(kind, base)
+    for name, target in names.items():
+        registry.add(name, target)
+    return registry
+
+
+metric_registry = _registry("metric", "metrics.base:BenchMetric", METRICS)
+extractor_registry = _registry("extractor", "metrics.extractors.base:Extractor", EXTRACTORS)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How intervals are made: ``draws`` of the bootstrap, ``groups`` of clips for the jackknife."""
+
+    confidence: float = 0.95
+    draws: int = 1000
+    groups: int = 10
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How videos are scored.
+
+    Attributes:
+        name: of the YAML file.
+        title: for people.
+        size: frames are scored at ``size`` x ``size`` pixels.
+        frames: at most so many frames of each clip, from its start, or None for all.
+        metrics: ``{"metric": name, **options}`` each.
+        source_frame: which frame of the reference clip is the portrait: ``first`` or ``random``.
+        pose: whether clips follow the ``reference``'s pose and blinks, or ``generated`` ones.
+        seeds: clips are generated once for each.
+        timing: the rule by which times are taken.
+        intervals: how confidence intervals are made.
+    """
+
+    name: str
+    title: str
+    size: int
+    metrics: tuple[Mapping[str, Any], ...]
+    frames: int | None = None
+    source_frame: str = "first"
+    pose: str = "reference"
+    seeds: tuple[int, ...] = (0,)
+    timing: str = ""
+    intervals: Intervals = field(default_factory=Intervals)
+
+    @cached_property
+    def hash(self) -> str:
+        """Changes whenever a figure might: with any key but the titles, and with versions."""
+        content = asdict(self)
+        del content["name"], content["title"]
+        content["versions"] = self._versions()
+        return content_hash(content)
+
+    def build(self) -> list[Any]:
+        """The metrics, empty, in the protocol's order."""
+        return [build_metric(spec) for spec in self.metrics]
+
+    def _versions(self) -> dict[str, int]:
+        versions = {}
+        for metric, spec in zip(self.build(), self.metrics, strict=True):
+            versions[spec["metric"]] = metric.version
+            for need in metric.needs:
+                if need in extractor_registry:
+                    versions[need] = extractor_registry.load(need).version
+        return versions
+
+
+def build_metric(spec: Mapping[str, Any]) -> Any:
+    """A metric from its block in a protocol.
+
+    Raises:
+        UserError: no such metric or option, or a value that it does not take.
+    """
+    options = dict(spec)
+    name = str(options.pop("metric", ""))
+    cls = metric_registry.load(name)
+    # ``kwargs`` are torchmetrics' own switches, which change no figure.
+    known = [p for p in inspect.signature(cls).parameters if p != "kwargs"]
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"Metric '{name}' has no option '{option}'.{did_you_mean(option, known)}"
+            )
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"Metric '{name}': {error}") from error
+
+
+def load(name: str) -> Protocol:
+    """The protocol of that name in configs/protocol, or of a path to a YAML file.
+
+    Raises:
+        UserError: there is none, or a key or value in it is not known.
+    """
+    path = find("protocol", name)
+    return parse(path.stem, read_yaml(path))
+
+
+def parse(name: str, content: Mapping[str, Any]) -> Protocol:
+    """A protocol from the content of its YAML file, checked."""
+    where = f"Protocol '{name}'"
+    _check_keys(where, content, [f.name for f in fields(Protocol) if f.name != "name"])
+    for key in ("size", "metrics"):
+        if key not in content:
+            raise UserError(f"{where} lacks '{key}'.")
+    intervals = content.get("intervals", {})
+    _check_keys(f"{where}, intervals", intervals, [f.name for f in fields(Intervals)])
+    values = dict(content, name=name, intervals=Intervals(**intervals))
+    values.setdefault("title", name)
+    values["metrics"] = tuple(_metric_block(where, spec) for spec in content["metrics"])
+    values["seeds"] = tuple(content.get("seeds", (0,)))
+    protocol = Protocol(**values)
+    _check_values(where, protocol)
+    return protocol
+
+
+def _metric_block(where: str, spec: Any) -> dict[str, Any]:
+    if not isinstance(spec, Mapping) or "metric" not in spec:
+        raise UserError(f"{where}: each of its metrics is written {{metric: NAME, option: value}}.")
+    return dict(spec)
+
+
+def _check_keys(where: str, content: Mapping[str, Any], known: list[str]) -> None:
+    for key in content:
+        if key not in known:
+            raise UserError(f"{where} has no key '{key}'.{did_you_mean(str(key), known)}")
+
+
+def _check_values(where: str, protocol: Protocol) -> None:
+    for key, known in (("source_frame", SOURCE_FRAMES), ("pose", POSES)):
+        value = getattr(protocol, key)
+        if value not in known:
+            raise UserError(f"{where}: {key} is '{value}'.{did_you_mean(str(value), known)}")
+    for key in ("size", "frames"):
+        value = getattr(protocol, key)
+        if not ((isinstance(value, int) and value > 0) or (key == "frames" and value is None)):
+            raise UserError(f"{where}: {key} must be a positive whole number, not '{value}'.")
+    if not protocol.metrics:
+        raise UserError(f"{where} names no metrics.")
+    names = [metric.name for metric in protocol.build()]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{where} has two metrics that are called '{name}'.")

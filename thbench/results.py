@@ -1,0 +1,347 @@
+"""Results: what was measured, on what, how, and at which cost. No torch is imported here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import tempfile
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from thbench.errors import UserError, did_you_mean
+
+SCHEMA_VERSION = 1
+ORIGINS = ("measured", "reported", "smoke")
+DIRECTIONS = ("higher", "lower", "zero", "reference")
+PACKAGES = ("thbench", "torch", "torchvision", "torchmetrics", "lightning", "diffusers", "scipy")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric's result.
+
+    Attributes:
+        value: the figure, or None where there is none.
+        interval: its confidence interval, or None.
+        n: clips that have a value.
+        missing: scored clips on which the metric is not defined.
+        direction: which way is better.
+        unit: of the value.
+        version: of the metric.
+        reference: the reference clips' own figure, where the metric is compared with it.
+        extractors: fingerprints of the networks whose features it read.
+        unavailable: why there is no value and how to get one, or None.
+        notes: cautions.
+    """
+
+    value: float | None
+    direction: str
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    missing: int = 0
+    unit: str = ""
+    version: int = 1
+    reference: float | None = None
+    extractors: tuple[str, ...] = ()
+    unavailable: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProtocolRef:
+    """A protocol's name and hash."""
+
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """What was scored against.
+
+    Attributes:
+        name: of the data set.
+        digest: of its content.
+        split: or None for a plain folder.
+        clips: hash of the ids of the clips that were asked for.
+    """
+
+    name: str
+    digest: str
+    split: str | None = None
+    clips: str = ""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many clips were asked for and what became of them.
+
+    Attributes:
+        expected: clips of the reference.
+        scored: generated videos that were paired and read, over all seeds.
+        shorter: pairs of different length, compared over the common length.
+        unpaired: generated videos without a reference.
+        absent: reference clips without a generated video.
+        unreadable: pairs left out because one of the files could not be used, with the reason.
+    """
+
+    expected: int = 0
+    scored: int = 0
+    shorter: int = 0
+    unpaired: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CostSummary:
+    """Means over clips, times without the first clip of each session where there are others.
+
+    Attributes:
+        seconds: to make a clip, without encoding its sound.
+        first_frame: seconds to its first frame.
+        frames: in the clip.
+        calls: of networks.
+        evaluations: frames shown to networks, over all calls.
+        hardware: what it ran on.
+        clips: how many of them were timed.
+    """
+
+    seconds: float
+    first_frame: float
+    frames: float
+    calls: float
+    evaluations: float
+    hardware: str
+    clips: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of a table, with where it comes from.
+
+    Attributes:
+        run: names the run and the file.
+        origin: ``measured``; ``reported`` by a paper; or ``smoke``, from tiny models.
+        metrics: figures by the metric's name, in the protocol's order.
+        space: what the strategy generates in ("flow", "pixels", ...).
+        samples_seen: by the trained networks, or None.
+        per_clip: a mapping for each clip: id, seed, values by metric. Kept in a file beside.
+    """
+
+    run: str
+    strategy: str
+    title: str
+    origin: str
+    protocol: ProtocolRef
+    data: DataRef
+    metrics: dict[str, Figure]
+    coverage: Coverage = field(default_factory=Coverage)
+    cost: CostSummary | None = None
+    seeds: tuple[int, ...] = ()
+    config_hash: str | None = None
+    samples_seen: int | None = None
+    space: str | None = None
+    notes: tuple[str, ...] = ()
+    git: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
+    per_clip: tuple[dict[str, Any], ...] = ()
+
+
+def write(result: Result, folder: Path) -> Path:
+    """Write ``<run>.json`` and, beside it, ``<run>.clips.jsonl``; return the former.
+
+    Each file appears whole or not at all; the result last, so that it never stands alone.
+
+    Raises:
+        UserError: the run's name is no file name, a field has a wrong value, or no room is left.
+    """
+    path = folder / f"{result.run}.json"
+    if not result.run or path.parent != folder or result.run.startswith("."):
+        raise UserError(f"'{result.run}' cannot name a result: use letters, digits, '-' and '_'.")
+    _check(result, path)
+    content = asdict(result)
+    rows = content.pop("per_clip")
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(_dump(row) + "\n" for row in rows)
+    write_atomic(folder / f"{result.run}.clips.jsonl", lines)
+    write_atomic(path, _dump(content, indent=2) + "\n")
+    return path
+
+
+def read(path: Path) -> Result:
+    """A result from its JSON file, and its clips where their file is there.
+
+    Raises:
+        UserError: the file is missing, no JSON, of another schema, or has wrong keys or types.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"There is no result {path}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): delete it and score again.") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has result schema {version}, this thbench reads {SCHEMA_VERSION}: score again."
+        )
+    result = _build(Result, dict(content, per_clip=_read_rows(path)), str(path))
+    _check(result, path)
+    return typing.cast(Result, result)
+
+
+def read_folder(folder: Path) -> list[Result]:
+    """All results of a folder, by file name."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all.
+
+    Raises:
+        UserError: it cannot be written (disk full, no permission).
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Keyword arguments of ``Result`` that say what ran: git hash, packages, time."""
+    return {"git": git_hash(), "packages": packages(), "created": now()}
+
+
+def git_hash() -> str | None:
+    """The commit of the clone that this package lies in, ``+`` behind it where files differ."""
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if not commit or _git(here, "ls-files", "--error-unmatch", __file__) is None:
+        return None
+    return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that can change a figure."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time in UTC, to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinities, which JSON has no words for."""
+    return value if math.isfinite(value) else None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _dump(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    beside = path.with_suffix(".clips.jsonl")
+    if not beside.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in beside.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{beside} is damaged ({error}): score again.") from error
+
+
+def _check(result: Result, path: Path) -> None:
+    if result.origin not in ORIGINS:
+        raise UserError(
+            f"{path}: origin is '{result.origin}'.{did_you_mean(result.origin, ORIGINS)}"
+        )
+    for name, figure in result.metrics.items():
+        if figure.direction not in DIRECTIONS:
+            known = did_you_mean(figure.direction, DIRECTIONS)
+            raise UserError(f"{path}: {name} has direction '{figure.direction}'.{known}")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` from JSON as ``kind``, a type that a dataclass above uses."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        rest = [a for a in args if a is not type(None)]
+        return None if value is None else _build(rest[0], value, where)
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if origin is tuple:
+        return _build_tuple(args, value, where)
+    if origin is dict:
+        _expect(isinstance(value, Mapping), where, "a mapping", value)
+        return {k: _build(args[1], v, f"{where}: {k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _expect(type(value) is kind, where, f"of type {kind.__name__}", value)
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, Mapping), where, "a mapping", value)
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise UserError(f"{where} has no key '{key}'.{did_you_mean(key, hints)}")
+    for f in fields(kind):
+        needed = f.default is MISSING and f.default_factory is MISSING
+        if needed and f.name not in value:
+            raise UserError(f"{where} lacks '{f.name}'.")
+    return kind(**{k: _build(hints[k], v, f"{where}: {k}") for k, v in value.items()})
+
+
+def _build_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    _expect(is_list, where, "a list", value)
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    _expect(len(kinds) == len(value), where, f"a list of {len(kinds)}", value)
+    return tuple(
+        _build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _expect(holds: bool, where: str, what: str, value: Any) -> None:
+    if not holds:
+        raise UserError(f"{where} must be {what}, not {value!r}.")

@@ -1,0 +1,299 @@
+"""Stages by content: their order, run folders, checkpoints and trained networks.
+
+A stage's result is determined by its class, model, draw, optimiser, global batch size, averaging,
+clipping, precision, frame size, audio encoder, seed, data and the stages that it builds on. The
+hash of these names its folder ``<runs>/<stage>-<hash>``, so strategies that share a stage share
+its training, and a run that is started again, on other devices or by a requeued job, goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thbench.config import Config, StageConfig, content_hash, to_yaml
+from thbench.data.datamodule import read_digest
+from thbench.errors import UserError, did_you_mean
+from thbench.registry import resolve
+from thbench.results import write_atomic
+from thbench.strategy import Setting, Stage, fold
+
+META = "thbench"
+"""Key of a checkpoint under which we say what it is."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Where a stage's training lives.
+
+    Attributes:
+        name: of the stage.
+        hash: of ``determines``.
+        folder: ``<runs>/<name>-<hash>``.
+        determines: everything that the result depends on.
+    """
+
+    name: str
+    hash: str
+    folder: Path
+    determines: Mapping[str, Any]
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the least validation loss."""
+        return self.folder / "best.ckpt"
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the newest checkpoint; 0 without one."""
+        return int(read_checkpoint(self)[META]["steps"]) if self.last.is_file() else 0
+
+    def parent(self, name: str) -> StageRun:
+        """The run of a stage that this one needs."""
+        digest = self.determines["needs"][name]
+        return _read_run(self.folder.parent / f"{name}-{digest}")
+
+    def note(self, **entries: Any) -> None:
+        """Merge entries into ``stage.json``: status, steps, seconds and what the hash is of."""
+        path = self.folder / "stage.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        known.update(stage=self.name, hash=self.hash, **entries, determines=self.determines)
+        write_atomic(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def order(config: Config, only: str | None = None) -> list[str]:
+    """Stage names, each after those that it builds on; with ``only``, that one and what it needs.
+
+    Raises:
+        UserError: an unknown stage, or a circle.
+    """
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UserError(
+                f"Stages build on each other in a circle: {' -> '.join([*path, name])}."
+            )
+        for parent in parents(_stage(config, name)):
+            visit(parent, (*path, name))
+        if name not in done:
+            done.append(name)
+
+    for name in [only] if only else config.stages:
+        visit(name, ())
+    return done
+
+
+def parents(stage: StageConfig) -> list[str]:
+    """The stages that must be trained before this one."""
+    return [*stage.needs, *([stage.init_from] if stage.init_from else [])]
+
+
+def stage_run(config: Config, name: str) -> StageRun:
+    """The run folder of a stage. The data set must be there: its content is part of the hash."""
+    order(config, name)
+    determines = _determines(config, name, read_digest(config.data.root))
+    digest = content_hash(determines)
+    return StageRun(name, digest, Path(config.runs) / f"{name}-{digest}", determines)
+
+
+def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio_dim: int) -> Stage:
+    """A stage with the weights that the seed gives it.
+
+    Raises:
+        UserError: ``model:`` has a key that the class does not take, or lacks one.
+    """
+    stage = _stage(config, name)
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    bind(kind, stage.model, f"stages.{name}.model")
+    setting = Setting(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
+    torch.manual_seed(fold(config.seed, "weights"))
+    return kind(setting, **stage.model)
+
+
+def bind(kind: type, options: Mapping[str, Any], where: str) -> None:
+    """Check ``options`` against a constructor that takes them after ``self`` and a setting.
+
+    Raises:
+        UserError: an option it does not know (with the nearest) or misses.
+    """
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]  # type: ignore[misc]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = [p.name for p in parameters]
+        for key in options:
+            if key not in known:
+                raise UserError(f"There is no key '{where}.{key}'.{did_you_mean(key, known)}")
+    for p in parameters:
+        required = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        if required and p.name not in options:
+            raise UserError(f"{where}.{p.name} is missing: {kind.__name__} cannot do without it.")
+
+
+def load_net(
+    config: Config,
+    name: str,
+    needs: Mapping[str, nn.Module] | None = None,
+    run: StageRun | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained network of a stage, with averaged weights where the stage has them.
+
+    Args:
+        config: a strategy.
+        name: one of its stages.
+        needs: networks already loaded; others that the stage needs are loaded here.
+        run: where it was trained, if that is known.
+
+    Returns:
+        the network on the CPU in eval mode, and the checkpoint's own account of itself: stage,
+        target, hash, steps, needs, trained_for, size, audio, audio_dim.
+
+    Raises:
+        UserError: it is not trained, was trained as something else, or the stages it needs have
+            been trained further since.
+    """
+    run = run or locate(config, name)
+    checkpoint = read_checkpoint(run)
+    meta: dict[str, Any] = checkpoint[META]
+    check_needs(run, meta)
+    nets = dict(needs or {})
+    for need in _stage(config, name).needs:
+        if need not in nets:
+            nets[need] = load_net(config, need, run=run.parent(need))[0]
+    net = build_stage(
+        config, name, {n: nets[n] for n in _stage(config, name).needs}, meta["audio_dim"]
+    ).net
+    net.load_state_dict(net_state(checkpoint))
+    return net.eval().requires_grad_(False), meta
+
+
+def load_nets(
+    config: Config, names: Sequence[str] | None = None
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
+    """Networks and accounts of several stages (all by default), each loaded once."""
+    nets: dict[str, nn.Module] = {}
+    metas: dict[str, dict[str, Any]] = {}
+    for name in names or order(config):
+        nets[name], metas[name] = load_net(config, name, nets)
+    return nets, metas
+
+
+def net_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of ``Stage.net`` in a checkpoint; where weights are averaged, the averages."""
+    return {
+        key.removeprefix("net."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("net.")
+    }
+
+
+def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
+    """A checkpoint of a run, the newest by default. Tensors are read when they are used.
+
+    Raises:
+        UserError: it is missing, damaged, or of something else.
+    """
+    path = path or run.last
+    if not path.is_file():
+        raise UserError(f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first.")
+    try:
+        checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path} cannot be read ({reason}): delete it to train anew, or"
+            f" put another checkpoint of this stage in its place."
+        ) from error
+    meta = checkpoint.get(META) if isinstance(checkpoint, dict) else None
+    if meta is None:
+        raise UserError(f"{path} was not written by thbench: delete it.")
+    if meta["hash"] != run.hash:
+        raise UserError(
+            f"{path} is a checkpoint of stage '{meta['stage']}' ({meta['target']}, hash"
+            f" {meta['hash']}), not of '{run.name}' ({run.determines['target']}, hash {run.hash}):"
+            " put each checkpoint in its own folder, or delete this one to train anew."
+        )
+    return checkpoint
+
+
+def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
+    """What a checkpoint of this run says of itself, but for the steps done."""
+    stage = _stage(config, run.name)
+    return {
+        "stage": run.name,
+        "target": stage.target,
+        "hash": run.hash,
+        "strategy": config.strategy,
+        "size": config.size,
+        "audio": config.data.audio,
+        "audio_dim": audio_dim,
+        "needs": _needs(run),
+    }
+
+
+def check_needs(run: StageRun, meta: Mapping[str, Any]) -> None:
+    """Raise a UserError if a frozen stage is no longer the one that this run was trained on."""
+    now = _needs(run)
+    for name, before in meta["needs"].items():
+        if now[name]["steps"] != before["steps"]:
+            raise UserError(
+                f"Stage '{run.name}' was trained on '{name}' at {before['steps']} steps, which is"
+                f" now at {now[name]['steps']}: delete {run.folder} and train it again."
+            )
+
+
+def write_config(config: Config, run: StageRun) -> None:
+    """Keep the whole configuration in the run folder."""
+    write_atomic(run.folder / "config.yaml", to_yaml(config))
+
+
+def _stage(config: Config, name: str) -> StageConfig:
+    if name not in config.stages:
+        known = did_you_mean(name, config.stages)
+        raise UserError(f"Strategy '{config.strategy}' has no stage '{name}'.{known}")
+    return config.stages[name]
+
+
+def _needs(run: StageRun) -> dict[str, dict[str, Any]]:
+    parents = {need: run.parent(need) for need in run.determines["needs"]}
+    return {need: {"hash": parent.hash, "steps": parent.steps} for need, parent in parents.items()}
+
+
+def _read_run(folder: Path) -> StageRun:
+    note = json.loads((folder / "stage.json").read_text())
+    return StageRun(note["stage"], note["hash"], folder, note["determines"])
+
+
+def _own(determines: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not depend on the data."""
+    own = {k: v for k, v in determines.items() if k not in ("data", "needs", "init_from")}
+    return {**own, "needs": sorted(determines["needs"])}
+
+
+def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
+    stage = _stage(config, name)
+    own = asdict(stage)
+    for key in ("max_steps", "needs", "init_from"):
+        del own[key]
+    own["precision"] = stage.precision or config.trainer.precision
+    return {
+        **own,
+        "size": config.size,
+        "audio": config.data.audio,
+        "seed": config.seed,
+        "data": data,
+        "needs": {n: content_hash(_determines(config, n, data)) for n in stage.needs},
+        "init_from": stage.init_from and content_hash(_determines(config, stage.init_from, data)),
+    }
