@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics.weights import sha256
 from thbench import evaluation, features, protocol, results
 from thbench.contracts import Clip, Cost, Generation, Request
 from thbench.data import manifest
+from thbench.data.files import sha256
 from thbench.data.video import VideoWriter, read, read_metadata
 from thbench.errors import UserError
 from thbench.evaluation import generate_split, score

@@ -99,7 +99,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "replace", full)
+    monkeypatch.setattr("thbench.data.files.os.replace", full)
     with pytest.raises(UserError, match="No space left on device"):
         results.write_atomic(path, "new")
     assert path.read_text() == "old"

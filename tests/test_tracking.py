@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -6,6 +7,7 @@ from tests import toy_training as toy
 from thbench.errors import UserError
 from thbench.stages import StageRun
 from thbench.tracking import CurveLogger, loggers, read_curves, wandb_mode
+from thbench.training import fit
 
 
 def test_curves_go_on_after_a_crash(tmp_path):
@@ -64,6 +66,17 @@ def test_wandb_offline_writes_into_the_run_folder(tmp_path, monkeypatch, capfd):
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_each_stage_has_its_own_wandb_run(tmp_path):
+    made = toy.config(toy.make_root(tmp_path / "data"), tmp_path / "runs", max_steps=2)
+    made.trainer.sample_every = 2
+    made.tracking.wandb = "offline"
+    made.stages["second"] = replace(made.stages["toy"], ema=0.0)
+    for folder in fit(made).values():
+        (found,) = (folder / "wandb").glob("offline-run-*")
+        assert found.name.endswith(folder.name)
+        assert list(found.glob("files/media/videos/**/*.mp4"))
 
 
 def test_notes_are_merged(tmp_path):

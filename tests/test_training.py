@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -315,6 +316,18 @@ def test_init_from_starts_with_the_other_stages_weights(root, tmp_path):
     first, second = nets["toy"].state_dict(), nets["second"].state_dict()
     assert torch.equal(first["0.weight"], second["0.weight"])
     assert torch.equal(first["3.bias"], second["3.bias"])
+    made.stages["second"].model = {"width": 3}
+    with pytest.raises(UserError, match=r"stage 'toy' do not fit stage 'second'.*same model"):
+        training.fit(made)
+
+
+def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.save_checkpoint", full)
+    with pytest.raises(UserError, match="No space is left"):
+        training.fit(toy.config(root, tmp_path))
 
 
 def test_load_net_has_the_averaged_weights(root, whole):

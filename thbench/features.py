@@ -7,7 +7,6 @@ the scoring resolution, and by the same code for generated and reference videos.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from metrics import weights
 from metrics.base import BenchMetric
 from metrics.extractors.base import Extractor
 from metrics.weights import WeightsMissing
 from thbench.config import content_hash
 from thbench.data import video
+from thbench.data.files import replacing, sha256
 from thbench.errors import UserError
 from thbench.protocol import extractor_registry
 
@@ -72,7 +71,7 @@ class Video:
 
     def __init__(self, path: Path, size: int, limit: int | None) -> None:
         self.path = path
-        self.digest = weights.sha256(path)
+        self.digest = sha256(path)
         self._size = size
         self._limit = limit
         self._frames: Tensor | None = None
@@ -241,15 +240,5 @@ def _read_npz(path: Path) -> dict[str, Tensor] | None:
 
 def _write_npz(path: Path, values: Mapping[str, Tensor]) -> None:
     arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in values.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(f"Cannot write to the cache {path.parent}: {error.strerror}.") from error
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

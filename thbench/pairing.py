@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metrics.weights import sha256
 from thbench.config import content_hash
+from thbench.data.files import sha256
 from thbench.errors import UserError
 from thbench.results import DataRef
 

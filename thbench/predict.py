@@ -7,10 +7,11 @@ hash of the mp4. A clip is done when both are there and agree.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +24,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from metrics.weights import sha256
 from thbench.contracts import Generation, Request
+from thbench.data.files import sha256
 from thbench.data.video import VideoWriter
 from thbench.errors import UserError
 from thbench.results import CostSummary, write_atomic
@@ -97,26 +98,46 @@ def generate_split(
         # A line of an earlier run must not vouch for a video that is being replaced.
         _record_path(path).unlink(missing_ok=True)
         generation = generate(request)
-        tags = tags_of(strategy, run, request.seed)
-        write_video(path, generation, tags, watermark)
-        record = {
-            "id": request.id,
-            "seed": request.seed,
-            "strategy": strategy,
-            "run": run,
-            "frames": request.n_frames,
-            "sha256": sha256(path),
-            "cost": asdict(generation.cost),
-            "hardware": where,
-            "warm": made > 0,
-        }
-        write_atomic(_record_path(path), json.dumps(record) + "\n")
+        write_video(path, generation, tags_of(strategy, run, request.seed), watermark)
+        write_record(path, strategy, run, generation, hardware=where, warm=made > 0)
         made += 1
     return paths
 
 
+def write_record(
+    video: Path, strategy: str, run: str, generation: Generation, *, hardware: str, warm: bool
+) -> None:
+    """Write the line beside a finished video, which makes it count as done.
+
+    Args:
+        video: the mp4, whole.
+        strategy: its name.
+        run: names what determines the video.
+        generation: consumed, so that its cost is complete.
+        hardware: that it was made on.
+        warm: it was not the first clip of its session, which also pays for warming up.
+    """
+    record = {
+        "id": generation.request.id,
+        "seed": generation.request.seed,
+        "strategy": strategy,
+        "run": run,
+        "frames": generation.request.n_frames,
+        "sha256": sha256(video),
+        "cost": asdict(generation.cost),
+        "hardware": hardware,
+        "warm": warm,
+    }
+    write_atomic(_record_path(video), json.dumps(record) + "\n")
+
+
 def write_video(
-    path: Path, generation: Generation, tags: Mapping[str, str], watermark: bool = False
+    path: Path,
+    generation: Generation,
+    tags: Mapping[str, str],
+    watermark: bool = False,
+    *,
+    progress: bool = False,
 ) -> None:
     """Write a generation with its sound; the file appears whole or not at all.
 
@@ -131,10 +152,14 @@ def write_video(
         raise RuntimeError(f"no frame was made of the {wanted} asked for")
     waveform = generation.request.waveform.cpu().numpy()
     height, width = first.shape[-2:]
-    with VideoWriter(path, height, width, waveform=waveform, metadata=tags) as writer:
-        count = 0
-        for chunk in _chain(first, chunks):
+    count = 0
+    with (
+        VideoWriter(path, height, width, waveform=waveform, metadata=tags) as writer,
+        tqdm(total=wanted, unit="frame", disable=not progress) as bar,
+    ):
+        for chunk in itertools.chain([first], chunks):
             writer.write(mark(chunk) if watermark else chunk)
+            bar.update(len(chunk))
             count += len(chunk)
         if count != wanted:
             raise RuntimeError(f"{count} frames were made of the {wanted} asked for")
@@ -199,11 +224,6 @@ def _cpu_name() -> str:
 def _record_path(video: Path) -> Path:
     # The id may hold dots, so the suffix is cut, not replaced from the last dot of the id.
     return video.parent / f"{video.name.removesuffix('.mp4')}.json"
-
-
-def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from rest
 
 
 @functools.lru_cache(maxsize=4)

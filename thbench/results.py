@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
-import tempfile
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from thbench.data.files import replacing
 from thbench.errors import UserError, did_you_mean
 
 SCHEMA_VERSION = 1
@@ -212,20 +211,8 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         UserError: it cannot be written (disk full, no permission).
     """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def provenance() -> dict[str, Any]:

@@ -110,6 +110,29 @@ def stage_run(config: Config, name: str) -> StageRun:
     return StageRun(name, digest, Path(config.runs) / f"{name}-{digest}", determines)
 
 
+def locate(config: Config, name: str) -> StageRun:
+    """The run folder of a trained stage, also where its data set is not at hand.
+
+    Without the data set the one run is taken that agrees in everything else.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if (Path(config.data.root) / "manifest.jsonl").is_file():
+        return stage_run(config, name)
+    order(config, name)
+    wanted = _own(_determines(config, name, ""))
+    notes = [_read_run(path.parent) for path in Path(config.runs).glob(f"{name}-*/stage.json")]
+    found = [run for run in notes if _own(run.determines) == wanted]
+    if len(found) == 1:
+        return found[0]
+    several = f"{len(found)} runs" if found else "no run"
+    raise UserError(
+        f"There is no data set at '{config.data.root}', and {several} of stage '{name}' in"
+        f" {config.runs} with these settings: point data.root at the data set it was trained on."
+    )
+
+
 def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio_dim: int) -> Stage:
     """A stage with the weights that the seed gives it.
 
@@ -175,7 +198,7 @@ def load_net(
     net = build_stage(
         config, name, {n: nets[n] for n in _stage(config, name).needs}, meta["audio_dim"]
     ).net
-    net.load_state_dict(net_state(checkpoint))
+    fill(net, checkpoint, f"stage '{name}'")
     return net.eval().requires_grad_(False), meta
 
 
@@ -190,13 +213,22 @@ def load_nets(
     return nets, metas
 
 
-def net_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights of ``Stage.net`` in a checkpoint; where weights are averaged, the averages."""
-    return {
-        key.removeprefix("net."): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("net.")
-    }
+def fill(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
+    """Give a network the weights of ``Stage.net`` in a checkpoint, averaged ones where it has them.
+
+    Raises:
+        UserError: they belong to another network.
+    """
+    state = checkpoint["state_dict"]
+    own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        raise UserError(
+            f"The weights of stage '{checkpoint[META]['stage']}' do not fit {what} ({reason}):"
+            " give both the same model, or train anew."
+        ) from error
 
 
 def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import netrc
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,18 @@ def loggers(config: Config, run: StageRun, resume_at: int = 0) -> list[Logger]:
     curves = CurveLogger(run.folder / "metrics.csv", resume_at)
     mode = wandb_mode(config.tracking.wandb)
     return [curves] if mode == "off" else [curves, _wandb(config, run, mode)]
+
+
+@rank_zero_only
+def finish(used: Iterable[Logger], failed: bool) -> None:
+    """End the W&B run, or the next stage of this process would write into it."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    if any(isinstance(logger, WandbLogger) for logger in used):
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=int(failed), quiet=True)
 
 
 def wandb_mode(wanted: str) -> str:

@@ -41,16 +41,16 @@ from thbench.stages import (
     build_stage,
     check_needs,
     describe,
+    fill,
     load_net,
     load_nets,
-    net_state,
     order,
     read_checkpoint,
     stage_run,
     write_config,
 )
 from thbench.strategy import Stage
-from thbench.tracking import loggers
+from thbench.tracking import finish, loggers
 
 __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "stage_run"]
 
@@ -94,21 +94,24 @@ def fit_stage(config: Config, name: str) -> StageRun:
         nets = load_nets(config, stage_config.needs)[0] if stage_config.needs else {}
         stage = build_stage(config, name, nets, data.audio_dim)
         if stage_config.init_from and not resume:
-            stage.net.load_state_dict(
-                net_state(read_checkpoint(stage_run(config, stage_config.init_from)))
-            )
+            origin = read_checkpoint(stage_run(config, stage_config.init_from))
+            fill(stage.net, origin, f"stage '{name}', which starts from it")
         if config.trainer.compile:
             stage.net.compile()
         account = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
         trainer = build_trainer(config, stage_config, run, stage, data, account, resume)
         checkpoint = run.last if resume else None
         _start(config, run, resume)
+        done = False
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            done = True
         except UserError as error:
             if trainer.is_global_zero:
                 run.note(status="failed", error=str(error))
             raise
+        finally:
+            finish(trainer.loggers, failed=not done)
     _finish(trainer, run, stage)
     return run
 

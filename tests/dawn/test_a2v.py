@@ -330,7 +330,7 @@ def test_it_learns_flows_that_follow_the_sound():
     trained = stage(net=options, dropout=0.0)
     trained.train()
     optimizer = torch.optim.AdamW(trained.net.parameters(), 3e-3)
-    for step in range(120):
+    for step in range(80):
         optimizer.zero_grad()
         trained.loss(batch(4, 6, seed=step))["loss"].backward()
         optimizer.step()
@@ -343,6 +343,19 @@ def test_it_learns_flows_that_follow_the_sound():
     made = sample(FlowDenoiser(trained.net), given, fresh.frames[:1], SamplerConfig(steps=8))
     pair = torch.stack([made[0].flatten(), truth[0].flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.6
+
+
+def test_it_trains_in_mixed_precision_with_flows_in_full():
+    lfg = Planted()
+    real, kinds = lfg.flow, []
+    lfg.flow = lambda *pair: kinds.append(torch.is_autocast_enabled("cpu")) or real(*pair)
+    trained = stage(lfg, net={"normalize": "location", "patch": 2})
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = trained.loss(batch())["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in trained.net.parameters() if p.grad is not None)
+    assert kinds == [False]
 
 
 def test_samples_show_the_clip_beside_what_is_made():

@@ -40,15 +40,16 @@ def load(path: str | Path) -> np.ndarray:
         if not container.streams.audio:
             raise UserError(f"{path} has no sound: give a file with an audio track.")
         stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        # Channels are averaged here: FFmpeg's own mix to mono adds 3 dB to stereo, and clips.
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
         pieces: list[np.ndarray] = []
         start: float | None = None
         try:
             for frame in container.decode(stream):
                 start = frame.time if start is None else start
                 frame.pts = None  # gaps in the time stamps are not filled
-                pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
-            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+                pieces += [piece.to_ndarray().mean(0) for piece in resampler.resample(frame)]
+            pieces += [piece.to_ndarray().mean(0) for piece in resampler.resample(None)]
         except av.FFmpegError as error:
             raise UserError(
                 f"The sound of {path} cannot be decoded: the file is damaged."

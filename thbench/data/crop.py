@@ -121,9 +121,14 @@ def cut(frames: Tensor, square: Square, size: int) -> Tensor:
     Beyond the edges the outermost pixels are repeated.
     """
     height, width = frames.shape[-2:]
-    rows = torch.arange(square.y, square.y + square.side).clamp(0, height - 1)
-    columns = torch.arange(square.x, square.x + square.side).clamp(0, width - 1)
-    return _resize(frames[:, :, rows][:, :, :, columns], size, size)
+    right, bottom = square.x + square.side, square.y + square.side
+    if square.x >= 0 and square.y >= 0 and right <= width and bottom <= height:
+        frames = frames[:, :, square.y : bottom, square.x : right]  # a view: no copy
+    else:
+        rows = torch.arange(square.y, bottom).clamp(0, height - 1)
+        columns = torch.arange(square.x, right).clamp(0, width - 1)
+        frames = frames[:, :, rows][:, :, :, columns]
+    return _resize(frames, size, size)
 
 
 def _inside(start: float, side: int, length: int) -> int:

@@ -165,9 +165,10 @@ def _clip(
             nonlocal written
             fine = max(settings.size, min(square.side, MESH_SIZE))
             for frames in _between(_stream(job, info), piece.start, piece.stop):
-                writer.write(cut(frames, square, settings.size))
-                written += len(frames)
-                yield cut(frames, square, fine)
+                small = cut(frames, square, settings.size)
+                writer.write(small)
+                written += len(small)
+                yield small if fine == settings.size else cut(frames, square, fine)
 
         seen = track(measured())
         _check_face(job, seen, square)

@@ -132,7 +132,7 @@ def stream(path: str | Path, chunk: int = 64, fps: int | None = FPS) -> Iterator
         fps: rate to resample to; None keeps the frames as stored.
 
     Yields:
-        uint8 (n, 3, H, W) RGB.
+        uint8 (n, 3, H, W) RGB, in channels-last memory as the decoder leaves it.
 
     Raises:
         UserError: the file is missing, empty, truncated, or no video.
@@ -149,10 +149,10 @@ def stream(path: str | Path, chunk: int = 64, fps: int | None = FPS) -> Iterator
         for picture in pictures:
             waiting.append(picture)
             if len(waiting) == chunk:
-                yield _to_tensor(waiting)
+                yield _to_tensor(waiting, as_decoded=True)
                 waiting = []
         if waiting:
-            yield _to_tensor(waiting)
+            yield _to_tensor(waiting, as_decoded=True)
 
 
 def resample(timed: Iterable[tuple[float, F]], fps: float, last: float) -> Iterator[F]:
@@ -209,8 +209,9 @@ def has_decord() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-def _to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+def _to_tensor(pictures: Sequence[np.ndarray], as_decoded: bool = False) -> Tensor:
+    frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return frames if as_decoded else frames.contiguous()
 
 
 def _picture(container: InputContainer, path: str | Path) -> Any:
@@ -299,7 +300,7 @@ def _read_decord(path: str | Path, indices: Indices) -> Tensor | None:
 
 @functools.lru_cache(maxsize=65_536)
 def _suits_decord(path: str | Path, size: int, changed: int) -> bool:
-    """False where decord errs: it ignores rotation, and misses its frame in MPEG programme streams."""
+    """False where decord errs: it ignores rotation, and misses frames in MPEG streams."""
     info = probe(path)
     return info.upright and "mp4" in info.container
 

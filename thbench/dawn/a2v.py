@@ -113,8 +113,11 @@ class A2VStage(Stage):
         lfg, portraits = self.lfg, to_unit(batch.source)
         driving = to_unit(batch.video).flatten(0, 1)
         sources = portraits.repeat_interleave(batch.video.shape[1], dim=0)
-        parts = [lfg.flow(sources[s], driving[s]) for s in iterate_slices(len(driving), self.chunk)]
-        flow, occlusion = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        slices = iterate_slices(len(driving), self.chunk)
+        # Flows are small differences of positions, and what is learned: not in half precision.
+        with torch.autocast(driving.device.type, enabled=False):
+            parts = [lfg.flow(sources[part], driving[part]) for part in slices]
+        flow, occlusion = (torch.cat(part) for part in zip(*parts, strict=True))
         return flow, occlusion, lfg.encode(portraits)
 
     @torch.no_grad()

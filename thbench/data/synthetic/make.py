@@ -138,6 +138,7 @@ def synthesize(
         encoders=encoders,
         workers=workers,
         crop="none",
+        min_face=0.2 * size,
     )
 
 

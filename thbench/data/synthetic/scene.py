@@ -61,7 +61,7 @@ def body(who: Identity, image: Tensor, x: Tensor, y: Tensor, chin: Tensor) -> No
     side = x.abs()
     light = 1 + 0.14 * who.light_x * x
     neck = 0.88 * who.neck_width + 0.35 * (0.15 - y).clamp(min=0).square()
-    mask = cover(neck - side, pixel) * cover(0.95 - y, pixel)
+    mask = cover(neck - side, pixel) * cover(0.66 - y - 1.6 * x.square(), pixel)
     tone = (1.0 - 0.30 * (side / who.neck_width).square()).clamp_(0.35, 1) * light
     shadow = segment(y - chin[..., 1] + 0.9 * (x - chin[..., 0]).square(), -0.52, 0.02)
     tone = tone * (0.90 - 0.45 * shadow)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
+
+from thbench.data import audio, video
+from thbench.errors import UserError
+
+SMALL = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+
+
+def click(at: int, n: int = 16000) -> np.ndarray:
+    wave = np.zeros(n, np.float32)
+    wave[at : at + 160] = 0.8 * np.sin(np.arange(160))
+    return wave
+
+
+def write_sound(path: Path, codec: str, rate: int, layout: str, seconds: float = 1.0) -> None:
+    t = np.arange(int(rate * seconds)) / rate
+    wave = (0.5 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        channels = np.tile(wave, (2 if layout == "stereo" else 1, 1))
+        frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=layout)
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "layout"),
+    [("a.wav", "pcm_s16le", 8000, "mono"), ("a.wav", "pcm_s24le", 48000, "stereo"),
+     ("a.mp3", "libmp3lame", 44100, "stereo"), ("a.m4a", "aac", 22050, "mono")],
+)  # fmt: skip
+def test_any_sound_is_16_khz_mono(
+    tmp_path: Path, name: str, codec: str, rate: int, layout: str
+) -> None:
+    write_sound(tmp_path / name, codec, rate, layout)
+    wave = audio.load(tmp_path / name)
+    assert wave.dtype == np.float32
+    assert wave.ndim == 1
+    assert abs(len(wave) - 16000) < 2500  # codecs pad to their frames
+    middle = wave[4000:12000]
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == 220
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.1)
+
+
+def test_sound_in_a_video_stays_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with video.VideoWriter(path, 64, 64, waveform=click(8000)) as writer:
+        for _ in range(5):
+            writer.write(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
+    wave = audio.load(path)
+    assert 0 <= len(wave) - 25 * 640 < 1024
+    assert abs(int(np.correlate(wave, click(8000)[8000:8160]).argmax()) - 8000) <= 2
+
+
+def test_wav_round_trip_and_length(tmp_path: Path) -> None:
+    audio.write_wav(tmp_path / "a.wav", click(300))
+    np.testing.assert_allclose(audio.load(tmp_path / "a.wav"), click(300), atol=1e-4)
+    assert len(audio.fit_length(click(0), 30)) == 30 * 640
+    assert len(audio.fit_length(click(0), 3)) == 3 * 640
+
+
+def test_no_sound_is_explained(tmp_path: Path) -> None:
+    with video.VideoWriter(tmp_path / "a.mp4", 64, 64) as writer:
+        writer.write(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(UserError, match="no sound"):
+        audio.load(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="no file"):
+        audio.load(tmp_path / "b.wav")
+
+
+def test_log_mel_is_aligned_to_frames() -> None:
+    encode = audio.encoder("logmel")
+    features = encode(click(10 * 640 + 240), 25).reshape(25, 8, 40)
+    own = features[:, 2:6].mean((1, 2))
+    assert own.argmax() == 10
+    quiet = features[0, 0, 0]
+    touched = [t for t in range(25) if features[t].max() > quiet]
+    assert touched == [9, 10, 11]  # the context reaches two columns, 20 ms, to each side
+    np.testing.assert_array_equal(features[10, 6:], features[11, 2:4])
+    assert features.shape[1] * features.shape[2] == encode.dim
+
+
+def test_log_mel_scale_and_length() -> None:
+    rng = np.random.default_rng(0)
+    speech_like = rng.normal(0, 0.03, 16000 * 60).astype(np.float32)
+    features = audio.encoder("logmel")(speech_like, 1500)
+    assert features.shape == (1500, 320)
+    assert abs(features.mean()) < 1.5
+    louder = audio.encoder("logmel")(speech_like * 10, 1500)
+    assert (louder - features).mean() == pytest.approx(20 / audio.LogMel.deviation, rel=0.01)
+    assert np.isfinite(audio.encoder("logmel")(np.zeros(10), 2)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "config"),
+    [("hubert", HubertModel, HubertConfig), ("wav2vec2", Wav2Vec2Model, Wav2Vec2Config)],
+)
+def test_transformers_load_and_align(tmp_path: Path, name: str, model: type, config: type) -> None:
+    torch.manual_seed(0)
+    model(config(**SMALL)).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    encode = audio.encoder(f"{name}={tmp_path}")
+    assert encode is audio.encoder(f"{name}={tmp_path}")
+    assert encode.dim == 16
+    wave = np.random.default_rng(0).normal(0, 0.1, 3 * 16000).astype(np.float32)
+    features = encode(wave, 75)
+    assert features.shape == (75, 16)
+    assert features.dtype == np.float32
+    normal = torch.from_numpy((wave - wave.mean()) / wave.std())[None]
+    with torch.inference_mode():
+        states = encode._model(normal).last_hidden_state[0].numpy()
+    # frame 10's centre, sample 6720, lies at state 20.375
+    expected = 0.625 * states[20] + 0.375 * states[21]
+    np.testing.assert_allclose(features[10], expected, atol=1e-3)
+    assert encode(np.zeros(1), 1).shape == (1, 16)
+
+
+def test_long_sound_is_encoded_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    Wav2Vec2Model(Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path)
+    encode = audio.encoder(f"wav2vec2={tmp_path}")
+    wave = np.random.default_rng(0).normal(0, 0.1, 5 * 16000).astype(np.float32)
+    monkeypatch.setattr(audio.Wav2Vec2, "chunk", 2)
+    monkeypatch.setattr(audio.Wav2Vec2, "overlap", 1)
+    lengths: list[int] = []
+    forward = encode._model.forward
+    monkeypatch.setattr(
+        encode._model, "forward", lambda x: (lengths.append(x.shape[-1]), forward(x))[1]
+    )
+    pieces = encode._states(wave)
+    assert max(lengths) <= 4 * 16000
+    assert len(lengths) == 3
+    assert len(pieces) == (len(wave) - 400) // 320 + 1
+
+
+def test_missing_weights_name_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="hubert=FOLDER"):
+        audio.encoder(f"hubert={tmp_path / 'nowhere'}")
+    HubertModel(HubertConfig(**SMALL)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds a hubert"):
+        audio.encoder(f"wav2vec2={tmp_path}")
+    with pytest.raises(UserError, match="Did you mean 'hubert'"):
+        audio.encoder("huberd")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from thbench.contracts import Clip
+from thbench.data import manifest
+from thbench.errors import UserError
+
+CLIP = Clip("a/1", "a", "train", 50, "clips/a/1.mp4", "clips/a/1.npz", "00", {"truth": "t.npz"})
+OTHER = replace(CLIP, id="b/1", identity="b", split="test")
+
+
+def test_round_trip_is_sorted(tmp_path: Path) -> None:
+    manifest.write(tmp_path, [OTHER, CLIP])
+    assert manifest.read(tmp_path) == [CLIP, OTHER]
+    assert [p.name for p in tmp_path.iterdir()] == [manifest.NAME]
+
+
+def test_digest_is_of_what_determines_training(tmp_path: Path) -> None:
+    def digest(*clips: Clip) -> str:
+        lines = "".join(json.dumps(asdict(clip)) + "\n" for clip in clips)
+        (tmp_path / manifest.NAME).write_text(lines)
+        return manifest.digest(tmp_path)
+
+    assert digest(CLIP, OTHER) == digest(OTHER, replace(CLIP, extra={}, video="x.mp4"))
+    for change in ({"split": "val"}, {"sha256": "01"}, {"identity": "c"}, {"n_frames": 51}):
+        assert digest(replace(CLIP, **change), OTHER) != digest(CLIP, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"n_frames": "50"}, "must be int"), ({"n_frames": 0}, "positive"),
+     ({"split": "dev"}, "split"),
+     ({"colour": 1}, "unknown keys"), ({"video": "/etc/x"}, "inside"), ({"id": "b/1"}, "twice"),
+     ({"n_frames": True}, "must be int")],
+)  # fmt: skip
+def test_bad_lines_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    rows = [asdict(OTHER), {**asdict(CLIP), **change}]
+    (tmp_path / manifest.NAME).write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=f":2: .*{message}"):
+        manifest.read(tmp_path)
+
+
+def test_what_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prepared data set"):
+        manifest.read(tmp_path)
+    (tmp_path / manifest.NAME).write_text("{")
+    with pytest.raises(UserError, match=":1: this is not JSON"):
+        manifest.read(tmp_path)
+    with pytest.raises(ValueError, match="unique"):
+        manifest.write(tmp_path, [CLIP, CLIP])

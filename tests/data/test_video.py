@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import resource
+import struct
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from thbench.data import audio, video
+from thbench.errors import UserError
+
+CLIPS = Path(__file__).parents[3] / "shared" / "clips"
+
+
+def moving(n: int = 40, height: int = 64, width: int = 96) -> torch.Tensor:
+    """Frame t shows 6 t in red, smooth ramps in green and blue."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.stack([torch.full_like(x, 6 * t), 2 * y, x]) for t in range(n)]).to(
+        torch.uint8
+    )
+
+
+def write(path: Path, frames: torch.Tensor, **options: object) -> Path:
+    with video.VideoWriter(path, *frames.shape[-2:], **options) as writer:
+        for chunk in frames.split(7):
+            writer.write(chunk)
+    return path
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> int:
+    assert a.shape == b.shape
+    return int((a.int() - b.int()).abs().max())
+
+
+def rotate_header(path: Path) -> None:
+    """Give the picture's track the matrix of a quarter turn clockwise (ISO 14496-12, tkhd)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+def test_round_trip_keeps_pixels_count_and_tags(tmp_path: Path) -> None:
+    frames = moving()
+    tags = {"synthetic": "true", "strategy": "dawn", "run": "é-1"}
+    path = write(tmp_path / "sub" / "a.mp4", frames, metadata=tags)
+    assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
+    assert video.read_metadata(path) == tags
+    info = video.probe(path)
+    assert (info.width, info.height, info.n_frames, info.fps) == (96, 64, 40, 25.0)
+    assert not info.has_audio
+    assert info.duration == pytest.approx(1.6)
+    assert (video.read(path).float() - frames.float()).abs().mean() < 3
+    assert difference(torch.cat(list(video.stream(path, 9))), video.read(path)) == 0
+
+
+def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
+    wave = np.sin(np.arange(40 * 640) / 20).astype(np.float32)
+    files = [write(tmp_path / f"{k}.mp4", moving(), waveform=wave) for k in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.skipif(not video.has_decord(), reason="decord is not installed")
+@pytest.mark.parametrize("indices", [[3, 39, 3, -1, 17], slice(5, 30, 4), None])
+def test_backends_agree(tmp_path: Path, indices: video.Indices) -> None:
+    path = write(tmp_path / "a.mp4", moving())
+    ours, theirs = video._read_av(path, indices), video._read_decord(path, indices)
+    assert theirs is not None
+    assert difference(ours, theirs) <= 2
+    expected = torch.arange(40)[indices] if indices is not None else torch.arange(40)
+    assert (ours[:, 0].float().mean((1, 2)) / 6).round().tolist() == expected.tolist()
+
+
+@pytest.mark.skipif(not CLIPS.exists(), reason="the real clips are not here")
+@pytest.mark.parametrize("name", ["hdtf/WDA_KatieHill_000.mp4", "varied/grid_lbax4n.mpg"])
+def test_backends_agree_on_real_clips(name: str) -> None:
+    path = CLIPS / name
+    assert difference(video.read(path, [0, 41, 60]), video._read_av(path, [0, 41, 60])) <= 2
+    everything = torch.cat(list(video.stream(path, fps=None)))
+    assert difference(video._read_av(path, [41, 60]), everything[[41, 60]]) == 0
+
+
+def test_index_out_of_range(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", moving(5))
+    with pytest.raises(IndexError):
+        video.read(path, [5])
+    assert video.read(path, []).shape == (0, 3, 64, 96)
+
+
+def test_rotation_is_applied(tmp_path: Path) -> None:
+    frames = torch.zeros(3, 3, 64, 96, dtype=torch.uint8)
+    frames[:, :, :32, :32] = 255  # upper left
+    path = write(tmp_path / "a.mp4", frames)
+    rotate_header(path)
+    info = video.probe(path)
+    assert (info.width, info.height, info.upright) == (64, 96, False)
+    for got in (video.read(path, [1])[0], next(video.stream(path))[1]):
+        assert got.shape == (3, 96, 64)
+        assert got[:, :28, 36:].min() > 200  # upper right after a clockwise turn
+        assert got[:, 40:].max() < 50
+
+
+def test_other_rates_are_resampled(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", moving(40), fps=50)
+    got = torch.cat(list(video.stream(path)))
+    assert len(got) == 20
+    assert (got[:, 0].float().mean((1, 2)) / 6).round().tolist() == list(range(0, 40, 2))
+
+
+def test_resample_takes_the_nearest_in_time() -> None:
+    uneven = [(0.0, "a"), (0.03, "b"), (0.2, "c")]
+    assert list(video.resample(uneven, 25, 0.04)) == ["a", "b", "b", "c", "c", "c"]
+    assert list(video.resample([(0.0, "a")], 25, 0.001)) == ["a"]
+    for rate in (24, 25, 29.97, 30, 60):
+        timed = [(k / rate, k / rate) for k in range(200)]
+        got = np.array(list(video.resample(timed, 25, 1 / rate)))
+        assert len(got) == round(200 / rate * 25)
+        assert np.abs(got - np.arange(len(got)) / 25)[:-1].max() <= 0.5 / rate + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut"])
+def test_bad_files_are_explained(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.mp4"
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("no video " * 100)
+    elif kind == "cut":
+        whole = write(path, torch.randint(0, 255, (30, 3, 64, 64), dtype=torch.uint8))
+        path.write_bytes(whole.read_bytes()[: path.stat().st_size // 2])
+    for read in (video.read, lambda p: list(video.stream(p))):
+        with pytest.raises(UserError, match=r"a\.mp4"):
+            read(path)
+
+
+def test_sound_only_is_no_video(tmp_path: Path) -> None:
+    audio.write_wav(tmp_path / "a.wav", np.zeros(16000))
+    with pytest.raises(UserError, match="no picture"):
+        video.probe(tmp_path / "a.wav")
+
+
+def test_nothing_is_left_of_a_failed_video(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", moving(5))
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError), video.VideoWriter(path, 64, 96) as writer:  # noqa: PT012
+        writer.write(moving(3))
+        raise RuntimeError
+    with pytest.raises(UserError, match="no frames"), video.VideoWriter(path, 64, 96):
+        pass
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="even"):
+        video.VideoWriter(path, 63, 96)
+
+
+def _fill(path: Path) -> str:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        write(path, torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
+    except UserError as error:
+        return str(error)
+    return "written"
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    with get_context("spawn").Pool(1) as pool:
+        assert "could not be written" in pool.apply(_fill, (tmp_path / "a.mp4",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_every_kind(tmp_path: Path) -> None:
+    red = Image.new("RGB", (40, 20), (255, 0, 0))
+    red.putpixel((0, 0), (0, 0, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to show
+    red.save(tmp_path / "exif.png", exif=exif)
+    turned = video.read_image(tmp_path / "exif.png")
+    assert turned.shape == (3, 40, 20)
+    assert turned[:, 0, -1].tolist() == [0, 0, 255]
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert video.read_image(tmp_path / "clear.png").min() == 255
+    Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
+    assert video.read_image(tmp_path / "deep.png").unique().tolist() == [128]
+    for mode in ("L", "CMYK"):
+        red.convert(mode).save(tmp_path / "a.jpg")
+        assert video.read_image(tmp_path / "a.jpg").shape == (3, 20, 40)
+    (tmp_path / "bad.png").write_bytes((tmp_path / "exif.png").read_bytes()[:40])
+    with pytest.raises(UserError, match=r"bad\.png"):
+        video.read_image(tmp_path / "bad.png")
