@@ -54,7 +54,7 @@ def main() -> None:
     out = Path(arguments.out)
     data = out / "data"
     synthesize(
-        data, identities=sum(SPLITS.values()), splits=SPLITS, workers=arguments.workers, seconds=4
+        data, identities=sum(SPLITS.values()), splits=SPLITS, workers=arguments.workers, seconds=4.0
     )
     words = ["scale=tiny", f"data={data}", f"runs={out}", *arguments.overrides]
     loaded = config.load("dawn", words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,13 @@ def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
     bind(kind, {"setting": 0, "plan": 0, "sampler": 0, **options}, "options")
 
 
-def evaluate(config: Config, *, device: str, origin: str, progress: bool = True) -> Result | None:
+def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     """Generate a split's clips, resuming, and score them.
 
     Args:
         config: a strategy; ``config.eval`` says what and by which protocol.
         device: where scoring runs; generation follows ``config.trainer``.
         origin: ``measured`` or ``smoke``.
-        progress: show bars.
 
     Returns:
         The result, not yet written; None on ranks other than the first.
@@ -110,13 +109,13 @@ def evaluate(config: Config, *, device: str, origin: str, progress: bool = True)
     asked = requests_of(config, rule)
     made = assemble(config)
     out = videos_folder(config, made, rule)
-    if not predict.generate_split(made, asked, out, progress=progress):
+    writer = predict.ClipWriter(out, config.strategy, made.run, config.eval.watermark)
+    if not predict.generate_split(made.strategy, asked, writer, config.trainer):
         return None
-    longest = max(asked.store.clips[i].n_frames for i, _ in asked.wanted)
     return score(
         out,
         Path(config.data.root),
-        rule,
+        replace(rule, frames=asked.frames),
         run=f"{config.strategy}-{config.data.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
         strategy=config.strategy,
         title=config.title,
@@ -124,11 +123,12 @@ def evaluate(config: Config, *, device: str, origin: str, progress: bool = True)
         split=config.eval.split,
         limit=config.eval.limit,
         device=device,
-        progress=progress,
+        progress=config.trainer.progress,
         config_hash=content_hash(config),
         samples_seen=made.samples_seen,
         space=made.strategy.space,
-        notes=tuple(made.zero_shot(min(longest, config.eval.frames or longest))),
+        notes=tuple(made.zero_shot(asked.longest)),
+        data=config.data.name,
     )
 
 

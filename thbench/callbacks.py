@@ -288,3 +288,31 @@ class Bar(Callback):
 def _all_finite(stage: Stage) -> bool:
     norms = torch._foreach_norm([p.detach() for p in stage.parameters() if p.is_floating_point()])
     return bool(torch.stack([norm.cpu().float() for norm in norms]).isfinite().all())
+
+
+class ClipBar(Callback):
+    """A progress bar over generated clips.
+
+    Args:
+        total: clips, over all devices.
+        shown: False turns it off.
+    """
+
+    def __init__(self, total: int, shown: bool = True) -> None:
+        self.total = total
+        self.shown = shown
+        self._bar: tqdm[Any] | None = None
+
+    @rank_zero_only
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar = tqdm(desc="generate", total=self.total, unit="clip", disable=not self.shown)
+
+    @rank_zero_only
+    def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(min(trainer.world_size, self.total - self._bar.n))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

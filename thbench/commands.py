@@ -8,6 +8,7 @@ from pathlib import Path
 
 from thbench import config as configs
 from thbench.errors import UserError
+from thbench.results import Result
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -132,11 +133,12 @@ def data_prepare(arguments: argparse.Namespace) -> None:
 
 def data_check(arguments: argparse.Namespace) -> None:
     """Verify a prepared data set."""
-    from thbench.data.check import check
+    from thbench.data.check import WARNING, check
 
-    problems = check(Path(arguments.root))
-    for problem in problems:
-        print(problem)
+    lines = check(Path(arguments.root))
+    for line in lines:
+        print(line)
+    problems = [line for line in lines if not line.startswith(WARNING)]
     if problems:
         raise UserError(f"{arguments.root}: {len(problems)} problem(s); see above.")
     print(f"{arguments.root}: nothing is wrong.")
@@ -191,7 +193,7 @@ def _device(config: configs.Config) -> str:
     return "cuda"
 
 
-def _print_figures(result) -> None:  # noqa: ANN001
+def _print_figures(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -215,7 +217,7 @@ def _print_figures(result) -> None:  # noqa: ANN001
 
 
 def _strategies() -> list[tuple[str, ...]]:
-    rows = [("name", "title", "plan", "stages")]
+    rows: list[tuple[str, ...]] = [("name", "title", "plan", "stages")]
     for name in configs.names("strategy"):
         content = configs.read_yaml(configs.find("strategy", name))
         plan = content.get("plan", {}).get("name", "nar")
@@ -226,7 +228,7 @@ def _strategies() -> list[tuple[str, ...]]:
 def _metrics() -> list[tuple[str, ...]]:
     from thbench.protocol import metric_registry
 
-    rows = [("name", "unit", "better", "needs", "what it is")]
+    rows: list[tuple[str, ...]] = [("name", "unit", "better", "needs", "what it is")]
     for name in sorted(metric_registry):
         kind = metric_registry.load(name)
         text = (kind.__doc__ or "").strip().splitlines()[0]
@@ -237,7 +239,7 @@ def _metrics() -> list[tuple[str, ...]]:
 def _protocols() -> list[tuple[str, ...]]:
     from thbench import protocol
 
-    rows = [("name", "title", "hash", "metrics")]
+    rows: list[tuple[str, ...]] = [("name", "title", "hash", "metrics")]
     for name in configs.names("protocol"):
         rule = protocol.load(name)
         listed = ", ".join(metric.name for metric in rule.build())
@@ -250,7 +252,7 @@ def _files(kind: str) -> list[tuple[str, ...]]:
 
 
 def _data() -> list[tuple[str, ...]]:
-    rows = [("name", "root", "audio", "here")]
+    rows: list[tuple[str, ...]] = [("name", "root", "audio", "here")]
     for name in configs.names("data"):
         block = configs.read_data(name)
         here = (Path(block["root"]) / "manifest.jsonl").is_file()
@@ -261,7 +263,9 @@ def _data() -> list[tuple[str, ...]]:
 def _plans() -> list[tuple[str, ...]]:
     from thbench import plans
 
-    rows = [("name", "options", "calls for 200 frames, 20 steps", "what it is")]
+    rows: list[tuple[str, ...]] = [
+        ("name", "options", "calls for 200 frames, 20 steps", "what it is")
+    ]
     for name, builder in plans.BUILDERS.items():
         steps = 20 if name != "rolling" else 32
         cost = plans.cost(builder(200), steps)

@@ -148,7 +148,6 @@ class EvalConfig:
     split: str = "test"
     limit: int | None = None
     frames: int | None = None
-    seeds: list[int] = field(default_factory=lambda: [0])
     watermark: bool = False
 
 

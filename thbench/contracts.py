@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -163,9 +163,9 @@ class Request:
 
     def to(self, *args: Any, **kwargs: Any) -> Request:
         """A copy on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: v.to(*args, **kwargs) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **cast("dict[str, Any]", moved))
 
 
 @dataclass

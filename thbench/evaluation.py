@@ -29,7 +29,7 @@ from thbench.config import content_hash
 from thbench.errors import UserError
 from thbench.features import FeatureStore, build_extractors, default_cache
 from thbench.pairing import Pair, find_reference, find_videos, pair_up
-from thbench.predict import costs, generate_split
+from thbench.predict import costs
 from thbench.protocol import Protocol, build_metric
 from thbench.results import (
     Coverage,
@@ -40,8 +40,6 @@ from thbench.results import (
     provenance,
     write_atomic,
 )
-
-__all__ = ["generate_split", "score"]
 
 Features = Mapping[str, Tensor]
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -22,29 +22,96 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from thbench.contracts import Generation, Request
+from thbench.config import TrainerConfig
+from thbench.contracts import Generation
 from thbench.data.files import sha256
 from thbench.data.video import VideoWriter
+from thbench.devices import predict
 from thbench.errors import UserError
+from thbench.requests import SplitRequests
 from thbench.results import CostSummary, write_atomic
+from thbench.strategy import Strategy
 
 MARK = "AI-generated"
 
 
-def clip_path(out: Path, clip_id: str, seed: int) -> Path:
-    """Where the clip of that id and seed lies: ``seed-<seed>/<id>.mp4``."""
-    return out / f"seed-{seed}" / f"{clip_id}.mp4"
+class ClipWriter:
+    """Writes the clips of one run: ``seed-<seed>/<id>.mp4`` and the line beside it.
+
+    Args:
+        out: the folder.
+        strategy: its name, put into each file.
+        run: names what determines the videos; a video of another run is made again.
+        watermark: draw a visible mark into each frame.
+    """
+
+    def __init__(self, out: Path, strategy: str, run: str, watermark: bool = False) -> None:
+        self.out, self.strategy, self.run, self.watermark = out, strategy, run, watermark
+        self.made = 0
+
+    def path(self, clip_id: str, seed: int) -> Path:
+        """Where the clip of that id and seed lies."""
+        return self.out / f"seed-{seed}" / f"{clip_id}.mp4"
+
+    def is_done(self, clip_id: str, seed: int) -> bool:
+        """Whether that clip has been made whole by this run."""
+        path = self.path(clip_id, seed)
+        record = read_record(path)
+        if record is None or record.get("run") != self.run or not path.is_file():
+            return False
+        return bool(record.get("sha256") == sha256(path))
+
+    def __call__(self, generation: Generation, device: torch.device | str) -> None:
+        """Consume a generation and write it; the line, which makes it count as done, comes last.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        request = generation.request
+        path = self.path(request.id, request.seed)
+        # A line of an earlier run must not vouch for a video that is being replaced.
+        _record_path(path).unlink(missing_ok=True)
+        tags = tags_of(self.strategy, self.run, request.seed)
+        write_video(path, generation, tags, self.watermark)
+        record = {
+            "id": request.id,
+            "seed": request.seed,
+            "strategy": self.strategy,
+            "run": self.run,
+            "frames": request.n_frames,
+            "sha256": sha256(path),
+            "cost": asdict(generation.cost),
+            "hardware": hardware(device),
+            # The first clip of a session also pays for warming up.
+            "warm": self.made > 0,
+        }
+        write_atomic(_record_path(path), json.dumps(record) + "\n")
+        self.made += 1
 
 
-def is_done(out: Path, clip_id: str, seed: int, run: str) -> bool:
-    """Whether that clip has been made whole by that run."""
-    path = clip_path(out, clip_id, seed)
-    record = read_record(path)
-    if record is None or record.get("run") != run or not path.is_file():
-        return False
-    return bool(record.get("sha256") == sha256(path))
+def generate_split(
+    strategy: Strategy, requests: SplitRequests, writer: ClipWriter, trainer: TrainerConfig
+) -> bool:
+    """Make the videos that are missing, on any number of devices.
+
+    Args:
+        strategy: ready to generate.
+        requests: all that should be there in the end.
+        writer: knows what is there, and writes.
+        trainer: devices and precision.
+
+    Returns:
+        Whether this process is the first one, which goes on with what is to be done once.
+    """
+    missing = [i for i in range(len(requests)) if not writer.is_done(*requests.name(i))]
+    if not missing:
+        return True
+    strategy.writer = writer
+    loader = DataLoader(Subset(requests, missing), batch_size=None)
+    return predict(strategy, loader, trainer, len(missing))
 
 
 def read_record(video: Path) -> dict[str, Any] | None:
@@ -54,81 +121,6 @@ def read_record(video: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def generate_split(
-    strategy: str,
-    requests: Iterable[Request],
-    out: Path,
-    generate: Callable[[Request], Generation],
-    *,
-    run: str,
-    device: torch.device | str = "cpu",
-    watermark: bool = False,
-    total: int | None = None,
-    progress: bool = True,
-) -> list[Path]:
-    """Make a video for each request, skipping those that are done.
-
-    Args:
-        strategy: its name, put into each file.
-        requests: may be lazy; they are made in this order.
-        out: the folder, one subfolder per seed.
-        generate: such as ``Strategy.generate``.
-        run: names what determines the videos; a video of another run is made again.
-        device: on which ``generate`` runs, for the record.
-        watermark: draw a visible mark into each frame.
-        total: number of requests, for the progress bar.
-        progress: show one.
-
-    Returns:
-        The videos' paths, in the order of the requests.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    paths = []
-    where = hardware(device)
-    made = 0
-    for request in tqdm(requests, "generate", total, unit="clip", disable=not progress):
-        path = clip_path(out, request.id, request.seed)
-        paths.append(path)
-        if is_done(out, request.id, request.seed, run):
-            continue
-        # A line of an earlier run must not vouch for a video that is being replaced.
-        _record_path(path).unlink(missing_ok=True)
-        generation = generate(request)
-        write_video(path, generation, tags_of(strategy, run, request.seed), watermark)
-        write_record(path, strategy, run, generation, hardware=where, warm=made > 0)
-        made += 1
-    return paths
-
-
-def write_record(
-    video: Path, strategy: str, run: str, generation: Generation, *, hardware: str, warm: bool
-) -> None:
-    """Write the line beside a finished video, which makes it count as done.
-
-    Args:
-        video: the mp4, whole.
-        strategy: its name.
-        run: names what determines the video.
-        generation: consumed, so that its cost is complete.
-        hardware: that it was made on.
-        warm: it was not the first clip of its session, which also pays for warming up.
-    """
-    record = {
-        "id": generation.request.id,
-        "seed": generation.request.seed,
-        "strategy": strategy,
-        "run": run,
-        "frames": generation.request.n_frames,
-        "sha256": sha256(video),
-        "cost": asdict(generation.cost),
-        "hardware": hardware,
-        "warm": warm,
-    }
-    write_atomic(_record_path(video), json.dumps(record) + "\n")
 
 
 def write_video(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from thbench.errors import UserError, did_you_mean
 
@@ -72,7 +72,7 @@ class Registry(Mapping[str, str], Generic[T]):
         """
         if name not in self._targets:
             raise UserError(f"No {self.kind} '{name}'.{did_you_mean(name, self._targets)}")
-        base: type[T] = resolve(self._base, object)  # type: ignore[assignment]
+        base = cast("type[T]", resolve(self._base, object))
         return resolve(self._targets[name], base)
 
     def __getitem__(self, name: str) -> str:

@@ -61,6 +61,12 @@ class SplitRequests(Dataset[Request]):
     def __len__(self) -> int:
         return len(self.wanted)
 
+    @property
+    def longest(self) -> int:
+        """Frames of the longest video asked for."""
+        longest = max(self.store.clips[i].n_frames for i, _ in self.wanted)
+        return min(longest, self.frames or longest)
+
     def name(self, index: int) -> tuple[str, int]:
         """Clip id and seed of a request, without making it."""
         i, seed = self.wanted[index]

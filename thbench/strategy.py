@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,6 +73,7 @@ class Stage(L.LightningModule, ABC):
     """
 
     net: nn.Module
+    batches_seen: Tensor
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -183,8 +184,12 @@ class Strategy(L.LightningModule, ABC):
         decode_chunk: frames decoded at a time.
         frames_per_call: at most so many frames in one network call, where a round allows to split;
             None for no limit. Changes memory and speed, not the result.
+        space: in which the last pass makes frames, for the tables.
+        writer: takes the generations of ``predict_step``, with the device they were made on.
     """
 
+    space: str = ""
+    writer: Callable[[Generation, torch.device], None] | None = None
     decode_chunk: int = 16
     frames_per_call: int | None = None
 
@@ -235,6 +240,11 @@ class Strategy(L.LightningModule, ABC):
         from thbench.generation import run
 
         return run(self, request)
+
+    def predict_step(self, request: Request, batch_idx: int) -> None:
+        """Make one clip and hand it to ``writer``."""
+        assert self.writer is not None
+        self.writer(self.generate(request), self.device)
 
 
 def fold(*parts: object) -> int:

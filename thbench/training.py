@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,6 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -31,6 +27,7 @@ from thbench.checkpoints import Checkpoints, say
 from thbench.config import Config, StageConfig
 from thbench.contracts import Batch
 from thbench.data.datamodule import ClipData, Share
+from thbench.devices import make_trainer, quiet
 from thbench.errors import UserError
 from thbench.optim import build_optimizer
 from thbench.results import provenance
@@ -53,8 +50,6 @@ from thbench.strategy import Stage
 from thbench.tracking import finish, loggers
 
 __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "stage_run"]
-
-_NOISY = ("lightning", "lightning.pytorch", "lightning.fabric", "torch", "wandb")
 
 
 def fit(config: Config, only: str | None = None) -> dict[str, Path]:
@@ -149,33 +144,23 @@ def build_trainer(
     if not data.validates and settings.validate_batches:
         say(f"{run.name}: no validation, the data set has no clips in its split 'val'.")
     validate_every = settings.validate_every * settings.accumulate if data.validates else 0
-    torch.set_float32_matmul_precision("high")  # TF32 where there is any; CPUs are not touched
-    try:
-        trainer = L.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy=_strategy(settings.strategy),
-            precision=stage_config.precision or settings.precision,  # type: ignore[arg-type]
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=(stage_config.clip or None) if not manual else None,
-            max_epochs=-1,
-            val_check_interval=validate_every or None,
-            check_val_every_n_epoch=None,
-            limit_val_batches=1.0 if validate_every else 0,
-            num_sanity_val_steps=0,
-            log_every_n_steps=settings.log_every,
-            logger=loggers(config, run, resume),
-            callbacks=_callbacks(config, stage_config, run, data, account),
-            default_root_dir=run.folder,
-            use_distributed_sampler=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            benchmark=True,
-            plugins=_plugins(),
-        )
-    except (MisconfigurationException, ValueError) as error:  # what is no value of a setting
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    trainer = make_trainer(
+        settings,
+        precision=stage_config.precision or settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=(stage_config.clip or None) if not manual else None,
+        max_epochs=-1,
+        val_check_interval=validate_every or None,
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if validate_every else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every,
+        logger=loggers(config, run, resume),
+        callbacks=_callbacks(config, stage_config, run, data, account),
+        default_root_dir=run.folder,
+        use_distributed_sampler=False,
+        benchmark=True,
+    )
     Share(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)  # or say why not
     return trainer
 
@@ -193,22 +178,6 @@ def stage_data(config: Config, name: str) -> ClipData:
         workers=settings.workers,
         validate_batches=settings.validate_batches if settings.validate_every else 0,
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch, Lightning and W&B say of themselves off the terminal; errors still show."""
-    levels = {name: logging.getLogger(name).level for name in _NOISY}
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for module in _NOISY:
-                warnings.filterwarnings("ignore", module=module.replace(".", r"\."))
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 @contextlib.contextmanager
@@ -303,16 +272,6 @@ def _callbacks(
         SampleVideos(steps, settings.sample_every, run.folder, fixed),
         Checkpoints(run, steps, settings.checkpoint_every, account),
     ]
-
-
-def _strategy(name: str) -> Any:
-    # One whole file per checkpoint, which loads on any number of devices.
-    return FSDPStrategy(state_dict_type="full") if name == "fsdp" else name
-
-
-def _plugins() -> list[Any]:
-    # Lightning's own SLURM handler saves in the middle of a step; ``Checkpoints`` does it after.
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _is_first() -> bool:

@@ -330,9 +330,9 @@ def test_it_learns_flows_that_follow_the_sound():
     trained = stage(net=options, dropout=0.0)
     trained.train()
     optimizer = torch.optim.AdamW(trained.net.parameters(), 3e-3)
-    for step in range(80):
+    for step in range(40):
         optimizer.zero_grad()
-        trained.loss(batch(4, 6, seed=step))["loss"].backward()
+        trained.loss(batch(4, 4, seed=step))["loss"].backward()
         optimizer.step()
     trained.eval()
     fresh = batch(2, 8, seed=999)

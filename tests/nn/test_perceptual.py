@@ -37,7 +37,7 @@ def test_vgg_loss_is_zero_for_the_same_picture_and_pulls_towards_the_target(vgg)
 
 
 def test_missing_weights_are_one_line_with_all_remedies(monkeypatch):
-    def offline(weights):
+    def offline(**options):
         raise URLError("no network")
 
     monkeypatch.setattr(perceptual, "vgg19", offline)

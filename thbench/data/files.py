@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thbench.errors import UserError
@@ -22,6 +23,8 @@ _REFUSALS = {
     errno.EIO,
     errno.ENOTDIR,
 }
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names the files of ``replacing``
 
 
 def check_file(path: str | Path) -> None:
@@ -70,6 +73,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what ``replacing`` left in a folder when its process was killed.
+
+    Nobody else may be writing there. What cannot be deleted does no harm and stays.
+    """
+    for path in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            with suppress(OSError):
+                path.unlink()
 
 
 def sha256(path: str | Path) -> str:

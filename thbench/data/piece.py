@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from thbench.contracts import FPS, SAMPLES_PER_FRAME, Clip, Track
 from thbench.data import audio, video
 from thbench.data.crop import MESH_SIZE, FaceLocator, Square, choose_square, cut
 from thbench.data.files import DiskError, replacing, sha256
+from thbench.data.job import Job, Record, Rejection
 from thbench.data.landmarks import track
-from thbench.data.prepare import Job, Outcome, Rejection
 from thbench.errors import UserError
 
 LOCATE_EVERY = 8  # frames between two looks at where the face is
@@ -37,42 +38,95 @@ class Piece:
     stop: int
 
 
+class Walk:
+    """The frames of a video in one pass, handed out piece by piece.
+
+    Args:
+        chunks: of the video, (n, 3, H, W), in order. One is held at a time.
+    """
+
+    def __init__(self, chunks: Iterator[Tensor]) -> None:
+        self._chunks = chunks
+        self._rest: Tensor | None = None
+        self._t = 0
+        self._error: UserError | None = None
+
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Frames [start, stop), as far as the video has them; ``start`` must never go back.
+
+        Raises:
+            UserError: the video cannot be decoded that far.
+        """
+        while self._t < stop and (chunk := self._next()) is not None:
+            wanted = chunk[max(0, start - self._t) : stop - self._t]
+            rest = chunk[stop - self._t :]
+            self._t = min(stop, self._t + len(chunk))
+            self._rest = rest if len(rest) else None
+            if len(wanted):
+                yield wanted
+
+    def _next(self) -> Tensor | None:
+        if (
+            self._error is not None
+        ):  # a decoder that has failed would only say that it is at its end
+            raise self._error
+        if self._rest is not None:
+            return self._rest
+        try:
+            return next(self._chunks, None)
+        except UserError as error:
+            self._error = error
+            raise
+
+
 def process(job: Job) -> None:
     """Prepare one video and keep a record of it; only a full disk stops the run."""
-    known = job.outcome().clips
-    if known and all(path.is_file() for clip in known for path in list(job.files(clip))[:2]):
-        outcome = job.outcome()
-    else:
-        outcome = _prepare(job)
-    for clip in outcome.clips:
-        _embed(job, clip)
-    job.keep(outcome)
+    record = job.read()
+    if record is None or not record.finished or not all(map(job.is_whole, record.clips)):
+        record = _prepare(job, record)
+    job.keep(_embed_all(job, record))
 
 
-def _prepare(job: Job) -> Outcome:
-    source = job.source
+def _prepare(job: Job, known: Record | None) -> Record:
+    """Make what ``known`` does not have yet."""
+    record = Record()
+    with _rejecting(job, job.source.id, record):
+        _fill(job, known, record)
+    return record
+
+
+def _fill(job: Job, known: Record | None, record: Record) -> None:
+    info = video.probe(job.source.path)
+    waveform = _sound(job, info)
+    pieces = split(job.source.id, round(info.duration * FPS), job.settings.max_seconds)
+    record.squares = (known.squares if known else None) or _squares(job, info, pieces)
+    done = {clip.id: clip for clip in known.clips if job.is_whole(clip)} if known else {}
+    walk = Walk(_stream(job, info))
+    for piece in pieces:
+        with _rejecting(job, piece.id, record):
+            if piece.id not in done:
+                if known is None or not known.finished:
+                    job.forget_embeddings(piece.id)
+                done[piece.id] = _clip(job, walk, piece, record.squares[piece.id], waveform)
+            record.clips.append(done[piece.id])
+        job.keep(replace(record, finished=False))
+
+
+@contextmanager
+def _rejecting(job: Job, name: str, record: Record) -> Iterator[None]:
+    """Note what goes wrong with a video or a piece of it, and go on; a full disk ends the run."""
     try:
-        info = video.probe(source.path)
-        waveform = _sound(job, info)
-        pieces = split(source.id, round(info.duration * FPS), job.settings.max_seconds)
-        squares = _squares(job, info, pieces)
+        yield
     except DiskError:
         raise
     except (Unusable, UserError) as error:
-        return Outcome([], [_reject(job, source.id, error)])
-    clips: list[Clip] = []
-    rejected: list[Rejection] = []
-    for piece in pieces:
-        try:
-            square = squares[piece.id]
-            if square is None:
-                raise Unusable("the face moves too far for one crop, or the scene changes")
-            clips.append(_clip(job, info, piece, square, waveform))
-        except DiskError:
-            raise
-        except (Unusable, UserError) as error:
-            rejected.append(_reject(job, piece.id, error))
-    return Outcome(clips, rejected)
+        record.rejected.append(Rejection(name, str(job.source.path), str(error)))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(f"The disk is full ({error}): make room.") from error
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        record.rejected.append(Rejection(name, str(job.source.path), text))
+        record.finished = False
 
 
 def split(name: str, n_frames: int, max_seconds: float | None) -> list[Piece]:
@@ -82,10 +136,6 @@ def split(name: str, n_frames: int, max_seconds: float | None) -> list[Piece]:
         return [Piece(name, 0, n_frames)]
     edges = [round(k * n_frames / count) for k in range(count + 1)]
     return [Piece(f"{name}_{k:03d}", edges[k], edges[k + 1]) for k in range(count)]
-
-
-def _reject(job: Job, name: str, error: Exception) -> Rejection:
-    return Rejection(name, str(job.source.path), str(error))
 
 
 def _sound(job: Job, info: video.VideoInfo) -> np.ndarray:
@@ -107,102 +157,86 @@ def _stream(job: Job, info: video.VideoInfo) -> Iterator[Tensor]:
     return video.stream(job.source.path, chunk)
 
 
-def _squares(job: Job, info: video.VideoInfo, pieces: list[Piece]) -> dict[str, Square | None]:
-    """The square of each piece, after a first walk through the video."""
+def _squares(job: Job, info: video.VideoInfo, pieces: list[Piece]) -> dict[str, Square | str]:
+    """The square of each piece, or why it has none, after a first walk through the video."""
     if job.settings.crop == "none":
         side = min(info.height, info.width)
         if abs(info.height - info.width) > 0.02 * side:
             raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
         whole = Square((info.width - side) // 2, (info.height - side) // 2, side)
         return {piece.id: whole for piece in pieces}
-    found = _boxes(job, info)
-    squares: dict[str, Square | None] = {}
-    for piece in pieces:
-        looked = [t for t in found if piece.start <= t < piece.stop]
-        boxes = [box for t in looked if (box := found[t]) is not None]
-        if len(boxes) < (1 - job.settings.max_missing) * len(looked) * 0.8:
-            share = len(boxes) / max(1, len(looked))
-            raise Unusable(f"no face in too many frames (seen in {share:.0%})")
-        squares[piece.id] = choose_square(np.stack(boxes), info.height, info.width)
-    return squares
-
-
-def _boxes(job: Job, info: video.VideoInfo) -> dict[int, np.ndarray | None]:
-    found: dict[int, np.ndarray | None] = {}
+    walk = Walk(_stream(job, info))
     with FaceLocator() as locate:
-        t = 0
-        for chunk in _stream(job, info):
-            for frame in chunk:
-                if t % LOCATE_EVERY == 0:
-                    found[t] = locate(frame)
-                t += 1
-    return found
+        return {piece.id: _square(job, info, _boxes(walk, piece, locate)) for piece in pieces}
 
 
-def _clip(
-    job: Job, info: video.VideoInfo, piece: Piece, square: Square, waveform: np.ndarray
-) -> Clip:
+def _square(job: Job, info: video.VideoInfo, looked: list[np.ndarray | None]) -> Square | str:
+    boxes = [box for box in looked if box is not None]
+    if not looked:
+        return "the video ends before it"
+    if not boxes or len(boxes) < (1 - job.settings.max_missing) * len(looked) * 0.8:
+        return f"no face in too many frames (seen in {len(boxes) / len(looked):.0%})"
+    square = choose_square(np.stack(boxes), info.height, info.width)
+    return square or "the face moves too far for one crop, or the scene changes"
+
+
+def _boxes(walk: Walk, piece: Piece, locate: FaceLocator) -> list[np.ndarray | None]:
+    """Where the face is in every ``LOCATE_EVERY``-th frame of a piece, its first one included."""
+    frames = (frame for chunk in walk.between(piece.start, piece.stop) for frame in chunk)
+    return [locate(frame) for t, frame in enumerate(frames) if t % LOCATE_EVERY == 0]
+
+
+def _clip(job: Job, walk: Walk, piece: Piece, square: Square | str, waveform: np.ndarray) -> Clip:
     """Write the mp4 and the measurements of one clip, unless it turns out to be unusable."""
-    settings = job.settings
-    seconds = (piece.stop - piece.start) / FPS
-    if seconds < settings.min_seconds:
-        raise Unusable(f"too short ({seconds:.2f} s)")
+    if isinstance(square, str):
+        raise Unusable(square)
+    _check_length(job, piece.stop - piece.start)
     path = job.out / "clips" / f"{piece.id}.mp4"
-    written = 0
-    with ExitStack() as stack:
-        writer = stack.enter_context(
-            video.VideoWriter(
-                path,
-                settings.size,
-                settings.size,
-                waveform=waveform[piece.start * SAMPLES_PER_FRAME :],
-                crf=settings.crf,
-            )
-        )
-
-        def measured() -> Iterator[Tensor]:
-            """Write the clip on the way, and show the tracker finer pictures than small clips."""
-            nonlocal written
-            fine = max(settings.size, min(square.side, MESH_SIZE))
-            for frames in _between(_stream(job, info), piece.start, piece.stop):
-                small = cut(frames, square, settings.size)
-                writer.write(small)
-                written += len(small)
-                yield small if fine == settings.size else cut(frames, square, fine)
-
-        seen = track(measured())
+    sound = waveform[piece.start * SAMPLES_PER_FRAME :]
+    size = job.settings.size
+    with video.VideoWriter(path, size, size, waveform=sound, crf=job.settings.crf) as writer:
+        frames = walk.between(piece.start, piece.stop)
+        seen = track(_cut_and_write(frames, square, size, writer))
+        _check_length(job, len(seen))
         _check_face(job, seen, square)
     place = _write_track(job, piece.id, seen)
-    clip = Clip(
+    extra = job.extra(piece.id)
+    return Clip(
         id=piece.id,
         identity=job.source.identity,
         split=job.source.split,
-        n_frames=written,
+        n_frames=len(seen),
         video=path.relative_to(job.out).as_posix(),
         track=place,
         sha256=sha256(path),
-        extra=job.extra(piece.id),
+        extra={**extra, "start": piece.start} if piece.start else extra,
     )
-    return replace(clip, extra={**clip.extra, "start": piece.start}) if piece.start else clip
 
 
-def _between(chunks: Iterator[Tensor], start: int, stop: int) -> Iterator[Tensor]:
-    t = 0
-    for chunk in chunks:
-        wanted = chunk[max(0, start - t) : max(0, stop - t)]
-        if len(wanted):
-            yield wanted
-        t += len(chunk)
-        if t >= stop:
-            return
+def _cut_and_write(
+    frames: Iterator[Tensor], square: Square, size: int, writer: video.VideoWriter
+) -> Iterator[Tensor]:
+    """Write the clip on the way, and show the tracker finer pictures than small clips."""
+    fine = max(size, min(square.side, MESH_SIZE))
+    for chunk in frames:
+        small = cut(chunk, square, size)
+        writer.write(small)
+        yield small if fine == size else cut(chunk, square, fine)
+
+
+def _check_length(job: Job, n_frames: int) -> None:
+    if not n_frames or n_frames / FPS < job.settings.min_seconds:
+        raise Unusable(f"too short ({n_frames / FPS:.2f} s)")
 
 
 def _check_face(job: Job, seen: Track, square: Square) -> None:
     share = float(seen.valid.mean())
     if share < 1 - job.settings.max_missing:
         raise Unusable(f"no face in too many frames (seen in {share:.0%})")
+    if job.settings.crop == "none":
+        return
     height = float(np.median(seen.pose[seen.valid, 3])) * square.side
-    if job.settings.crop == "face" and height < job.settings.min_face:
+    if height < job.settings.min_face:
         raise Unusable(f"the face is too small ({height:.0f} pixels)")
 
 
@@ -219,9 +253,19 @@ def _write_track(job: Job, clip_id: str, seen: Track) -> str:
     return place.as_posix()
 
 
+def _embed_all(job: Job, record: Record) -> Record:
+    """The record without the clips whose sound could not be embedded."""
+    embedded = replace(record, clips=[], rejected=list(record.rejected))
+    for clip in record.clips:
+        with _rejecting(job, clip.id, embedded):
+            _embed(job, clip)
+            embedded.clips.append(clip)
+    return embedded
+
+
 def _embed(job: Job, clip: Clip) -> None:
     """Embed the sound as it is in the clip, so that a later run gives the same."""
-    missing = [name for name in job.encoders if not job.embedding(name, clip.id).is_file()]
+    missing = job.missing(clip)
     if not missing:
         return
     waveform = audio.load(job.out / clip.video)

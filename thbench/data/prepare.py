@@ -7,17 +7,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
-import shutil
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,73 +28,14 @@ from tqdm import tqdm
 
 from thbench.contracts import Clip
 from thbench.data import audio, manifest
-from thbench.data.files import replacing
+from thbench.data.files import remove_leftovers, replacing
+from thbench.data.job import Job, Record, Rejection, Settings, SourceVideo
+from thbench.data.piece import process
 from thbench.errors import UserError
 
+__all__ = ["Rejection", "Report", "Settings", "SourceVideo", "prepare"]
+
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class SourceVideo:
-    """A raw video and what is known of it.
-
-    Attributes:
-        path: of the video.
-        id: unique, may contain ``/``.
-        identity: who is seen.
-        split: ``train``, ``val`` or ``test``.
-        extra: kept in the clip's row. A value that is a ``Path`` names a file, which is copied to
-            ``<out>/<key>/<id><suffix>``; the row holds its new place.
-    """
-
-    path: Path
-    id: str
-    identity: str
-    split: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A video, or a piece of one, that was left out."""
-
-    id: str
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the prepared pixels and measurements depend on.
-
-    Attributes:
-        size: clips are ``size`` x ``size`` pixels, an even number.
-        crop: ``face`` cuts one square around the head; ``none`` takes the square frame as it is.
-        min_seconds: shorter clips are rejected.
-        max_seconds: longer videos are cut into equal pieces no longer than this.
-        max_missing: a clip with a larger share of frames without a face is rejected.
-        min_face: a face that is lower than this, in pixels of the raw video, is rejected.
-        crf: quality of the clips' H.264, lower is better.
-    """
-
-    size: int
-    crop: str = "face"
-    min_seconds: float = 1.0
-    max_seconds: float | None = None
-    max_missing: float = 0.1
-    min_face: float = 40.0
-    crf: float = 16.0
-
-    def check(self) -> None:
-        """Raises ``UserError`` for values that make no sense."""
-        if self.size < 16 or self.size % 2:
-            raise UserError(f"size={self.size} cannot be: use an even number of at least 16.")
-        if self.crop not in ("face", "none"):
-            raise UserError(f"crop='{self.crop}' is unknown: use face or none.")
-        if self.max_seconds is not None and self.max_seconds < max(self.min_seconds, 0.04):
-            raise UserError(
-                f"max_seconds={self.max_seconds} is less than min_seconds={self.min_seconds}."
-            )
 
 
 @dataclass(frozen=True)
@@ -134,6 +77,8 @@ def prepare(
 ) -> Report:
     """Prepare videos. Resumable: what is whole already is not made again.
 
+    A video that cannot be used, for whatever reason, is listed in the report and ends nothing.
+
     Args:
         videos: with unique ids.
         out: the folder to fill.
@@ -145,7 +90,8 @@ def prepare(
 
     Raises:
         UserError: no videos, none is usable, an id comes twice, ``out`` was made with other
-            settings, an encoder's weights are missing, or the disk is full.
+            settings or is being filled by another run, an encoder's weights are missing, or the
+            disk is full.
     """
     start, out = time.monotonic(), Path(out)
     chosen = Settings(size, **settings)
@@ -155,110 +101,33 @@ def prepare(
         audio.encoder(name)  # weights that are missing are better missed now
     _claim(out, chosen)
     jobs = [Job(source, out, chosen, tuple(encoders)) for source in sources]
-    waiting = [job for job in jobs if not job.is_done()]
-    bar = tqdm(_run(waiting, workers), "prepare", len(waiting), unit="video",
-               disable=not progress or not waiting)  # fmt: skip
-    for _ in bar:
-        pass
-    outcomes = [job.outcome() for job in jobs]
-    clips = [clip for outcome in outcomes for clip in outcome.clips]
-    rejected = [rejection for outcome in outcomes for rejection in outcome.rejected]
-    _write_lines(out / "rejected.jsonl", rejected)
-    if not clips:
-        raise UserError(
-            f"None of the {len(sources)} videos can be used. The first, {rejected[0].path}:"
-            f" {rejected[0].reason}. All reasons: {out / 'rejected.jsonl'}."
-        )
-    manifest.write(out, clips)
+    with _alone(out):
+        _clear(out, sources)
+        waiting = [job for job in jobs if not job.is_done()]
+        bar = tqdm(_run(waiting, workers), "prepare", len(waiting), unit="video",
+                   disable=not progress or not waiting)  # fmt: skip
+        for _ in bar:
+            pass
+        clips, rejected = _collect(out, jobs)
     return Report(out, clips, rejected, time.monotonic() - start, len(waiting))
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one video."""
-
-    clips: list[Clip]
-    rejected: list[Rejection]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One video's way into the data set."""
-
-    source: SourceVideo
-    out: Path
-    settings: Settings
-    encoders: tuple[str, ...]
-
-    @property
-    def record(self) -> Path:
-        return self.out / ".prepare" / f"{self.source.id}.json"
-
-    def is_done(self) -> bool:
-        """Whether all that this video gives is there, and the video is still the same."""
-        found = self._read()
-        if found is None or found["source"] != self._state():
-            return False
-        clips = self.outcome().clips
-        return all(path.is_file() for clip in clips for path in self.files(clip))
-
-    def files(self, clip: Clip) -> Iterator[Path]:
-        yield self.out / clip.video
-        yield self.out / clip.track
-        for name in self.encoders:
-            yield self.embedding(name, clip.id)
-
-    def embedding(self, encoder: str, clip_id: str) -> Path:
-        return self.out / "audio" / encoder.partition("=")[0] / f"{clip_id}.npy"
-
-    def outcome(self) -> Outcome:
-        """What the record says, with the split and labels of now."""
-        found = self._read() or {"clips": [], "rejected": []}
-        clips = [
-            Clip(**{**row, "identity": self.source.identity, "split": self.source.split})
-            for row in found["clips"]
-        ]
-        return Outcome(clips, [Rejection(**row) for row in found["rejected"]])
-
-    def keep(self, outcome: Outcome) -> None:
-        with replacing(self.record) as temporary:
-            rows = {
-                "source": self._state(),
-                "clips": [asdict(clip) for clip in outcome.clips],
-                "rejected": [asdict(rejection) for rejection in outcome.rejected],
-            }
-            temporary.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
-
-    def extra(self, clip_id: str) -> dict[str, Any]:
-        """The row's labels, after copying the files among them."""
-        values: dict[str, Any] = {}
-        for key, value in self.source.extra.items():
-            if isinstance(value, Path):
-                place = Path(key) / f"{clip_id}{value.suffix}"
-                with replacing(self.out / place) as temporary:
-                    shutil.copyfile(value, temporary)
-                value = place.as_posix()
-            values[key] = value
-        return values
-
-    def _state(self) -> list[int] | None:
-        try:
-            stat = os.stat(self.source.path)
-        except OSError:
-            return None
-        return [stat.st_size, stat.st_mtime_ns]
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads(self.record.read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        return found
+def _collect(out: Path, jobs: Sequence[Job]) -> tuple[list[Clip], list[Rejection]]:
+    """Write the lists of what was taken and what was not."""
+    records = [job.read() or Record() for job in jobs]
+    clips = [clip for record in records for clip in record.clips]
+    rejected = [rejection for record in records for rejection in record.rejected]
+    _write_lines(out / "rejected.jsonl", rejected)
+    if not clips:
+        raise UserError(
+            f"None of the {len(jobs)} videos can be used. The first, {rejected[0].path}:"
+            f" {rejected[0].reason}. All reasons: {out / 'rejected.jsonl'}."
+        )
+    manifest.write(out, clips)
+    return clips, rejected
 
 
 def _run(jobs: Sequence[Job], workers: int) -> Iterator[None]:
-    from thbench.data.piece import process
-
     if workers <= 1 or len(jobs) <= 1:
         yield from map(process, jobs)
         return
@@ -280,6 +149,14 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[None]:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End with the process that started this one, even if that was killed."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _checked(videos: Iterable[SourceVideo]) -> list[SourceVideo]:
@@ -309,6 +186,34 @@ def _claim(out: Path, settings: Settings) -> None:
         return
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(mine, indent=1) + "\n", "utf-8")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; the lock ends with this process, however it ends."""
+    path = out / ".prepare" / "lock"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{out} cannot be written to ({error.strerror}).") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another run is filling {out}: wait for its end, or choose another folder."
+            ) from error
+        yield
+
+
+def _clear(out: Path, sources: Sequence[SourceVideo]) -> None:
+    """Remove the half-written files of a run that was killed; nobody writes here now."""
+    copied = {key for s in sources for key, value in s.extra.items() if isinstance(value, Path)}
+    remove_leftovers(out)
+    for name in {".prepare", "clips", "audio", *copied}:
+        for folder, _, _ in os.walk(out / name):
+            remove_leftovers(Path(folder))
 
 
 def _write_lines(path: Path, rejected: Sequence[Rejection]) -> None:

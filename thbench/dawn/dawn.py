@@ -47,6 +47,8 @@ class DAWN(Strategy):
             limit; by default what the network was built with.
     """
 
+    space = "flow"
+
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
@@ -83,7 +85,7 @@ class DAWN(Strategy):
         plan = plans.build(n=request.n_frames, **self.plan)
         denoiser = FlowDenoiser(self.a2v, self.guidance)
         denoisers = dict.fromkeys(plans.models(plan), denoiser)
-        return [Pass("flow", plan, denoisers, self.a2v.process, self.sampler)]
+        return [Pass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
         return self.lfg.decode(conditions.source, *self.a2v.from_latent(latents))

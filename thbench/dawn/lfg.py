@@ -27,14 +27,15 @@ from thbench.dawn.motion import (
     BackgroundPredictor,
     ExpressionPredictor,
     FlowPredictor,
+    Motion,
     RegionPredictor,
-    Regions,
+    equivariance,
 )
 from thbench.errors import UserError, did_you_mean
 from thbench.nn.hourglass import Down, Residual, Same, Up
 from thbench.nn.perceptual import VGG19, Features, pixel_features, pyramid_l1
 from thbench.nn.regions import region_mask
-from thbench.nn.warp import Deformation, resize_to, warp_by_flow
+from thbench.nn.warp import resize_to, warp_by_flow
 from thbench.strategy import Frozen, Setting, Stage
 
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
@@ -151,7 +152,7 @@ class LatentFlowGenerator(nn.Module):
     ) -> None:
         super().__init__()
         widths = [min(max_features, expansion * 2**i) for i in range(down + 1)]
-        self.down = down
+        self.down, self.expression = down, expression
         self.latent_dim = widths[-1]
         self.encoder = Encoder(widths, kernel)
         self.decoder = Decoder(widths, bottleneck, kernel, own_gate)
@@ -182,18 +183,18 @@ class LatentFlowGenerator(nn.Module):
             flow (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units; occlusion
             (B, 1, h, w) in [0, 1], 1 where the warped portrait can be shown.
         """
-        flow, occlusion, _ = self.motion(source, driving)
-        return flow, occlusion
+        found = self.motion(source, driving)
+        return found.flow, found.occlusion
 
-    def motion(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor, Regions]:
-        """``flow``'s results, and the regions of the driving pictures, which training asks of."""
-        source, driving = self.shrink(source), self.shrink(driving)
-        of, to = self.region_predictor(source), self.region_predictor(driving)
-        background = self.background_predictor(source, driving)
+    def motion(self, source: Tensor, driving: Tensor) -> Motion:
+        """``flow``'s results, and what training asks of beside them."""
         code = None
         if self.expression_predictor is not None:
             code = self.expression_predictor(driving) - self.expression_predictor(source)
-        return *self.flow_predictor(source, of, to, background, code), to
+        source, driving = self.shrink(source), self.shrink(driving)
+        of, to = self.region_predictor(source), self.region_predictor(driving)
+        background = self.background_predictor(source, driving)
+        return Motion(*self.flow_predictor(source, of, to, background, code), to, code)
 
     def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1].
@@ -226,6 +227,9 @@ class LFGStage(Stage):
             that only.
         region_weight: that much is added in the mouth's and the eyes' regions, which hold what
             speech moves and few pixels.
+        expression_weight: the first four numbers of the expression code are asked to follow what
+            Face Mesh measures (both eyes' aspect ratios, the mouth's height and width). A hint for
+            small nets and short training; the paper's generator has neither.
         vgg: the features, in place of ImageNet's.
     """
 
@@ -242,6 +246,7 @@ class LFGStage(Stage):
         scales: int = 4,
         motion_weight: float = 0.0,
         region_weight: float = 0.0,
+        expression_weight: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
         super().__init__(setting)
@@ -254,6 +259,9 @@ class LFGStage(Stage):
         self.scales = scales
         self.motion_weight = motion_weight
         self.region_weight = region_weight
+        self.expression_weight = expression_weight
+        if expression_weight and (self.net.expression or 0) < len(GAINS):
+            raise UserError(f"expression_weight needs net.expression of {len(GAINS)} or more.")
         if vgg is not None:
             self.frozen["vgg"] = Frozen(vgg)
 
@@ -263,16 +271,21 @@ class LFGStage(Stage):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         source, driving = _pairs(batch)
-        flow, occlusion, regions = self.net.motion(source, driving)
-        made = self.net.decode(self.net.encode(source), flow, occlusion)
+        found = self.net.motion(source, driving)
+        made = self.net.decode(self.net.encode(source), found.flow, found.occlusion)
         weight = self._weight(batch, source, driving)
         error = pyramid_l1(self._features(), made, driving, weight, self.scales)
         losses = {"reconstruction": error}
         total = self.reconstruction * error
         if self.shift_weight or self.affine_weight:
-            shift, affine = equivariance(self.net, self.net.shrink(driving), regions)
+            shift, affine = equivariance(
+                self.net.region_predictor, self.net.shrink(driving), found.regions
+            )
             losses |= {"shift": shift, "affine": affine}
             total = total + self.shift_weight * shift + self.affine_weight * affine
+        if self.expression_weight:
+            losses["expression"] = self._expression_error(batch, found)
+            total = total + self.expression_weight * losses["expression"]
         return {"loss": total, **losses, "psnr": psnr(made, driving)}
 
     @torch.no_grad()
@@ -289,6 +302,16 @@ class LFGStage(Stage):
         if "vgg" not in self.frozen:
             self.frozen["vgg"] = Frozen(VGG19()).to(self.device)
         return self.frozen["vgg"].module
+
+    def _expression_error(self, batch: Batch, found: Motion) -> Tensor:
+        """Squared error of the code's first numbers, over frames where the face was seen."""
+        assert found.expression is not None
+        here = torch.cat([batch.eyes, mouth_shape(batch.landmarks)], dim=-1)
+        there = torch.cat([batch.source_eyes, mouth_shape(batch.source_landmarks)], dim=-1)
+        wanted = (here - there[:, None]).flatten(0, 1) * here.new_tensor(GAINS)
+        error = (found.expression[:, : len(GAINS)] - wanted).square().mean(1)
+        seen = batch.valid.flatten().to(error.dtype)
+        return (error * seen).sum() / seen.sum().clamp(min=1)
 
     @torch.no_grad()
     def _weight(self, batch: Batch, source: Tensor, driving: Tensor) -> Tensor | None:
@@ -309,28 +332,15 @@ class LFGStage(Stage):
         return weight / weight.mean()
 
 
-def equivariance(net: LatentFlowGenerator, image: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
-    """How far regions are from moving as the picture does: errors of mean and of covariance.
+def mouth_shape(landmarks: Tensor) -> Tensor:
+    """Height between the inner lips and width between the corners, (..., 2), per face height."""
+    points = landmarks[..., :2]
 
-    Args:
-        net: its region predictor is asked again, on the deformed picture.
-        image: (B, 3, h, w), at the latent's resolution.
-        found: the regions of ``image``.
+    def distance(a: int, b: int) -> Tensor:
+        return (points[..., a, :] - points[..., b, :]).norm(dim=-1)
 
-    Returns:
-        Mean absolute difference of positions; mean absolute difference from the identity of the
-        carried covariance, whitened by the one found, which no choice of axes changes.
-    """
-    deformation = Deformation.random(image.float())
-    again = net.region_predictor(deformation.image(image))
-    shift = (found.mean - deformation(again.mean)).abs().mean()
-    carried = deformation.jacobian(again.mean)
-    with torch.autocast(image.device.type, enabled=False):
-        covariance = carried @ again.covariance @ carried.mT
-        root = torch.linalg.cholesky(found.covariance)
-        half = torch.linalg.solve_triangular(root, covariance, upper=False)
-        whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    return shift, (whitened - torch.eye(2, device=whitened.device)).abs().mean()
+    face = distance(*FACE_ENDS).clamp(min=1e-3)
+    return torch.stack([distance(*INNER_LIPS) / face, distance(*MOUTH_CORNERS) / face], dim=-1)
 
 
 def psnr(made: Tensor, wanted: Tensor) -> Tensor:
@@ -339,6 +349,8 @@ def psnr(made: Tensor, wanted: Tensor) -> Tensor:
     return -10 * torch.log10(error.clamp(min=1e-10)).mean()
 
 
+GAINS = (3.0, 3.0, 6.0, 3.0)  # bring differences of eyes, mouth height and width to about +-1
+INNER_LIPS, MOUTH_CORNERS, FACE_ENDS = (13, 14), (61, 291), (10, 152)  # of Face Mesh
 MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids uncover
 
 

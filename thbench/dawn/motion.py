@@ -17,11 +17,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.nn.hourglass import Contraction, Hourglass
-from thbench.nn.warp import grid_like, product, warp
+from thbench.nn.warp import Deformation, grid_like, product, warp
 
 REACH = 0.2  # how far, in [-1, 1] units, an expression moves what the regions do not
+CELLS = 4  # an expression is read from a grid of CELLS x CELLS: mouth and eyes keep their places
 LEAST_VARIANCE = 1e-4  # a region is never thinner than about half a pixel in a hundred
 ISOTROPY = 0.05  # a region rounder than about this (0 a circle, 1 a line) has no direction
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a latent flow generator finds between two pictures.
+
+    Attributes:
+        flow: (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units.
+        occlusion: (B, 1, h, w) in [0, 1], 1 where the warped source can be shown.
+        regions: of the driving picture.
+        expression: (B, D), the driving picture's code minus the source's, or None.
+    """
+
+    flow: Tensor
+    occlusion: Tensor
+    regions: Regions
+    expression: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,30 @@ class RegionPredictor(nn.Module):
         return moments(flat.reshape(logits.shape))
 
 
+def equivariance(predictor: nn.Module, image: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
+    """How far regions are from moving as the picture does: errors of mean and of covariance.
+
+    Args:
+        predictor: of regions; it is asked again, on the deformed picture.
+        image: (B, 3, h, w), at the latent's resolution.
+        found: the regions of ``image``.
+
+    Returns:
+        Mean absolute difference of positions; mean absolute difference from the identity of the
+        carried covariance, whitened by the one found, which no choice of axes changes.
+    """
+    deformation = Deformation.random(image.float())
+    again = predictor(deformation.image(image))
+    shift = (found.mean - deformation(again.mean)).abs().mean()
+    carried = deformation.jacobian(again.mean)
+    with torch.autocast(image.device.type, enabled=False):
+        covariance = carried @ again.covariance @ carried.mT
+        root = torch.linalg.cholesky(found.covariance)
+        half = torch.linalg.solve_triangular(root, covariance, upper=False)
+        whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    return shift, (whitened - torch.eye(2, device=whitened.device)).abs().mean()
+
+
 class BackgroundPredictor(nn.Module):
     """Two pictures to the affine motion of what lies behind: (B, 2, 3), at first the identity."""
 
@@ -133,17 +175,19 @@ class ExpressionPredictor(nn.Module):
     Not in MRAA. Regions the size of an eye are found late, if ever, by a small net, so blinks and
     lips would not move. A dense net that sees the driving picture does move them, but by painting
     that picture into the occlusion map; a short code, taken as a difference between two pictures,
-    has no room for that and means the same for every face.
+    has no room for that and means the same for every face. Lids are a pixel or two high, so it
+    sees whole pictures, not the latent's resolution.
     """
 
     def __init__(self, length: int, size: tuple[int, int, int]) -> None:
         super().__init__()
         self.contract = Contraction(3, *size)
-        self.head = nn.Linear(self.contract.widths[-1], length)
+        self.head = nn.Linear(self.contract.widths[-1] * CELLS**2, length)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``image``: (B, 3, h, w); the code is (B, length)."""
-        return torch.tanh(self.head(self.contract(image)[-1].mean((2, 3))))
+        """``image``: (B, 3, H, W); the code is (B, length)."""
+        cells = F.adaptive_avg_pool2d(self.contract(image)[-1], CELLS)
+        return torch.tanh(self.head(cells.flatten(1)))
 
 
 class FlowPredictor(nn.Module):

@@ -37,7 +37,7 @@ class VGG19(nn.Module):
     def __init__(self, weights: VGG19_Weights | None = VGG19_Weights.IMAGENET1K_V1) -> None:
         super().__init__()
         try:
-            layers = vgg19(weights=weights).features
+            layers = vgg19(weights=weights, init_weights=False).features
         except (OSError, RuntimeError) as error:  # no network, or a broken file
             raise UserError(_missing(error)) from error
         starts = (0, *self.ENDS[:-1])

@@ -76,8 +76,12 @@ def _crosses(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def _square_distance(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Squared distance of each point to the segment."""
-    along = end - start
-    length = along.square().sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
-    share = (((points - start) * along).sum(-1) / length).clamp(0, 1)
-    return (points - start - share[..., None] * along).square().sum(-1)
+    """Squared distance of each point to the segment.
+
+    Coordinate by coordinate: reducing an axis of length two is several times slower.
+    """
+    x, y = (points - start).unbind(-1)
+    along_x, along_y = (end - start).unbind(-1)
+    length = (along_x.square() + along_y.square()).clamp(min=torch.finfo(points.dtype).tiny)
+    share = ((x * along_x + y * along_y) / length).clamp(0, 1)
+    return (x - share * along_x).square() + (y - share * along_y).square()

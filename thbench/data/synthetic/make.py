@@ -124,7 +124,9 @@ def synthesize(
         UserError: a value out of range, or ``out`` holds a data set of other settings.
     """
     out = Path(out)
-    settings = Settings(identities, clips, seconds, size, seed, blink_rate, dict(splits))
+    settings = Settings(
+        identities, clips, float(seconds), size, seed, float(blink_rate), dict(splits)
+    )
     settings.check()
     _claim(out, settings)
     jobs = list(_jobs(out, settings))

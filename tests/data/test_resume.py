@@ -1,0 +1,288 @@
+"""What becomes of ``prepare`` when things go wrong on the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from thbench.data import manifest, piece, video
+from thbench.data.crop import FaceLocator, Square
+from thbench.data.files import DiskError, remove_leftovers, replacing
+from thbench.data.job import Job
+from thbench.data.piece import Piece, Walk
+from thbench.data.prepare import Report, Settings, SourceVideo, prepare
+from thbench.errors import UserError
+
+# pictures without a face go through whole with these
+OPTIONS = {
+    "size": 32, "crop": "none", "max_missing": 1.0, "max_seconds": 0.4, "min_seconds": 0.2,
+    "progress": False,
+}  # fmt: skip
+KILLED = """
+import json, sys
+from pathlib import Path
+from thbench.data.prepare import SourceVideo, prepare
+if __name__ == "__main__":
+    raw, out, options, workers = sys.argv[1:]
+    sources = [SourceVideo(p, p.stem, p.stem, "train") for p in sorted(Path(raw).glob("*.mp4"))]
+    prepare(sources, out, workers=int(workers), **json.loads(options))
+"""
+
+
+def make_raw(folder: Path, names: str, n: int = 30) -> list[SourceVideo]:
+    sources = []
+    for seed, name in enumerate(names):
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.randint(256, (n, 3, 4, 4), generator=generator, dtype=torch.uint8)
+        sound = 0.5 * np.sin(np.arange(n * 640) * (seed + 1) / 20).astype(np.float32)
+        with video.VideoWriter(folder / f"{name}.mp4", 32, 32, waveform=sound) as writer:
+            writer.write(coarse.repeat_interleave(8, 2).repeat_interleave(8, 3))
+        sources.append(SourceVideo(folder / f"{name}.mp4", name, name, "train"))
+    return sources
+
+
+def run(sources: list[SourceVideo], out: Path, **options: object) -> Report:
+    return prepare(sources, out, **{**OPTIONS, **options})
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = (p for p in out.rglob("*") if p.is_file() and p.name != "lock")
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[SourceVideo], Path, Report]:
+    """Three videos of three pieces each, prepared without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    sources = make_raw(folder / "raw", "abc")
+    return sources, folder / "out", run(sources, folder / "out")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, whole: tuple[list[SourceVideo], Path, Report], workers: int
+) -> None:
+    sources, expected, report = whole
+    assert len(report.clips) == 9
+    out = tmp_path / "out"
+    (tmp_path / "killed.py").write_text(KILLED)
+    raw = str(sources[0].path.parent)
+    command = [sys.executable, "killed.py", raw, str(out), json.dumps(OPTIONS), str(workers)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not any(_finished(out)) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        # The workers hold the other end of this pipe: it closes when they are gone as well.
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / manifest.NAME).exists()
+    finished = {out / "clips" / f"{name}.mp4" for name in _finished(out)}
+    before = {path: path.stat().st_mtime_ns for path in finished}
+    assert 0 < len(before) < 9
+    again = run(sources, out)
+    assert again.clips == report.clips
+    assert contents(out) == contents(expected)
+    assert {path: path.stat().st_mtime_ns for path in finished} == before
+
+
+def _finished(out: Path) -> list[str]:
+    records = [json.loads(path.read_text()) for path in (out / ".prepare").glob("*.json")]
+    return [clip["id"] for record in records for clip in record["clips"]]
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    sources = make_raw(tmp_path / "raw", "a")
+    out = tmp_path / "out"
+    run(sources, out)
+    whole = contents(out)
+    places = (
+        out,
+        out / "clips",
+        out / "clips" / "deep",
+        out / "audio" / "logmel",
+        out / ".prepare",
+    )
+    for place in places:
+        place.mkdir(exist_ok=True)
+        (place / ".a.mp4.x7_qz01b.tmp").write_text("half")
+        (place / ".mine.tmp").write_text("not ours")
+    report = run(sources, out)
+    assert report.new == 0
+    ours = {f"{p.relative_to(out).as_posix()}/.mine.tmp".removeprefix("./") for p in places}
+    assert contents(out) == whole | dict.fromkeys(ours, b"not ours")
+
+
+def test_the_names_that_are_removed_are_those_that_are_given(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.mp4") as temporary:
+        temporary.write_text("half")
+        remove_leftovers(tmp_path)
+        assert not temporary.exists()
+        temporary.write_text("whole")
+    assert (tmp_path / "a.mp4").read_text() == "whole"
+
+
+def test_two_runs_do_not_fill_one_folder(tmp_path: Path) -> None:
+    sources = make_raw(tmp_path / "raw", "a")
+    run(sources, tmp_path / "out")
+    with open(tmp_path / "out" / ".prepare" / "lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="Another run is filling"):
+            run(sources, tmp_path / "out")
+
+
+def test_a_changed_video_is_made_again(tmp_path: Path) -> None:
+    sources = make_raw(tmp_path / "raw", "ab")
+    out = tmp_path / "out"
+    old = run(sources, out)
+    sources[0].path.write_bytes(sources[1].path.read_bytes())
+    new = run(sources, out)
+    assert new.new == 1
+    assert new.clips[0].sha256 == old.clips[3].sha256 != old.clips[0].sha256
+    sound = [np.load(out / "audio" / "logmel" / f"{name}.npy") for name in ("a_000", "b_000")]
+    assert np.array_equal(*sound)
+
+
+def test_an_unexpected_error_rejects_one_video_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = make_raw(tmp_path / "raw", "ab")
+    probe, cut = video.probe, piece.cut
+
+    def failing_probe(path: Path) -> video.VideoInfo:
+        if path.stem == "a":
+            raise ZeroDivisionError("by\nzero")
+        return probe(path)
+
+    def failing_cut(frames: torch.Tensor, square: Square, size: int) -> torch.Tensor:
+        raise RuntimeError("a piece")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "probe", failing_probe)
+        report = run(sources, tmp_path / "out")
+    assert [clip.id for clip in report.clips] == ["b_000", "b_001", "b_002"]
+    assert [(r.id, r.reason) for r in report.rejected] == [("a", "ZeroDivisionError: by zero")]
+    (tmp_path / "out" / report.clips[1].video).unlink()
+    with monkeypatch.context() as patch:
+        calls = iter([cut, failing_cut, cut])  # a's pieces, small as they are, are one chunk each
+        patch.setattr(piece, "cut", lambda *args: next(calls, cut)(*args))
+        report = run(sources, tmp_path / "out")
+    assert [(r.id, r.reason) for r in report.rejected] == [("a_001", "RuntimeError: a piece")]
+    assert len(report.clips) == 5
+    report = run(sources, tmp_path / "out")
+    assert (len(report.clips), report.rejected, report.new) == (6, [], 1)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left"), DiskError("full"), KeyboardInterrupt()]
+)
+def test_what_concerns_all_videos_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    sources = make_raw(tmp_path / "raw", "ab")
+    monkeypatch.setattr(piece, "track", failing)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else DiskError
+    with pytest.raises(expected):
+        run(sources, tmp_path / "out")
+    assert not (tmp_path / "out" / manifest.NAME).exists()
+
+
+def test_a_long_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = make_raw(tmp_path / "raw", "a", 120)
+    stream, decoded = video.stream, []
+
+    def counted(*args: object) -> object:
+        for chunk in stream(*args):
+            decoded.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(video, "stream", counted)
+    report = run(sources, tmp_path / "out")
+    assert len(report.clips) == 12
+    assert sum(decoded) == 120
+    raw = video.read(sources[0].path)
+    for clip in (report.clips[0], report.clips[7]):
+        start = clip.extra.get("start", 0)
+        found = video.read(tmp_path / "out" / clip.video).float()
+        expected = raw[start : start + clip.n_frames].float()
+        assert (found - expected).abs().mean() < 6  # frames of noise: others are 80 away
+
+
+def test_walk_hands_out_every_frame_and_an_error_to_all_who_come_after() -> None:
+    chunks = [torch.arange(k, k + 4).reshape(4, 1, 1, 1) for k in (0, 4, 8)]
+
+    def values(walk: Walk, start: int, stop: int) -> list[int]:
+        return [int(t) for chunk in walk.between(start, stop) for t in chunk]
+
+    walk = Walk(iter(chunks))
+    assert values(walk, 0, 3) == [0, 1, 2]
+    next(walk.between(3, 6))  # given up by who asked for it
+    assert values(walk, 6, 10) == [6, 7, 8, 9]
+    assert values(walk, 10, 20) == [10, 11]
+    assert values(walk, 20, 30) == []
+
+    def damaged() -> object:
+        yield chunks[0]
+        raise UserError("damaged")
+
+    walk = Walk(damaged())
+    assert values(walk, 0, 4) == [0, 1, 2, 3]
+    for start in (4, 8):
+        with pytest.raises(UserError, match="damaged"):
+            values(walk, start, start + 4)
+
+
+class Locator(FaceLocator):
+    """Sees a face in bright pictures; no model is needed."""
+
+    def __enter__(self) -> Locator:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def __call__(self, frame: torch.Tensor) -> np.ndarray | None:
+        return np.array([40.0, 40, 90, 100]) if frame.float().mean() > 100 else None
+
+
+def test_a_faceless_piece_is_rejected_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = torch.full((15, 3, 128, 128), 200, dtype=torch.uint8)
+    frames[5:10] = 0
+    with video.VideoWriter(tmp_path / "a.mp4", 128, 128, waveform=np.ones(9600) / 2) as writer:
+        writer.write(frames)
+    monkeypatch.setattr(piece, "FaceLocator", Locator)
+    info = video.probe(tmp_path / "a.mp4")
+    job = Job(
+        SourceVideo(tmp_path / "a.mp4", "a", "a", "train"), tmp_path,
+        Settings(64, max_seconds=0.2, min_seconds=0), (),
+    )  # fmt: skip
+    pieces = [*piece.split("a", 15, 0.2), Piece("beyond", 15, 20)]
+    squares = piece._squares(job, info, pieces)
+    assert list(squares) == ["a_000", "a_001", "a_002", "beyond"]
+    assert squares["a_000"] == squares["a_002"]
+    assert isinstance(squares["a_000"], Square)
+    assert squares["a_001"] == "no face in too many frames (seen in 0%)"
+    assert squares["beyond"] == "the video ends before it"
+
+    # nothing is seen by the tracker in flat grey either: all are told why, and none crashes
+    with pytest.raises(UserError, match="None of the 1 videos"):
+        run([job.source], tmp_path / "out", crop="face", max_seconds=0.2, max_missing=0.1)
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a_000", "a_001", "a_002"]

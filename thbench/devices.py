@@ -1,0 +1,102 @@
+"""The one place that makes a Lightning trainer: devices, precision, and quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.utils.data import DataLoader
+
+from thbench.callbacks import ClipBar
+from thbench.config import TrainerConfig
+from thbench.errors import UserError
+from thbench.strategy import Strategy
+
+_NOISY = ("lightning", "lightning.pytorch", "lightning.fabric", "torch", "wandb")
+
+
+def make_trainer(settings: TrainerConfig, **options: Any) -> L.Trainer:
+    """A trainer on the devices that the settings name.
+
+    Args:
+        settings: devices, nodes, strategy and precision.
+        options: Lightning's own, which win.
+
+    Raises:
+        UserError: settings that this machine does not allow.
+    """
+    torch.set_float32_matmul_precision("high")  # TF32 where there is any; CPUs are not touched
+    base = {
+        "accelerator": settings.accelerator,
+        "devices": settings.devices,
+        "num_nodes": settings.nodes,
+        "strategy": settings.strategy,
+        "precision": settings.precision,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        # Lightning's own SLURM handler saves in mid-step; ``thbench.checkpoints`` does it after.
+        "plugins": [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [],
+    }
+    base |= options
+    if base["strategy"] == "fsdp":
+        # One whole file per checkpoint, which loads on any number of devices.
+        base["strategy"] = FSDPStrategy(state_dict_type="full")
+    try:
+        return L.Trainer(**base)
+    except (MisconfigurationException, ValueError) as error:  # what is no value of a setting
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n: int) -> bool:
+    """Let a strategy make ``n`` requested clips, dealt out over the devices.
+
+    Returns:
+        Whether this process is the first one.
+
+    Raises:
+        UserError: devices or precision that this machine does not have.
+    """
+    with quiet():
+        trainer = make_trainer(
+            settings,
+            devices=_few(settings.devices, n),
+            strategy="auto" if settings.strategy == "fsdp" else settings.strategy,
+            callbacks=[ClipBar(n, settings.progress)],
+            logger=False,
+            enable_checkpointing=False,
+        )
+        trainer.predict(strategy, requests, return_predictions=False)
+    return bool(trainer.is_global_zero)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what torch, Lightning and W&B say of themselves off the terminal; errors still show."""
+    levels = {name: logging.getLogger(name).level for name in _NOISY}
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in _NOISY:
+                warnings.filterwarnings("ignore", module=module.replace(".", r"\."))
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _few(devices: Any, n: int) -> Any:
+    """No more devices than clips: one without a clip would be an error."""
+    if devices == "auto":
+        return max(1, min(torch.cuda.device_count(), n))
+    if isinstance(devices, list):
+        return devices[:n]
+    return min(int(devices), n)
