@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -198,18 +197,6 @@ class Generation:
     cost: Cost
     pose: Tensor | None = None
     eyes: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class PreparedClip:
-    """A clip as scoring and training read it: its row and where its root is."""
-
-    root: Path
-    clip: Clip
-
-    @property
-    def video(self) -> Path:
-        return self.root / self.clip.video
 
 
 def to_unit(frames: Tensor) -> Tensor:

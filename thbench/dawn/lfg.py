@@ -194,7 +194,8 @@ class LatentFlowGenerator(nn.Module):
         source, driving = self.shrink(source), self.shrink(driving)
         of, to = self.region_predictor(source), self.region_predictor(driving)
         background = self.background_predictor(source, driving)
-        return Motion(*self.flow_predictor(source, of, to, background, code), to, code)
+        flow, occlusion = self.flow_predictor(source, of, to, background, code)
+        return Motion(flow, occlusion, to, code)
 
     def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1].
