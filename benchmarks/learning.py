@@ -34,7 +34,7 @@ from thbench.results import write_atomic
 from thbench.stages import load_net
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
-SHARES = (0.1, 0.25, 0.5, 1.0)
+FRAMES = 60  # of a generated clip
 MESH = 256  # Face Mesh is shown frames at this size, whatever the model's
 TARGETS = {
     "lfg": {"gain": 4.0, "mouth": 0.7, "yaw": 0.8, "blink": 0.5},
@@ -47,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data, checkpoints and videos")
     parser.add_argument("--report", default="docs/learning", help="figures and page")
-    parser.add_argument("--clips", type=int, default=24, help="test clips that are measured")
+    parser.add_argument(
+        "--clips", type=int, default=16, help="test clips reconstructed; half are generated"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy dawn")
     arguments = parser.parse_args()
@@ -59,13 +61,8 @@ def main() -> None:
     words = ["scale=tiny", f"data={data}", f"runs={out}", *arguments.overrides]
     loaded = config.load("dawn", words)
     points = Points(out / "points.json")
-    for stage, measure in (
-        ("lfg", reconstruct),
-        ("pbnet", None),
-        ("a2v1", follow),
-        ("a2v2", follow),
-    ):
-        for share in SHARES if measure else SHARES[-1:]:
+    for stage, (measure, shares) in STAGES.items():
+        for share in shares:
             train_and_measure(loaded, stage, share, measure, points, arguments.clips)
     report(points, Path(arguments.report))
 
@@ -136,7 +133,9 @@ def follow(loaded: config.Config, stage: str, clips: int) -> dict[str, float]:
     """Whole clips from portrait, sound and given motion; the mouth again with another's sound."""
     nets = {role: s for role, s in loaded.nets.items() if role != "pbnet"} | {"a2v": stage}
     strategy = assemble.assemble(replace(loaded, nets=nets)).strategy
-    asked = SplitRequests(loaded.data, "test", loaded.size, limit=clips, follow=True)
+    asked = SplitRequests(
+        loaded.data, "test", loaded.size, limit=clips // 2, frames=FRAMES, follow=True
+    )
     requests = [asked[i] for i in range(len(asked))]
     ids = [request.id for request in requests]
     figures = agreement(ids, [_video(strategy, r) for r in requests], loaded)
@@ -249,6 +248,14 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
+
+# What is measured of each stage, and at which shares of its steps.
+STAGES: dict[str, tuple[Callable[..., dict[str, float]] | None, tuple[float, ...]]] = {
+    "lfg": (reconstruct, (0.1, 0.3, 0.6, 1.0)),
+    "pbnet": (None, (1.0,)),
+    "a2v1": (follow, (0.25, 0.5, 1.0)),
+    "a2v2": (follow, (1.0,)),
+}
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,6 @@ class BenchMetric(torchmetrics.Metric, ABC):
         bounds: the least and the largest possible figure.
         needs: names of the features it reads.
         version: raised whenever the same input gives another figure than before.
-        paired: whether it compares frame by frame, so that both videos must be cut to one length.
     """
 
     unit: ClassVar[str] = ""
@@ -49,7 +48,6 @@ class BenchMetric(torchmetrics.Metric, ABC):
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
-    paired: ClassVar[bool] = False
 
     is_differentiable = False
     full_state_update = False

@@ -60,7 +60,6 @@ class PSNR(ClipMetric):
     direction = "higher"
     bounds = (0.0, PSNR_CEILING)
     needs = ("frames",)
-    paired = True
 
     @property
     def name(self) -> str:
@@ -78,7 +77,6 @@ class SSIM(ClipMetric):
     direction = "higher"
     bounds = (-1.0, 1.0)
     needs = ("frames",)
-    paired = True
 
     @property
     def name(self) -> str:

@@ -42,7 +42,6 @@ class PoseError(ClipMetric):
     direction = "lower"
     bounds = (0.0, 180.0)
     needs = ("pose", "valid")
-    paired = True
 
     @property
     def name(self) -> str:
@@ -64,7 +63,6 @@ class MouthCorrelation(ClipMetric):
     direction = "higher"
     bounds = (-1.0, 1.0)
     needs = ("mouth", "valid")
-    paired = True
 
     @property
     def name(self) -> str:

@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from tests.tiny import bench, files  # noqa: F401
+
 torch.set_num_threads(1)
 
 

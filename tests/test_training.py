@@ -377,6 +377,26 @@ def test_stages_that_optimise_by_hand_count_batches(root, tmp_path):
         training.fit(made)
 
 
+def test_two_ranks_train_networks_in_turn(root, tmp_path):
+    words = ("devices=2", "strategy=ddp", "target=tests.toy_training:Rivals", "max_steps=3")
+    done = command(root, tmp_path / "runs", *words)
+    assert done.returncode == 0, done.stderr
+    assert last(tmp_path / "runs")["thbench"]["steps"] == 3
+
+
+def test_compiled_parts_are_those_that_losses_call(root, tmp_path, monkeypatch):
+    compiled, real = [], nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda part: compiled.append(part) or real(part, backend="eager")
+    )
+    made = toy.config(root, tmp_path, max_steps=2)
+    made.trainer.compile = True
+    training.fit(made)
+    assert [type(part) for part in compiled] == [nn.Linear, nn.BatchNorm1d, nn.Dropout, nn.Linear]
+    made.trainer.compile = False
+    assert isinstance(load_net(made, "toy")[0][0], nn.Linear)  # the checkpoint knows nothing of it
+
+
 def test_lower_precision(root, tmp_path):
     training.fit(toy.config(root, tmp_path, precision="bf16-mixed", max_steps=2))
     assert last(tmp_path)["thbench"]["steps"] == 2

@@ -129,6 +129,19 @@ class ByHand(ToyStage):
             optimizer.step()
 
 
+class Rivals(ByHand):
+    """Two optimisers in turn, the other's weights held still, as a GAN's generator and judge."""
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            self.toggle_optimizer(optimizer)
+            loss = self.log_losses("train", self.loss(batch), len(batch))
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+
 def config(root: Path, runs: Path, **stage) -> Config:
     """One stage named ``toy``, four samples of three frames in a batch."""
     optim = OptimConfig("adamw", 0.01, schedule="cosine", warmup=3, decay_steps=20, floor=0.1)
@@ -178,6 +191,8 @@ def main(root: str, runs: str, *words: str) -> None:
             )
         elif key in ("devices", "accumulate", "workers", "strategy", "checkpoint_every"):
             setattr(made.trainer, key, value if key == "strategy" else int(value))
+        elif key == "target":
+            made.stages["toy"].target = value
         else:
             setattr(made.stages["toy"], key, int(value))
     ToyStage.signal = (send, at)

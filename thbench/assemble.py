@@ -11,7 +11,8 @@ from torch import nn
 
 from thbench import plans, predict, protocol, results
 from thbench.config import Config, content_hash
-from thbench.errors import UserError
+from thbench.data import manifest
+from thbench.errors import UserError, did_you_mean
 from thbench.evaluation import score
 from thbench.protocol import Protocol
 from thbench.registry import resolve
@@ -73,20 +74,35 @@ def assemble(config: Config) -> Assembled:
     Raises:
         UserError: a stage is not trained, or an option is wrong.
     """
-    kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
-    for role, stage in config.nets.items():
-        if stage not in config.stages:
-            raise UserError(f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.")
-    plans.build(n=1, **config.plan)
+    kind = check(config)
     trained, accounts = load_nets(config, sorted(set(config.nets.values())))
     nets: dict[str, nn.Module] = {role: trained[stage] for role, stage in config.nets.items()}
     dims = {account["audio_dim"] for account in accounts.values()}
     setting = Setting(config.size, dims.pop() if dims else 0, seed=config.seed)
     options = {"plan": config.plan, "sampler": config.sampler, **config.options}
-    bind_options(kind, config.options)
     strategy = kind(nets, setting, **options)
     by_role = {role: accounts[stage] for role, stage in config.nets.items()}
     return Assembled(strategy, config, by_role)
+
+
+def check(config: Config) -> type[Strategy]:
+    """The strategy's class, after checking all that can be checked before anything is trained.
+
+    Raises:
+        UserError: no such class, stage, plan or option, or steps that do not fit the plan.
+    """
+    kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+    for role, stage in config.nets.items():
+        if stage not in config.stages:
+            known = did_you_mean(stage, config.stages)
+            raise UserError(
+                f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.{known}"
+            )
+    if "n" in config.plan:
+        raise UserError("There is no key 'plan.n': a video is as long as its sound.")
+    plans.steps_per_level(plans.build(n=1, **config.plan), config.sampler.steps)
+    bind_options(kind, config.options)
+    return kind
 
 
 def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
@@ -151,8 +167,9 @@ def videos_folder(config: Config, made: Assembled, rule: Protocol) -> Path:
     """Where the videos of this strategy under this protocol go: named by what determines them."""
     asked = [
         made.run,
-        config.data.root,
+        manifest.digest(config.data.root),
         config.eval.split,
+        config.eval.limit,
         config.eval.frames,
         config.eval.watermark,
     ]

@@ -6,9 +6,11 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from thbench.errors import UserError, did_you_mean
 
@@ -21,6 +23,7 @@ examples:
   thbench generate dawn --image me.jpg --audio hello.wav -o hello.mp4
   thbench leaderboard                               build the tables
 """
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
 
 
@@ -30,24 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for what the user can put right (one line on stderr), 130 when interrupted.
     """
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    if "run" not in arguments:
-        arguments.parser.print_help()
-        return 0
-    module, function = arguments.run.split(":")
     try:
-        getattr(importlib.import_module(module), function)(arguments)
+        _run(parse(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         return _fail(str(error), 2)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if not error.filename and error.errno not in DISK:
             raise
         return _fail(f"{error.strerror}: {error.filename or 'while writing'}.", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
 
 
@@ -61,15 +58,30 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if wrong:
         options = [o for a in arguments.parser._actions for o in a.option_strings]
         hint = did_you_mean(wrong[0], options) if wrong[0].startswith("-") else ""
-        arguments.parser.error(f"'{wrong[0]}' is not understood here.{hint}")
+        raise UserError(
+            f"'{wrong[0]}' is not understood here.{hint} See `{arguments.parser.prog} --help`."
+        )
     if takes_words:
         arguments.overrides = [*arguments.overrides, *words]
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest word where there is one."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        choice = re.fullmatch(r".*: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            hint = did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2]))
+            message = f"'{choice[1]}' is not understood here.{hint}"
+        end = "" if message[-1] in ".?" else "."
+        raise UserError(f"{message}{end} See `{self.prog} --help`.")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="thbench",
         description="Compare generation strategies for audio-driven talking-head video.",
         epilog=EPILOG,
@@ -107,7 +119,7 @@ def _strategy_command(
 ) -> argparse.ArgumentParser:
     parser = _command(commands, name, run, text)
     parser.add_argument("strategy", help="a name from `thbench ls strategies`, or a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=OVERRIDES)
     return parser
 
 
@@ -198,7 +210,7 @@ def _data(commands: Commands) -> None:
     prepare.add_argument("--audio", default="logmel", help="encoders, by comma (default logmel)")
     prepare.add_argument("--crop", default="face", choices=("face", "none"))
     prepare.add_argument("--max-seconds", type=float, help="cut longer videos into pieces")
-    prepare.add_argument("--limit", type=int, help="take only so many videos")
+    prepare.add_argument("--limit", type=int, help="take only so many videos, evenly from all")
     prepare.add_argument("--seed", type=int, default=0, help="of the split")
     prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     check = _command(
@@ -225,6 +237,15 @@ def _demo(commands: Commands) -> None:
         commands, "demo", "thbench.demo:demo", "run the whole bench, small, on synthetic data"
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="where (default demo)")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if "run" not in arguments:
+        arguments.parser.print_help()
+        return
+    module, function = arguments.run.split(":")
+    getattr(importlib.import_module(module), function)(arguments)
+    sys.stdout.flush()  # while a closed pipe can still be told from a fault
 
 
 def _fail(message: str, code: int) -> int:

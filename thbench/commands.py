@@ -1,10 +1,15 @@
-"""What the commands do. ``thbench.cli`` parses; this module is imported when one runs."""
+"""What the commands do. ``thbench.cli`` parses; this module is imported when one runs.
+
+What takes seconds to import is imported after all that can be wrong with the words is checked.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from thbench import config as configs
 from thbench.errors import UserError
@@ -13,19 +18,20 @@ from thbench.results import Result
 
 def fit(arguments: argparse.Namespace) -> None:
     """Train what is missing."""
-    from thbench import training
-
     only, words = _take(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
+    from thbench import assemble, training
+
+    assemble.check(config)  # before hours of training, not after
     for name, folder in training.fit(config, only).items():
         print(f"{name}: {folder}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Generate, score, write a result."""
+    config = configs.load(arguments.strategy, arguments.overrides)
     from thbench import assemble
 
-    config = configs.load(arguments.strategy, arguments.overrides)
     origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
     result = assemble.evaluate(config, device=_device(config), origin=origin)
     if result is not None:
@@ -36,17 +42,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """One portrait, one sound, one video."""
-    from thbench import assemble, predict, requests
-
     out = Path(arguments.out)
     if out.suffix.lower() != ".mp4":
         raise UserError(f"{out} must end in .mp4.")
-    if out.exists() and not arguments.force:
+    if out.is_dir() or (out.exists() and not arguments.force):
         raise UserError(f"{out} exists: name another file, or add --force.")
+    _check_place(out)
     config = configs.load(arguments.strategy, arguments.overrides)
     for path in (arguments.image, arguments.audio, arguments.motion):
         if path and not Path(path).is_file():
             raise UserError(f"There is no file {path}.")
+    from thbench import assemble, predict, requests
+
     made = assemble.assemble(config)
     request = requests.from_files(
         Path(arguments.image),
@@ -74,11 +81,13 @@ def score(arguments: argparse.Namespace) -> None:
     videos = Path(arguments.videos)
     name = arguments.name or videos.resolve().name
     rule = protocol.load(arguments.protocol)
+    where = results.path_of(f"{name}-{rule.name}", Path(arguments.results))
+    _check_place(where)
     result = run(
         videos,
         Path(arguments.reference),
         rule,
-        run=f"{name}-{rule.name}",
+        run=where.stem,
         strategy=name,
         split=arguments.split,
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -120,7 +129,7 @@ def data_prepare(arguments: argparse.Namespace) -> None:
     source, out = Path(arguments.source), Path(arguments.out)
     videos = adapters.adapter(arguments.kind)(source, seed=arguments.seed)
     report = prepare(
-        videos[: arguments.limit],
+        spread(videos, arguments.limit),
         out,
         size=arguments.size,
         encoders=tuple(arguments.audio.split(",")),
@@ -129,6 +138,13 @@ def data_prepare(arguments: argparse.Namespace) -> None:
         max_seconds=arguments.max_seconds,
     )
     print(report)
+
+
+def spread(items: list[Any], limit: int | None) -> list[Any]:
+    """At most ``limit`` items, evenly from first to last, so that all people are among them."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[k * len(items) // limit] for k in range(limit)]
 
 
 def data_check(arguments: argparse.Namespace) -> None:
@@ -180,6 +196,13 @@ def _take(words: Iterable[str], key: str) -> tuple[str | None, list[str]]:
         else:
             rest.append(word)
     return found, rest
+
+
+def _check_place(path: Path) -> None:
+    """See that a file can be written, before the work that it is to hold. Nothing is made yet."""
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{path} cannot be written: {there} is no folder that you may write to.")
 
 
 def _device(config: configs.Config) -> str:

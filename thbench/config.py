@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -21,6 +22,23 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 from thbench.errors import UserError, did_you_mean
 
 SCALES = ("paper", "tiny")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain words as in YAML 1.2: ``off`` and ``no`` are text, ``1e-3`` is a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:bool"]
+        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 @dataclass
@@ -211,7 +229,7 @@ def find(kind: str, name: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping with its ``base:`` files (relative to the configs root) merged below it."""
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.load(path.read_text(), _Loader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -254,7 +272,7 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
             merged = OmegaConf.merge(merged, layer)
         for key, value in words.items():
             _set(merged, key, value)
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        return _checked(OmegaConf.to_object(merged))  # type: ignore[arg-type]
     except (ConfigKeyError, ValidationError) as error:
         raise UserError(_explain(error, merged)) from error
     except OmegaConfBaseException as error:
@@ -278,6 +296,12 @@ def read_data(name: str) -> dict[str, Any]:
     )
 
 
+def _checked(config: Config) -> Config:
+    if config.size < 16 or config.size % 2:
+        raise UserError(f"size={config.size}: frames need an even number of pixels, 16 or more.")
+    return config
+
+
 def content_hash(value: Any, length: int = 12) -> str:
     """Hex digits that change when anything in ``value`` does. Dataclasses count as mappings."""
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
@@ -291,7 +315,7 @@ def to_yaml(config: Any) -> str:
 
 def read_yaml_text(text: str) -> Config:
     """The inverse of ``to_yaml`` for a whole configuration."""
-    merged = OmegaConf.merge(OmegaConf.structured(Config), yaml.safe_load(text))
+    merged = OmegaConf.merge(OmegaConf.structured(Config), yaml.load(text, _Loader))
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
@@ -312,7 +336,7 @@ def _parse(overrides: Iterable[str]) -> dict[str, Any]:
         if not sign or not key:
             raise UserError(f"'{word}' is not of the form key=value.")
         try:
-            words[key] = yaml.safe_load(text) if text else None
+            words[key] = yaml.load(text, _Loader) if text else None
         except yaml.YAMLError as error:
             raise UserError(f"'{word}': the value is not valid YAML.") from error
     return words

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch.utils.data import DataLoader
 
 from thbench.callbacks import ClipBar
@@ -23,11 +23,12 @@ from thbench.strategy import Strategy
 _NOISY = ("lightning", "lightning.pytorch", "lightning.fabric", "torch", "wandb")
 
 
-def make_trainer(settings: TrainerConfig, **options: Any) -> L.Trainer:
+def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: Any) -> L.Trainer:
     """A trainer on the devices that the settings name.
 
     Args:
         settings: devices, nodes, strategy and precision.
+        in_turn: networks are trained in turn, so a backward pass reaches only some parameters.
         options: Lightning's own, which win.
 
     Raises:
@@ -50,7 +51,15 @@ def make_trainer(settings: TrainerConfig, **options: Any) -> L.Trainer:
         # One whole file per checkpoint, which loads on any number of devices.
         base["strategy"] = FSDPStrategy(state_dict_type="full")
     try:
-        return L.Trainer(**base)
+        trainer = L.Trainer(**base)
+        if (
+            in_turn
+            and base["strategy"] in ("auto", "ddp")
+            and isinstance(trainer.strategy, DDPStrategy)
+        ):
+            # Only Lightning knows what "auto" becomes, and by default DDP waits for all gradients.
+            trainer = L.Trainer(**base | {"strategy": DDPStrategy(find_unused_parameters=True)})
+        return trainer
     except (MisconfigurationException, ValueError) as error:  # what is no value of a setting
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
@@ -67,7 +76,7 @@ def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n
     with quiet():
         trainer = make_trainer(
             settings,
-            devices=_few(settings.devices, n),
+            devices=few(settings, n),
             strategy="auto" if settings.strategy == "fsdp" else settings.strategy,
             callbacks=[ClipBar(n, settings.progress)],
             logger=False,
@@ -93,10 +102,18 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _few(devices: Any, n: int) -> Any:
-    """No more devices than clips: one without a clip would be an error."""
-    if devices == "auto":
-        return max(1, min(torch.cuda.device_count(), n))
+def few(settings: TrainerConfig, n: int) -> int | list[int]:
+    """The devices named by the settings, but no more than clips: one without would be an error.
+
+    ``trainer.devices`` is a number, a list or text such as "0,3" of indices, or ``auto`` or -1 for
+    all there are.
+    """
+    devices = settings.devices
+    if isinstance(devices, str) and "," in devices:
+        devices = [int(index) for index in devices.split(",") if index.strip()]
     if isinstance(devices, list):
         return devices[:n]
+    if devices == "auto" or int(devices) < 0:
+        there = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
+        return max(1, min(there, n))
     return min(int(devices), n)

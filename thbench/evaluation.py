@@ -26,6 +26,7 @@ from tqdm import tqdm
 from metrics.base import BenchMetric, ClipMetric
 from metrics.intervals import bootstrap_mean, jackknife
 from thbench.config import content_hash
+from thbench.data.files import write_atomic
 from thbench.errors import UserError
 from thbench.features import FeatureStore, build_extractors, default_cache
 from thbench.pairing import Pair, find_reference, find_videos, pair_up
@@ -38,7 +39,6 @@ from thbench.results import (
     Result,
     finite,
     provenance,
-    write_atomic,
 )
 
 Features = Mapping[str, Tensor]

@@ -15,7 +15,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from metrics.base import BenchMetric
 from metrics.extractors.base import Extractor
@@ -23,6 +22,7 @@ from metrics.weights import WeightsMissing
 from thbench.config import content_hash
 from thbench.data import video
 from thbench.data.files import replacing, sha256
+from thbench.data.store import resize
 from thbench.errors import UserError
 from thbench.protocol import extractor_registry
 
@@ -97,7 +97,7 @@ class Video:
                     f"{self.path} is {width}x{height}, not square: crop it to the face first."
                 )
             left = len(part) if self._limit is None else self._limit - count
-            parts.append(_resize(part[:left], self._size))
+            parts.append(resize(part[:left], self._size))
             count += len(parts[-1])
             if count == self._limit:
                 break
@@ -220,13 +220,6 @@ def build_extractors(
         except WeightsMissing as error:
             missing[name] = str(error)
     return built, missing
-
-
-def _resize(frames: Tensor, size: int) -> Tensor:
-    if frames.shape[-1] == size:
-        return frames
-    resized: Tensor = resize(frames, [size, size], antialias=True)
-    return resized
 
 
 def _read_npz(path: Path) -> dict[str, Tensor] | None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thbench.config import content_hash
-from thbench.data.files import sha256
+from thbench.data.files import list_videos, sha256
 from thbench.errors import UserError
 from thbench.results import DataRef
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg"}
 _SEED = re.compile(r"seed-(\d+)/(.+)")
 
 
@@ -69,12 +68,8 @@ def find_videos(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: there is no such folder, or two videos differ in the suffix only.
     """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or path.name.startswith("."):
-            continue
+    for path in list_videos(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise UserError(f"{found[name]} and {path} are called the same: remove one.")

@@ -169,7 +169,7 @@ def build(name: str, n: int, **options: Any) -> Plan:
     known = options_of(name)
     for option in options:
         if option not in known:
-            hint = did_you_mean(option, known)
+            hint = did_you_mean(option, ["name", *known])
             raise UserError(f"Plan '{name}' has no option '{option}'.{hint}")
     return builder(n, **options)
 

@@ -35,7 +35,7 @@ class SplitRequests(Dataset[Request]):
         follow: give the clip's own pose and eyes, so that the video can be compared with it.
 
     Raises:
-        UserError: the split has no clips.
+        UserError: the split has no clips, or a limit is not positive.
     """
 
     def __init__(
@@ -50,6 +50,9 @@ class SplitRequests(Dataset[Request]):
         source_frame: str = "first",
         follow: bool = False,
     ) -> None:
+        for key, value in (("limit", limit), ("frames", frames)):
+            if value is not None and value < 1:
+                raise UserError(f"eval.{key} must be a positive number or null, not {value}.")
         self.store = Store(Path(data.root), split, size, data.audio, cache_gb=0)
         self.frames, self.source_frame, self.follow = frames, source_frame, follow
         chosen = range(len(self.store.clips))[:limit]

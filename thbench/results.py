@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thbench.data.files import replacing
+from thbench.data.files import write_atomic
 from thbench.errors import UserError, did_you_mean
 
 SCHEMA_VERSION = 1
@@ -165,16 +165,25 @@ def write(result: Result, folder: Path) -> Path:
     Raises:
         UserError: the run's name is no file name, a field has a wrong value, or no room is left.
     """
-    path = folder / f"{result.run}.json"
-    if not result.run or path.parent != folder or result.run.startswith("."):
-        raise UserError(f"'{result.run}' cannot name a result: use letters, digits, '-' and '_'.")
+    path = path_of(result.run, folder)
     _check(result, path)
     content = asdict(result)
     rows = content.pop("per_clip")
-    folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(_dump(row) + "\n" for row in rows)
     write_atomic(folder / f"{result.run}.clips.jsonl", lines)
     write_atomic(path, _dump(content, indent=2) + "\n")
+    return path
+
+
+def path_of(run: str, folder: Path) -> Path:
+    """The file of a run's result.
+
+    Raises:
+        UserError: the run's name is no file name.
+    """
+    path = folder / f"{run}.json"
+    if not run or path.parent != folder or run.startswith("."):
+        raise UserError(f"'{run}' cannot name a result: use letters, digits, '-' and '_'.")
     return path
 
 
@@ -203,16 +212,6 @@ def read(path: Path) -> Result:
 def read_folder(folder: Path) -> list[Result]:
     """All results of a folder, by file name."""
     return [read(path) for path in sorted(folder.glob("*.json"))]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all.
-
-    Raises:
-        UserError: it cannot be written (disk full, no permission).
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
 
 
 def provenance() -> dict[str, Any]:

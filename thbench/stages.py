@@ -137,14 +137,18 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
     """A stage with the weights that the seed gives it.
 
     Raises:
-        UserError: ``model:`` has a key that the class does not take, or lacks one.
+        UserError: ``model:`` has a key or value that the class does not take, or lacks one.
     """
     stage = _stage(config, name)
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     bind(kind, stage.model, f"stages.{name}.model")
     setting = Setting(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
     torch.manual_seed(fold(config.seed, "weights"))
-    return kind(setting, **stage.model)
+    try:
+        return kind(setting, **stage.model)
+    except (TypeError, ValueError) as error:  # from the networks, deeper inside
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"stages.{name}.model: {kind.__name__} says: {reason}.") from error
 
 
 def bind(kind: type, options: Mapping[str, Any], where: str) -> None:

@@ -92,7 +92,8 @@ def fit_stage(config: Config, name: str) -> StageRun:
             origin = read_checkpoint(stage_run(config, stage_config.init_from))
             fill(stage.net, origin, f"stage '{name}', which starts from it")
         if config.trainer.compile:
-            stage.net.compile()
+            for part in stage.net.children():  # losses call these, and seldom the net itself
+                part.compile()
         account = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
         trainer = build_trainer(config, stage_config, run, stage, data, account, resume)
         checkpoint = run.last if resume else None
@@ -146,6 +147,7 @@ def build_trainer(
     validate_every = settings.validate_every * settings.accumulate if data.validates else 0
     trainer = make_trainer(
         settings,
+        in_turn=manual,
         precision=stage_config.precision or settings.precision,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=(stage_config.clip or None) if not manual else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -47,7 +48,7 @@ class Extractor(ABC):
             (T, d) float32 on the CPU. An extractor that reads several frames at a time overrides
             this and may return another number of rows.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             parts = [
                 self.forward(part.to(self.device)).float().cpu()
                 for part in frames.split(self.batch_size)
@@ -57,3 +58,20 @@ class Extractor(ABC):
     @abstractmethod
     def forward(self, frames: Tensor) -> Tensor:
         """Features (n, d) of a batch of frames (n, 3, H, W) uint8 on ``device``."""
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products and convolutions without TF32, whatever ran in this process before.
+
+    Training and generating allow it on GPUs; figures must not depend on who scored them where.
+    """
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled, allow_tf32=False, deterministic=True
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)

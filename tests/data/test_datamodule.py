@@ -224,6 +224,11 @@ def test_disagreements_are_named(tmp_path):
     with pytest.raises(UserError, match="has 4 frames, the manifest says 6"):
         open_store(root)
     assert not list((root / "cache").glob("frames*.npy"))
+    (root / "clips/person1/clip.mp4").write_bytes(
+        (toy.make_root(tmp_path / "c", (200,), "t") / "clips/person0/clip.mp4").read_bytes()
+    )  # several chunks beyond the end
+    with pytest.raises(UserError, match="has 200 frames, the manifest says 6"):
+        open_store(root)
     assert open_store(root, cache_gb=0.0).sound(1, np.arange(2)).shape == (2, 6)  # layers in a row
     with pytest.raises(UserError, match="no prepared data set"):
         read_digest(str(tmp_path / "nowhere"))

@@ -46,6 +46,35 @@ def test_aspect_and_batch() -> None:
     np.testing.assert_allclose(found[:, :4], pose.pose(square)[:, :4], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("eye", "outline"),
+    [(pose.RIGHT_EYE, "FACEMESH_RIGHT_EYE"), (pose.LEFT_EYE, "FACEMESH_LEFT_EYE")],
+)
+def test_eye_points_are_corners_and_facing_pairs_of_face_meshs_own_outline(eye, outline) -> None:
+    connections = pytest.importorskip("mediapipe.python.solutions.face_mesh_connections")
+    ring = walk(getattr(connections, outline), eye[0])
+    at = [ring.index(point) for point in eye]
+    half = len(ring) // 2
+    assert (at[0], at[3]) == (0, half)  # two corners with as many points above as below
+    for upper, lower in ((at[1], at[5]), (at[2], at[4])):
+        assert upper == len(ring) - lower  # as far along the upper lid as along the lower
+    sides = [{i > half for i in pair} for pair in (at[1:3], at[4:])]
+    assert sides in ([{True}, {False}], [{False}, {True}])  # one pair on each lid
+    assert (at[1] - at[2]) * (at[1] - half) > 0  # the first of a pair is nearer to its corner
+
+
+def walk(connections, start: int) -> list[int]:
+    """The points of a closed outline in order."""
+    neighbours: dict[int, set[int]] = {}
+    for a, b in connections:
+        neighbours.setdefault(a, set()).add(b)
+        neighbours.setdefault(b, set()).add(a)
+    ring = [start, min(neighbours[start])]
+    while (rest := neighbours[ring[-1]] - {ring[-2]}) != {start}:
+        ring.append(rest.pop())
+    return ring
+
+
 def test_eyes_and_mouth_follow_what_is_planted() -> None:
     landmarks = head(0, 0, 0)
     for eye, height in ((pose.RIGHT_EYE, 0.03), (pose.LEFT_EYE, 0.01)):

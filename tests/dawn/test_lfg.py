@@ -5,7 +5,8 @@ import torch
 
 from thbench.config import OptimConfig
 from thbench.contracts import Batch
-from thbench.dawn.lfg import LatentFlowGenerator, LFGStage, psnr
+from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
+from thbench.dawn.lfg_losses import pixel_weight, psnr
 from thbench.dawn.motion import REACH, Regions, affine_between, equivariance, moments, region_maps
 from thbench.errors import UserError
 from thbench.nn.perceptual import VGG19
@@ -272,16 +273,15 @@ def test_it_learns_a_translation():
 def test_weights_favour_what_moves_and_the_mouth():
     data = batch()
     source, driving = data.source / 255, data.video[:, 0] / 255
-    plain = stage()
-    assert plain._weight(data, source, driving) is None
-    mouth = stage(region_weight=4.0)._weight(data, source, source)[0, 0]
+    assert pixel_weight(data, source, driving, motion=0.0, regions=0.0) is None
+    mouth = pixel_weight(data, source, source, motion=0.0, regions=4.0)[0, 0]
     assert mouth[22, 16] == pytest.approx(5 * mouth[5, 25].item(), rel=1e-3)
     assert mouth.mean() == pytest.approx(1.0, rel=0.2)
     unseen = dataclasses.replace(data, valid=torch.zeros_like(data.valid))
-    assert (stage(region_weight=4.0)._weight(unseen, source, source) == 1).all()
+    assert (pixel_weight(unseen, source, source, motion=0.0, regions=4.0) == 1).all()
     moving = source.clone()
     moving[..., :8, :8] = 1 - moving[..., :8, :8]
-    weight = stage(motion_weight=8.0)._weight(data, source, moving)
+    weight = pixel_weight(data, source, moving, motion=8.0, regions=0.0)
     assert weight[..., :8, :8].mean() > 1.5 * weight[..., 16:, 16:].mean()
 
 
@@ -319,6 +319,8 @@ def test_wrong_options_are_told():
         stage(perceptual="lpips")
     with pytest.raises(UserError, match=r"\[expansion, max_features, blocks\]"):
         stage(net={"flow_net": [8, 32]})
+    with pytest.raises(UserError, match="size=32 does not divide by 64"):
+        stage(net={**TINY, "flow_net": [8, 32, 5]})
 
 
 def test_coordinates_stay_exact_under_half_precision():

@@ -59,6 +59,24 @@ def test_hashes(tmp_path):
     assert not weights.matches(path, weights.Weights("hello", "", ""))
 
 
+def test_features_are_taken_in_full_precision_whatever_ran_before():
+    class Watcher(Pyramid):
+        def forward(self, frames):
+            self.seen = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+            return super().forward(frames)
+
+    before, watcher = torch.get_float32_matmul_precision(), Watcher()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            watcher.extract(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+            assert torch.backends.cudnn.allow_tf32
+        assert watcher.seen == ("highest", False)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_pyramid_sees_brightness_colour_and_edges():
     flat = torch.full((1, 3, 40, 40), 100, dtype=torch.uint8)
     features = describe(flat)

@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from thbench.data.files import VIDEO_SUFFIXES, list_videos
 from thbench.data.prepare import SourceVideo
 from thbench.errors import UserError, did_you_mean
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".mpg", ".mpeg", ".m4v"}
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 HDTF_FRACTIONS = {"train": 0.9, "test": 0.1}
 # Test identities that Diffused Heads published, as places in the list of CREMA-D's 91 actors,
@@ -162,12 +162,7 @@ def _counts(n: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def _videos(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"There is no folder {root}.")
-    paths = (p for p in root.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-    found = sorted(
-        p for p in paths if not any(s.startswith(".") for s in p.relative_to(root).parts)
-    )
+    found = list_videos(root)
     if not found:
         raise UserError(f"There is no video in {root} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
     return found

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Finding files, and writing them so that they are either whole or not there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from thbench.errors import UserError
 
+VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".mpg", ".mpeg", ".m4v"}
 _REFUSALS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -21,7 +22,6 @@ _REFUSALS = {
     errno.EPERM,
     errno.EROFS,
     errno.EIO,
-    errno.ENOTDIR,
 }
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names the files of ``replacing``
@@ -40,6 +40,18 @@ def check_file(path: str | Path) -> None:
         raise UserError(f"{path} is empty.")
 
 
+def list_videos(folder: Path) -> list[Path]:
+    """The videos below a folder, sorted; what is hidden does not count.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.")
+    paths = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+    return sorted(p for p in paths if not any(s[0] == "." for s in p.relative_to(folder).parts))
+
+
 class DiskError(UserError):
     """The system refused to write."""
 
@@ -51,28 +63,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
     When it does not, nothing is left and what stood under ``path`` stays.
 
     Raises:
-        DiskError: the system refused to write (full disk, no permission).
+        DiskError: the system refused to write (full disk, no permission, no such place).
     """
     path = Path(path)
-    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
-        temporary = Path(name)
-        os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's files are for their owner only
-        os.close(handle)
+        temporary = _claim(path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        # Other errors in the block may be about other files.
+        if error.errno not in _REFUSALS and error.filename2 != str(path):
             raise
-        raise DiskError(
-            f"{path} could not be written ({os.strerror(error.errno or 0)}): make room, or choose"
-            " another place."
-        ) from error
+        raise _refused(path, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a text that is there whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written (disk full, no permission).
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -90,6 +107,20 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _claim(path: Path) -> Path:
+    """An empty file beside ``path``, whose folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+    os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's files are for their owner only
+    os.close(handle)
+    return Path(name)
+
+
+def _refused(path: Path, error: OSError) -> DiskError:
+    reason = os.strerror(error.errno or 0)
+    return DiskError(f"{path} could not be written ({reason}): make room, or choose another place.")
 
 
 def _umask() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from thbench.contracts import Clip
 from thbench.data.crop import Square
-from thbench.data.files import replacing
+from thbench.data.files import replacing, write_atomic
 from thbench.errors import UserError
 
 
@@ -161,9 +161,8 @@ class Job:
 
     def keep(self, record: Record) -> None:
         """Write the record, whole or not at all."""
-        with replacing(self._path) as temporary:
-            row = {"source": self._state(), **asdict(record)}
-            temporary.write_text(json.dumps(row, ensure_ascii=False), "utf-8")
+        row = {"source": self._state(), **asdict(record)}
+        write_atomic(self._path, json.dumps(row, ensure_ascii=False))
 
     def extra(self, clip_id: str) -> dict[str, Any]:
         """The row's labels, after copying the files among them."""

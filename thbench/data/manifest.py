@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thbench.contracts import Clip
-from thbench.data.files import replacing
+from thbench.data.files import write_atomic
 from thbench.errors import UserError
 
 NAME = "manifest.jsonl"
@@ -63,9 +63,8 @@ def write(root: str | Path, clips: Iterable[Clip]) -> None:
         raise ValueError("ids of clips must be unique")
     if strange := {clip.split for clip in ordered} - set(SPLITS):
         raise ValueError(f"splits must be among {SPLITS}, not {sorted(strange)}")
-    with replacing(Path(root) / NAME) as temporary:
-        text = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in ordered)
-        temporary.write_text(text, "utf-8")
+    text = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in ordered)
+    write_atomic(Path(root) / NAME, text)
 
 
 def digest(root: str | Path) -> str:

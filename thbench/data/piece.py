@@ -66,10 +66,8 @@ class Walk:
                 yield wanted
 
     def _next(self) -> Tensor | None:
-        if (
-            self._error is not None
-        ):  # a decoder that has failed would only say that it is at its end
-            raise self._error
+        if self._error is not None:
+            raise self._error  # the decoder itself would only say that it is at its end
         if self._rest is not None:
             return self._rest
         try:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from thbench.contracts import Clip
 from thbench.data import audio, manifest
-from thbench.data.files import remove_leftovers, replacing
+from thbench.data.files import remove_leftovers, write_atomic
 from thbench.data.job import Job, Record, Rejection, Settings, SourceVideo
 from thbench.data.piece import process
 from thbench.errors import UserError
@@ -184,8 +184,7 @@ def _claim(out: Path, settings: Settings) -> None:
             was = ", ".join(f"{key}={theirs.get(key)}" for key in differing)
             raise UserError(f"{out} was prepared with {was}: choose another folder, or delete it.")
         return
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(mine, indent=1) + "\n", "utf-8")
+    write_atomic(path, json.dumps(mine, indent=1) + "\n")
 
 
 @contextmanager
@@ -217,6 +216,5 @@ def _clear(out: Path, sources: Sequence[SourceVideo]) -> None:
 
 
 def _write_lines(path: Path, rejected: Sequence[Rejection]) -> None:
-    with replacing(path) as temporary:
-        lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejected)
-        temporary.write_text("".join(lines), "utf-8")
+    lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejected)
+    write_atomic(path, "".join(lines))

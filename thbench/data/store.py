@@ -192,13 +192,14 @@ class Store:
 
     def _fill_frames(self, out: np.ndarray) -> None:
         def decode(i: int) -> None:
-            clip, at = self.clips[i], int(self.offsets[i])
+            clip, first, found = self.clips[i], int(self.offsets[i]), 0
             for chunk in video.stream(self.root / clip.video, fps=None):
-                stop = min(at + len(chunk), int(self.offsets[i + 1]))
-                out[at:stop] = resize(chunk[: stop - at], self.size).numpy()
-                at += len(chunk)
-            if at != self.offsets[i + 1]:
-                found = at - int(self.offsets[i])
+                wanted = chunk[: max(0, clip.n_frames - found)]
+                if len(wanted):
+                    at = first + found
+                    out[at : at + len(wanted)] = resize(wanted, self.size).numpy()
+                found += len(chunk)
+            if found != clip.n_frames:
                 raise UserError(_disagree(self.root / clip.video, found, clip))
 
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:

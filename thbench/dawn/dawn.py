@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from thbench import plans
@@ -64,7 +65,7 @@ class DAWN(Strategy):
         assert isinstance(lfg, LatentFlowGenerator)
         assert isinstance(a2v, A2VNet)
         self.lfg, self.a2v = lfg, a2v
-        self.guidance = guidance
+        self.guidance = _number(guidance)
         if window is not None:
             a2v.window = _window(window)
 
@@ -94,7 +95,9 @@ class DAWN(Strategy):
         return conditions.pose, conditions.eyes
 
     def source_latent(self, conditions: Conditions) -> Tensor:
-        flow, occlusion = self.lfg.flow(conditions.portrait, conditions.portrait)
+        # In full precision, as the flows were on which the denoiser was trained.
+        with torch.autocast(conditions.portrait.device.type, enabled=False):
+            flow, occlusion = self.lfg.flow(conditions.portrait, conditions.portrait)
         return self.a2v.to_latent(flow, occlusion)[0]
 
     def _motion(self, request: Request) -> tuple[Tensor | None, Tensor | None]:
@@ -122,6 +125,12 @@ class DAWN(Strategy):
 def _change(motion: Tensor | None, source: Tensor, n: int) -> Tensor:
     """Differences (n, D) to the portrait's; of a motion that nobody follows, zeros."""
     return source.new_zeros(n, len(source)) if motion is None else motion - source
+
+
+def _number(value: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"options.guidance must be a number, not {value}.")
+    return value
 
 
 def _window(value: int | str) -> int | None:

@@ -19,10 +19,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.contracts import Batch, to_unit
+from thbench.dawn.lfg_losses import GAINS, expression_error, landmark_error, pixel_weight, psnr
 from thbench.dawn.motion import (
     BackgroundPredictor,
     ExpressionPredictor,
@@ -34,7 +34,6 @@ from thbench.dawn.motion import (
 from thbench.errors import UserError, did_you_mean
 from thbench.nn.hourglass import Down, Residual, Same, Up
 from thbench.nn.perceptual import VGG19, Features, pixel_features, pyramid_l1
-from thbench.nn.regions import region_mask
 from thbench.nn.warp import resize_to, warp_by_flow
 from thbench.strategy import Frozen, Setting, Stage
 
@@ -117,7 +116,7 @@ class LatentFlowGenerator(nn.Module):
     """Portrait and motion to picture, and two pictures to motion.
 
     The defaults are the paper's sizes. Heights and widths of pictures must be divisible by
-    ``2 ** (down + blocks of the hourglasses)``.
+    ``multiple``, which is ``2 ** (down + blocks of the region and flow nets)``.
 
     Args:
         regions: K, whose motions the flow is put together from.
@@ -153,6 +152,7 @@ class LatentFlowGenerator(nn.Module):
         super().__init__()
         widths = [min(max_features, expansion * 2**i) for i in range(down + 1)]
         self.down, self.expression = down, expression
+        self.multiple = 2 ** (down + max(_size(region_net)[2], _size(flow_net)[2]))
         self.latent_dim = widths[-1]
         self.encoder = Encoder(widths, kernel)
         self.decoder = Decoder(widths, bottleneck, kernel, own_gate)
@@ -230,7 +230,9 @@ class LFGStage(Stage):
             speech moves and few pixels.
         expression_weight: the first four numbers of the expression code are asked to follow what
             Face Mesh measures (both eyes' aspect ratios, the mouth's height and width). A hint for
-            small nets and short training; the paper's generator has neither.
+            small nets and short training; the paper's generator has no such code.
+        landmark_weight: weight of the flow's distance from what Face Mesh saw move, at its points;
+            lips and eyes count as much as the rest of the face. Another hint for short training.
         vgg: the features, in place of ImageNet's.
     """
 
@@ -248,12 +250,18 @@ class LFGStage(Stage):
         motion_weight: float = 0.0,
         region_weight: float = 0.0,
         expression_weight: float = 0.0,
+        landmark_weight: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
         super().__init__(setting)
         if perceptual not in ("vgg", "pixel"):
             raise UserError(f"perceptual must be 'vgg' or 'pixel', not '{perceptual}'.")
         self.net = LatentFlowGenerator(**_known_arguments(net or {}))
+        if setting.size % self.net.multiple:
+            raise UserError(
+                f"size={setting.size} does not divide by {self.net.multiple}, as the lfg stage's"
+                " nets need: take another size, or fewer blocks in region_net and flow_net."
+            )
         self.perceptual = perceptual
         self.reconstruction = reconstruction
         self.shift_weight, self.affine_weight = equivariance
@@ -261,6 +269,7 @@ class LFGStage(Stage):
         self.motion_weight = motion_weight
         self.region_weight = region_weight
         self.expression_weight = expression_weight
+        self.landmark_weight = landmark_weight
         if expression_weight and (self.net.expression or 0) < len(GAINS):
             raise UserError(f"expression_weight needs net.expression of {len(GAINS)} or more.")
         if vgg is not None:
@@ -274,7 +283,9 @@ class LFGStage(Stage):
         source, driving = _pairs(batch)
         found = self.net.motion(source, driving)
         made = self.net.decode(self.net.encode(source), found.flow, found.occlusion)
-        weight = self._weight(batch, source, driving)
+        weight = pixel_weight(
+            batch, source, driving, motion=self.motion_weight, regions=self.region_weight
+        )
         error = pyramid_l1(self._features(), made, driving, weight, self.scales)
         losses = {"reconstruction": error}
         total = self.reconstruction * error
@@ -285,8 +296,12 @@ class LFGStage(Stage):
             losses |= {"shift": shift, "affine": affine}
             total = total + self.shift_weight * shift + self.affine_weight * affine
         if self.expression_weight:
-            losses["expression"] = self._expression_error(batch, found)
+            assert found.expression is not None
+            losses["expression"] = expression_error(batch, found.expression)
             total = total + self.expression_weight * losses["expression"]
+        if self.landmark_weight:
+            losses["landmarks"] = landmark_error(batch, found.flow)
+            total = total + self.landmark_weight * losses["landmarks"]
         return {"loss": total, **losses, "psnr": psnr(made, driving)}
 
     @torch.no_grad()
@@ -303,56 +318,6 @@ class LFGStage(Stage):
         if "vgg" not in self.frozen:
             self.frozen["vgg"] = Frozen(VGG19()).to(self.device)
         return self.frozen["vgg"].module
-
-    def _expression_error(self, batch: Batch, found: Motion) -> Tensor:
-        """Squared error of the code's first numbers, over frames where the face was seen."""
-        assert found.expression is not None
-        here = torch.cat([batch.eyes, mouth_shape(batch.landmarks)], dim=-1)
-        there = torch.cat([batch.source_eyes, mouth_shape(batch.source_landmarks)], dim=-1)
-        wanted = (here - there[:, None]).flatten(0, 1) * here.new_tensor(GAINS)
-        error = (found.expression[:, : len(GAINS)] - wanted).square().mean(1)
-        seen = batch.valid.flatten().to(error.dtype)
-        return (error * seen).sum() / seen.sum().clamp(min=1)
-
-    @torch.no_grad()
-    def _weight(self, batch: Batch, source: Tensor, driving: Tensor) -> Tensor | None:
-        """Importance of pixels, (B, 1, H, W), of mean 1 over the batch."""
-        if not (self.motion_weight or self.region_weight):
-            return None
-        size = driving.shape[-1]
-        moved = (source - driving).abs().mean(1, keepdim=True)
-        reach = size // 32 * 2 + 1
-        moved = F.avg_pool2d(moved, reach, stride=1, padding=reach // 2, count_include_pad=False)
-        weight = 1 + self.motion_weight * moved
-        if self.region_weight:
-            seen = batch.valid.flatten().reshape(-1, 1, 1, 1)
-            points = batch.landmarks.flatten(0, 1)
-            for region in ("lips", "eyes"):
-                mask = region_mask(points, region, size, margin=MARGIN)
-                weight = weight + self.region_weight * mask * seen
-        return weight / weight.mean()
-
-
-def mouth_shape(landmarks: Tensor) -> Tensor:
-    """Height between the inner lips and width between the corners, (..., 2), per face height."""
-    points = landmarks[..., :2]
-
-    def distance(a: int, b: int) -> Tensor:
-        return (points[..., a, :] - points[..., b, :]).norm(dim=-1)
-
-    face = distance(*FACE_ENDS).clamp(min=1e-3)
-    return torch.stack([distance(*INNER_LIPS) / face, distance(*MOUTH_CORNERS) / face], dim=-1)
-
-
-def psnr(made: Tensor, wanted: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, mean over pictures (B, 3, H, W) in [0, 1]."""
-    error = (made.detach() - wanted).square().mean((1, 2, 3))
-    return -10 * torch.log10(error.clamp(min=1e-10)).mean()
-
-
-GAINS = (3.0, 3.0, 6.0, 3.0)  # bring differences of eyes, mouth height and width to about +-1
-INNER_LIPS, MOUTH_CORNERS, FACE_ENDS = (13, 14), (61, 291), (10, 152)  # of Face Mesh
-MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids uncover
 
 
 def _pairs(batch: Batch) -> tuple[Tensor, Tensor]:

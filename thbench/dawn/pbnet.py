@@ -61,6 +61,11 @@ class Layer(nn.Module):
         return x + self.drop(self.feed(self.norms[-1](x)))
 
 
+def stack(dim: int, *, cross: bool, depth: int, **options: Any) -> nn.ModuleList:
+    """``depth`` transformer layers; ``options`` are those of ``Layer``."""
+    return nn.ModuleList(Layer(dim, cross=cross, **options) for _ in range(depth))
+
+
 class Encoder(nn.Module):
     """Motion and sound to the mean and log-variance of a latent per frame (Eq. 8)."""
 
@@ -72,11 +77,7 @@ class Encoder(nn.Module):
         self.pose, self.source_pose = nn.Linear(POSE_DIM, pose), nn.Linear(POSE_DIM, pose)
         self.eyes, self.source_eyes = nn.Linear(EYES_DIM, eyes), nn.Linear(EYES_DIM, eyes)
         self.audio = nn.Linear(audio_dim, audio)
-        depth = layer["depth"]
-        options = {k: v for k, v in layer.items() if k != "depth"}
-        self.layers = nn.ModuleList(
-            Layer(sum(widths), cross=False, **options) for _ in range(depth)
-        )
+        self.layers = stack(sum(widths), cross=False, **layer)
         self.norm = nn.LayerNorm(sum(widths))
         self.head = nn.Linear(sum(widths), 2 * latent)
 
@@ -102,9 +103,7 @@ class Branch(nn.Module):
     def __init__(self, width: int, dim: int, layer: dict[str, Any]) -> None:
         super().__init__()
         self.source = nn.Linear(width, dim)
-        depth = layer["depth"]
-        options = {k: v for k, v in layer.items() if k != "depth"}
-        self.layers = nn.ModuleList(Layer(dim, cross=True, **options) for _ in range(depth))
+        self.layers = stack(dim, cross=True, **layer)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, width)
 

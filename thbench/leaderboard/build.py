@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from thbench.data.files import write_atomic
 from thbench.errors import UserError
 from thbench.leaderboard import published as papers
 from thbench.leaderboard.rank import Table, tables_of
 from thbench.leaderboard.render import FORMATS
-from thbench.results import read_folder, write_atomic
+from thbench.results import read_folder
 
 
 def build(results: Path, out: Path, published: Path | None = None) -> list[Path]:
@@ -39,7 +40,6 @@ def build(results: Path, out: Path, published: Path | None = None) -> list[Path]
 
 def _write(tables: Iterable[Table], folder: Path) -> list[Path]:
     paths = []
-    folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         for suffix, render in FORMATS.items():
             paths.append(folder / f"{table.slug}.{suffix}")

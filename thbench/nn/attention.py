@@ -215,38 +215,38 @@ class TemporalAttention(nn.Module):
         return x + made.view(b, h, w, t, c).permute(0, 3, 4, 1, 2)
 
 
-class SpatialLinearAttention(nn.Module):
+class _OverPixels(nn.Module):
+    """Attention over the pixels of a frame (N, C, h, w), residual added."""
+
+    def __init__(self, dim: int, heads: int = 8, head_dim: int = 32) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(1, dim)
+        self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
+        self.to_out = nn.Conv2d(heads * head_dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to the same."""
+        qkv = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
+        made = self.attend(*qkv.unbind(1))
+        return x + self.to_out(made.flatten(1, 2).unflatten(-1, x.shape[-2:]))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(N, heads, head_dim, pixels) each, to the same."""
+        raise NotImplementedError
+
+
+class SpatialLinearAttention(_OverPixels):
     """Attention over the pixels of a frame at linear cost (Shen et al. 2021), residual added."""
 
-    def __init__(self, dim: int, heads: int = 8, head_dim: int = 32) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(1, dim)
-        self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
-        self.to_out = nn.Conv2d(heads * head_dim, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
-        qkv = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
-        q, k, v = qkv.unbind(1)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         context = k.softmax(dim=-1) @ v.transpose(-1, -2)
-        made = context.transpose(-1, -2) @ (q.softmax(dim=-2) * q.shape[-2] ** -0.5)
-        return x + self.to_out(made.flatten(1, 2).unflatten(-1, x.shape[-2:]))
+        return context.transpose(-1, -2) @ (q.softmax(dim=-2) * q.shape[-2] ** -0.5)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(_OverPixels):
     """Full attention over the pixels of a frame, residual added."""
 
-    def __init__(self, dim: int, heads: int = 8, head_dim: int = 32) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(1, dim)
-        self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
-        self.to_out = nn.Conv2d(heads * head_dim, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
-        qkv = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
-        made = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return x + self.to_out(made.flatten(1, 2).unflatten(-1, x.shape[-2:]))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (part.transpose(-1, -2) for part in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)

@@ -29,14 +29,12 @@ class Surface:
         depth: along the ray, larger is nearer.
         alpha: share of the pixel that the head covers.
         shade: light received, about 1 where it falls straight on.
-        facing: cosine between the normal and the ray.
     """
 
     point: Point
     depth: Tensor
     alpha: Tensor
     shade: Tensor
-    facing: Tensor
 
 
 def distance(who: Identity, p: Point, drop: Tensor) -> Tensor:
@@ -94,11 +92,10 @@ def trace(who: Identity, rays: Rays, drop: Tensor, light: tuple[float, float]) -
         stretch = (step / (before - gap)).nan_to_num_(1.0).clamp_(1, 2.5)
         step = (gap * stretch).clamp_(-0.2, 0.3)
     alpha = (1.25 - nearest / rays.pixel).clamp_(0, 1)
-    shade, facing = _light(depth, rays.pixel, light)
-    return Surface(rays.at(depth), depth, alpha, shade, facing)
+    return Surface(rays.at(depth), depth, alpha, _light(depth, rays.pixel, light))
 
 
-def _light(depth: Tensor, pixel: Tensor, light: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def _light(depth: Tensor, pixel: Tensor, light: tuple[float, float]) -> Tensor:
     """Wrapped Lambert shading from the slope of the depth image."""
     dy, dx = torch.gradient(depth, dim=(-2, -1))
     dx, dy = (dx / pixel).clamp_(-6, 6), (dy / pixel).clamp_(-6, 6)
@@ -106,4 +103,4 @@ def _light(depth: Tensor, pixel: Tensor, light: tuple[float, float]) -> tuple[Te
     lx, ly = light
     lz = max(0.2, 1 - lx * lx - ly * ly) ** 0.5
     lambert = (lz - lx * dx + ly * dy) * facing
-    return (0.52 + 0.56 * (lambert * 0.8 + 0.2).clamp_(0, 1.1)) * (0.80 + 0.20 * facing), facing
+    return (0.52 + 0.56 * (lambert * 0.8 + 0.2).clamp_(0, 1.1)) * (0.80 + 0.20 * facing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from thbench.contracts import FPS
+from thbench.data.files import replacing, write_atomic
 from thbench.data.prepare import Report, SourceVideo, prepare
 from thbench.data.synthetic.motion import BLINK_RATE
 from thbench.data.synthetic.perform import perform
@@ -178,13 +178,7 @@ def _claim(out: Path, settings: Settings) -> None:
                 " choose another folder, or delete it."
             )
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"Cannot write {out}: {error.strerror}.") from error
+    write_atomic(path, text)
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[str]:
@@ -217,11 +211,6 @@ def _draw(job: _Job) -> str:
     ) as writer:
         for start in range(0, len(state), _CHUNK):
             writer.write(render(played.who, state[start : start + _CHUNK], settings.size))
-    try:
-        job.truth.parent.mkdir(parents=True, exist_ok=True)
-        temporary = job.truth.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, **played.truth())
-        os.replace(temporary, job.truth)
-    except OSError as error:
-        raise UserError(f"Cannot write {job.truth}: {error.strerror}.") from error
+    with replacing(job.truth) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **played.truth())
     return job.id

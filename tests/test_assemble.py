@@ -1,0 +1,204 @@
+"""From trained stages to a strategy, its videos and its result."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import FRAMES
+from thbench import assemble, config, protocol, results
+from thbench.cli import main
+from thbench.data import video
+from thbench.errors import UserError
+
+
+@pytest.fixture
+def load(bench):
+    return lambda *words: config.load("dawn", [*bench.words, *map(str, words)])
+
+
+@pytest.fixture
+def evaluate(load, tmp_path):
+    """Evaluate with other words; videos and results go to the test's own folder."""
+
+    def run(*words):
+        # The trained stages stay where they are, so only links to them are needed here.
+        runs = tmp_path / "runs"
+        if not runs.exists():
+            runs.mkdir()
+            for folder in Path(load().runs).glob("[!e]*-*"):
+                (runs / folder.name).symlink_to(folder)
+        chosen = load(f"runs={runs}", f"results={tmp_path / 'results'}", *words)
+        result = assemble.evaluate(chosen, device="cpu", origin="smoke")
+        return result, assemble.write_result(chosen, result)
+
+    run.folders = lambda: sorted((tmp_path / "runs").glob("eval-*"))
+    return run
+
+
+def videos(folder):
+    return sorted(folder.rglob("*.mp4"))
+
+
+# Checking
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("nets.a2v=a2v3", "has no such stage. Did you mean"),
+        ("plan.name=nra", "No plan 'nra'. Did you mean 'nar'"),
+        ("plan.n=5", "no key 'plan.n'"),
+        ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
+        ("options.guidence=1", "Did you mean 'guidance'"),
+        ("target=thbench.dawn.lfg:LFGStage", "is no Strategy"),
+    ],
+)
+def test_what_can_be_checked_before_training_is(load, word, says):
+    with pytest.raises(UserError, match=says):
+        assemble.check(load(word))
+
+
+def test_what_is_right_passes(load):
+    assert assemble.check(load("plan={name: rolling, window: 2}", "options.window=9")).__name__
+
+
+# Runs
+
+
+def test_a_run_is_named_by_what_makes_its_videos(load):
+    run = assemble.assemble(load()).run
+    same = ["eval.limit=1", "trainer.devices=2", "title=x", "results=x", "trainer.workers=1"]
+    other = ["sampler.steps=4", "plan.name=ar", "options.window=5", "nets.a2v=a2v1"]
+    assert run.startswith("dawn-")
+    for word in same:
+        assert assemble.assemble(load(word)).run == run, word
+    assert len({run, *(assemble.assemble(load(word)).run for word in other)}) == len(other) + 1
+
+
+def test_networks_are_frozen_and_their_samples_counted(load):
+    made = assemble.assemble(load())
+    assert not any(p.requires_grad for p in made.strategy.parameters())
+    assert not made.strategy.training
+    assert sorted(made.accounts) == ["a2v", "lfg", "pbnet"]
+    # lfg 2 steps of 2, pbnet and a2v2 1 step of 2.
+    assert made.samples_seen == 2 * 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "notes"),
+    [
+        ("{name: nar}", []),
+        ("{name: frames}", []),
+        ("{name: sar, segment: 10, overlap: 4}", ["observes 4 frames"]),
+        ("{name: ar, motion: 2}", ["observes 2 frames"]),
+        ("{name: ttr, stride: 4}", ["observes 2 frames"]),
+        ("{name: rolling, window: 2, context: 0}", ["a noise level per frame"]),
+        ("{name: rolling, window: 2, context: 3}", ["observes 3 frames", "a noise level"]),
+    ],
+)
+def test_what_goes_beyond_training_is_labelled(load, plan, notes):
+    found = assemble.assemble(load(f"plan={plan}")).zero_shot(FRAMES)
+    assert len(found) == len(notes)
+    for note, wanted in zip(found, notes, strict=True):
+        assert note.startswith("zero-shot: ")
+        assert wanted in note
+
+
+def test_a_short_clip_needs_nothing_beyond_training(load):
+    made = assemble.assemble(load("plan={name: sar, segment: 10, overlap: 4}"))
+    assert made.zero_shot(10) == []
+
+
+# Evaluating
+
+
+def test_evaluating_again_makes_nothing_and_gives_the_same(evaluate):
+    first, path = evaluate()
+    (folder,) = evaluate.folders()
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*.*")}
+    again, same = evaluate()
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*.*")} == before
+    assert (again.metrics, again.per_clip, again.cost) == (
+        first.metrics,
+        first.per_clip,
+        first.cost,
+    )
+    assert path == same
+    assert evaluate.folders() == [folder]
+
+
+def test_a_result_says_where_it_comes_from(evaluate, bench):
+    result, path = evaluate()
+    assert results.read(path) == result
+    content = json.loads(path.read_text())
+    assert content["origin"] == "smoke"
+    assert content["space"] == "flow"
+    assert content["samples_seen"] == 8
+    assert content["notes"] == []
+    assert content["coverage"]["scored"] == content["coverage"]["expected"] == 3
+    assert content["protocol"]["hash"] == protocol.load("synthetic").hash
+    assert content["cost"]["frames"] == FRAMES
+    assert content["cost"]["calls"] == 2
+    assert content["cost"]["evaluations"] == 2 * FRAMES
+    assert str(bench.home) not in path.read_text()
+    rows = path.with_suffix(".clips.jsonl").read_text().splitlines()
+    assert [json.loads(row)["id"] for row in rows] == [f"p000{i}-00" for i in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval.limit=2"],
+        ["eval.frames=9"],
+        ["plan={name: sar, segment: 10, overlap: 4}"],
+        ["eval.split=val"],
+        ["eval.watermark=true"],
+        ["sampler.steps=1"],
+    ],
+    ids=str,
+)
+def test_other_videos_go_to_another_folder(evaluate, words):
+    _, path = evaluate("eval.limit=1")
+    (folder,) = evaluate.folders()
+    before = [p.read_bytes() for p in videos(folder)]
+    result, other = evaluate("eval.limit=1", *words)
+    assert other != path
+    assert len(evaluate.folders()) == 2
+    assert [p.read_bytes() for p in videos(folder)] == before
+    beyond = [n for n in result.notes if n.startswith("zero-shot")]
+    assert bool(beyond) == ("sar" in words[0])
+    frames = result.per_clip[0]["frames"]
+    assert frames == (9 if "frames" in words[0] else FRAMES)
+
+
+def test_the_place_depends_on_the_data_not_on_where_they_lie(evaluate, load, bench, tmp_path):
+    made, rule = assemble.assemble(load()), protocol.load("synthetic")
+    here = assemble.videos_folder(load(), made, rule).name
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    lines = (bench.data / "manifest.jsonl").read_text()
+    (moved / "manifest.jsonl").write_text(lines)
+    assert assemble.videos_folder(load(f"data.root={moved}"), made, rule).name == here
+    (moved / "manifest.jsonl").write_text(lines.replace('"test"', '"val"', 1))
+    assert assemble.videos_folder(load(f"data.root={moved}"), made, rule).name != here
+
+
+def test_a_sequential_plan_generates_with_networks_trained_for_another(evaluate, capsys):
+    result, path = evaluate("plan.name=sar", "plan.segment=10", "plan.overlap=4", "eval.limit=1")
+    assert result.cost.calls == 3 * 2  # three segments, two steps
+    assert result.cost.evaluations == 2 * (10 + 14 + 9)
+    assert results.read(path).notes == (
+        "zero-shot: observes 4 frames, trained with none observed",
+    )
+    (made,) = videos(evaluate.folders()[0])
+    assert video.probe(made).n_frames == FRAMES
+
+
+def test_every_command_gives_the_result_a_place(bench, evaluate, tmp_path, capsys):
+    evaluate()
+    words = ["eval", *bench.dawn, f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "[smoke]: 3 of 3 clips scored" in shown
+    assert f"result: {tmp_path / 'results'}" in shown.replace("\n", "")

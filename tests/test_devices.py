@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from thbench.config import TrainerConfig
+from thbench.devices import few
+
+
+@pytest.mark.parametrize(
+    ("devices", "n", "expected"),
+    [(8, 3, 3), (2, 5, 2), ("2", 5, 2), ([1, 3, 5], 2, [1, 3]), ("1,3", 5, [1, 3])],
+)
+def test_no_more_devices_than_clips(devices, n, expected):
+    assert few(TrainerConfig(devices=devices), n) == expected
+
+
+@pytest.mark.parametrize("devices", ["auto", -1])
+def test_all_devices_are_those_that_are_there(devices, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert few(TrainerConfig(devices=devices), 20) == 8
+    assert few(TrainerConfig(devices=devices), 3) == 3
+    assert few(TrainerConfig(devices=devices, accelerator="cpu"), 20) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert few(TrainerConfig(devices=devices), 3) == 1

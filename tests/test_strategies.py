@@ -1,0 +1,64 @@
+"""What every strategy must do, for every file in configs/strategy: a new one is tested by existing."""
+
+import pytest
+import torch
+
+from thbench import config, plans
+from thbench.registry import resolve
+from thbench.stages import build_stage, order
+from thbench.strategy import Strategy
+
+AUDIO_DIM = {"logmel": 320, "hubert": 1024, "wav2vec2": 768}
+STRATEGIES = config.names("strategy")
+
+
+def build_all(loaded, audio_dim):
+    """The networks of all stages, without memory for their weights."""
+    nets = {}
+    with torch.device("meta"):
+        for name in order(loaded):
+            needs = {need: nets[need] for need in loaded.stages[name].needs}
+            nets[name] = build_stage(loaded, name, needs, audio_dim).net
+    return nets
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_stage_builds_at_every_scale(name, scale):
+    loaded = config.load(name, [f"scale={scale}"])
+    audio = "hubert" if scale == "paper" else "logmel"
+    nets = build_all(loaded, AUDIO_DIM[audio])
+    assert set(loaded.nets.values()) <= set(nets)
+    for stage, net in nets.items():
+        count = sum(p.numel() for p in net.parameters())
+        assert count > 0, stage
+        if scale == "tiny":
+            assert count < 5e6, f"{stage} has {count / 1e6:.1f}M parameters: not tiny"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_its_class_its_roles_and_its_plan_exist(name):
+    for scale in config.SCALES:
+        loaded = config.load(name, [f"scale={scale}"])
+        assert issubclass(resolve(loaded.target, Strategy), Strategy)
+        assert set(loaded.nets.values()) <= set(loaded.stages)
+        for n in (1, 7, 60, 200):
+            plan = plans.build(n=n, **loaded.plan)
+            plans.check(plan)
+            plans.cost(plan, loaded.sampler.steps)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_both_scales_are_the_same_classes(name):
+    paper, tiny = (config.load(name, [f"scale={scale}"]) for scale in config.SCALES)
+    assert {n: s.target for n, s in paper.stages.items()} == {
+        n: s.target for n, s in tiny.stages.items()
+    }
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_its_schedules_end_where_its_training_does(name, scale):
+    for stage in config.load(name, [f"scale={scale}"]).stages.values():
+        if stage.optim.schedule == "cosine":
+            assert stage.optim.decay_steps == stage.max_steps
