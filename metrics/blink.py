@@ -3,9 +3,8 @@
 A blink is a peak of the ratio's negative derivative: the moment at which the eye closes fastest.
 It lasts from the nearest open eye before that moment to the nearest one after, an open eye being
 a local maximum of the ratio (of a plateau, the nearer edge) not below ``open_level`` times the
-clip's median. Frames without a
-face are missing, not closed: they split the clip into runs, are searched for no blinks, and do
-not count as observed time.
+clip's median. Frames without a face are missing, not closed: they split the clip into runs, are
+searched for no blinks, and do not count as observed time.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import FRAMES
-from thbench import assemble, config, protocol, results
+from thbench import assemble, config, protocol, results, stages
 from thbench.cli import main
 from thbench.data import video
 from thbench.errors import UserError
@@ -14,7 +14,7 @@ from thbench.errors import UserError
 
 @pytest.fixture
 def load(bench):
-    return lambda *words: config.load("dawn", [*bench.words, *map(str, words)])
+    return lambda *words: config.load(bench.strategy, [*bench.words, *map(str, words)])
 
 
 @pytest.fixture
@@ -51,12 +51,19 @@ def videos(folder):
         ("plan.n=5", "no key 'plan.n'"),
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
+        ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
         ("target=thbench.dawn.lfg:LFGStage", "is no Strategy"),
     ],
 )
 def test_what_can_be_checked_before_training_is(load, word, says):
     with pytest.raises(UserError, match=says):
         assemble.check(load(word))
+
+
+def test_a_network_that_refuses_its_options_is_a_users_error(load):
+    chosen = load("stages.pbnet.model.net={latnt: 3}")
+    with pytest.raises(UserError, match=r"stages\.pbnet\.model.*'latnt'"):
+        stages.build_stage(chosen, "pbnet", {}, 320)
 
 
 def test_what_is_right_passes(load):
@@ -188,9 +195,7 @@ def test_a_sequential_plan_generates_with_networks_trained_for_another(evaluate,
     result, path = evaluate("plan.name=sar", "plan.segment=10", "plan.overlap=4", "eval.limit=1")
     assert result.cost.calls == 3 * 2  # three segments, two steps
     assert result.cost.evaluations == 2 * (10 + 14 + 9)
-    assert results.read(path).notes == (
-        "zero-shot: observes 4 frames, trained with none observed",
-    )
+    assert results.read(path).notes == ("zero-shot: observes 4 frames, trained with none observed",)
     (made,) = videos(evaluate.folders()[0])
     assert video.probe(made).n_frames == FRAMES
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from thbench import config
 from thbench.cli import main
 from thbench.data import audio, video
 from thbench.data.synthetic.make import synthesize
@@ -67,17 +69,23 @@ class Bench:
         return self.home / "runs"
 
     @property
+    def strategy(self) -> str:
+        """DAWN's YAML, copied when the stages are trained: a strategy may be given as a file."""
+        return str(self.home / "dawn.yaml")
+
+    @property
     def words(self) -> tuple[str, ...]:
         return (*TINY, f"data={self.data}", f"runs={self.runs}", f"results={self.home / 'results'}")
 
     @property
     def dawn(self) -> tuple[str, ...]:
-        return ("dawn", *self.words)
+        return (self.strategy, *self.words)
 
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory) -> Bench:
     made = Bench(tmp_path_factory.mktemp("bench"))
+    shutil.copy(config.find("strategy", "dawn"), made.strategy)
     splits = {"train": 2, "val": 1, "test": 3}
     synthesize(made.data, identities=6, seconds=1.0, size=64, workers=1, splits=splits)
     assert main(["fit", *made.dawn]) == 0
@@ -101,7 +109,7 @@ def files(bench, tmp_path_factory) -> Files:
     clip = bench.data / "clips" / "p0005-00.mp4"
     portrait = video.read(clip, [0])[0].permute(1, 2, 0).numpy()
     Image.fromarray(portrait).save(folder / "me.png")
-    audio.write_wav(folder / "me.wav", audio.load(clip))
+    audio.write_wav(folder / "me.wav", audio.fit_length(audio.load(clip), FRAMES))
     good = (folder / "me.wav").read_bytes()
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("no sound " * 100)

@@ -19,7 +19,7 @@ from thbench.registry import resolve
 from thbench.requests import SplitRequests
 from thbench.results import Result
 from thbench.stages import bind, load_nets
-from thbench.strategy import Setting, Strategy
+from thbench.strategy import Setting, Stage, Strategy
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ def check(config: Config) -> type[Strategy]:
             raise UserError(
                 f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.{known}"
             )
+    for name, settings in config.stages.items():
+        trained = resolve(settings.target, Stage)  # type: ignore[type-abstract]
+        bind(trained, settings.model, f"stages.{name}.model")
     if "n" in config.plan:
         raise UserError("There is no key 'plan.n': a video is as long as its sound.")
     plans.steps_per_level(plans.build(n=1, **config.plan), config.sampler.steps)
@@ -150,7 +153,7 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
 
 def requests_of(config: Config, rule: Protocol) -> SplitRequests:
     """The requests that a protocol asks for."""
-    limits = [n for n in (rule.frames, config.eval.frames) if n]
+    limits = [n for n in (rule.frames, config.eval.frames) if n is not None]
     return SplitRequests(
         config.data,
         config.eval.split,

@@ -13,9 +13,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from thbench.callbacks import ClipBar
+from thbench.checkpoints import WholeFiles
 from thbench.config import TrainerConfig
 from thbench.errors import UserError
 from thbench.strategy import Strategy
@@ -44,7 +46,10 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
         "enable_progress_bar": False,
         "enable_model_summary": False,
         # Lightning's own SLURM handler saves in mid-step; ``thbench.checkpoints`` does it after.
-        "plugins": [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [],
+        "plugins": [
+            WholeFiles(),
+            *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []),
+        ],
     }
     base |= options
     if base["strategy"] == "fsdp":
@@ -100,6 +105,11 @@ def quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, also before a trainer has started the others."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def few(settings: TrainerConfig, n: int) -> int | list[int]:

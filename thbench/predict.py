@@ -29,7 +29,7 @@ from thbench.config import TrainerConfig
 from thbench.contracts import Generation
 from thbench.data.files import sha256
 from thbench.data.video import VideoWriter
-from thbench.devices import predict
+from thbench.devices import is_first, predict
 from thbench.errors import UserError
 from thbench.requests import SplitRequests
 from thbench.results import CostSummary, write_atomic
@@ -108,7 +108,7 @@ def generate_split(
     """
     missing = [i for i in range(len(requests)) if not writer.is_done(*requests.name(i))]
     if not missing:
-        return True
+        return is_first()
     strategy.writer = writer
     loader = DataLoader(Subset(requests, missing), batch_size=None)
     return predict(strategy, loader, trainer, len(missing))

@@ -105,7 +105,8 @@ def build_metric(spec: Mapping[str, Any]) -> Any:
                 f"Metric '{name}' has no option '{option}'.{did_you_mean(option, known)}"
             )
     try:
-        return cls(**options)
+        # One process scores all clips: the others of a run over several devices have gone by then.
+        return cls(**options, sync_on_compute=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"Metric '{name}': {error}") from error
 

@@ -19,7 +19,6 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from thbench.callbacks import Bar, Ema, NanGuard, Steps, Throughput
@@ -27,7 +26,7 @@ from thbench.checkpoints import Checkpoints, say
 from thbench.config import Config, StageConfig
 from thbench.contracts import Batch
 from thbench.data.datamodule import ClipData, Share
-from thbench.devices import make_trainer, quiet
+from thbench.devices import is_first, make_trainer, quiet
 from thbench.errors import UserError
 from thbench.optim import build_optimizer
 from thbench.results import provenance
@@ -190,7 +189,7 @@ def explained(run: StageRun) -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
             f"No space is left for {run.folder}: free some and run the same command again; it goes"
@@ -224,7 +223,7 @@ def _start(config: Config, run: StageRun, resume: int) -> None:
     from_where = f"from step {resume} " if resume else ""
     say(f"{run.name}: training {from_where}to step {limit}, {run.folder}")
     run.folder.mkdir(parents=True, exist_ok=True)
-    if _is_first():
+    if is_first():
         write_config(config, run)
         run.note(
             title=config.title,
@@ -274,8 +273,3 @@ def _callbacks(
         SampleVideos(steps, settings.sample_every, run.folder, fixed),
         Checkpoints(run, steps, settings.checkpoint_every, account),
     ]
-
-
-def _is_first() -> bool:
-    """Rank 0, also before the trainer has started the others."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)

@@ -1,6 +1,7 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from thbench.config import OptimConfig
@@ -44,11 +45,12 @@ def stage(clip=1.0, lr=3e-3, schedule="constant", **options):
     return PBNetStage(setting, net=SMALL, **options)
 
 
-def fit(module, steps, batches=None):
-    data = batches or [batch(seed=i) for i in range(steps)]
+def fit(module, steps, **options):
+    data = [batch(seed=i) for i in range(steps)]
     trainer = L.Trainer(
         max_steps=2 * steps, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
+        **options,
     )  # fmt: skip
     trainer.fit(module, DataLoader(data, batch_size=None))
     return trainer
@@ -170,6 +172,23 @@ def test_gradients_are_clipped_and_rates_fall():
     trainer = fit(module, 3)
     assert max(norms) < 1.01e-3
     assert all(o.param_groups[0]["lr"] < 3e-3 for o in trainer.optimizers)
+
+
+def test_scaled_gradients_are_clipped_at_their_true_size():
+    """In 16-mixed precision; a norm of scaled gradients would leave next to nothing of them."""
+    module, norms = stage(clip=1e-3), []
+    real = module.clip_gradients
+
+    def spy(optimizer, *how):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        norms.append(torch.stack([g.norm() for g in grads]).norm().item())
+        real(optimizer, *how)
+
+    module.clip_gradients = spy
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    fit(module, 2, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    assert len(norms) == 4
+    assert max(norms) < 100
 
 
 def test_it_learns_motion_that_follows_the_sound():

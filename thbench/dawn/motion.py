@@ -11,6 +11,7 @@ Coordinates are those of ``thbench.nn.warp``. Everything here runs at the latent
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -176,17 +177,23 @@ class ExpressionPredictor(nn.Module):
     lips would not move. A dense net that sees the driving picture does move them, but by painting
     that picture into the occlusion map; a short code, taken as a difference between two pictures,
     has no room for that and means the same for every face. Lids are a pixel or two high, so it
-    sees whole pictures, not the latent's resolution.
+    sees whole pictures, not the latent's resolution. It has no group norms: they cost it four times
+    the steps, as how dark a lid's few pixels are is what is to be read.
     """
 
     def __init__(self, length: int, size: tuple[int, int, int]) -> None:
         super().__init__()
-        self.contract = Contraction(3, *size)
-        self.head = nn.Linear(self.contract.widths[-1] * CELLS**2, length)
+        expansion, most, blocks = size
+        widths = [3, *(min(most, expansion * 2**i) for i in range(blocks))]
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.1)]
+        self.contract = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1] * CELLS**2, length)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``image``: (B, 3, H, W); the code is (B, length)."""
-        cells = F.adaptive_avg_pool2d(self.contract(image)[-1], CELLS)
+        """``image``: (B, 3, H, W) in [0, 1]; the code is (B, length)."""
+        cells = F.adaptive_avg_pool2d(self.contract(2 * image - 1), CELLS)
         return torch.tanh(self.head(cells.flatten(1)))
 
 

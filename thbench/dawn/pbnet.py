@@ -339,9 +339,12 @@ class PBNetStage(Stage):
     def _descend(self, loss: Tensor, optimizer: Any) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
+        optimizer.step()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        # Only here have the scaled gradients of 16-mixed precision their true size again.
         if self.setting.clip:
             self.clip_gradients(optimizer, self.setting.clip, "norm")
-        optimizer.step()
 
     @staticmethod
     def _bce(logits: Tensor, *, real: bool) -> Tensor:
