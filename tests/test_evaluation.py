@@ -1,20 +1,18 @@
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from thbench import evaluation, features, protocol, results
-from thbench.contracts import Clip, Cost, Generation, Request
+from thbench import features, protocol, results
+from thbench.contracts import Clip
 from thbench.data import manifest
 from thbench.data.files import sha256
-from thbench.data.video import VideoWriter, read, read_metadata
+from thbench.data.video import VideoWriter, read
 from thbench.errors import UserError
-from thbench.evaluation import generate_split, score
+from thbench.evaluation import score
 from thbench.pairing import find_reference, pair_up
-from thbench.predict import clip_path, is_done, mark
 
 SIZE = 32
 CLIPS = Path(__file__).parents[2] / "shared" / "clips" / "hdtf"
@@ -297,94 +295,3 @@ def test_wrong_protocols_are_explained(change, message):
 
 
 # Generating a split
-
-
-def request(name="a", seed=0, n=6):
-    return Request(
-        id=name,
-        source=torch.zeros(3, SIZE, SIZE, dtype=torch.uint8),
-        audio=torch.zeros(n, 4),
-        waveform=torch.zeros(n * 640),
-        source_pose=torch.zeros(6),
-        source_eyes=torch.zeros(2),
-        source_landmarks=torch.zeros(478, 3),
-        seed=seed,
-    )
-
-
-class Maker:
-    def __init__(self, fail_at=None, short=0):
-        self.made = []
-        self.fail_at = fail_at
-        self.short = short
-
-    def __call__(self, request):
-        cost = Cost(calls=3, evaluations=18)
-
-        def chunks():
-            video = frames(request.n_frames - self.short, seed=request.seed)
-            for part in video.split(4):
-                if request.id == self.fail_at:
-                    raise KeyboardInterrupt
-                yield part
-            cost.seconds = 2.0
-            self.made.append(request.id)
-
-        return Generation(request, chunks(), cost)
-
-
-def test_a_split_is_generated_with_its_records(tmp_path):
-    requests = [request("x/a"), request("x/a", 1), request("b.c")]
-    made = generate_split("nar", requests, tmp_path, Maker(), run="r1", progress=False)
-    assert made[0] == clip_path(tmp_path, "x/a", 0) == tmp_path / "seed-0" / "x" / "a.mp4"
-    tags = read_metadata(made[1])
-    assert tags["synthetic"] == "true"
-    assert (tags["strategy"], tags["run"], tags["seed"]) == ("nar", "r1", "1")
-    assert tags["generator"].startswith("thbench ")
-    record = json.loads((tmp_path / "seed-0" / "b.c.json").read_text())
-    assert record["cost"] == {"calls": 3, "evaluations": 18, "seconds": 2.0, "first_frame": 0.0}
-    assert record["frames"] == 6
-    assert len(read(made[2])) == 6
-    summary = evaluation.costs(made)
-    assert (summary.seconds, summary.calls, summary.frames, summary.clips) == (2, 3, 6, 2)
-
-
-def test_an_interrupted_split_goes_on(tmp_path):
-    requests = [request(name) for name in "abc"]
-    with pytest.raises(KeyboardInterrupt):
-        generate_split("nar", requests, tmp_path / "x", Maker("b"), run="r", progress=False)
-    assert sorted(p.name for p in (tmp_path / "x").rglob("*.*")) == ["a.json", "a.mp4"]
-    again = Maker()
-    generate_split("nar", requests, tmp_path / "x", again, run="r", progress=False)
-    assert again.made == ["b", "c"]
-    generate_split("nar", requests, tmp_path / "y", Maker(), run="r", progress=False)
-    for name in "abc":
-        one, two = (clip_path(tmp_path / k, name, 0) for k in "xy")
-        assert one.read_bytes() == two.read_bytes()
-
-
-def test_what_is_damaged_or_of_another_run_is_made_again(tmp_path):
-    generate_split("nar", [request("a"), request("b")], tmp_path, Maker(), run="r", progress=False)
-    clip_path(tmp_path, "a", 0).write_bytes(b"cut")
-    assert not is_done(tmp_path, "a", 0, "r")
-    assert is_done(tmp_path, "b", 0, "r")
-    again = Maker()
-    generate_split("nar", [request("a"), request("b")], tmp_path, again, run="r", progress=False)
-    assert again.made == ["a"]
-    generate_split("nar", [request("a"), request("b")], tmp_path, again, run="s", progress=False)
-    assert again.made == ["a", "a", "b"]
-
-
-def test_a_wrong_number_of_frames_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="5 frames were made of the 6"):
-        generate_split("nar", [request()], tmp_path, Maker(short=1), run="r", progress=False)
-    assert list(tmp_path.rglob("*.*")) == []
-
-
-def test_the_watermark_is_seen_and_only_in_its_corner():
-    plain = torch.full((2, 3, 128, 128), 120, dtype=torch.uint8)
-    marked = mark(plain)
-    assert marked.dtype == torch.uint8
-    assert (marked[..., :100, :] == 120).all()
-    assert (marked[..., 110:, 60:] > 200).float().mean() > 0.02
-    assert torch.equal(marked[0], marked[1])

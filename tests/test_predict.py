@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import FRAMES, command, env, thbench
+from tests.tiny import FRAMES, NOISE, command, env, thbench
 from tests.toys import Counting, request
 from thbench import predict
 from thbench.cli import main
@@ -334,4 +334,5 @@ def test_two_processes_make_the_files_of_one(elsewhere, tmp_path):
     assert clips(one) == clips(two)
     assert without_times(one) == without_times(two)
     assert done.stdout.count("clips scored") == 1
+    assert not [word for word in NOISE if word in done.stdout + done.stderr], done.stderr
     assert len(list((tmp_path / "two" / "results").glob("*.json"))) == 1

@@ -1,4 +1,4 @@
-"""What every strategy must do, for every file in configs/strategy: a new one is tested by existing."""
+"""What every strategy must do, for every file in configs/strategy: a new one is tested at once."""
 
 import pytest
 import torch

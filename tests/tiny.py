@@ -20,6 +20,11 @@ from thbench.data.synthetic.make import synthesize
 from thbench.data.video import VideoWriter
 
 FRAMES = 25
+NOISE = (
+    *("WARNING", "GPU available", "XNNPACK", "absl", "Tip:", "UserWarning", "swscaler"),
+    *("FutureWarning", "I0000", "W0000", "Traceback", "[libx264", "rank_zero", "LitLogger"),
+)
+"""Words that only other people's log lines have."""
 TINY = (
     "scale=tiny",
     "size=64",

@@ -305,7 +305,9 @@ class ClipBar(Callback):
 
     @rank_zero_only
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._bar = tqdm(desc="generate", total=self.total, unit="clip", disable=not self.shown)
+        self._bar = tqdm(
+            desc="generate", total=self.total, unit="clip", disable=None if self.shown else True
+        )
 
     @rank_zero_only
     def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:

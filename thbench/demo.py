@@ -14,7 +14,7 @@ IDENTITIES = 24
 SECONDS = 3
 STRATEGIES = ("dawn",)
 STEPS = {
-    "dawn": {"lfg": 400, "pbnet": 200, "a2v1": 200, "a2v2": 100},
+    "dawn": {"lfg": 200, "pbnet": 100, "a2v1": 100, "a2v2": 50},
 }
 """Enough to see every part work, not to see it learn: that is benchmarks/learning.py."""
 

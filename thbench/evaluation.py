@@ -90,7 +90,7 @@ def score(
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
     scorer = _Scorer(protocol, cache or default_cache(), device)
-    for pair in tqdm(pairs, "score", unit="clip", disable=not progress):
+    for pair in tqdm(pairs, "score", unit="clip", disable=None if progress else True):
         scorer.add(pair)
     if not scorer.rows:
         reason = next(iter(scorer.unreadable.values()))

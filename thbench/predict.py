@@ -147,7 +147,7 @@ def write_video(
     count = 0
     with (
         VideoWriter(path, height, width, waveform=waveform, metadata=tags) as writer,
-        tqdm(total=wanted, unit="frame", disable=not progress) as bar,
+        tqdm(total=wanted, unit="frame", disable=None if progress else True) as bar,
     ):
         for chunk in itertools.chain([first], chunks):
             writer.write(mark(chunk) if watermark else chunk)

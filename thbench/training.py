@@ -141,7 +141,7 @@ def build_trainer(
             f"Stage '{run.name}' takes its optimiser steps itself, so it cannot accumulate:"
             " set trainer.accumulate=1."
         )
-    if not data.validates and settings.validate_batches:
+    if not data.validates and settings.validate_batches and settings.validate_every:
         say(f"{run.name}: no validation, the data set has no clips in its split 'val'.")
     validate_every = settings.validate_every * settings.accumulate if data.validates else 0
     trainer = make_trainer(

@@ -49,7 +49,7 @@ def check(root: str | Path, progress: bool = True) -> list[str]:
         return [str(error)]
     folders = sorted(p for p in (root / "audio").glob("*") if p.is_dir())
     problems = [] if folders else [f"{root / 'audio'} has no embeddings: {_AGAIN}."]
-    for clip in tqdm(clips, "check", unit="clip", disable=not progress):
+    for clip in tqdm(clips, "check", unit="clip", disable=None if progress else True):
         problems += [f"{clip.id}: {problem}." for problem in _problems(root, clip, folders)]
     return problems + list(_crossings(clips))
 

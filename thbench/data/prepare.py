@@ -105,7 +105,7 @@ def prepare(
         _clear(out, sources)
         waiting = [job for job in jobs if not job.is_done()]
         bar = tqdm(_run(waiting, workers), "prepare", len(waiting), unit="video",
-                   disable=not progress or not waiting)  # fmt: skip
+                   disable=None if progress and waiting else True)  # fmt: skip
         for _ in bar:
             pass
         clips, rejected = _collect(out, jobs)

@@ -131,7 +131,8 @@ def synthesize(
     _claim(out, settings)
     jobs = list(_jobs(out, settings))
     missing = [job for job in jobs if not (job.raw.is_file() and job.truth.is_file())]
-    for _ in tqdm(_run(missing, workers), "render", len(missing), unit="clip", disable=not missing):
+    quiet = None if missing else True  # None: a bar on terminals only
+    for _ in tqdm(_run(missing, workers), "render", len(missing), unit="clip", disable=quiet):
         pass
     return prepare(
         [job.source for job in jobs],
