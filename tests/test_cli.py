@@ -12,6 +12,7 @@ import pytest
 from tests.tiny import NOISE, command, env, thbench
 from thbench import cli
 from thbench.cli import main
+from thbench.data.store import Store
 
 COMMANDS = ["fit", "eval", "generate", "score", "leaderboard", "data", "ls", "config", "demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
@@ -416,6 +417,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_written(bench, cramped, tmp_pa
 
 
 def test_a_disk_that_is_full_when_clips_are_evaluated(bench, cramped, tmp_path):
+    Store(bench.data, "test", 64, "logmel", cache_gb=0).prepare()
     before = made(bench.home)
     words = ["eval", *bench.dawn, "eval.watermark=true", f"results={tmp_path}"]
     assert "could not be written" in cramped(*words, size=2000)
