@@ -9,7 +9,7 @@ from torch import Tensor
 from thbench.contracts import Batch
 from thbench.nn.regions import LEFT_EYE, LIPS, MOUTH, RIGHT_EYE, region_mask
 
-GAINS = (3.0, 3.0, 6.0, 3.0)  # bring differences of eyes, mouth height and width to about +-1
+GAINS = (8.0, 8.0, 16.0, 8.0)  # bring differences of eyes, mouth height and width to about +-1
 INNER_LIPS, MOUTH_CORNERS, FACE_ENDS = (13, 14), (61, 291), (10, 152)  # of Face Mesh
 MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids uncover
 
