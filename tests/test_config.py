@@ -118,6 +118,11 @@ def test_the_content_hash_follows_content(toy):
     assert config.content_hash(one) != config.content_hash(two)
 
 
+def test_the_content_hash_takes_numbers_by_value():
+    assert config.content_hash({"a": [20, 0.5]}) == config.content_hash({"a": [20.0, 0.5]})
+    assert config.content_hash({"a": 1}) != config.content_hash({"a": "1"})
+
+
 def test_yaml_round_trip(toy):
     loaded = config.load(toy)
     assert config.read_yaml_text(config.to_yaml(loaded)) == loaded

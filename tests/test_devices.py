@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from thbench.config import TrainerConfig
-from thbench.devices import few
+from thbench.devices import few, use_threads
+from thbench.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,19 @@ def test_all_devices_are_those_that_are_there(devices, monkeypatch):
     assert few(TrainerConfig(devices=devices, accelerator="cpu"), 20) == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert few(TrainerConfig(devices=devices), 3) == 1
+
+
+def test_devices_that_are_none_are_one_line():
+    with pytest.raises(UserError, match=r"trainer\.devices=two"):
+        few(TrainerConfig(devices="two"), 3)
+
+
+def test_threads_are_torchs_own_unless_they_are_set():
+    before = torch.get_num_threads()
+    try:
+        use_threads(TrainerConfig())
+        assert torch.get_num_threads() == before
+        use_threads(TrainerConfig(threads=before + 1))
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

@@ -52,7 +52,7 @@ def generate(arguments: argparse.Namespace) -> None:
     for path in (arguments.image, arguments.audio, arguments.motion):
         if path and not Path(path).is_file():
             raise UserError(f"There is no file {path}.")
-    from thbench import assemble, predict, requests
+    from thbench import assemble, devices, predict, requests
 
     made = assemble.assemble(config)
     request = requests.from_files(
@@ -63,6 +63,7 @@ def generate(arguments: argparse.Namespace) -> None:
         motion=Path(arguments.motion) if arguments.motion else None,
         seed=arguments.seed,
     )
+    devices.use_threads(config.trainer)
     made.strategy.to(_device(config))
     generation = made.strategy.generate(request)
     tags = predict.tags_of(config.strategy, made.run, arguments.seed)

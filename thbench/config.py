@@ -114,7 +114,11 @@ class DataConfig:
 
 @dataclass
 class TrainerConfig:
-    """How training runs. Nothing here changes what is learned, so none of it is hashed."""
+    """How training runs. Only ``precision`` changes what is learned, so only it is hashed.
+
+    ``threads`` are torch's on the CPU, null for its own choice. Small nets gain nothing from a second
+    thread, and lose much where loader workers or other programs want the same cores.
+    """
 
     accelerator: str = "auto"
     devices: Any = "auto"
@@ -123,6 +127,7 @@ class TrainerConfig:
     precision: str = "32-true"
     accumulate: int = 1
     workers: int = 2
+    threads: int | None = None
     checkpoint_every: int = 200
     validate_every: int = 400
     validate_batches: int = 8
@@ -303,8 +308,11 @@ def _checked(config: Config) -> Config:
 
 
 def content_hash(value: Any, length: int = 12) -> str:
-    """Hex digits that change when anything in ``value`` does. Dataclasses count as mappings."""
-    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    """Hex digits that change when anything in ``value`` does. Dataclasses count as mappings.
+
+    Numbers count by value: 20 and 20.0 are the same setting.
+    """
+    text = json.dumps(_by_value(_plain(value)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
@@ -327,6 +335,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
+
+
+def _by_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _by_value(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_by_value(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parse(overrides: Iterable[str]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
         UserError: settings that this machine does not allow.
     """
     torch.set_float32_matmul_precision("high")  # TF32 where there is any; CPUs are not touched
+    use_threads(settings)
     base = {
         "accelerator": settings.accelerator,
         "devices": settings.devices,
@@ -91,6 +92,12 @@ def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n
     return bool(trainer.is_global_zero)
 
 
+def use_threads(settings: TrainerConfig) -> None:
+    """Give torch as many CPU threads as the settings say."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what torch, Lightning and W&B say of themselves off the terminal; errors still show."""
@@ -120,10 +127,20 @@ def few(settings: TrainerConfig, n: int) -> int | list[int]:
     """
     devices = settings.devices
     if isinstance(devices, str) and "," in devices:
-        devices = [int(index) for index in devices.split(",") if index.strip()]
+        devices = [_whole(index) for index in devices.split(",") if index.strip()]
     if isinstance(devices, list):
         return devices[:n]
-    if devices == "auto" or int(devices) < 0:
+    count = -1 if devices == "auto" else _whole(devices)
+    if count < 0:
         there = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
         return max(1, min(there, n))
-    return min(int(devices), n)
+    return min(count, n)
+
+
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"trainer.devices={value}: it is a number, indices such as 0,3, or auto."
+        ) from None
