@@ -137,7 +137,7 @@ def from_files(
     request = Request(
         id=sound.stem,
         source=source,
-        audio=torch.from_numpy(audio.encoder(encoder)(waveform, n)),
+        audio=torch.tensor(audio.encoder(encoder)(waveform, n)),
         waveform=torch.from_numpy(waveform),
         source_pose=torch.from_numpy(portrait.pose[0]),
         source_eyes=torch.from_numpy(portrait.eyes[0]),
