@@ -177,8 +177,8 @@ class ExpressionPredictor(nn.Module):
     lips would not move. A dense net that sees the driving picture does move them, but by painting
     that picture into the occlusion map; a short code, taken as a difference between two pictures,
     has no room for that and means the same for every face. Lids are a pixel or two high, so it
-    sees whole pictures, not the latent's resolution. It has no group norms: they cost it four times
-    the steps, as how dark a lid's few pixels are is what is to be read.
+    sees whole pictures, not the latent's resolution. It is a plain strided
+    net without group norms: how dark a lid's few pixels are is what is to be read.
     """
 
     def __init__(self, length: int, size: tuple[int, int, int]) -> None:

@@ -10,6 +10,7 @@ side: exact, and linear in the number of frames.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -215,7 +216,7 @@ class TemporalAttention(nn.Module):
         return x + made.view(b, h, w, t, c).permute(0, 3, 4, 1, 2)
 
 
-class _OverPixels(nn.Module):
+class _OverPixels(nn.Module, ABC):
     """Attention over the pixels of a frame (N, C, h, w), residual added."""
 
     def __init__(self, dim: int, heads: int = 8, head_dim: int = 32) -> None:
@@ -231,9 +232,9 @@ class _OverPixels(nn.Module):
         made = self.attend(*qkv.unbind(1))
         return x + self.to_out(made.flatten(1, 2).unflatten(-1, x.shape[-2:]))
 
+    @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(N, heads, head_dim, pixels) each, to the same."""
-        raise NotImplementedError
 
 
 class SpatialLinearAttention(_OverPixels):
