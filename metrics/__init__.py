@@ -5,13 +5,32 @@ the networks whose features metrics compare are in ``metrics.extractors``.
 """
 
 METRICS = {
+    "av-confidence": "metrics.syncnet:AVConfidence",
+    "av-offset": "metrics.syncnet:AVOffset",
+    "bas": "metrics.beats:BAS",
     "blink-duration": "metrics.blink:BlinkDuration",
     "blinks": "metrics.blink:BlinkRate",
+    "cpbd": "metrics.sharpness:CPBD",
+    "csim": "metrics.identity:CSIM",
+    "diversity": "metrics.diversity:Diversity",
+    "dr": "metrics.degradation:DegradationRate",
+    "e-fid": "metrics.efid:EFID",
+    "f-mse": "metrics.flow:FrameMSE",
     "fd-pyramid": "metrics.fid:PyramidDistance",
+    "fd-synthetic": "metrics.fid:SyntheticFD",
     "fid": "metrics.fid:FID",
+    "fvd": "metrics.fvd:FVD",
+    "fvd-synthetic": "metrics.fid:SyntheticFVD",
+    "lmd": "metrics.landmarks:LMD",
+    "lpips": "metrics.perceptual:LPIPS",
+    "lse-c": "metrics.syncnet:LSEC",
+    "lse-d": "metrics.syncnet:LSED",
     "mouth-r": "metrics.motion:MouthCorrelation",
+    "mse": "metrics.image:MSE",
+    "ofm": "metrics.flow:OFM",
     "pose-error": "metrics.motion:PoseError",
     "psnr": "metrics.image:PSNR",
     "ssim": "metrics.image:SSIM",
+    "wer": "metrics.wer:WER",
 }
 """Short names, as protocols use them, and the classes they stand for."""

@@ -11,7 +11,7 @@ use (T frames, N = 478 landmarks):
     eyes        (T, 2) float; height over width of each eye
     mouth       (T,) float; inner-lip height over face size
     valid       (T,) bool; False where no face was found: the four above are no measurements there
-    waveform    (S,) float, 16 kHz
+    waveform    (S,) float, 16 kHz; empty for a video without sound
     <extractor> (n, d) float, the output of ``metrics.extractors`` under its name
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -40,13 +41,16 @@ class BenchMetric(torchmetrics.Metric, ABC):
         direction: which way is better.
         bounds: the least and the largest possible figure.
         needs: names of the features it reads.
+        recipes: of the features that an extractor makes with options: the extractor's registered
+            name and the options. A feature made in two ways has two names.
         version: raised whenever the same input gives another figure than before.
     """
 
-    unit: ClassVar[str] = ""
+    unit: str = ""
     direction: ClassVar[Direction]
-    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-    needs: ClassVar[tuple[str, ...]] = ()
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    needs: tuple[str, ...] = ()
+    recipes: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
     version: ClassVar[int] = 1
 
     is_differentiable = False
@@ -65,6 +69,13 @@ class BenchMetric(torchmetrics.Metric, ABC):
     def notes(self) -> list[str]:
         """Cautions about the present figure, for people."""
         return []
+
+    def prepare(self, device: torch.device | str = "cpu") -> None:
+        """Load the networks that the metric runs itself, if any.
+
+        Raises:
+            metrics.weights.WeightsMissing: one of them is not here.
+        """
 
     @abstractmethod
     def update(self, generated: Features, reference: Features | None = None) -> None:

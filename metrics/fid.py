@@ -37,3 +37,33 @@ class PyramidDistance(FrechetMetric):
     @property
     def name(self) -> str:
         return "FD-pyramid"
+
+
+class SyntheticFD(FrechetMetric):
+    """Frechet distance of the features that read pose, mouth and lids of synthetic faces.
+
+    Not FID: it says something about rendered faces only. See ``metrics.extractors.synthetic``.
+    """
+
+    needs = ("synthetic-face",)
+    feature = "synthetic-face"
+    dim = 64
+
+    @property
+    def name(self) -> str:
+        return "FD-synthetic"
+
+
+class SyntheticFVD(FrechetMetric):
+    """Frechet distance of how those features move within windows of 16 frames, every 8.
+
+    Not FVD: it says something about rendered faces only. Clips shorter than a window add nothing.
+    """
+
+    needs = ("synthetic-motion",)
+    feature = "synthetic-motion"
+    dim = 256
+
+    @property
+    def name(self) -> str:
+        return "FVD16-synthetic"

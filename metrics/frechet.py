@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,27 +99,25 @@ def frechet_distance(first: Tensor, second: Tensor, ddof: int = 1) -> Tensor:
     return distance(fit(first, ddof), fit(second, ddof))
 
 
-class FrechetMetric(SetMetric):
-    """Frechet distance of the features of all clips.
+class GaussianMetric(SetMetric):
+    """Gaussians of several sets of features, each over all clips.
 
     Features are held until there are as many as dimensions and folded into float64 sums then, so
     memory is bounded and few samples keep the thin path. Sums and rows merge over processes in
-    any order. A subclass names the feature and its dimension.
+    any order. A subclass names the feature, its dimension and the sets.
 
     Args:
         ddof: 1 divides covariances by n - 1, 0 by n.
     """
 
-    unit: ClassVar[str] = ""
-    direction = "lower"
-    bounds = (0.0, math.inf)
-    feature: ClassVar[str]
-    dim: ClassVar[int]
+    feature: str
+    dim: int
+    sides: tuple[str, ...] = ("generated", "reference")
 
     def __init__(self, ddof: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ddof = ddof
-        for side in ("generated", "reference"):
+        for side in self.sides:
             # Rows are kept flat: a process without clips then gathers an empty list of one shape.
             self.add_state(f"{side}_rows", default=[], dist_reduce_fx="cat")
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
@@ -127,29 +125,20 @@ class FrechetMetric(SetMetric):
             self.add_state(f"{side}_outer", torch.zeros(self.dim, self.dim), "sum")
         self.set_dtype(torch.float64)
 
-    def select(self, features: Tensor) -> Tensor:
-        """The rows of one clip's features that count: all of them."""
-        return features
-
-    def update(self, generated: Features, reference: Features | None = None) -> None:
-        self._add("generated", generated)
-        if reference is not None:
-            self._add("reference", reference)
-
-    def compute(self) -> Tensor:
-        sides = [self._count(side) for side in ("generated", "reference")]
-        if min(sides) <= self.ddof:
+    def distance(self, first: str, second: str) -> Tensor:
+        """Frechet distance of two sets; NaN where one has no more than ``ddof`` features."""
+        if min(self._count(first), self._count(second)) <= self.ddof:
             return torch.tensor(math.nan).double()
-        return distance(self._gaussian("generated"), self._gaussian("reference"))
+        return distance(self._gaussian(first), self._gaussian(second))
 
     def notes(self) -> list[str]:
-        n = min(self._count("generated"), self._count("reference"))
+        n = min(map(self._count, self.sides))
         if n >= self.dim:
             return []
         return [f"{n} samples for {self.dim} dimensions: biased upwards"]
 
-    def _add(self, side: str, features: Features) -> None:
-        rows = _checked(self.select(features[self.feature]))
+    def _add(self, side: str, rows: Tensor) -> None:
+        rows = _checked(rows)
         if rows.shape[-1] != self.dim:
             raise ValueError(f"{self.feature} has {rows.shape[-1]} dimensions, not {self.dim}")
         held = getattr(self, f"{side}_rows")
@@ -187,6 +176,25 @@ class FrechetMetric(SetMetric):
             return fit(held.reshape(-1, self.dim), self.ddof)
         count, total, outer = self._with(side, held)
         return from_sums(int(count), total, outer, self.ddof)
+
+
+class FrechetMetric(GaussianMetric):
+    """Frechet distance between the features of all generated and of all reference clips."""
+
+    direction = "lower"
+    bounds = (0.0, math.inf)
+
+    def rows(self, features: Features) -> Tensor:
+        """What counts of one clip, (n, dim): all rows of ``feature``."""
+        return features[self.feature]
+
+    def update(self, generated: Features, reference: Features | None = None) -> None:
+        self._add("generated", self.rows(generated))
+        if reference is not None:
+            self._add("reference", self.rows(reference))
+
+    def compute(self) -> Tensor:
+        return self.distance("generated", "reference")
 
 
 def _checked(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Frame against frame: PSNR and SSIM, the mean over a clip's frames."""
+"""Frame against frame: PSNR, SSIM and MSE, the mean over a clip's frames."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def ssim(generated: Tensor, reference: Tensor) -> Tensor:
     return torch.cat([torch.atleast_1d(v) for v in values])
 
 
+def mse(generated: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared error of each frame over pixels and channels, in levels of 0 to 255.
+
+    Args:
+        generated: (T, 3, H, W) uint8.
+        reference: the same.
+
+    Returns:
+        (T,) float64 in [0, 65025].
+    """
+    pairs = zip(generated, reference, strict=True)
+    return torch.stack([(a.double() - b.double()).square().mean() for a, b in pairs])
+
+
 class PSNR(ClipMetric):
     """Peak signal-to-noise ratio, mean over frames, then clips. See ``psnr``."""
 
@@ -87,6 +101,24 @@ class SSIM(ClipMetric):
         if reference is None or not len(frames) or min(frames.shape[-2:]) < SSIM_WINDOW:
             return math.nan
         return float(ssim(frames, reference["frames"]).double().mean())
+
+
+class MSE(ClipMetric):
+    """Mean squared error in levels of 0 to 255, mean over frames, then clips. See ``mse``."""
+
+    unit = "grey levels squared"
+    direction = "lower"
+    bounds = (0.0, 255.0**2)
+    needs = ("frames",)
+
+    @property
+    def name(self) -> str:
+        return "MSE"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        if reference is None or not len(generated["frames"]):
+            return math.nan
+        return float(mse(generated["frames"], reference["frames"]).mean())
 
 
 def _unit(frames: Tensor) -> Tensor:

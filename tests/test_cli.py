@@ -14,8 +14,10 @@ from thbench import cli
 from thbench.cli import main
 from thbench.data.store import Store
 
-COMMANDS = ["fit", "eval", "generate", "score", "leaderboard", "data", "ls", "config", "demo"]
+COMMANDS = ["fit", "eval", "generate", "score", "leaderboard", "data", "weights", "ls", "config"]
+COMMANDS += ["demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
+ACTIONS += ["weights list", "weights pull", "weights check"]
 HEAVY = ("torch", "lightning", "cv2", "mediapipe", "transformers", "wandb")
 
 
@@ -79,7 +81,8 @@ def test_without_a_command_help_is_printed(capsys):
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["--version"], ["config", "dawn", "scale=paper"], ["ls", "strategies"],
-     ["ls", "data"], ["ls", "plans"], ["fit", "dwan"]],
+     ["ls", "data"], ["ls", "plans"], ["fit", "dwan"], ["weights", "list"],
+     ["weights", "check"], ["weights", "pull", "ifd"]],
     ids=" ".join,
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(words):
@@ -137,6 +140,10 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
         (["ls", "metric"], "Did you mean 'metrics'"),
         (["data"], "required: ACTION"),
         (["data", "chek", "x"], "Did you mean 'check'"),
+        (["weights"], "required: ACTION"),
+        (["weights", "pull"], "Say which weights, or --all"),
+        (["weights", "pull", "sincnet"], "Did you mean 'syncnet'"),
+        (["weights", "check", "sincnet"], "Did you mean 'syncnet'"),
         (["data", "prepare", "fodler", "x", "--out", "y"], "Did you mean 'folder'"),
         (["data", "prepare", "folder", "/nowhere", "--out", "y"], "There is no folder /nowhere"),
         (["data", "synth", "--size", "10", "--out", "/nowhere/x"], "64 or more"),

@@ -1,11 +1,17 @@
 import dataclasses
 import math
+import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
+from metrics.base import ClipMetric
+from metrics.extractors.base import Extractor
+from metrics.weights import WEIGHTS
 from thbench import features, protocol, results
+from thbench.config import names
 from thbench.contracts import Clip
 from thbench.data import manifest
 from thbench.data.files import sha256
@@ -251,12 +257,55 @@ def test_a_real_clip(tmp_path, monkeypatch, synthetic):
 # Protocols
 
 
-@pytest.mark.parametrize("name", ["synthetic", "dawn"])
+PROTOCOLS = {
+    "dawn": "fid fvd fvd lse-c lse-d csim bas blinks dr dr",
+    "diffused-heads": "fvd fid blinks blink-duration ofm f-mse av-offset av-confidence wer cpbd mse"
+    " ssim psnr lmd",
+    "fd2talk": "lse-c av-confidence diversity diversity bas fid psnr ssim",
+    "hallo": "fid fvd lse-c lse-d e-fid",
+    "stylegan-v": "fvd fid",
+    "wav2lip": "lse-d lse-c fid",
+}
+
+
+@pytest.mark.parametrize("name", names("protocol"))
 def test_protocols_in_configs_are_valid(name):
     loaded = protocol.load(name)
     assert loaded.name == name
-    assert loaded.build()
+    assert len(loaded.build()) == len(loaded.metrics)
     assert len(loaded.hash) == 12
+
+
+def test_every_paper_has_its_metrics():
+    """In the order of the papers' tables."""
+    assert set(names("protocol")) == {*PROTOCOLS, "synthetic"}
+    for name, wanted in PROTOCOLS.items():
+        assert [m["metric"] for m in protocol.load(name).metrics] == wanted.split(), name
+    dawn = {m["metric"]: m for m in protocol.load("dawn").metrics}
+    assert dawn["fvd"]["window"] == 32
+    assert dawn["dr"]["frames"] == 50
+
+
+def test_every_missing_file_of_every_protocol_can_be_pulled(monkeypatch, tmp_path):
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.delenv("THBENCH_LIPREADER", raising=False)
+    remedies = {}
+    for name in PROTOCOLS:
+        built = protocol.load(name).build()
+        remedies |= features.build_extractors(built)[1]
+    elsewhere = {"hopenet": "add an extractor", "lipreader": "THBENCH_LIPREADER"}
+    assert {"inception", "syncnet", *elsewhere} <= set(remedies)
+    for feature, remedy in remedies.items():
+        pulled = re.match(r"run `thbench weights pull ([a-z0-9-]+)`", remedy)
+        assert elsewhere[feature] in remedy if feature in elsewhere else pulled[1] in WEIGHTS
+
+
+def test_synthetic_needs_no_downloads(monkeypatch, tmp_path):
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(tmp_path))
+    built = protocol.load("synthetic").build()
+    assert features.build_extractors(built)[1] == {}
+    for metric in built:
+        metric.prepare()
 
 
 def test_hash_follows_everything_that_changes_a_figure(synthetic, monkeypatch):
@@ -295,3 +344,90 @@ def test_wrong_protocols_are_explained(change, message):
 
 
 # Generating a split
+
+
+def of(*metrics):
+    """A protocol of these metrics alone."""
+    return protocol.parse("few", {"size": SIZE, "metrics": list(metrics)})
+
+
+def test_metrics_whose_networks_are_missing_say_what_to_do(folders, monkeypatch):
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(folders / "nothing"))
+    wanted = of(
+        {"metric": "fvd", "window": 9},
+        {"metric": "fvd", "window": 9, "mode": "tats"},
+        {"metric": "lpips"},
+        {"metric": "diversity", "mode": "hopenet"},
+        {"metric": "e-fid", "mode": "coefficients", "feature": "deca", "dim": 50},
+        {"metric": "dr", "frames": 3, "feature": "pyramid"},
+        {"metric": "mse"},
+    )
+    figures = run(folders, wanted).metrics
+    reasons = [f.unavailable for f in figures.values()]
+    expected = ["i3d-torchscript", "i3d-kinetics400", "lpips-alexnet", "'hopenet'", "'deca'"]
+    for reason, part in zip(reasons[:5], expected, strict=True):
+        assert part in reason
+        assert "nothing/" not in reason
+    assert all(f.value is None for f in list(figures.values())[:5])
+    assert reasons[5:] == [None, None]
+    assert figures["DR3 (pyramid)"].value is not None
+    assert figures["DR3 (pyramid)"].extractors == ("pyramid-1",)
+    assert 0 < figures["MSE"].value < 65025
+
+
+class Recipe(Extractor):
+    """Windows of a width that is an option."""
+
+    name = "recipe"
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, device="cpu", width=2):
+        super().__init__(device)
+        self.width = width
+
+    @property
+    def fingerprint(self):
+        return f"{super().fingerprint}-{self.width}"
+
+    def extract(self, frames, given=None):
+        self.seen.append(self.width)
+        return frames.float().mean((1, 2, 3)).unfold(0, self.width, self.width).mean(1, True)
+
+    def forward(self, frames):
+        raise NotImplementedError
+
+
+class Width(ClipMetric):
+    """The number of windows."""
+
+    direction = "higher"
+
+    def __init__(self, width=2, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.needs = (f"recipe-{width}",)
+        self.recipes = {f"recipe-{width}": ("recipe", {"width": width})}
+
+    @property
+    def name(self):
+        return f"Width {self.width}"
+
+    def measure(self, generated, reference):
+        return len(generated[self.needs[0]])
+
+
+def test_a_metric_may_ask_an_extractor_for_options_of_its_own(folders, monkeypatch):
+    monkeypatch.setitem(protocol.metric_registry._targets, "width", f"{__name__}:Width")
+    monkeypatch.setitem(protocol.extractor_registry._targets, "recipe", f"{__name__}:Recipe")
+    monkeypatch.setattr(Recipe, "seen", [])
+    wanted = of({"metric": "width", "width": 2}, {"metric": "width", "width": 5})
+    first = run(folders, wanted)
+    assert [f.value for f in first.metrics.values()] == [5, 2]
+    assert [f.extractors for f in first.metrics.values()] == [("recipe-1-2",), ("recipe-1-5",)]
+    assert sorted(set(Recipe.seen)) == [2, 5]
+    before = len(Recipe.seen)
+    assert [f.value for f in run(folders, wanted).metrics.values()] == [5, 2]
+    assert len(Recipe.seen) == before
+    monkeypatch.setattr(Recipe, "version", 2)
+    assert of({"metric": "width"}).hash != of({"metric": "width", "width": 5}).hash
+    assert of({"metric": "width", "width": 2}, {"metric": "width", "width": 5}).hash != wanted.hash

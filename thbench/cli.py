@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     _score(commands)
     _leaderboard(commands)
     _data(commands)
+    _weights(commands)
     _ls(commands)
     _config(commands)
     _demo(commands)
@@ -172,6 +173,9 @@ def _score(commands: Commands) -> None:
     parser.add_argument("--protocol", default="synthetic", help="see `thbench ls protocols`")
     parser.add_argument("--name", help="the row's name (default: the folder's)")
     parser.add_argument("--split", default="test", help="split of a prepared reference")
+    parser.add_argument(
+        "--ground-truth", action="store_true", help="also write the reference's own row"
+    )
     parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
 
 
@@ -217,6 +221,24 @@ def _data(commands: Commands) -> None:
         actions, "check", "thbench.commands:data_check", "verify a prepared data set, file by file"
     )
     check.add_argument("root", metavar="DIR")
+
+
+def _weights(commands: Commands) -> None:
+    parser = commands.add_parser("weights", help="list, fetch and verify the weights of metrics")
+    parser.set_defaults(parser=parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _command(actions, "list", "thbench.weights:show", "say which there are and which are here")
+    pull = _command(actions, "pull", "thbench.weights:pull", "download weights; resumable, checked")
+    pull.add_argument("names", nargs="*", metavar="NAME", help="see `thbench weights list`")
+    pull.add_argument("--all", action="store_true", help="all of them")
+    pull.add_argument(
+        "--mirror",
+        metavar="URL",
+        help="an address below which the files lie under their own names, tried first"
+        " (default $THBENCH_MIRROR)",
+    )
+    check = _command(actions, "check", "thbench.weights:check", "verify hashes of what is here")
+    check.add_argument("names", nargs="*", metavar="NAME", help="these alone, which must be here")
 
 
 def _ls(commands: Commands) -> None:

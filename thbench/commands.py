@@ -13,7 +13,6 @@ from typing import Any
 
 from thbench import config as configs
 from thbench.errors import UserError
-from thbench.results import Result
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -30,13 +29,13 @@ def fit(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Generate, score, write a result."""
     config = configs.load(arguments.strategy, arguments.overrides)
-    from thbench import assemble
+    from thbench import assemble, report
 
     origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
     result = assemble.evaluate(config, device=_device(config), origin=origin)
     if result is not None:
         path = assemble.write_result(config, result)
-        _print_figures(result)
+        report.show(result)
         print(f"\nresult: {path}")
 
 
@@ -76,26 +75,24 @@ def score(arguments: argparse.Namespace) -> None:
     """Score videos made by anything."""
     import torch
 
-    from thbench import protocol, results
+    from thbench import protocol, report, results
     from thbench.evaluation import score as run
+    from thbench.evaluation import score_ground_truth
 
     videos = Path(arguments.videos)
     name = arguments.name or videos.resolve().name
     rule = protocol.load(arguments.protocol)
     where = results.path_of(f"{name}-{rule.name}", Path(arguments.results))
     _check_place(where)
-    result = run(
-        videos,
-        Path(arguments.reference),
-        rule,
-        run=where.stem,
-        strategy=name,
-        split=arguments.split,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    path = results.write(result, Path(arguments.results))
-    _print_figures(result)
-    print(f"\nresult: {path}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reference, split = Path(arguments.reference), arguments.split
+    made = [run(videos, reference, rule, run=where.stem, strategy=name, split=split, device=device)]
+    if arguments.ground_truth:
+        made.append(score_ground_truth(reference, rule, split=split, device=device))
+    for result in made:
+        path = results.write(result, where.parent)
+        report.show(result)
+        print(f"\nresult: {path}")
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
@@ -215,29 +212,6 @@ def _device(config: configs.Config) -> str:
             raise UserError(f"trainer.accelerator={wanted}: there is no such device here.")
         return "cpu"
     return "cuda"
-
-
-def _print_figures(result: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("metric", "figure", "reference", "clips", box=None, header_style="bold")
-    for name, figure in result.metrics.items():
-        if figure.value is None:
-            table.add_row(name, "-", "", figure.unavailable or "not defined on these clips")
-            continue
-        reference = "" if figure.reference is None else f"{figure.reference:.3f}"
-        unit = f" {figure.unit}" if figure.unit else ""
-        table.add_row(name, f"{figure.value:.3f}{unit}", reference, str(figure.n))
-    Console().print(table)
-    covered = result.coverage
-    print(f"{result.title} [{result.origin}]: {covered.scored} of {covered.expected} clips scored")
-    for word in ("unpaired", "absent"):
-        names = getattr(covered, word)
-        if names:
-            print(f"{word}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-    for path, reason in covered.unreadable.items():
-        print(f"left out: {path}: {reason}")
 
 
 def _strategies() -> list[tuple[str, ...]]:

@@ -5,8 +5,9 @@ it should be:
 
     no partner, or no file        listed, not scored
     unreadable, not square        the pair is left out and listed with the reason
+    a feature is NaN              the same
     another length                both are cut to the shorter one, and counted
-    one frame, no face, ...       metrics that are not defined on it have no value there: counted
+    one frame, no face, no sound  metrics that are not defined on it have no value there: counted
     nothing left                  an error
 """
 
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from metrics.base import BenchMetric, ClipMetric
 from metrics.intervals import bootstrap_mean, jackknife
+from metrics.weights import WeightsMissing
 from thbench.config import content_hash
 from thbench.data.files import write_atomic
 from thbench.errors import UserError
@@ -33,6 +35,7 @@ from thbench.pairing import Pair, find_reference, find_videos, pair_up
 from thbench.predict import costs
 from thbench.protocol import Protocol, build_metric
 from thbench.results import (
+    GROUND_TRUTH,
     Coverage,
     Figure,
     ProtocolRef,
@@ -90,41 +93,66 @@ def score(
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
     scorer = _Scorer(protocol, cache or default_cache(), device)
-    for pair in tqdm(pairs, "score", unit="clip", disable=None if progress else True):
-        scorer.add(pair)
-    if not scorer.rows:
-        reason = next(iter(scorer.unreadable.values()))
-        raise UserError(f"None of the {len(pairs)} pairs could be scored; the first: {reason}")
+    scorer.add_all(pairs, progress)
     return Result(
         run=run,
         strategy=strategy,
         title=title or strategy,
         origin=origin,
-        protocol=ProtocolRef(protocol.name, protocol.hash),
         data=truth.data,
-        metrics=scorer.figures(),
-        coverage=Coverage(
-            expected=len(truth.videos),
-            scored=len(scorer.rows),
-            shorter=scorer.shorter,
-            unpaired=tuple(unpaired),
-            absent=tuple(absent),
-            unreadable=scorer.unreadable,
-        ),
         cost=costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
-        per_clip=tuple(scorer.rows),
+        **scorer.outcome(len(truth.videos), unpaired, absent),
         **{**provenance(), **row},
+    )
+
+
+def score_ground_truth(
+    reference: Path,
+    protocol: Protocol,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    data: str | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Result:
+    """The row of the reference itself, as papers show it above the others.
+
+    It has the figures that say something of a video alone, such as LSE-C or blinks; those that
+    compare with the reference are null, for they would compare it with itself.
+
+    Args: as for ``score``.
+
+    Raises:
+        UserError: the folder is missing, or none of its videos can be scored.
+    """
+    truth = find_reference(reference, split, limit, data)
+    scorer = _Scorer(protocol, cache or default_cache(), device, alone=True)
+    scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
+    return Result(
+        run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
+        strategy=GROUND_TRUTH,
+        title="Ground truth",
+        origin="measured",
+        data=truth.data,
+        **scorer.outcome(len(truth.videos)),
+        **provenance(),
     )
 
 
 @dataclass
 class _Scorer:
-    """Takes in pairs one by one and knows the figures in the end."""
+    """Takes in pairs one by one and knows the figures in the end.
+
+    ``alone``: the pairs' generated videos are measured without a reference.
+    """
 
     protocol: Protocol
     cache: Path
     device: torch.device | str = "cpu"
+    alone: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     shorter: int = 0
@@ -132,38 +160,56 @@ class _Scorer:
     def __post_init__(self) -> None:
         self.metrics: list[BenchMetric] = self.protocol.build()
         extractors, self.missing = build_extractors(self.metrics, self.device)
+        self.unprepared = dict(self._unprepared())
         self.store = FeatureStore(extractors, self.protocol.size, self.protocol.frames, self.cache)
         usable = [m for m in self.metrics if not self._why_not(m)]
         self.per_clip = [m for m in usable if isinstance(m, ClipMetric)]
-        self.over_sets = [m for m in usable if not isinstance(m, ClipMetric)]
+        # All of them compare two sets.
+        self.over_sets = [m for m in usable if not isinstance(m, ClipMetric) and not self.alone]
         # Features of set metrics, by clip, for leaving clips out afterwards.
         self.sets: list[tuple[str, Features, Features | None]] = []
         fingerprints = sorted(e.fingerprint for e in extractors.values())
-        self.values_key = content_hash([self.protocol.hash, fingerprints])
+        names = [m.name for m in self.per_clip]
+        self.values_key = content_hash([self.protocol.hash, fingerprints, names, self.alone])
+
+    def add_all(self, pairs: Sequence[Pair], progress: bool) -> None:
+        """Score all pairs.
+
+        Raises:
+            UserError: none of them can be scored.
+        """
+        for pair in tqdm(pairs, "score", unit="clip", disable=None if progress else True):
+            self.add(pair)
+        if not self.rows:
+            reason = next(iter(self.unreadable.values()))
+            raise UserError(f"None of the {len(pairs)} pairs could be scored; the first: {reason}")
 
     def add(self, pair: Pair) -> None:
         """Score a pair, or note why it cannot be."""
         try:
-            generated, reference = (self.store.open(p) for p in (pair.generated, pair.reference))
-            lengths = self.store.length(generated), self.store.length(reference)
+            paths = [pair.generated] if self.alone else [pair.generated, pair.reference]
+            videos = [self.store.open(path) for path in paths]
+            lengths = [self.store.length(video) for video in videos]
             length = min(lengths)
-            key = content_hash([generated.digest, reference.digest, self.values_key, length], 32)
+            key = content_hash([*(v.digest for v in videos), self.values_key, length], 32)
             values = self._known(key)
             wanted = _needs(self.over_sets if values else [*self.over_sets, *self.per_clip])
-            mine, theirs = (self.store.features(v, wanted, length) for v in (generated, reference))
+            mine, *rest = (self.store.features(video, wanted, length) for video in videos)
         except UserError as error:
             self.unreadable[pair.name] = _impersonal(str(error), pair)
             return
+        theirs = rest[0] if rest else None
         if values is None:
             values = {m.name: m.measure_clip(mine, theirs) for m in self.per_clip}
             self._keep(key, values)
-        self.shorter += lengths[0] != lengths[1]
+        self.shorter += len(set(lengths)) > 1
         self._take_in(pair, values, mine, theirs)
         self.rows.append(
             {
                 "id": pair.id,
                 "seed": pair.seed,
                 "frames": length,
+                "lengths": lengths,
                 "metrics": {name: finite(value) for name, (value, _) in values.items()},
                 "reference": {
                     m.name: finite(values[m.name][1])
@@ -177,19 +223,38 @@ class _Scorer:
         """The figure of each metric, in the protocol's order."""
         return {m.name: self._figure(i, m) for i, m in enumerate(self.metrics)}
 
+    def outcome(
+        self, expected: int, unpaired: Sequence[str] = (), absent: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The fields of ``Result`` that scoring fills."""
+        return {
+            "protocol": ProtocolRef(self.protocol.name, self.protocol.hash),
+            "metrics": self.figures(),
+            "coverage": Coverage(
+                expected=expected,
+                scored=len(self.rows),
+                shorter=self.shorter,
+                unpaired=tuple(unpaired),
+                absent=tuple(absent),
+                unreadable=self.unreadable,
+            ),
+            "per_clip": tuple(self.rows),
+        }
+
     def _take_in(
         self,
         pair: Pair,
         values: Mapping[str, tuple[float, float]],
         mine: Features,
-        theirs: Features,
+        theirs: Features | None,
     ) -> None:
         for clip_metric in self.per_clip:
             clip_metric.record(*values[clip_metric.name])
         # With several seeds the reference clip still counts once.
         seen = any(clip == pair.id for clip, _, _ in self.sets[-1:])
         needs = _needs(self.over_sets)
-        kept = {k: mine[k] for k in needs}, None if seen else {k: theirs[k] for k in needs}
+        new = None if seen or theirs is None else {k: theirs[k] for k in needs}
+        kept = {k: mine[k] for k in needs}, new
         for metric in self.over_sets:
             metric.update(*kept)
         self.sets.append((pair.id, *kept))
@@ -199,20 +264,24 @@ class _Scorer:
         reason = self._why_not(metric)
         if reason:
             return replace(empty, unavailable=reason)
+        extractors = [e for name, e in self.store.extractors.items() if name in metric.needs]
+        empty = replace(empty, extractors=tuple(e.fingerprint for e in extractors))
+        if self.alone and not isinstance(metric, ClipMetric):
+            return empty
         value = float(metric.compute())
         n, reference = len(self.rows), None
         if isinstance(metric, ClipMetric):
             n = sum(row["metrics"][metric.name] is not None for row in self.rows)
-            reference = finite(float(metric.compute_reference()))
-        extractors = [e for name, e in self.store.extractors.items() if name in metric.needs]
+            own = self.alone and metric.direction == "reference"
+            reference = finite(value if own else float(metric.compute_reference()))
         return replace(
             empty,
             value=finite(value),
             interval=self._interval(index, metric, value),
             n=n,
-            missing=len(self.rows) - n,
+            # Alone, a metric without any value is one that compares.
+            missing=len(self.rows) - n if n or not self.alone else 0,
             reference=reference,
-            extractors=tuple(e.fingerprint for e in extractors),
             notes=tuple(metric.notes()),
         )
 
@@ -252,7 +321,14 @@ class _Scorer:
 
     def _why_not(self, metric: BenchMetric) -> str | None:
         reasons = [self.missing[need] for need in metric.needs if need in self.missing]
-        return reasons[0] if reasons else None
+        return reasons[0] if reasons else self.unprepared.get(metric.name)
+
+    def _unprepared(self) -> Iterator[tuple[str, str]]:
+        for metric in self.metrics:
+            try:
+                metric.prepare(self.device)
+            except WeightsMissing as error:
+                yield metric.name, str(error)
 
     def _known(self, key: str) -> dict[str, tuple[float, float]] | None:
         try:

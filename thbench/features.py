@@ -28,6 +28,8 @@ from thbench.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
 TRACK_VERSION = 1
+PLAIN = ("frames", "waveform", *TRACK)
+"""Features that need no extractor."""
 
 Tracker = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -54,10 +56,13 @@ def track(frames: Tensor) -> dict[str, Tensor]:
 
 
 def sound(path: Path, length: int) -> Tensor:
-    """The waveform of the first ``length`` frames, (640 * length,) at 16 kHz."""
+    """The waveform of the first ``length`` frames, (640 * length,) at 16 kHz; (0,) without any."""
     from thbench.data import audio
 
-    return torch.as_tensor(audio.fit_length(audio.load(path), length))
+    try:
+        return torch.as_tensor(audio.fit_length(audio.load(path), length))
+    except audio.NoSoundError:
+        return torch.zeros(0)
 
 
 class Video:
@@ -209,17 +214,29 @@ def build_extractors(
     """The extractors that metrics need.
 
     Returns:
-        Extractors by name; and for those whose weights are missing, how to get them.
+        Extractors by feature; and of features that cannot be made, the remedy.
     """
     built: dict[str, Extractor] = {}
     missing: dict[str, str] = {}
-    names = {need for metric in metrics for need in metric.needs if need in extractor_registry}
-    for name in sorted(names):
+    for feature, (name, options) in sorted(_recipes(metrics).items()):
+        if name not in extractor_registry:
+            missing[feature] = f"nothing here makes the feature '{feature}': add an extractor"
+            continue
         try:
-            built[name] = extractor_registry.load(name)(device=device)
+            built[feature] = extractor_registry.load(name)(device=device, **options)
         except WeightsMissing as error:
-            missing[name] = str(error)
+            missing[feature] = str(error)
     return built, missing
+
+
+def _recipes(metrics: Iterable[BenchMetric]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """The extractor, and its options, of every feature that needs one."""
+    return {
+        need: metric.recipes.get(need, (need, {}))
+        for metric in metrics
+        for need in metric.needs
+        if need not in PLAIN
+    }
 
 
 def _read_npz(path: Path) -> dict[str, Tensor] | None:

@@ -83,8 +83,9 @@ class Protocol:
         for metric, spec in zip(self.build(), self.metrics, strict=True):
             versions[spec["metric"]] = metric.version
             for need in metric.needs:
-                if need in extractor_registry:
-                    versions[need] = extractor_registry.load(need).version
+                name, _ = metric.recipes.get(need, (need, {}))
+                if name in extractor_registry:
+                    versions[need] = extractor_registry.load(name).version
         return versions
 
 

@@ -18,6 +18,8 @@ from thbench.data.files import write_atomic
 from thbench.errors import UserError, did_you_mean
 
 SCHEMA_VERSION = 1
+GROUND_TRUTH = "ground-truth"
+"""The strategy of the reference's own row."""
 ORIGINS = ("measured", "reported", "smoke")
 DIRECTIONS = ("higher", "lower", "zero", "reference")
 PACKAGES = ("thbench", "torch", "torchvision", "torchmetrics", "lightning", "diffusers", "scipy")
@@ -133,7 +135,8 @@ class Result:
         metrics: figures by the metric's name, in the protocol's order.
         space: what the strategy generates in ("flow", "pixels", ...).
         samples_seen: by the trained networks, or None.
-        per_clip: a mapping for each clip: id, seed, values by metric. Kept in a file beside.
+        per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
+            values by metric. Kept in a file beside.
     """
 
     run: str

@@ -1,7 +1,15 @@
 """The networks, and other descriptors, whose features metrics compare."""
 
 EXTRACTORS = {
+    "arcface": "metrics.extractors.arcface:ArcFace",
+    "i3d": "metrics.extractors.i3d:I3D",
     "inception": "metrics.extractors.inception:Inception",
+    "lipreader": "metrics.extractors.lipreader:LipReader",
     "pyramid": "metrics.extractors.pyramid:Pyramid",
+    "synthetic-face": "metrics.extractors.synthetic:SyntheticFace",
+    "synthetic-identity": "metrics.extractors.synthetic:SyntheticIdentity",
+    "synthetic-motion": "metrics.extractors.synthetic:SyntheticMotion",
+    "synthetic-sync": "metrics.extractors.synthetic_sync:SyntheticSync",
+    "syncnet": "metrics.extractors.syncnet:SyncNet",
 }
-"""Feature names and the classes that make them."""
+"""Feature names, or names that metrics' ``recipes`` use, and the classes that make the features."""

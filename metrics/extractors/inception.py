@@ -66,7 +66,7 @@ class Inception(Extractor):
         super().__init__(device, batch_size)
         path = path or weights.find("fid-inception")
         self._digest = weights.sha256(path)[:12]
-        self.net = build(torch.load(path, map_location="cpu", weights_only=True)).to(self.device)
+        self.net = build(weights.load_state(path)).to(self.device)
 
     @property
     def fingerprint(self) -> str:

@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import pytest
 
 from tests.leaderboard.rows import figure, result
@@ -103,3 +106,70 @@ def test_times_of_one_machine_are_ranked_those_of_two_are_not():
 def test_missing_clips_and_seeds_are_noted():
     (table,) = tables_of([result("a", scored=3)])
     assert "DAWN: 3 of 4 clips were scored." in table.notes
+
+
+def cell(values, references=None, interval=None):
+    references = references or [math.nan] * len(values)
+    clips = {str(i): pair for i, pair in enumerate(zip(values, references, strict=True))}
+    reference = None if math.isnan(references[0]) else sum(references) / len(references)
+    return Cell(sum(values) / len(values), interval, reference, clips=clips)
+
+
+HARD = [1.0, 9.0, 4.0, 16.0, 25.0, 2.0, 7.0, 12.0]
+WIDE = (2.0, 20.0)
+
+
+def test_rows_tie_where_the_paired_difference_covers_zero():
+    """Intervals that overlap widely do not tie rows that differ alike on every clip."""
+    better = cell(HARD, interval=WIDE)
+    worse = cell([v + 0.5 + 0.01 * (i % 2) for i, v in enumerate(HARD)], interval=WIDE)
+    as_good = cell([v + 0.5 * (-1) ** i for i, v in enumerate(HARD)], interval=WIDE)
+    far = cell([v + 40 for v in HARD], interval=(40, 60))
+    assert marks("lower", [better, worse, far]) == ["best", "second", ""]
+    assert marks("higher", [better, worse, far]) == ["", "second", "best"]
+    assert marks("lower", [better, as_good, far]) == ["best", "best", ""]
+    assert marks("zero", [cell([-v for v in HARD]), worse, far]) == ["best", "second", ""]
+
+
+def test_pairs_are_the_clips_that_both_have():
+    one, other = cell(HARD), cell([v + 0.5 for v in HARD])
+    shifted = Cell(other.value, WIDE, clips={f"other {k}": v for k, v in other.clips.items()})
+    far = cell([v + 40 for v in HARD], interval=(40, 60))
+    one_wide = Cell(one.value, WIDE, clips=one.clips)
+    # Without a common clip the intervals decide.
+    assert marks("lower", [one_wide, shifted, far]) == ["best", "best", ""]
+    for common, expected in ((6, "second"), (5, "best")):
+        some = Cell(other.value, WIDE, clips=dict(list(other.clips.items())[:common]))
+        assert marks("lower", [one_wide, some, far]) == ["best", expected, ""]
+
+
+def test_the_reference_is_drawn_with_its_clips():
+    truth = [0.2, 0.9, 0.4, 0.6, 0.1, 0.8]
+    near = cell([v + 0.01 for v in truth], truth)
+    off = cell([v - 0.1 for v in truth], truth)
+    assert marks("reference", [off, near, cell([9.0] * 6, truth)]) == ["second", "best", ""]
+
+
+def test_clips_come_from_results_with_the_mean_over_seeds():
+    rows = tuple(
+        {"id": str(i), "seed": seed, "metrics": {"PSNR": 20.0 + i + seed}, "reference": {}}
+        for i in range(3)
+        for seed in range(2)
+    )
+    rows += ({"id": "undefined", "seed": 0, "metrics": {"PSNR": None}, "reference": {}},)
+    (table,) = tables_of([dataclasses.replace(result("a"), per_clip=rows)])
+    clips = table.rows[0].cells["PSNR"].clips
+    assert {k: v for k, (v, _) in clips.items()} == {"0": 20.5, "1": 21.5, "2": 22.5}
+
+
+def test_ground_truth_stands_above_and_does_not_compete():
+    truth = dataclasses.replace(
+        result("ground-truth", fd=None),
+        strategy="ground-truth",
+        title="Ground truth",
+    )
+    (table,) = tables_of([result("a", fd=1.0), result("b", fd=9.0), truth])
+    assert [row.title for row in table.rows] == ["Ground truth", "DAWN (a)", "DAWN (b)"]
+    assert [row.ranked for row in table.rows] == [False, True, True]
+    assert [row.cells["FD"].mark for row in table.rows] == ["", "best", "second"]
+    assert table.rows[0].cells["PSNR"].mark == ""

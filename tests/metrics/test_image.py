@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
-from metrics.image import PSNR, SSIM, psnr, ssim
+from metrics.image import MSE, PSNR, SSIM, mse, psnr, ssim
 
 
 def clip(n=5, size=24, seed=0):
@@ -45,3 +45,14 @@ def test_figure_is_the_mean_over_clips_not_frames():
         metric.update({"frames": a}, {"frames": b})
     values = [float(psnr(a, b).double().mean()) for a, b in pairs]
     assert float(metric.compute()) == pytest.approx(sum(values) / 2, rel=1e-9)
+
+
+def test_mse_is_in_levels_of_255():
+    a, b = clip(), clip(seed=1)
+    expected = [float(((x.double() - y.double()) ** 2).mean()) for x, y in zip(a, b, strict=True)]
+    assert mse(a, b).tolist() == pytest.approx(expected, rel=1e-12)
+    black, white = torch.zeros_like(a), torch.full_like(a, 255)
+    assert MSE().measure({"frames": black}, {"frames": white}) == 65025
+    assert MSE().measure({"frames": a}, {"frames": a}) == 0
+    assert math.isnan(MSE().measure({"frames": a}, None))
+    assert math.isnan(MSE().measure({"frames": a[:0]}, {"frames": a[:0]}))

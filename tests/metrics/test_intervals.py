@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from metrics.intervals import bootstrap_mean, jackknife
+from metrics.intervals import bootstrap, bootstrap_mean, jackknife
 
 
 def test_bootstrap_covers_the_mean_and_ignores_order():
@@ -25,3 +25,22 @@ def test_jackknife_of_a_mean_is_the_usual_interval():
     assert (high + low) / 2 == pytest.approx(values.mean())
     assert jackknife(1.0, [1.0, 2.0]) is None
     assert jackknife(1.0, [1.0, 2.0, math.nan]) is None
+
+
+def test_bootstrap_of_pairs_is_narrower_than_of_each_alone():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(10, 5, 60)
+    rows = [(h + 0.5, h + rng.normal(0, 0.5)) for h in hard]
+    low, high = bootstrap(rows, lambda m: m[:, 0] - m[:, 1])
+    assert 0 < low < 0.5 < high < 1
+    alone = bootstrap_mean([a for a, _ in rows])
+    assert high - low < 0.2 * (alone[1] - alone[0])
+    assert bootstrap(rows[::-1], lambda m: m[:, 0] - m[:, 1]) == (low, high)
+    assert bootstrap([*rows, (math.nan, 0.0)], lambda m: m[:, 0] - m[:, 1]) == (low, high)
+
+
+def test_bootstrap_of_one_column_is_that_of_the_mean():
+    values = [3.0, 1.0, 2.0, 7.0]
+    assert bootstrap([(v,) for v in values], lambda m: m[:, 0]) == bootstrap_mean(values)
+    assert bootstrap([(1.0, 2.0)], lambda m: m[:, 0]) is None
+    assert bootstrap([], lambda m: m[:, 0]) is None

@@ -1,9 +1,11 @@
+import dataclasses
 from urllib.error import URLError
 
 import pytest
 import torch
 from torchvision.models import VGG19_Weights
 
+from metrics.weights import WEIGHTS, sha256
 from thbench.errors import UserError
 from thbench.nn import perceptual
 from thbench.nn.perceptual import VGG19, pixel_features, pyramid_l1
@@ -36,10 +38,35 @@ def test_vgg_loss_is_zero_for_the_same_picture_and_pulls_towards_the_target(vgg)
         assert pyramid_l1(vgg, better, target, scales=2) < loss
 
 
-def test_missing_weights_are_one_line_with_all_remedies(monkeypatch):
+def test_the_weights_folder_comes_before_the_network(monkeypatch, tmp_path):
+    entry = WEIGHTS["vgg19"]
+    assert VGG19_Weights.IMAGENET1K_V1.url == entry.url
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(tmp_path))
+    small = {"features.0.weight": torch.rand(64, 3, 3, 3)}
+    torch.save(small, tmp_path / entry.file)
+    with pytest.raises(UserError, match=r"hash differs.*weights pull vgg19"):
+        VGG19()
+    digest = sha256(tmp_path / entry.file)
+    monkeypatch.setitem(WEIGHTS, "vgg19", dataclasses.replace(entry, sha256=digest))
+    monkeypatch.setattr(perceptual, "vgg19", lambda **options: Named())
+    first = VGG19().blocks[0][0]
+    assert torch.equal(first.weight, small["features.0.weight"])
+
+
+class Named(torch.nn.Module):
+    """VGG-19's names with one convolution of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        convolution = torch.nn.Conv2d(3, 64, 3, bias=False)
+        self.features = torch.nn.Sequential(convolution, *[torch.nn.ReLU() for _ in range(30)])
+
+
+def test_missing_weights_are_one_line_with_all_remedies(monkeypatch, tmp_path):
     def offline(**options):
         raise URLError("no network")
 
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(perceptual, "vgg19", offline)
     with pytest.raises(UserError) as caught:
         VGG19()
@@ -47,6 +74,7 @@ def test_missing_weights_are_one_line_with_all_remedies(monkeypatch):
     assert VGG19_Weights.IMAGENET1K_V1.url in text
     assert str(torch.hub.get_dir()) in text
     assert "perceptual=pixel" in text
+    assert "thbench weights pull vgg19" in text
     assert "\n" not in text
 
 

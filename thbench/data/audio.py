@@ -24,6 +24,10 @@ from thbench.errors import UserError
 from thbench.registry import Registry
 
 
+class NoSoundError(UserError):
+    """There is a file, and no sound in it."""
+
+
 def load(path: str | Path) -> np.ndarray:
     """The sound of a sound file or video, at any rate and with any channels, as 16 kHz mono.
 
@@ -34,11 +38,12 @@ def load(path: str | Path) -> np.ndarray:
         float32 (S,) in [-1, 1].
 
     Raises:
-        UserError: the file is missing, damaged, or has no sound.
+        UserError: the file is missing or damaged.
+        NoSoundError: it has no sound.
     """
     with open_media(path) as container:
         if not container.streams.audio:
-            raise UserError(f"{path} has no sound: give a file with an audio track.")
+            raise NoSoundError(f"{path} has no sound: give a file with an audio track.")
         stream = container.streams.audio[0]
         # Channels are averaged here: FFmpeg's own mix to mono adds 3 dB to stereo, and clips.
         resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
@@ -55,7 +60,7 @@ def load(path: str | Path) -> np.ndarray:
                 f"The sound of {path} cannot be decoded: the file is damaged."
             ) from error
         if not pieces:
-            raise UserError(f"{path} has an audio track without sound in it.")
+            raise NoSoundError(f"{path} has an audio track without sound in it.")
         offset = (start or 0.0) - _picture_start(container)
     waveform = np.concatenate(pieces).astype(np.float32).clip(-1, 1)
     shift = round(offset * SAMPLE_RATE)

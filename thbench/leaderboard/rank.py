@@ -7,13 +7,20 @@ same origin, so that measured, reported and smoke figures never beat each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.results import CostSummary, Result
+from thbench.results import GROUND_TRUTH, CostSummary, Result
 
 Interval = tuple[float, float]
+LEAST_PAIRS = 6
+"""With fewer, differences that are all of one sign are no rarer than 1 in 20 by chance alone."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Cell:
         reference: what the value should be near to, for direction ``reference``.
         text: as printed in a paper, where it comes from one.
         mark: ``best``, ``second`` or nothing.
+        clips: value and reference (NaN where there is none) of each clip that has a value, mean
+            over seeds; empty for figures without values per clip.
     """
 
     value: float | None = None
@@ -42,6 +51,7 @@ class Cell:
     reference: float | None = None
     text: str | None = None
     mark: str = ""
+    clips: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def _badness(column: Column, cell: Cell, interval: Interval | None) -> Interval 
 
 
 def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
-    """Rows tie with the leader where the intervals of both overlap."""
+    """Rows that ``_tied`` with the leader share its mark."""
     scored = {i: value for i, c in cells.items() if (value := badness(column, c)) is not None}
     if len(scored) < 2:
         return {}
@@ -141,8 +151,35 @@ def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
 
 
 def _tied(column: Column, first: Cell, second: Cell) -> bool:
+    """Whether the paired bootstrap of the difference covers zero.
+
+    Figures without values per clip, such as Frechet distances, tie where their intervals overlap;
+    so do those with fewer than ``LEAST_PAIRS`` clips in common.
+    """
+    both = sorted(first.clips.keys() & second.clips.keys())
+    pairs = [(first.clips[i][0], *second.clips[i]) for i in both]
+    known = _columns(pairs, column)
+    apart = bootstrap(known, lambda means: _behind(column, means))
+    if apart is not None and len(known) >= LEAST_PAIRS:
+        return apart[0] <= 0 <= apart[1]
     a, b = (_badness(column, c, c.interval) for c in (first, second))
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
+
+
+def _columns(
+    pairs: Sequence[tuple[float, float, float]], column: Column
+) -> list[tuple[float, ...]]:
+    """The reference's column only where it counts: elsewhere it is NaN."""
+    return [p if column.direction == "reference" else p[:2] for p in pairs]
+
+
+def _behind(column: Column, means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much worse the first is than the second, (draws,), from means (draws, 2 or 3)."""
+    if column.direction in ("lower", "higher"):
+        sign = 1 if column.direction == "lower" else -1
+        return np.asarray(sign * (means[:, 0] - means[:, 1]))
+    target = means[:, 2] if column.direction == "reference" else 0.0
+    return np.asarray(np.abs(means[:, 0] - target) - np.abs(means[:, 1] - target))
 
 
 def _marked(row: Row, column: str, mark: str) -> Row:
@@ -196,7 +233,8 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         "Hardware": "; ".join(hardware),
     }
     lead = columns[0]
-    rows.sort(key=lambda row: (_sort_key(lead, row), row.title, row.run))
+    # What is not ranked, the ground truth, stands above the others, as in papers.
+    rows.sort(key=lambda row: (row.ranked, _sort_key(lead, row), row.title, row.run))
     table = Table(
         slug=_slug([first.protocol.name, first.data.name, first.data.split or "", suffix]),
         title=f"{first.data.name}, protocol {first.protocol.name}",
@@ -210,13 +248,27 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
 
 def _row(result: Result, ambiguous: bool) -> Row:
     cells = {
-        name: Cell(figure.value, figure.interval, figure.reference)
+        name: Cell(figure.value, figure.interval, figure.reference, clips=_clips(result, name))
         for name, figure in result.metrics.items()
     }
     if result.cost:
         cells |= {name: Cell(get(result.cost)) for name, get in _COSTS.items()}
     title = f"{result.title} ({result.run})" if ambiguous else result.title
-    return Row(title, result.origin, cells, run=result.run)
+    return Row(title, result.origin, cells, result.strategy != GROUND_TRUTH, result.run)
+
+
+def _clips(result: Result, name: str) -> dict[str, tuple[float, float]]:
+    values: dict[str, list[tuple[float, float]]] = {}
+    for row in result.per_clip:
+        value = row["metrics"].get(name)
+        if value is not None:
+            reference = row.get("reference", {}).get(name)
+            one = (value, math.nan if reference is None else reference)
+            values.setdefault(row["id"], []).append(one)
+    return {
+        clip: (math.fsum(v for v, _ in found) / len(found), found[0][1])
+        for clip, found in values.items()
+    }
 
 
 def _sort_key(column: Column, row: Row) -> tuple[bool, float]:

@@ -10,7 +10,10 @@ from thbench.leaderboard.rank import Cell, Column, Row, Table
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
 MARKS = "Best **bold**, second <u>underlined</u>, among rows of one origin."
-TIES = "Brackets hold confidence intervals over clips; rows whose intervals overlap tie."
+TIES = (
+    "Brackets hold confidence intervals over clips. Rows tie where a paired bootstrap over clips of"
+    " their difference covers zero or, without values per clip, where their intervals overlap."
+)
 DIRECTIONS = {
     "zero": "`→0`: the nearer to zero the better.",
     "reference": "`→ref`: the nearer to the reference's own figure the better.",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights, vgg19
 
+from metrics import weights as weight_files
 from thbench.errors import UserError
 from thbench.nn.warp import resize_to
 
@@ -24,7 +26,8 @@ class VGG19(nn.Module):
     """The first ReLU of each of VGG-19's five blocks, for pictures (B, 3, H, W) in [0, 1].
 
     Args:
-        weights: torchvision's, or None for random ones (tests).
+        weights: torchvision's, or None for random ones (tests). The file that `thbench weights pull
+            vgg19` fetched is taken where it is, otherwise torchvision fetches it.
 
     Raises:
         UserError: the weights are not there and cannot be downloaded.
@@ -37,7 +40,7 @@ class VGG19(nn.Module):
     def __init__(self, weights: VGG19_Weights | None = VGG19_Weights.IMAGENET1K_V1) -> None:
         super().__init__()
         try:
-            layers = vgg19(weights=weights, init_weights=False).features
+            layers = _layers(weights)
         except (OSError, RuntimeError) as error:  # no network, or a broken file
             raise UserError(_missing(error)) from error
         starts = (0, *self.ENDS[:-1])
@@ -94,10 +97,23 @@ def pyramid_l1(
     return total
 
 
+def _layers(wanted: VGG19_Weights | None) -> nn.Sequential:
+    here = weight_files.folder() / weight_files.WEIGHTS["vgg19"].file
+    if wanted is None or not here.is_file():
+        return cast(nn.Sequential, vgg19(weights=wanted, init_weights=False).features)
+    try:
+        state = weight_files.load_state(weight_files.find("vgg19"))
+    except (weight_files.WeightsMissing, weight_files.WeightsUnreadable) as error:
+        raise UserError(f"The perceptual loss: {error}.") from error
+    net = vgg19(weights=None, init_weights=False)
+    net.load_state_dict(state)
+    return cast(nn.Sequential, net.features)
+
+
 def _missing(error: Exception) -> str:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
-        f"The perceptual loss needs VGG-19, and it could not be fetched ({error}): put "
-        f"{VGG19_Weights.IMAGENET1K_V1.url} into {folder}, or set perceptual=pixel in the lfg "
-        "stage's model block."
+        f"The perceptual loss needs VGG-19, and it could not be fetched ({error}): run "
+        f"`thbench weights pull vgg19`, put {VGG19_Weights.IMAGENET1K_V1.url} into {folder}, or "
+        "set perceptual=pixel in the lfg stage's model block."
     )

@@ -1,0 +1,80 @@
+"""A place for a lip reader, since none may be passed on."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metrics.extractors.base import Extractor, full_precision
+from metrics.weights import WeightsMissing
+from metrics.wer import encode
+
+VARIABLE = "THBENCH_LIPREADER"
+
+
+class Reader(Protocol):
+    """What the named class must do.
+
+    Attributes:
+        version: names model and settings; another version makes features anew.
+    """
+
+    version: str
+
+    def __call__(self, frames: Tensor, landmarks: Tensor, valid: Tensor) -> str:
+        """What is said on frames (T, 3, H, W) uint8 RGB; the others as in ``metrics.base``."""
+        ...
+
+
+class LipReader(Extractor):
+    """The UTF-8 bytes (n, 1) uint8 of what a lip reader of the user's own reads.
+
+    The environment variable ``THBENCH_LIPREADER`` names it as ``module:Class``; the class is built
+    with the device as its only argument and does what ``Reader`` says.
+
+    Raises:
+        WeightsMissing: the variable is not set, or does not name such a class.
+    """
+
+    name = "lipreader"
+    needs = ("landmarks", "valid")
+
+    def __init__(self, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
+        super().__init__(device, batch_size)
+        self._target = os.environ.get(VARIABLE, "")
+        self.reader = _load(self._target, self.device)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint}-{self._target}-{self.reader.version}"
+
+    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The text's bytes; see the class."""
+        given = given or {}
+        with torch.inference_mode(), full_precision():
+            return encode(self.reader(frames, given["landmarks"], given["valid"]))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Not defined on single frames."""
+        raise TypeError("a lip reader reads whole clips")
+
+
+def _load(target: str, device: torch.device) -> Reader:
+    if not target:
+        raise WeightsMissing(
+            f"no lip reader may be passed on: set {VARIABLE}=module:Class to one of your own"
+            " (docs/metrics.md says what it must do)"
+        )
+    module, _, name = target.partition(":")
+    try:
+        reader: Reader = getattr(importlib.import_module(module), name)(device)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WeightsMissing(f"{VARIABLE}={target} cannot be loaded: {error}") from error
+    if not hasattr(reader, "version"):
+        raise WeightsMissing(f"{VARIABLE}={target} has no 'version'")
+    return reader

@@ -1,0 +1,167 @@
+"""Smoothness of a video: optical flow magnitude and squared difference between frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics.base import ClipMetric, Features
+
+Mode = Literal["formula", "as-published"]
+MODES = ("formula", "as-published")
+
+STILL = 128 / 3
+"""The least OFM as published, 42.67: the mean of the colour that stands for no motion."""
+
+PUBLISHED_SIZE = 128
+
+Frame = NDArray[np.uint8]
+
+
+def magnitude(before: Frame, after: Frame) -> NDArray[np.float32]:
+    """Length of Farneback's optical flow in pixels, (H, W), between frames (H, W, 3) RGB.
+
+    The parameters are those of Stypulkowski et al. (2024), appendix A.
+    """
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
+    flow = cv2.calcOpticalFlowFarneback(  # type: ignore[call-overload]
+        grey[0],
+        grey[1],
+        None,  # no first guess
+        pyr_scale=0.5,
+        levels=7,
+        winsize=5,
+        iterations=15,
+        poly_n=5,
+        poly_sigma=1.2,
+        flags=0,
+    )
+    return np.hypot(flow[..., 0], flow[..., 1])
+
+
+def coloured(values: NDArray[np.float32]) -> Frame:
+    """(H, W) spread over 0 to 255 by its own extremes and drawn in OpenCV's "jet", (H, W, 3)."""
+    spread = cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    return cv2.applyColorMap(spread.astype(np.uint8), cv2.COLORMAP_JET)  # type: ignore[return-value]
+
+
+def optical_flow_magnitude(frames: Frame, mode: Mode = "formula") -> float:
+    """OFM (equation 20 of Stypulkowski et al. 2024): mean flow over pixels and frame pairs.
+
+    ``formula`` is in pixels per frame. ``as-published`` is what the authors' evaluation computes:
+    each flow field is spread over its own range, drawn in false colours, and the colours are
+    averaged, so that the size of the motion is lost and no motion scores 42.67.
+
+    Between equal frames that are not uniform, OpenCV finds a little flow, which comes in from the
+    last row and column. So a still video of a face scores slightly over 0, and 43 to 45.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        mode: see above.
+
+    Returns:
+        NaN with fewer than two frames.
+    """
+    fields = (magnitude(a, b) for a, b in pairwise(frames))
+    if mode == "as-published":
+        return _mean(coloured(field).mean() for field in fields)
+    return _mean(field.mean(dtype=np.float64) for field in fields)
+
+
+def frame_mse(frames: Frame, mode: Mode = "formula") -> float:
+    """F-MSE (equation 21): mean squared difference of consecutive frames in levels of 0 to 255.
+
+    ``as-published`` subtracts and squares in 8 bits as the authors' evaluation does, where both
+    wrap around: no value is over 255.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        mode: see above.
+
+    Returns:
+        NaN with fewer than two frames.
+    """
+    if mode == "as-published":
+        return _mean(np.square(b - a).mean() for a, b in pairwise(frames))
+    return _mean(np.square(b.astype(np.float64) - a).mean() for a, b in pairwise(frames))
+
+
+class _Smoothness(ClipMetric):
+    """Both figures read frames, at a size of their own.
+
+    Args:
+        mode: ``formula`` or ``as-published``.
+        size: frames are resized to ``size`` x ``size`` (bilinear) first. By default 128 as
+            published, and none in ``formula``.
+
+    Raises:
+        ValueError: no such mode, or a size under 1.
+    """
+
+    direction = "reference"
+    needs = ("frames",)
+    title: str
+
+    def __init__(self, mode: Mode = "formula", size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(MODES)}, not '{mode}'")
+        if size is not None and size < 1:
+            raise ValueError(f"size is a number of pixels, not {size}")
+        self.mode: Mode = mode
+        self.size = size or (PUBLISHED_SIZE if mode == "as-published" else None)
+
+    @property
+    def name(self) -> str:
+        size = f", {self.size} px" if self.size else ""
+        return f"{self.title} ({self.mode}{size})"
+
+    def pixels(self, features: Features) -> Frame:
+        """The clip's frames, (T, H, W, 3)."""
+        frames = features["frames"].permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        if self.size is None or not len(frames):
+            return frames
+        return np.stack([cv2.resize(frame, (self.size, self.size)) for frame in frames])
+
+
+class OFM(_Smoothness):
+    """Optical flow magnitude, mean over frame pairs, then clips. See ``optical_flow_magnitude``.
+
+    To be near the reference's own: a still video has next to none. NaN with fewer than two frames.
+    """
+
+    title = "OFM"
+
+    def __init__(self, mode: Mode = "formula", size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(mode, size, **kwargs)
+        published = mode == "as-published"
+        self.unit = "levels of a colour map" if published else "pixels per frame"
+        self.bounds = (0.0, 255.0) if published else (0.0, math.inf)
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        return optical_flow_magnitude(self.pixels(generated), self.mode)
+
+
+class FrameMSE(_Smoothness):
+    """Squared difference of consecutive frames, mean, then over clips. See ``frame_mse``.
+
+    To be near the reference's own: a still video has 0. NaN with fewer than two frames.
+    """
+
+    unit = "grey levels squared"
+    bounds = (0.0, 255.0**2)
+    title = "F-MSE"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        return frame_mse(self.pixels(generated), self.mode)
+
+
+def _mean(values: Iterator[Any]) -> float:
+    found = [float(v) for v in values]
+    return math.fsum(found) / len(found) if found else math.nan

@@ -1,0 +1,270 @@
+"""Clips that are not as they should be, each with its documented outcome; and what is printed."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from metrics.extractors.pyramid import Pyramid
+from tests.test_evaluation import SIZE, fake_track, frames, save
+from thbench import features, protocol, report, results
+from thbench.cli import main
+from thbench.data.video import read
+from thbench.errors import UserError
+from thbench.evaluation import score, score_ground_truth
+from thbench.leaderboard.rank import tables_of
+
+CLIPS = Path(__file__).parents[2] / "shared" / "clips" / "voxceleb-mini"
+REAL = sorted(CLIPS.rglob("*.mp4"))
+FRAMES = 50
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch):
+    monkeypatch.setattr(features, "track", nodding)
+
+
+def nodding(video):
+    """Like ``fake_track``, with a head that keeps turning to and fro."""
+    found = fake_track(video)
+    found["pose"][:, 0] = 0.2 * torch.sin(torch.arange(len(video)) / 3)
+    return found
+
+
+@pytest.fixture
+def rule():
+    names = ("psnr", "bas", "blinks", "pose-error", "fd-pyramid")
+    return protocol.parse("p", {"size": SIZE, "metrics": [{"metric": n} for n in names]})
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for i in range(4):
+        sounding(tmp_path / "ref" / f"c{i}.mp4", frames(FRAMES, seed=i), clicks(seed=i))
+        darker = (frames(FRAMES, seed=i).float() * 0.8).to(torch.uint8)
+        sounding(tmp_path / "gen" / f"c{i}.mp4", darker, clicks(seed=i))
+    return tmp_path
+
+
+def clicks(n=FRAMES, seed=0):
+    """Two clicks a second in faint noise."""
+    wave = np.random.default_rng(seed).normal(0, 0.001, n * 640)
+    for start in range(2000, len(wave) - 400, 8000):
+        wave[start : start + 400] += np.hanning(400) * np.sin(np.arange(400))
+    return wave.astype(np.float32)
+
+
+def sounding(path, video, wave):
+    """An mp4 with sound, or, for None, without a sound track."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        picture.width, picture.height, picture.pix_fmt = SIZE, SIZE, "yuv420p"
+        sound = container.add_stream("aac", rate=16000, layout="mono") if wave is not None else None
+        for image in video.permute(0, 2, 3, 1).numpy():
+            made = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+            container.mux(picture.encode(made))
+        container.mux(picture.encode())
+        if sound is not None:
+            made = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
+            made.sample_rate = 16000
+            container.mux(sound.encode(made))
+            container.mux(sound.encode())
+
+
+def run(folders, rule, **kwargs):
+    kwargs = {"run": "r", "strategy": "s", "progress": False, "cache": folders / "cache"} | kwargs
+    return score(folders / "gen", folders / "ref", rule, **kwargs)
+
+
+def values(result, name):
+    return {row["id"]: row["metrics"][name] for row in result.per_clip}
+
+
+def test_a_clip_without_sound_or_with_silence_has_no_figure_of_sound(folders, rule):
+    whole = run(folders, rule)
+    assert all(v is not None for v in values(whole, "BAS (pose)").values())
+    sounding(folders / "gen" / "c1.mp4", frames(FRAMES, seed=1), None)
+    sounding(folders / "gen" / "c2.mp4", frames(FRAMES, seed=2), np.zeros(FRAMES * 640, np.float32))
+    result = run(folders, rule)
+    assert result.coverage.scored == 4
+    beats = values(result, "BAS (pose)")
+    assert [name for name, v in beats.items() if v is None] == ["c1", "c2"]
+    assert result.metrics["BAS (pose)"].missing == 2
+    assert result.metrics["PSNR"].missing == 0
+    mean = math.fsum(v for v in beats.values() if v is not None) / 2
+    assert result.metrics["BAS (pose)"].value == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_frame_whose_features_are_nan_leaves_its_pair_out(folders, rule, monkeypatch, value):
+    healthy = run(folders, rule)
+
+    def broken(self, batch):
+        found = describe(self, batch)
+        if batch.float().mean() < 1:  # the black frame below
+            found[0, 3] = value
+        return found
+
+    describe = Pyramid.forward
+    monkeypatch.setattr(Pyramid, "forward", broken)
+    spoilt = frames(FRAMES, seed=1)
+    spoilt[10] = 0
+    monkeypatch.setattr(Pyramid, "__init__", lambda self, device: one_by_one(self, device))
+    sounding(folders / "gen" / "c1.mp4", spoilt, clicks(seed=1))
+    result = run(folders, rule)
+    assert result.coverage.scored == 3
+    assert result.coverage.unreadable == {
+        "seed-0/c1": "the video: its pyramid features are NaN or infinite."
+    }
+    assert math.isfinite(result.metrics["FD-pyramid"].value)
+    assert values(result, "PSNR") == {k: v for k, v in values(healthy, "PSNR").items() if k != "c1"}
+
+
+def one_by_one(extractor, device):
+    super(Pyramid, extractor).__init__(device, batch_size=1)
+
+
+def test_no_clips_at_all(folders, rule, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no clips"):
+        score_ground_truth(tmp_path / "empty", rule)
+    with pytest.raises(UserError, match="named like a clip"):
+        score(tmp_path / "empty", folders / "ref", rule, run="r", strategy="s")
+
+
+def test_order_of_files_and_batches_does_not_matter(folders, rule, monkeypatch):
+    first = run(folders, rule)
+    for folder in ("gen", "ref"):
+        shuffled = folders / "again" / folder
+        shuffled.mkdir(parents=True)
+        for i in (2, 0, 3, 1):
+            (shuffled / f"c{i}.mp4").write_bytes((folders / folder / f"c{i}.mp4").read_bytes())
+    monkeypatch.setattr(Pyramid, "__init__", lambda self, device: one_by_one(self, device))
+    again = run(folders / "again", rule)
+    assert again.per_clip == first.per_clip
+    for name, figure in first.metrics.items():
+        assert again.metrics[name].value == pytest.approx(figure.value, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.skipif(len(REAL) < 2, reason="the real clips are not here")
+def test_of_two_faces_one_is_followed(monkeypatch):
+    monkeypatch.undo()
+    big, small = (read(path)[:6] for path in (REAL[0], REAL[-1]))
+    size = big.shape[-1]
+    picture = torch.full((6, 3, 2 * size, 2 * size), 128, dtype=torch.uint8)
+    picture[:, :, size // 2 : size // 2 + size, :size] = big
+    shrunk = torch.nn.functional.interpolate(small.float(), (size // 2, size // 2), mode="area")
+    picture[:, :, size : size + size // 2, size + size // 4 : size + 3 * size // 4] = shrunk.byte()
+    found = features.track(picture)
+    centres = found["landmarks"][found["valid"].bool()].mean(1)[:, 0]
+    assert len(centres) == 6
+    assert (centres < 0.5).all() or (centres > 0.5).all()
+
+
+# The reference's own row
+
+
+def test_ground_truth_has_what_a_video_shows_alone(folders, rule):
+    result = score_ground_truth(folders / "ref", rule, cache=folders / "cache", progress=False)
+    scored = run(folders, rule)
+    blinks = result.metrics["Blink/s"]
+    assert blinks.value == blinks.reference == scored.metrics["Blink/s"].reference
+    assert result.metrics["BAS (pose)"].value == scored.metrics["BAS (pose)"].reference
+    for name in ("PSNR", "Pose error", "FD-pyramid"):
+        figure = result.metrics[name]
+        assert (figure.value, figure.n, figure.missing) == (None, 0, 0)
+        assert figure.interval is None
+    assert (result.strategy, result.origin) == ("ground-truth", "measured")
+    assert result.coverage == results.Coverage(expected=4, scored=4)
+    assert (result.protocol, result.data) == (scored.protocol, scored.data)
+    (table,) = tables_of([scored, result])
+    assert [row.title for row in table.rows] == ["Ground truth", "s"]
+
+
+def test_weights_that_come_later_are_used(folders, rule, monkeypatch):
+    """Values kept from a scoring without them do not stand in the way."""
+    content = {"size": SIZE, "metrics": [{"metric": "psnr"}, {"metric": "lpips"}]}
+    both = protocol.parse("p", content)
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(folders / "nowhere"))
+    first = run(folders, both)
+    assert "thbench weights pull lpips-alexnet" in first.metrics["LPIPS"].unavailable
+    monkeypatch.setattr("metrics.perceptual.LPIPS.prepare", lambda self, device: None)
+    monkeypatch.setattr("metrics.perceptual.LPIPS.measure", lambda self, a, b: 0.25)
+    assert run(folders, both).metrics["LPIPS"].value == 0.25
+
+
+# The command
+
+
+def command(folders, *more):
+    words = ["score", folders / "gen", "--reference", folders / "ref", "--protocol", "p.yaml"]
+    return main([str(w) for w in [*words, "--results", folders / "results", *more]])
+
+
+@pytest.fixture
+def here(folders, rule, monkeypatch):
+    """A protocol file, and nothing of the user's."""
+    specs = [*rule.metrics, {"metric": "fid"}, {"metric": "dr", "frames": 3}]
+    (folders / "p.yaml").write_text(json.dumps({"size": SIZE, "metrics": specs}))
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("THBENCH_CACHE", str(folders / "cache"))
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(folders / "nowhere"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return folders
+
+
+def test_what_is_printed_and_written(here, capsys):
+    save(here / "gen" / "stranger.mp4", frames())
+    (here / "gen" / "c0.mp4").unlink()
+    (here / "gen" / "c1.mp4").write_bytes(b"no video")
+    sounding(here / "gen" / "c2.mp4", frames(7, seed=2), clicks(7, seed=2))
+    assert command(here, "--name", "mine", "--ground-truth") == 0
+    out = capsys.readouterr().out
+    for line in (
+        "mine [measured]: 2 of 4 clips scored",
+        "unpaired, no reference is called so: 1: stranger",
+        "absent, no video is called so: 1: c0",
+        "cut to the shorter of both: 1: c2 (7 frames, reference 50)",
+        "BAS (pose) is not defined: 1: c2",
+        "Ground truth [measured]: 4 of 4 clips scored",
+    ):
+        assert line in out, line
+    assert "left out: seed-0/c1: " in out
+    assert "unavailable: FID, DR3: run `thbench weights pull fid-inception`" in out
+    names = sorted(path.name for path in (here / "results").iterdir())
+    assert names == [
+        "ground-truth-ref-p.clips.jsonl", "ground-truth-ref-p.json", "mine-p.clips.jsonl",
+        "mine-p.json",
+    ]  # fmt: skip
+    rows = [json.loads(line) for line in (here / "results" / names[2]).read_text().splitlines()]
+    assert [(row["id"], row["frames"], row["lengths"]) for row in rows] == [
+        ("c2", 7, [7, 50]), ("c3", 50, [50, 50])
+    ]  # fmt: skip
+    assert rows[1]["metrics"]["PSNR"] > 10
+    for path in (here / "results").glob("*.json"):
+        assert results.read(path).per_clip
+
+
+def test_long_lists_are_cut_and_counted():
+    clips = tuple(
+        {"id": f"c{i}", "seed": 0, "lengths": [1, 2], "metrics": {"M": None}} for i in range(8)
+    )
+    made = results.Result(
+        run="r", strategy="s", title="S", origin="smoke", data=results.DataRef("d", "d"),
+        protocol=results.ProtocolRef("p", "h"), per_clip=clips, seeds=(0, 1),
+        coverage=results.Coverage(expected=8, scored=8, absent=tuple(map(str, range(6)))),
+        metrics={"M": results.Figure(None, "higher", missing=8, notes=("take care",))},
+    )  # fmt: skip
+    lines = report.lines(made)
+    assert lines[0] == "S [smoke]: 8 of 16 clips scored"
+    assert "absent, no video is called so: 6: 0, 1, 2, 3, 4 and 1 more" in lines
+    assert any(line.endswith("c4 (1 frames, reference 2) and 3 more") for line in lines)
+    assert "M: take care" in lines
+    assert "M is not defined: 8: c0, c1, c2, c3, c4 and 3 more" in lines
+    assert not any("\n" in line for line in itertools.chain(lines))

@@ -1,0 +1,74 @@
+"""A result, printed: figures, what has none and why, and what became of every clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from thbench.results import Figure, Result
+
+NAMED = 5
+"""So many clips are named, the others counted."""
+
+
+def show(result: Result) -> None:
+    """Print a result."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "metric", "figure", "interval", "reference", "clips", box=None, header_style="bold"
+    )
+    for name, figure in result.metrics.items():
+        table.add_row(name, *_cells(figure))
+    Console().print(table)
+    print("\n".join(lines(result)))
+
+
+def lines(result: Result) -> list[str]:
+    """What stands below the table, a line each."""
+    covered = result.coverage
+    wanted = covered.expected * max(1, len(result.seeds))
+    text = [f"{result.title} [{result.origin}]: {covered.scored} of {wanted} clips scored"]
+    text += _named("unpaired, no reference is called so", covered.unpaired)
+    text += _named("absent, no video is called so", covered.absent)
+    text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
+    text += _named("cut to the shorter of both", list(_shorter(result)))
+    text += _unavailable(result.metrics)
+    for name, figure in result.metrics.items():
+        text += [f"{name}: {note}" for note in figure.notes]
+        if figure.missing:
+            undefined = [row["id"] for row in result.per_clip if row["metrics"].get(name) is None]
+            text += _named(f"{name} is not defined", undefined)
+    return text
+
+
+def _cells(figure: Figure) -> tuple[str, str, str, str]:
+    if figure.value is None:
+        return ("unavailable" if figure.unavailable else "-", "", "", str(figure.n or ""))
+    unit = f" {figure.unit}" if figure.unit else ""
+    interval = "{:.3f} to {:.3f}".format(*figure.interval) if figure.interval else ""
+    reference = "" if figure.reference is None else f"{figure.reference:.3f}"
+    return f"{figure.value:.3f}{unit}", interval, reference, str(figure.n)
+
+
+def _unavailable(metrics: Mapping[str, Figure]) -> list[str]:
+    """A line per remedy: one file often serves several metrics."""
+    remedies: dict[str, list[str]] = {}
+    for name, figure in metrics.items():
+        if figure.unavailable:
+            remedies.setdefault(figure.unavailable, []).append(name)
+    return [f"unavailable: {', '.join(names)}: {remedy}" for remedy, names in remedies.items()]
+
+
+def _shorter(result: Result) -> Iterable[str]:
+    for row in result.per_clip:
+        lengths = row.get("lengths", [])
+        if len(set(lengths)) > 1:
+            yield f"{row['id']} ({lengths[0]} frames, reference {lengths[1]})"
+
+
+def _named(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [f"{what}: {len(names)}: {', '.join(names[:NAMED])}{more}"]
