@@ -5,7 +5,7 @@
 The data set is made where it is absent (see ``thbench data synth``). Three nets are trained on its
 training people from the renderer's own labels: ``face`` reads pose, mouth and lids, ``identity``
 tells people apart, ``sync`` puts lips and sound into one space. Weights go where the package looks
-for them, the figures to ``docs/metrics/experts.md``. About ten minutes on one core.
+for them, the figures to ``docs/scoring/experts.md``. About ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--data", default="runs/learning/data", help="a synthetic data set")
     parser.add_argument("--seed", type=int, default=1, help="of the data set, if it is made")
     parser.add_argument("--out", default=str(FOLDER), help="folder of the weights")
-    parser.add_argument("--report", default="docs/metrics/experts.md")
+    parser.add_argument("--report", default="docs/scoring/experts.md")
     arguments = parser.parse_args()
     data = Path(arguments.data)
     if not (data / "manifest.jsonl").is_file():

@@ -58,8 +58,8 @@ def optical_flow_magnitude(frames: Frame, mode: Mode = "formula") -> float:
     each flow field is spread over its own range, drawn in false colours, and the colours are
     averaged, so that the size of the motion is lost and no motion scores 42.67.
 
-    Between equal frames that are not uniform, OpenCV finds a little flow, which comes in from the
-    last row and column. So a still video of a face scores slightly over 0, and 43 to 45.
+    Between equal frames that are not uniform, OpenCV finds a little flow. So a still video of a
+    face scores slightly over 0, and 43 to 45.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.

@@ -18,7 +18,7 @@ from metrics import weights
 from metrics.extractors.base import Extractor
 
 SIZE = 64  # frames are looked at in this size
-FOLDER = Path(__file__).with_name("synthetic")
+FOLDER = Path(__file__).with_name("experts")
 READS = ("yaw", "pitch", "roll", "mouth", "closure", "scale")
 
 
