@@ -30,7 +30,7 @@ TINY = (
     "size=64",
     "stages.lfg.model.net={regions: 3, expansion: 4, max_features: 16, bottleneck: 1,"
     " region_net: [4, 8, 2], background_net: [4, 8, 2], flow_net: [4, 8, 2],"
-    " expression_net: [4, 8, 2]}",
+    " refinement: [4, 8, 2], own_gate: true, sees_flow: true}",
     "stages.lfg.max_steps=2",
     "stages.lfg.batch_size=2",
     "stages.pbnet.model.net={latent: 8, widths: [8, 8, 8], dim: 8, hidden: 16}",

@@ -7,7 +7,15 @@ from thbench.config import OptimConfig
 from thbench.contracts import Batch
 from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
 from thbench.dawn.lfg_losses import pixel_weight, psnr
-from thbench.dawn.motion import REACH, Regions, affine_between, equivariance, moments, region_maps
+from thbench.dawn.motion import (
+    REACH,
+    Refinement,
+    Regions,
+    affine_between,
+    equivariance,
+    moments,
+    region_maps,
+)
 from thbench.errors import UserError
 from thbench.nn.perceptual import VGG19
 from thbench.nn.regions import LIPS
@@ -24,13 +32,13 @@ TINY = {
     "flow_net": [8, 32, 2],
     "kernel": 3,
 }
-EXPRESSIVE = {**TINY, "expression": 3, "expression_net": [4, 16, 2]}
+REFINED = {**TINY, "refinement": [4, 16, 2], "own_gate": True, "sees_flow": True}
 
 
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return LatentFlowGenerator(**EXPRESSIVE, own_gate=True).eval()
+    return LatentFlowGenerator(**REFINED).eval()
 
 
 def pictures(n, seed=0):
@@ -65,7 +73,7 @@ def batch(n=4, frames=1):
 def stage(**options):
     setting = Setting(size=32, audio_dim=4, optim=OptimConfig())
     torch.manual_seed(0)
-    return LFGStage(setting, **{"net": EXPRESSIVE, "perceptual": "pixel", **options})
+    return LFGStage(setting, **{"net": REFINED, "perceptual": "pixel", **options})
 
 
 def spd(*shape, seed=0):
@@ -137,7 +145,7 @@ def test_region_maps_carry_driving_regions_onto_source_regions():
     assert torch.allclose(carried, source.mean)
 
 
-@pytest.mark.parametrize("arguments", [TINY, EXPRESSIVE])
+@pytest.mark.parametrize("arguments", [TINY, REFINED])
 def test_shapes_and_ranges(arguments):
     net = LatentFlowGenerator(**arguments).eval()
     source, driving = pictures(3), pictures(3, seed=1)
@@ -152,6 +160,18 @@ def test_shapes_and_ranges(arguments):
     assert image.shape == source.shape
     assert image.min() >= 0
     assert image.max() <= 1
+
+
+@pytest.mark.parametrize("arguments", [TINY, REFINED])
+def test_flows_of_several_frames_of_a_portrait_are_those_of_each_pair(arguments):
+    net = LatentFlowGenerator(**arguments).eval()
+    portraits, frames = pictures(2), pictures(6, seed=1)
+    together = net.flow(portraits, frames)
+    pairs = net.flow(portraits.repeat_interleave(3, dim=0), frames)
+    for a, b in zip(together, pairs, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    with pytest.raises(ValueError, match="6 frames"):
+        net.flow(pictures(4), frames)
 
 
 def test_the_portrait_is_encoded_once_for_many_frames(net):
@@ -204,18 +224,28 @@ def test_the_flow_is_made_of_regions_and_background():
     assert torch.allclose(flow, torch.full_like(flow, 0.1), atol=1e-4)
 
 
-def test_an_expression_moves_what_regions_do_not(net):
-    """And it is a difference: what both pictures share, such as who is seen, drops out."""
-    image = net.shrink(pictures(1))
-    assert (net.expression_predictor(image) - net.expression_predictor(image) == 0).all()
-    regions, background = net.region_predictor(image), torch.eye(2, 3)[None]
+def test_a_refinement_finds_what_regions_leave():
+    """It begins with what the regions say, sees both pictures, and reaches no further than told."""
+    torch.manual_seed(0)
+    refine = Refinement((4, 16, 2), 2)
+    source, driving, flow = pictures(2), pictures(2, seed=1), 0.1 * torch.randn(2, 2, 16, 16)
+    assert torch.equal(refine(source, driving, flow), flow)
+    torch.nn.init.normal_(refine.head.weight, std=0.02)
+    better = refine(source, driving, flow)
+    assert 1e-3 < (better - flow).abs().max() <= REACH
+    for others in ((driving, driving, flow), (source, source, flow)):
+        assert not torch.allclose(refine(*others), better, atol=1e-3)
 
-    def flow(code):
-        return net.flow_predictor(image, regions, regions, background, torch.tensor([code]))[0]
 
-    still, moved = flow([0.0, 0.0, 0.0]), flow([1.0, 0.0, -1.0])
-    assert (moved - still).abs().max() > 1e-3
-    assert moved.abs().max() <= REACH + 1e-4
+def test_the_wanted_picture_has_no_say_in_the_occlusion_beside_regions(net):
+    """Else it would be painted there."""
+    source, driving = pictures(2), pictures(2, seed=1)
+    torch.nn.init.normal_(net.refine.head.weight)
+    flow, occlusion = net.flow(source, driving)
+    net.refine = None
+    coarse, same = net.flow(source, driving)
+    assert torch.equal(occlusion, same)
+    assert not torch.allclose(flow, coarse, atol=1e-3)
 
 
 def test_equivariance_is_zero_for_a_perfect_predictor_and_not_for_a_blind_one():
@@ -246,7 +276,8 @@ def test_equivariance_is_zero_for_a_perfect_predictor_and_not_for_a_blind_one():
 @pytest.mark.parametrize("frames", [1, 3])
 def test_loss_reaches_every_parameter(frames):
     training = stage(motion_weight=5.0, region_weight=2.0)
-    torch.nn.init.normal_(training.net.background_predictor.head.weight, std=0.01)
+    for part in (training.net.background_predictor, training.net.refine):
+        torch.nn.init.normal_(part.head.weight, std=0.01)
     losses = training.loss(batch(frames=frames))
     assert {"loss", "reconstruction", "shift", "affine", "psnr"} == set(losses)
     losses["loss"].backward()

@@ -34,7 +34,7 @@ class A2VStage(Stage):
         w_lip: weight of the lip mask in place of ``loss``'s.
         dropout: how often all conditions of a clip are hidden, for guidance.
         levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
-        chunk: pairs of frames that the latent flow generator sees at once.
+        chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
     """
 
     net: A2VNet
@@ -111,12 +111,11 @@ class A2VStage(Stage):
     def _flows(self, batch: Batch) -> tuple[Tensor, Tensor, SourceFeatures]:
         """Flow (B*T, 2, h, w), occlusion (B*T, 1, h, w), and the portraits' features."""
         lfg, portraits = self.lfg, to_unit(batch.source)
-        driving = to_unit(batch.video).flatten(0, 1)
-        sources = portraits.repeat_interleave(batch.video.shape[1], dim=0)
-        slices = iterate_slices(len(driving), self.chunk)
+        driving = to_unit(batch.video)
+        slices = iterate_slices(len(portraits), max(1, self.chunk // driving.shape[1]))
         # Flows are small differences of positions, and what is learned: not in half precision.
         with torch.autocast(driving.device.type, enabled=False):
-            parts = [lfg.flow(sources[part], driving[part]) for part in slices]
+            parts = [lfg.flow(portraits[part], driving[part].flatten(0, 1)) for part in slices]
         flow, occlusion = (torch.cat(part) for part in zip(*parts, strict=True))
         return flow, occlusion, lfg.encode(portraits)
 

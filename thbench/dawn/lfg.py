@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from thbench.contracts import Batch, to_unit
-from thbench.dawn.lfg_losses import GAINS, expression_error, landmark_error, pixel_weight, psnr
+from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
     BackgroundPredictor,
-    ExpressionPredictor,
     FlowPredictor,
     Motion,
+    Refinement,
     RegionPredictor,
     equivariance,
 )
@@ -37,6 +37,7 @@ from thbench.nn.perceptual import VGG19, Features, pixel_features, pyramid_l1
 from thbench.nn.warp import resize_to, warp_by_flow
 from thbench.strategy import Frozen, Setting, Stage
 
+FLOW_GAIN = 10.0  # brings flows, a tenth of the picture or less, to about +-1
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
 
 
@@ -90,10 +91,16 @@ class Decoder(nn.Module):
         kernel: of the last convolution.
         own_gate: the blend of painted and warped picture is the occlusion moved by a map that the
             decoder draws at full resolution; else it is the occlusion itself, as in MRAA.
+        sees_flow: flow and occlusion are among its inputs; else it must guess from what is warped,
+            as in MRAA, that lips drawn apart want a mouth between them.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, kernel: int, own_gate: bool) -> None:
+    def __init__(
+        self, widths: Sequence[int], blocks: int, kernel: int, own_gate: bool, sees_flow: bool
+    ) -> None:
         super().__init__()
+        last = widths[-1]
+        self.entry = nn.Conv2d(last + 3, last, 3, padding=1) if sees_flow else None
         self.bottleneck = nn.Sequential(*(Residual(widths[-1]) for _ in range(blocks)))
         self.up = nn.ModuleList(Up(b, a) for a, b in reversed(list(pairwise(widths))))
         self.last = nn.Conv2d(widths[0], 4 if own_gate else 3, kernel, padding=kernel // 2)
@@ -101,7 +108,11 @@ class Decoder(nn.Module):
     def forward(self, source: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
         """See ``LatentFlowGenerator.decode``; ``source`` has as many portraits as frames."""
         *finer, latent = (warp_by_flow(level, flow) for level in source.levels)
-        x = self.bottleneck(latent * occlusion.to(latent.dtype))
+        x = latent * occlusion.to(latent.dtype)
+        if self.entry is not None:
+            seen = [x, FLOW_GAIN * flow.to(x.dtype), occlusion.to(x.dtype)]
+            x = self.entry(torch.cat(seen, dim=1))
+        x = self.bottleneck(x)
         x = _blend(latent, x, occlusion)
         for up, level in zip(self.up, reversed(finer), strict=True):
             x = _blend(level, up(x), occlusion)
@@ -126,10 +137,9 @@ class LatentFlowGenerator(nn.Module):
         region_net, background_net, flow_net: (expansion, max_features, blocks) of their hourglass.
         temperature: of the regions' soft-max.
         kernel: of the first and last convolutions and of the heads.
-        expression: length of a code for what regions are too coarse for, or 0 (MRAA); see
-            ``ExpressionPredictor``.
-        expression_net: (expansion, max_features, blocks) of the net that finds it.
-        own_gate: see ``Decoder``.
+        refinement: of the net that finds what regions are too coarse for, likewise, or None (MRAA);
+            see ``Refinement``.
+        own_gate, sees_flow: see ``Decoder``.
     """
 
     def __init__(
@@ -145,23 +155,21 @@ class LatentFlowGenerator(nn.Module):
         flow_net: Sequence[int] = (64, 1024, 5),
         temperature: float = 0.1,
         kernel: int = 7,
-        expression: int = 0,
-        expression_net: Sequence[int] = (32, 1024, 5),
+        refinement: Sequence[int] | None = None,
         own_gate: bool = False,
+        sees_flow: bool = False,
     ) -> None:
         super().__init__()
         widths = [min(max_features, expansion * 2**i) for i in range(down + 1)]
-        self.down, self.expression = down, expression
+        self.down = down
         self.multiple = 2 ** (down + max(_size(region_net)[2], _size(flow_net)[2]))
         self.latent_dim = widths[-1]
         self.encoder = Encoder(widths, kernel)
-        self.decoder = Decoder(widths, bottleneck, kernel, own_gate)
+        self.decoder = Decoder(widths, bottleneck, kernel, own_gate, sees_flow)
         self.region_predictor = RegionPredictor(regions, _size(region_net), temperature, kernel)
         self.background_predictor = BackgroundPredictor(_size(background_net))
-        self.flow_predictor = FlowPredictor(regions, _size(flow_net), kernel, expression)
-        self.expression_predictor = (
-            ExpressionPredictor(expression, _size(expression_net)) if expression else None
-        )
+        self.flow_predictor = FlowPredictor(regions, _size(flow_net), kernel)
+        self.refine = Refinement(_size(refinement), 2**down) if refinement else None
 
     def latent_size(self, size: int) -> int:
         """Height and width of latent, flow and occlusion for pictures of ``size`` pixels."""
@@ -177,7 +185,12 @@ class LatentFlowGenerator(nn.Module):
         return resize_to(image, (self.latent_size(h), self.latent_size(w)))
 
     def flow(self, source: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
-        """The motion that turns ``source`` into ``driving``, both (B, 3, H, W) in [0, 1].
+        """The motion that turns portraits into frames.
+
+        Args:
+            source: (N, 3, H, W) in [0, 1], N portraits.
+            driving: (B, 3, H, W) likewise, with B a multiple of N: B / N frames of each portrait,
+                one portrait's behind the other's.
 
         Returns:
             flow (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units; occlusion
@@ -188,14 +201,17 @@ class LatentFlowGenerator(nn.Module):
 
     def motion(self, source: Tensor, driving: Tensor) -> Motion:
         """``flow``'s results, and what training asks of beside them."""
-        code = None
-        if self.expression_predictor is not None:
-            code = self.expression_predictor(driving) - self.expression_predictor(source)
-        source, driving = self.shrink(source), self.shrink(driving)
-        of, to = self.region_predictor(source), self.region_predictor(driving)
-        background = self.background_predictor(source, driving)
-        flow, occlusion = self.flow_predictor(source, of, to, background, code)
-        return Motion(flow, occlusion, to, code)
+        times, rest = divmod(len(driving), len(source))
+        if rest:
+            raise ValueError(f"{len(driving)} frames cannot be of {len(source)} portraits alike")
+        small, wanted = self.shrink(source), self.shrink(driving)
+        of, to = self.region_predictor(small).repeat(times), self.region_predictor(wanted)
+        small = small.repeat_interleave(times, dim=0)
+        background = self.background_predictor(small, wanted)
+        flow, occlusion = self.flow_predictor(small, of, to, background)
+        if self.refine is not None:
+            flow = self.refine(source.repeat_interleave(times, dim=0), driving, flow)
+        return Motion(flow, occlusion, to)
 
     def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1].
@@ -228,11 +244,10 @@ class LFGStage(Stage):
             that only.
         region_weight: that much is added in the mouth's and the eyes' regions, which hold what
             speech moves and few pixels.
-        expression_weight: the first four numbers of the expression code are asked to follow what
-            Face Mesh measures (both eyes' aspect ratios, the mouth's height and width). A hint for
-            small nets and short training; the paper's generator has no such code.
-        landmark_weight: weight of the flow's distance from what Face Mesh saw move, at its points;
-            lips and eyes count as much as the rest of the face. Another hint for short training.
+        warp_weight: weight of the same loss on the warped portrait alone. A refinement judged by
+            the decoded picture only draws the wanted picture into the flow, for the decoder to
+            read, and does not warp.
+        smoothness: weight of the flow's total variation, against the same.
         vgg: the features, in place of ImageNet's.
     """
 
@@ -249,8 +264,8 @@ class LFGStage(Stage):
         scales: int = 4,
         motion_weight: float = 0.0,
         region_weight: float = 0.0,
-        expression_weight: float = 0.0,
-        landmark_weight: float = 0.0,
+        warp_weight: float = 0.0,
+        smoothness: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
         super().__init__(setting)
@@ -268,10 +283,8 @@ class LFGStage(Stage):
         self.scales = scales
         self.motion_weight = motion_weight
         self.region_weight = region_weight
-        self.expression_weight = expression_weight
-        self.landmark_weight = landmark_weight
-        if expression_weight and (self.net.expression or 0) < len(GAINS):
-            raise UserError(f"expression_weight needs net.expression of {len(GAINS)} or more.")
+        self.warp_weight = warp_weight
+        self.smoothness = smoothness
         if vgg is not None:
             self.frozen["vgg"] = Frozen(vgg)
 
@@ -289,19 +302,19 @@ class LFGStage(Stage):
         error = pyramid_l1(self._features(), made, driving, weight, self.scales)
         losses = {"reconstruction": error}
         total = self.reconstruction * error
+        if self.warp_weight:
+            warped = warp_by_flow(source, found.flow)
+            losses["warp"] = pyramid_l1(self._features(), warped, driving, weight, self.scales)
+            total = total + self.warp_weight * losses["warp"]
+        if self.smoothness:
+            losses["variation"] = variation(found.flow)
+            total = total + self.smoothness * losses["variation"]
         if self.shift_weight or self.affine_weight:
             shift, affine = equivariance(
                 self.net.region_predictor, self.net.shrink(driving), found.regions
             )
             losses |= {"shift": shift, "affine": affine}
             total = total + self.shift_weight * shift + self.affine_weight * affine
-        if self.expression_weight:
-            assert found.expression is not None
-            losses["expression"] = expression_error(batch, found.expression)
-            total = total + self.expression_weight * losses["expression"]
-        if self.landmark_weight:
-            losses["landmarks"] = landmark_error(batch, found.flow)
-            total = total + self.landmark_weight * losses["landmarks"]
         return {"loss": total, **losses, "psnr": psnr(made, driving)}
 
     @torch.no_grad()

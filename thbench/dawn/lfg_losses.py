@@ -7,27 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thbench.contracts import Batch
-from thbench.nn.regions import LEFT_EYE, LIPS, MOUTH, RIGHT_EYE, region_mask
+from thbench.nn.regions import region_mask
 
-GAINS = (8.0, 8.0, 16.0, 8.0)  # bring differences of eyes, mouth height and width to about +-1
-INNER_LIPS, MOUTH_CORNERS, FACE_ENDS = (13, 14), (61, 291), (10, 152)  # of Face Mesh
 MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids uncover
-
-
-def expression_error(batch: Batch, code: Tensor) -> Tensor:
-    """Squared error of a code's first four numbers, over frames where the face was seen.
-
-    Args:
-        batch: B clips of T frames.
-        code: (B * T, D >= 4), each frame's code minus the portrait's, asked to follow both eyes'
-            aspect ratios and the mouth's height and width.
-    """
-    here = torch.cat([batch.eyes, mouth_shape(batch.landmarks)], dim=-1)
-    there = torch.cat([batch.source_eyes, mouth_shape(batch.source_landmarks)], dim=-1)
-    wanted = (here - there[:, None]).flatten(0, 1) * here.new_tensor(GAINS)
-    error = (code[:, : len(GAINS)] - wanted).square().mean(1)
-    seen = batch.valid.flatten().to(error.dtype)
-    return (error * seen).sum() / seen.sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -59,39 +41,10 @@ def pixel_weight(
     return weight / weight.mean()
 
 
-def landmark_error(batch: Batch, flow: Tensor) -> Tensor:
-    """Mean distance, in [-1, 1] units, between a flow and the way Face Mesh's points went.
-
-    The flow at a point of the driving picture should lead to the same point of the source. Lips
-    and eyes count as much as the whole face.
-
-    Args:
-        batch: its landmarks and the portraits'.
-        flow: (B*T, 2, h, w) in the order of the batch's frames.
-    """
-    points = 2 * batch.landmarks.flatten(0, 1)[..., :2] - 1
-    origin = 2 * batch.source_landmarks[..., :2] - 1
-    origin = origin.repeat_interleave(batch.frames.shape[1], dim=0)
-    led = F.grid_sample(flow, points[:, None], padding_mode="border", align_corners=False)
-    error = (led[:, :, 0].mT - (origin - points)).norm(dim=-1)
-    fine = error[:, [*LIPS, *MOUTH, *RIGHT_EYE, *LEFT_EYE]]
-    seen = batch.valid.flatten().to(error.dtype)
-    return ((error.mean(1) + fine.mean(1)) * seen).sum() / (2 * seen.sum()).clamp(min=1)
-
-
-def mouth_shape(landmarks: Tensor) -> Tensor:
-    """Height between the inner lips and width between the corners, (..., 2), per face height.
-
-    Args:
-        landmarks: (..., 478, 3).
-    """
-    points = landmarks[..., :2]
-
-    def distance(a: int, b: int) -> Tensor:
-        return (points[..., a, :] - points[..., b, :]).norm(dim=-1)
-
-    face = distance(*FACE_ENDS).clamp(min=1e-3)
-    return torch.stack([distance(*INNER_LIPS) / face, distance(*MOUTH_CORNERS) / face], dim=-1)
+def variation(flow: Tensor) -> Tensor:
+    """Mean absolute difference between a flow's neighbours, (B, 2, h, w) in [-1, 1] units."""
+    across, down = flow.diff(dim=-1), flow.diff(dim=-2)
+    return across.abs().mean() + down.abs().mean()
 
 
 def psnr(made: Tensor, wanted: Tensor) -> Tensor:

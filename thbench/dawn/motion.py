@@ -11,17 +11,15 @@ Coordinates are those of ``thbench.nn.warp``. Everything here runs at the latent
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.nn.hourglass import Contraction, Hourglass
-from thbench.nn.warp import Deformation, grid_like, product, warp
+from thbench.nn.warp import Deformation, grid_like, product, warp, warp_by_flow
 
-REACH = 0.2  # how far, in [-1, 1] units, an expression moves what the regions do not
-CELLS = 4  # an expression is read from a grid of CELLS x CELLS: mouth and eyes keep their places
+REACH = 0.2  # how far, in [-1, 1] units, a refinement moves what the regions do not
 LEAST_VARIANCE = 1e-4  # a region is never thinner than about half a pixel in a hundred
 ISOTROPY = 0.05  # a region rounder than about this (0 a circle, 1 a line) has no direction
 
@@ -34,13 +32,11 @@ class Motion:
         flow: (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units.
         occlusion: (B, 1, h, w) in [0, 1], 1 where the warped source can be shown.
         regions: of the driving picture.
-        expression: (B, D), the driving picture's code minus the source's, or None.
     """
 
     flow: Tensor
     occlusion: Tensor
     regions: Regions
-    expression: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,10 @@ class Regions:
 
     mean: Tensor
     covariance: Tensor
+
+    def repeat(self, times: int) -> Regions:
+        """Each picture's regions ``times`` times, one picture's behind the other's."""
+        return Regions(*(x.repeat_interleave(times, 0) for x in (self.mean, self.covariance)))
 
     def gaussians(self, grid: Tensor) -> Tensor:
         """``exp(-d^2 / 2)`` of the Mahalanobis distance to each region: (B, K, h, w)."""
@@ -170,31 +170,38 @@ class BackgroundPredictor(nn.Module):
         return self.head(features.mean((2, 3))).float().reshape(-1, 2, 3)
 
 
-class ExpressionPredictor(nn.Module):
-    """Picture to a few numbers in [-1, 1] that say how the face looks beside where it is.
+class Refinement(nn.Module):
+    """What the regions' flow leaves: a dense offset, found with both pictures in sight.
 
-    Not in MRAA. Regions the size of an eye are found late, if ever, by a small net, so blinks and
-    lips would not move. A dense net that sees the driving picture does move them, but by painting
-    that picture into the occlusion map; a short code, taken as a difference between two pictures,
-    has no room for that and means the same for every face. Lids are a pixel or two high, so it
-    sees whole pictures, not the latent's resolution. It is a plain strided
-    net without group norms: how dark a lid's few pixels are is what is to be read.
+    Not in MRAA. Regions the size of an eye are found late, if ever, by a small net, so lids and
+    lips would not move. This net sees the portrait as the regions' flow warps it and the picture
+    that is wanted, every pixel of both, and adds at most ``REACH`` to the flow. It has no say in
+    the occlusion: a net that has paints the wanted picture into that map.
+
+    Args:
+        size: (expansion, max_features, blocks) of the hourglass.
+        factor: side of the pictures over the side of the flow.
     """
 
-    def __init__(self, length: int, size: tuple[int, int, int]) -> None:
+    def __init__(self, size: tuple[int, int, int], factor: int) -> None:
         super().__init__()
-        expansion, most, blocks = size
-        widths = [3, *(min(most, expansion * 2**i) for i in range(blocks))]
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.1)]
-        self.contract = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1] * CELLS**2, length)
+        self.factor = factor
+        self.hourglass = Hourglass(6 * factor**2, *size)
+        self.head = nn.Conv2d(self.hourglass.outputs, 2, 3, padding=1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """``image``: (B, 3, H, W) in [0, 1]; the code is (B, length)."""
-        cells = F.adaptive_avg_pool2d(self.contract(2 * image - 1), CELLS)
-        return torch.tanh(self.head(cells.flatten(1)))
+    def forward(self, source: Tensor, driving: Tensor, flow: Tensor) -> Tensor:
+        """The better flow, (B, 2, h, w).
+
+        Args:
+            source: (B, 3, H, W) in [0, 1].
+            driving: likewise.
+            flow: (B, 2, h, w), what the regions say.
+        """
+        pictures = torch.cat([warp_by_flow(source, flow), driving], dim=1)
+        cells = F.pixel_unshuffle(2 * pictures - 1, self.factor)
+        return flow + REACH * torch.tanh(self.head(self.hourglass(cells)).float())
 
 
 class FlowPredictor(nn.Module):
@@ -204,25 +211,16 @@ class FlowPredictor(nn.Module):
         regions: K.
         size: (expansion, max_features, blocks) of the hourglass.
         kernel: of the last convolution.
-        expression: length of the code that modulates the hourglass, 0 for none, as in MRAA. With
-            one, a dense offset of at most ``REACH`` is added to the regions' flow.
     """
 
-    def __init__(
-        self, regions: int, size: tuple[int, int, int], kernel: int = 7, expression: int = 0
-    ) -> None:
+    def __init__(self, regions: int, size: tuple[int, int, int], kernel: int = 7) -> None:
         super().__init__()
-        self.splits = [regions + 1, 1, 2 if expression else 0]
-        self.hourglass = Hourglass((regions + 1) * 4, *size, code=expression)
+        self.splits = [regions + 1, 1]
+        self.hourglass = Hourglass((regions + 1) * 4, *size)
         self.head = nn.Conv2d(self.hourglass.outputs, sum(self.splits), kernel, padding=kernel // 2)
 
     def forward(
-        self,
-        image: Tensor,
-        of: Regions,
-        to: Regions,
-        background: Tensor,
-        expression: Tensor | None = None,
+        self, image: Tensor, of: Regions, to: Regions, background: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Flow and occlusion from the source to the driving picture.
 
@@ -231,22 +229,19 @@ class FlowPredictor(nn.Module):
             of: regions of the source.
             to: regions of the driving picture.
             background: (B, 2, 3).
-            expression: (B, D), the driving picture's code minus the source's.
 
         Returns:
             flow (B, 2, h, w); occlusion (B, 1, h, w), 1 where the warped source can be shown.
         """
         grid = grid_like(image, of.mean.dtype)
         maps = torch.cat([background[:, None], region_maps(of, to)], dim=1)
-        features = self.hourglass(self._inputs(image, of, to, maps, grid), expression)
-        mask, occlusion, offset = self.head(features).float().split(self.splits, dim=1)
+        features = self.hourglass(self._inputs(image, of, to, maps, grid))
+        mask, occlusion = self.head(features).float().split(self.splits, dim=1)
         mask = mask.softmax(1)
         # A mean of affine maps is an affine map: mixing the six entries needs no grid per region.
         mixed = product(maps.flatten(2).mT, mask.flatten(2)).unflatten(-1, grid.shape[:2])
         flow = mixed[:, 0::3] * grid[..., 0] + mixed[:, 1::3] * grid[..., 1] + mixed[:, 2::3]
         flow = flow - grid.movedim(-1, 0)
-        if expression is not None:
-            flow = flow + REACH * torch.tanh(offset)
         return flow, torch.sigmoid(occlusion)
 
     def _inputs(

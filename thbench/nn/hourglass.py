@@ -92,12 +92,9 @@ class Hourglass(nn.Module):
 
     Args:
         inputs, expansion, max_features, blocks: see ``Contraction``.
-        code: length of a vector that scales and shifts the levels of the expansion, or 0.
     """
 
-    def __init__(
-        self, inputs: int, expansion: int, max_features: int, blocks: int, code: int = 0
-    ) -> None:
+    def __init__(self, inputs: int, expansion: int, max_features: int, blocks: int) -> None:
         super().__init__()
         self.contract = Contraction(inputs, expansion, max_features, blocks)
         widths = [min(max_features, expansion * 2**i) for i in range(blocks + 1)]
@@ -105,19 +102,11 @@ class Hourglass(nn.Module):
             Up(widths[i + 1] * (1 if i == blocks - 1 else 2), widths[i])
             for i in reversed(range(blocks))
         )
-        self.film = nn.ModuleList(
-            nn.Linear(code, 2 * width, bias=False) for width in reversed(widths[:-1]) if code
-        )
         self.outputs = expansion + inputs
 
-    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
-        """``code``: (B, D), only for a net that was built for one."""
+    def forward(self, x: Tensor) -> Tensor:
         levels = self.contract(x)
         x = levels.pop()
-        for i, block in enumerate(self.expand):
-            x = block(x)
-            if code is not None:
-                scale, shift = self.film[i](code)[..., None, None].chunk(2, dim=1)
-                x = x * (1 + scale) + shift
-            x = torch.cat([x, levels.pop()], dim=1)
+        for block in self.expand:
+            x = torch.cat([block(x), levels.pop()], dim=1)
         return x

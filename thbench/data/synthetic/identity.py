@@ -108,7 +108,7 @@ def draw(seed: int, index: int) -> Identity:
     wall = _jitter(rng, _pick(rng, WALL), 0.05)
     return Identity(
         head_width=u(0.90, 1.07), jaw_width=u(0.86, 1.10), chin=u(0.7, 1.3), cheek=u(0.2, 1.0),
-        head_size=u(0.64, 0.69),
+        head_size=u(0.80, 0.86),
         eye_x=u(0.265, 0.325), eye_y=u(0.03, 0.09), eye_width=u(0.155, 0.185),
         eye_height=u(0.165, 0.215), eye_tilt=u(-0.06, 0.16), iris_size=u(0.082, 0.098),
         brow_y=u(0.25, 0.31), brow_thickness=u(0.024, 0.052), brow_arch=u(0.02, 0.07),

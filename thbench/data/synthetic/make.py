@@ -24,6 +24,8 @@ from thbench.errors import UserError
 
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 _CHUNK = 25
+_REVISION = 2
+"""Raised whenever the same settings draw other pictures, so that no folder mixes two."""
 _RAW_CRF = 10
 """The raw video is encoded once more when it is prepared: lose little the first time."""
 
@@ -39,6 +41,7 @@ class Settings:
     seed: int
     blink_rate: float
     splits: dict[str, float]
+    revision: int = _REVISION
 
     @property
     def n_frames(self) -> int:

@@ -18,7 +18,7 @@ from thbench.data.synthetic.head import BOUND, Surface, trace
 from thbench.data.synthetic.identity import Identity
 from thbench.data.synthetic.shapes import Rays, blend, segment
 
-CENTRE_Y = 0.06
+CENTRE_Y = 0.07
 """Where the middle of an unmoved head is on the screen, in [-1, 1] upwards."""
 
 _PIVOT = (0.0, -0.75, -0.15)

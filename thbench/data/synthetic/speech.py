@@ -22,7 +22,7 @@ _FORMANTS = np.array(
     [[760, 1250, 2550], [530, 1860, 2550], [290, 2270, 3050], [520, 900, 2450], [310, 780, 2300]],
     dtype=np.float64,
 )
-OPENNESS = np.array([1.0, 0.62, 0.34, 0.66, 0.26])
+OPENNESS = np.array([1.0, 0.75, 0.5, 0.75, 0.4])
 """How far each vowel opens the mouth at full loudness."""
 SPREAD = np.array([0.15, 0.65, 1.0, -0.75, -1.0])
 """How far each vowel spreads (positive) or rounds (negative) the lips."""
