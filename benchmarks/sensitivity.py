@@ -1,18 +1,21 @@
 """Do the metrics see what they should, and only that? Planted damage on synthetic faces.
 
     python benchmarks/sensitivity.py [--people 12]
+    python benchmarks/sensitivity.py --data data/vox
 
-renders people whom the experts never saw, damages their videos in eight ways at growing levels and
-scores every version against the undamaged one by the protocol ``synthetic``. The page says for each
-damage which figures got worse level by level, and which should have or should not have. Writes
-``sensitivity.md`` and ``sensitivity.json`` to ``--report``. Resumable; about ten minutes.
+The first renders people whom the experts never saw, damages their videos in eight ways at growing
+levels and scores every version against the undamaged one by the protocol ``synthetic``. The second
+takes clips of a prepared data set, for which only damage to pictures and sound is possible, and
+leaves the experts out. The page says for each damage which figures got worse level by level, and
+which should have or should not have. Writes ``sensitivity.md`` (``real.md``) and the numbers as
+JSON to ``--report``. Resumable; about ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +29,8 @@ from tqdm import tqdm
 
 from thbench import protocol
 from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.data import audio, manifest, video
+from thbench.data.store import resize
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.data.synthetic.render import render
 from thbench.data.video import VideoWriter
@@ -42,7 +47,7 @@ class Take:
     """A clip: by whom, what was performed, frames (T, 3, H, W) uint8, sound (T * 640,)."""
 
     person: int
-    played: Performance
+    played: Performance | None
     frames: Tensor
     sound: np.ndarray
 
@@ -67,7 +72,7 @@ def swap(take: Take, share: float) -> Take:
     """Another person does the same from that share before the end on."""
     stranger = perform(SEED + 1, int(take.chance.integers(1000)), 0, len(take.frames)).who
     start = round((1 - share) * len(take.frames))
-    other = render(stranger, take.played.state[start:], SIZE)
+    other = render(stranger, _play(take).state[start:], SIZE)
     return replace(take, frames=torch.cat([take.frames[:start], other]))
 
 
@@ -78,21 +83,26 @@ def late(take: Take, frames: float) -> Take:
     return replace(take, sound=sound[: len(take.sound)])
 
 
+def _play(take: Take) -> Performance:
+    assert take.played is not None, "only what was rendered can be acted again"
+    return take.played
+
+
 def _acted(take: Take, **changes: Any) -> Take:
-    played = replace(take.played, motion=replace(take.played.motion, **changes))
+    played = replace(_play(take), motion=replace(_play(take).motion, **changes))
     return replace(take, played=played, frames=render(played.who, played.state, SIZE))
 
 
 def stiff(take: Take, share: float) -> Take:
     """The head moves less by that share."""
-    motion = take.played.motion
+    motion = _play(take).motion
     names = ("yaw", "pitch", "roll", "tx", "ty")
     return _acted(take, **{n: (1 - share) * getattr(motion, n) for n in names})
 
 
 def staring(take: Take, share: float) -> Take:
     """That share of the blinks is left out, the last ones first."""
-    motion = take.played.motion
+    motion = _play(take).motion
     keep = round((1 - share) * len(motion.blinks))
     closure = motion.closure.copy()
     for first, end in motion.blinks[keep:]:
@@ -102,8 +112,9 @@ def staring(take: Take, share: float) -> Take:
 
 def mumble(take: Take, share: float) -> Take:
     """The mouth opens less by that share."""
-    said = replace(take.played.speech, mouth=(1 - share) * take.played.speech.mouth)
-    played = replace(take.played, speech=said)
+    played = _play(take)
+    said = replace(played.speech, mouth=(1 - share) * played.speech.mouth)
+    played = replace(played, speech=said)
     return replace(take, played=played, frames=render(played.who, played.state, SIZE))
 
 
@@ -134,20 +145,32 @@ DAMAGES: dict[str, tuple[Damage, tuple[float, ...], tuple[str, ...], tuple[str, 
 }
 
 
+FOR_ANY = (blur, noise, jitter)  # damages to any video that figures without experts should see
+
+
 def main() -> None:
     """Render, damage, score, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/sensitivity", help="videos and features")
     parser.add_argument("--report", default="docs/scoring", help="page and figures")
     parser.add_argument("--people", type=int, default=12)
+    parser.add_argument(
+        "--data", help="a prepared data set of real clips, in place of synthetic ones"
+    )
     arguments = parser.parse_args()
-    out = Path(arguments.out)
-    takes = [_take(person) for person in tqdm(range(arguments.people), "render")]
+    out = Path(arguments.out) / ("real" if arguments.data else "synthetic")
+    people = tqdm(range(arguments.people), "clips")
+    clips = _real(Path(arguments.data)) if arguments.data else None
+    takes = [_filmed(clips[i], i) if clips else _rendered(i) for i in people]
     _write(out / "truth", takes)
     rule = protocol.load("synthetic")
     rule = replace(rule, intervals=replace(rule.intervals, draws=2, groups=2))  # not shown
+    damages = DAMAGES
+    if clips:
+        rule = replace(rule, metrics=tuple(m for m in rule.metrics if not _synthetic(m)))
+        damages = {name: entry for name, entry in DAMAGES.items() if entry[0] in FOR_ANY}
     rows = []
-    for name, (damage, levels, _, _) in DAMAGES.items():
+    for name, (damage, levels, _, _) in damages.items():
         for level in (0.0, *levels):
             folder = out / (f"{damage.__name__}-{level:g}" if level else "undamaged")
             _write(folder, takes, damage if level else None, level)
@@ -159,10 +182,23 @@ def main() -> None:
             values = {key: figure.value for key, figure in result.metrics.items()}
             rows.append({"damage": name, "level": level, "values": values, "badness": figures})
             print(name, level, flush=True)
-    report(rows, Path(arguments.report))
+    report(rows, Path(arguments.report), "real" if clips else "sensitivity")
 
 
-def _take(person: int) -> Take:
+def _synthetic(spec: Mapping[str, Any]) -> bool:
+    return "synthetic" in " ".join(map(str, spec.values()))
+
+
+def _real(root: Path) -> list[Path]:
+    return [root / clip.video for clip in sorted(manifest.read(root), key=lambda clip: clip.id)]
+
+
+def _filmed(path: Path, person: int) -> Take:
+    frames = resize(video.read(path, slice(0, FRAMES)), SIZE)
+    return Take(person, None, frames, audio.fit_length(audio.load(path), len(frames)))
+
+
+def _rendered(person: int) -> Take:
     played = perform(SEED, person, 0, FRAMES)
     return Take(person, played, render(played.who, played.state, SIZE), played.speech.waveform)
 
@@ -189,31 +225,39 @@ def _badness(figure: Figure) -> float | None:
     return signs[figure.direction]
 
 
-def report(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+def report(rows: Sequence[dict[str, Any]], folder: Path, page: str) -> None:
     """The page and the numbers; says which expectations failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "sensitivity.json", json.dumps(list(rows), indent=1) + "\n")
-    lines = ["# What the metrics see", "", _INTRODUCTION]
+    write_atomic(folder / f"{page}.json", json.dumps(list(rows), indent=1) + "\n")
+    lines = ["# What the metrics see", "", _HEAD[page] + _INTRODUCTION]
     broken = []
-    for name, (damage, levels, worse, same) in DAMAGES.items():
-        mine = [row for row in rows if row["damage"] == name]
-        lines += ["", f"## {name}", "", (damage.__doc__ or "").strip(), ""]
+    for title, (damage, levels, worse, same) in DAMAGES.items():
+        mine = [row for row in rows if row["damage"] == title]
+        if not mine:
+            continue
+        lines += ["", f"## {title}", "", (damage.__doc__ or "").strip(), ""]
         heads = [f"{level:g}" if level else "none" for level in (0.0, *levels)]
         lines += [f"| figure | {' | '.join(heads)} | |", "|---" * (len(heads) + 2) + "|"]
         for key in mine[0]["values"]:
             verdict = _verdict(key, mine, worse, same)
-            broken += [f"{name}: {key}"] if "NOT" in verdict else []
+            broken += [f"{title}: {key}"] if "NOT" in verdict else []
             cells = [_number(row["values"][key]) for row in mine]
             lines.append(f"| {key} | {' | '.join(cells)} | {verdict} |")
     lines += ["", "Expectations that failed: " + ("; ".join(broken) or "none") + ".", ""]
-    write_atomic(folder / "sensitivity.md", "\n".join(lines))
+    write_atomic(folder / f"{page}.md", "\n".join(lines))
     print(lines[-2])
 
 
-_INTRODUCTION = """Made by `python benchmarks/sensitivity.py`: synthetic people whom the experts
-never saw, their videos damaged at growing levels and scored against the undamaged ones by the
-protocol `synthetic`. "worse": gets worse from each level to the next, as it should. "stays": gets
-worse by no more than the amount named, as it should. Other figures are shown for comparison."""
+_HEAD = {
+    "sensitivity": "People whom the experts never saw, by `python benchmarks/sensitivity.py`",
+    "real": "Clips of real people, by `python benchmarks/sensitivity.py --data FOLDER`",
+}
+_INTRODUCTION = """.
+
+Videos are damaged at growing levels and scored against the undamaged ones by the protocol
+`synthetic`, of real people without its experts. "worse": gets worse from each level to the next, as
+it should. "stays": gets worse by no more than the amount named, as it should. Other figures are
+shown for comparison. The column "none" is the videos against themselves: the ground truth."""
 
 
 def _verdict(

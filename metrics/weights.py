@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class WeightsMissing(Exception):
@@ -196,6 +196,23 @@ def load_state(path: Path) -> dict[str, Tensor]:
     ):
         raise WeightsUnreadable(f"{path} holds other things than tensors by name")
     return dict(state)
+
+
+def fill(net: nn.Module, path: Path) -> None:
+    """Load a file's tensors into a network.
+
+    Raises:
+        WeightsUnreadable: as for ``load_state``; or they are another network's.
+    """
+    try:
+        net.load_state_dict(load_state(path))
+    except RuntimeError as error:
+        raise WeightsUnreadable(f"{path} holds the weights of another network") from error
+
+
+def digest(path: Path) -> str:
+    """Twelve digits that tell a weight file from others."""
+    return sha256(path)[:12]
 
 
 def _blocks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from metrics.base import BenchMetric, ClipMetric
 from metrics.intervals import bootstrap_mean, jackknife
-from metrics.weights import WeightsMissing
+from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.config import content_hash
 from thbench.data.files import write_atomic
 from thbench.errors import UserError
@@ -327,7 +327,7 @@ class _Scorer:
         for metric in self.metrics:
             try:
                 metric.prepare(self.device)
-            except WeightsMissing as error:
+            except (WeightsMissing, WeightsUnreadable) as error:
                 yield metric.name, str(error)
 
     def _known(self, key: str) -> dict[str, tuple[float, float]] | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metrics.base import BenchMetric
 from metrics.extractors.base import Extractor
-from metrics.weights import WeightsMissing
+from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.config import content_hash
 from thbench.data import video
 from thbench.data.files import replacing, sha256
@@ -224,7 +224,7 @@ def build_extractors(
             continue
         try:
             built[feature] = extractor_registry.load(name)(device=device, **options)
-        except WeightsMissing as error:
+        except (WeightsMissing, WeightsUnreadable) as error:
             missing[feature] = str(error)
     return built, missing
 

@@ -109,12 +109,8 @@ class ArcFace(Extractor):
     ) -> None:
         super().__init__(device, batch_size)
         path = path or weights.find("arcface")
-        self._digest = weights.sha256(path)[:12]
+        self.digest = weights.digest(path)
         self._session = _session(path, self.device)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint}-{self._digest}"
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Embeddings (T, 512) of a clip; see the class."""

@@ -18,6 +18,7 @@ class Extractor(ABC):
         name: of the feature, as metrics ask for it.
         version: raised whenever the same frames give other features than before.
         needs: other features that it reads beside the frames, such as ``landmarks``.
+        digest: of the weight file in use, "" where there is none.
 
     Args:
         device: where it runs.
@@ -27,6 +28,7 @@ class Extractor(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
+    digest: str = ""
 
     def __init__(self, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
         self.device = torch.device(device)
@@ -35,7 +37,7 @@ class Extractor(ABC):
     @property
     def fingerprint(self) -> str:
         """Changes whenever the features might; names them in caches and results."""
-        return f"{self.name}-{self.version}"
+        return "-".join(filter(None, (self.name, str(self.version), self.digest)))
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features of a clip, batch by batch.

@@ -176,7 +176,7 @@ class I3D(Extractor):
         self.source = source
         # A TorchScript archive is a program: only the published one is run, never another path.
         path = weights.find(SOURCES[source])
-        self._digest = weights.sha256(path)[:12]
+        self.digest = weights.digest(path)
         load = _torchscript if source == "torchscript" else _kinetics
         self.net = load(path, self.device)
 
@@ -184,7 +184,7 @@ class I3D(Extractor):
     def fingerprint(self) -> str:
         """Tells window, stride, count, network, size and weights."""
         cut = f"w{self.window}-s{self.stride}-n{self.windows or 'all'}"
-        return f"{super().fingerprint}-{cut}-{self.source}-{SIZE}-{self._digest}"
+        return f"{super().fingerprint}-{cut}-{self.source}-{SIZE}"
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits (n, 400) float32 of the clip's windows, n = 0 where it is too short."""

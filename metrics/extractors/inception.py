@@ -65,12 +65,8 @@ class Inception(Extractor):
     ) -> None:
         super().__init__(device, batch_size)
         path = path or weights.find("fid-inception")
-        self._digest = weights.sha256(path)[:12]
+        self.digest = weights.digest(path)
         self.net = build(weights.load_state(path)).to(self.device)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint}-{self._digest}"
 
     def forward(self, frames: Tensor) -> Tensor:
         resized = F.interpolate(

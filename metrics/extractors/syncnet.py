@@ -202,12 +202,8 @@ class SyncNet(Extractor):
     ) -> None:
         super().__init__(device, batch_size)
         path = path or weights.find("syncnet")
-        self._digest = weights.sha256(path)[:12]
+        self.digest = weights.digest(path)
         self.net = build(weights.load_state(path)).to(self.device)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint}-{self._digest}"
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Embeddings (T', 2048) of a clip; see the class."""

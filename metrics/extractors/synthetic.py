@@ -68,14 +68,10 @@ class _Expert(Extractor):
     ) -> None:
         super().__init__(device, batch_size)
         path = path or FOLDER / self.file
-        self._digest = weights.sha256(path)[:12]
+        self.digest = weights.digest(path)
         self.net = FaceNet(self.dim, self.outputs)
-        self.net.load_state_dict(weights.load_state(path))
+        weights.fill(self.net, path)
         self.net = self.net.eval().requires_grad_(False).to(self.device)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint}-{self._digest}"
 
 
 class SyntheticFace(_Expert):

@@ -86,14 +86,10 @@ class SyntheticSync(Extractor):
     ) -> None:
         super().__init__(device, batch_size)
         path = path or FOLDER / "sync.safetensors"
-        self._digest = weights.sha256(path)[:12]
+        self.digest = weights.digest(path)
         self.net = SyncExpert()
-        self.net.load_state_dict(weights.load_state(path))
+        weights.fill(self.net, path)
         self.net = self.net.eval().requires_grad_(False).to(self.device)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{super().fingerprint}-{self._digest}"
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         given = given or {}
