@@ -85,6 +85,11 @@ class SyntheticFace(_Expert):
     def forward(self, frames: Tensor) -> Tensor:
         return F.relu(self.net(shrink(frames)))
 
+    def read(self, frames: Tensor) -> Tensor:
+        """What the net reads from frames (T, 3, H, W) uint8: (T, 6), in its own units."""
+        with torch.inference_mode():
+            return self.net.head(self.extract(frames).to(self.device)).cpu()
+
 
 class SyntheticMotion(SyntheticFace):
     """How those features move within windows of 16 frames, every 8: (windows, 256).

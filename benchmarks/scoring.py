@@ -1,6 +1,6 @@
 """How fast the metrics are: ratios within one run, since machines differ and timings are noisy.
 
-    python benchmarks/metrics.py --videos DIR [--clips 4]
+    python benchmarks/scoring.py --videos DIR [--clips 4]
 
 The Frechet core against scipy's matrix square root; a folder scored in one pass against one pass
 per metric; a second scoring from the cache; and where the time of a pass goes. Writes ``speed.md``
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 _INTRODUCTION = (
-    "Made by `python benchmarks/metrics.py` on {} CPU thread(s); compare the ratios only."
+    "Made by `python benchmarks/scoring.py` on {} CPU thread(s); compare the ratios only."
 )
 
 
