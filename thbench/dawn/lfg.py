@@ -248,6 +248,9 @@ class LFGStage(Stage):
             the decoded picture only draws the wanted picture into the flow, for the decoder to
             read, and does not warp.
         smoothness: weight of the flow's total variation, against the same.
+        flow_noise: deviation, in [-1, 1] units, of white noise that the flow gets before decoding.
+            Generated flows are never clean, and a decoder that sees the flow paints their noise;
+            also, what survives noise is motion, not drawing.
         vgg: the features, in place of ImageNet's.
     """
 
@@ -266,6 +269,7 @@ class LFGStage(Stage):
         region_weight: float = 0.0,
         warp_weight: float = 0.0,
         smoothness: float = 0.0,
+        flow_noise: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
         super().__init__(setting)
@@ -285,6 +289,7 @@ class LFGStage(Stage):
         self.region_weight = region_weight
         self.warp_weight = warp_weight
         self.smoothness = smoothness
+        self.flow_noise = flow_noise
         if vgg is not None:
             self.frozen["vgg"] = Frozen(vgg)
 
@@ -295,7 +300,8 @@ class LFGStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         source, driving = _pairs(batch)
         found = self.net.motion(source, driving)
-        made = self.net.decode(self.net.encode(source), found.flow, found.occlusion)
+        flow = found.flow + self.flow_noise * torch.randn_like(found.flow)
+        made = self.net.decode(self.net.encode(source), flow, found.occlusion)
         weight = pixel_weight(
             batch, source, driving, motion=self.motion_weight, regions=self.region_weight
         )
