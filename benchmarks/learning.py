@@ -338,7 +338,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 # What is measured of each stage, and at which shares of its steps.
 STAGES: dict[str, tuple[Callable[..., dict[str, float]] | None, tuple[float, ...]]] = {
-    "lfg": (reconstruct, (0.25, 1.0)),
+    "lfg": (reconstruct, (0.5, 1.0)),
     "pbnet": (None, (1.0,)),
     "a2v1": (follow, (0.5, 1.0)),
     "a2v2": (follow, (1.0,)),
