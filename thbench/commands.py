@@ -68,8 +68,9 @@ def generate(arguments: argparse.Namespace) -> None:
     generation = made.strategy.generate(request)
     tags = predict.tags_of(config.strategy, made.run, arguments.seed)
     predict.write_video(out, generation, tags, arguments.watermark, progress=True)
-    seconds = generation.cost.seconds
-    print(f"{out}: {request.n_frames} frames, made in {seconds:.1f} s")
+    cost = generation.cost
+    times = f"made in {cost.seconds:.1f} s, the first after {cost.first_frame:.2f} s"
+    print(f"{out}: {request.n_frames} frames, {times}")
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -163,6 +164,11 @@ def data_check(arguments: argparse.Namespace) -> None:
 
 def ls(arguments: argparse.Namespace) -> None:
     """List what there is."""
+    if arguments.draw is not None:
+        if arguments.kind != "plans":
+            raise UserError(f"--draw draws plans: thbench ls plans --draw, not {arguments.kind}.")
+        _draw_plans(arguments.draw)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -230,6 +236,13 @@ def _print_figures(result: Result) -> None:
         unit = f" {figure.unit}" if figure.unit else ""
         table.add_row(name, f"{figure.value:.3f}{unit}", reference, str(figure.n))
     Console().print(table)
+    if result.cost:
+        cost = result.cost
+        print(
+            f"{cost.seconds:.2f} s for {cost.frames:.0f} frames, the first after"
+            f" {cost.first_frame:.2f} s; {cost.calls:.0f} calls, {cost.evaluations:.0f} frames"
+            " evaluated"
+        )
     covered = result.coverage
     print(f"{result.title} [{result.origin}]: {covered.scored} of {covered.expected} clips scored")
     for word in ("unpaired", "absent"):
@@ -282,6 +295,32 @@ def _data() -> list[tuple[str, ...]]:
         here = (Path(block["root"]) / "manifest.jsonl").is_file()
         rows.append((name, block["root"], block.get("audio", ""), "yes" if here else "no"))
     return rows
+
+
+DRAWN: dict[str, dict[str, int]] = {
+    "sar": {"segment": 8, "overlap": 3},
+    "ttr": {"stride": 6},
+    "rolling": {"window": 4, "context": 2},
+}
+"""Options of plans in pictures, which have few frames; the others have their defaults."""
+
+
+def _draw_plans(folder: str) -> None:
+    """Print a picture of each plan, or write it to ``<folder>/<name>.png``."""
+    from thbench import drawing, plans
+    from thbench.leaderboard.plots import draw_plan
+
+    for name in plans.BUILDERS:
+        options = DRAWN.get(name, {})
+        frames = 8 if name == "ar" else 24
+        plan = plans.build(name, frames, **options)
+        title = f"{plans.describe({'name': name, **options})}, {frames} frames"
+        if folder:
+            print(draw_plan(plan, Path(folder) / f"{name}.png", title))
+            continue
+        print(f"\n{title}", *(f"  |{line}|" for line in drawing.text(plan)), sep="\n")
+    if not folder:
+        print(f"\n{drawing.LEGEND}")
 
 
 def _plans() -> list[tuple[str, ...]]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from tests.leaderboard.rows import figure, result
@@ -103,3 +105,16 @@ def test_times_of_one_machine_are_ranked_those_of_two_are_not():
 def test_missing_clips_and_seeds_are_noted():
     (table,) = tables_of([result("a", scored=3)])
     assert "DAWN: 3 of 4 clips were scored." in table.notes
+
+
+def test_how_long_a_clip_waits_for_its_first_frame_and_how_much_was_trained_are_columns():
+    rows = [result("a", seconds=1.0), replace(result("b", seconds=2.0), samples_seen=6400)]
+    (table,) = tables_of(rows)
+    columns = {column.name: column for column in table.columns}
+    assert columns["First frame (s)"].direction == "lower"
+    assert columns["Samples seen"].direction is None
+    assert [row.cells["First frame (s)"].value for row in table.rows] == [0.1, 0.1]
+    seen = {row.run: row.cells["Samples seen"].value for row in table.rows if row.run == "b"}
+    assert seen == {"b": 6400}
+    (without,) = tables_of([result("a", seconds=1.0)])
+    assert "Samples seen" not in [column.name for column in without.columns]
