@@ -87,8 +87,8 @@ def test_networks_are_frozen_and_their_samples_counted(load):
     assert not any(p.requires_grad for p in made.strategy.parameters())
     assert not made.strategy.training
     assert sorted(made.accounts) == ["a2v", "lfg", "pbnet"]
-    # lfg 2 steps of 2, pbnet and a2v2 1 step of 2.
-    assert made.samples_seen == 2 * 2 + 2 + 2
+    # lfg 2 steps of 2, pbnet, a2v1 and a2v2 1 step of 2.
+    assert made.samples_seen == 2 * 2 + 2 + 2 + 2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_result_says_where_it_comes_from(evaluate, bench):
     content = json.loads(path.read_text())
     assert content["origin"] == "smoke"
     assert content["space"] == "flow"
-    assert content["samples_seen"] == 8
+    assert content["samples_seen"] == 10
     assert content["notes"] == []
     assert content["coverage"]["scored"] == content["coverage"]["expected"] == 3
     assert content["protocol"]["hash"] == protocol.load("synthetic").hash
@@ -190,6 +190,31 @@ def test_the_place_depends_on_the_data_not_on_where_they_lie(evaluate, load, ben
     assert assemble.videos_folder(load(f"data.root={moved}"), made, rule).name != here
 
 
+@pytest.mark.parametrize(
+    ("words", "calls"),
+    [
+        (["plan=ar", "plan.motion=1"], 2 * 9),
+        (["plan=ttr", "plan.stride=4"], 2 + 2),
+        (["plan={name: rolling, window: 2}"], 10),
+        (["plan=sar", "plan.segment=5"], 2 * 2),
+        (["options.window=4"], 2),
+    ],
+    ids=str,
+)
+def test_a_plan_is_chosen_by_words_without_training_anything(evaluate, words, calls):
+    result, _ = evaluate("eval.limit=1", "eval.frames=9", *words)
+    assert result.cost.calls == calls
+    assert 0 < result.cost.first_frame <= result.cost.seconds
+    assert bool(result.notes) == ("plan" in words[0])
+
+
+@pytest.mark.parametrize(("word", "budget"), [("trainer.frames_per_call=9", 9), ("seed=0", 512)])
+def test_memory_of_a_call_is_a_setting(load, word, budget):
+    assert assemble.assemble(load(word)).strategy.frames_per_call == budget
+    with pytest.raises(UserError, match="frames_per_call must be 1 or more"):
+        assemble.check(load("trainer.frames_per_call=0"))
+
+
 def test_a_sequential_plan_generates_with_networks_trained_for_another(evaluate, capsys):
     result, path = evaluate("plan.name=sar", "plan.segment=10", "plan.overlap=4", "eval.limit=1")
     assert result.cost.calls == 3 * 2  # three segments, two steps
@@ -205,4 +230,5 @@ def test_every_command_gives_the_result_a_place(bench, evaluate, tmp_path, capsy
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "[smoke]: 3 of 3 clips scored" in shown
+    assert f" s for {FRAMES} frames, the first after " in shown
     assert f"result: {tmp_path / 'results'}" in shown.replace("\n", "")

@@ -157,7 +157,7 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
         (["config", "dawn", "stages.lfg.optim.lr=fast"], "stages.lfg.optim.lr: Value 'fast'"),
         (["config", "dawn", "size=big"], "size: Value 'big'"),
         (["config", "dawn", "size=63"], "even number of pixels"),
-        (["config", "dawn", "plan=sar"], "plan: "),
+        (["config", "dawn", "plan=[sar]"], "plan must be a plan's name"),
         (["config", "dawn", "data=nowhere"], "No data set 'nowhere'"),
         (["data", "check", "/nowhere"], "1 problem(s)"),
         (["leaderboard", "--results", "/nowhere"], "There are no results in /nowhere"),

@@ -6,6 +6,7 @@ import torch
 from tests.toys import Counting, request
 from thbench import plans
 from thbench.contracts import Cost
+from thbench.diffusion import sampler as sampling
 from thbench.generation import execute
 
 PLANS = [
@@ -62,6 +63,66 @@ def test_a_denoiser_sees_the_observed_frames_clean_and_nothing_else(plan):
             torch.testing.assert_close(values[clean], finished[clean], atol=1e-2, rtol=1e-4)
 
 
+def logged(strategy):
+    """Calls of all denoisers of a strategy, in order."""
+    log = []
+    for name, recorder in strategy.recorders.items():
+        real = recorder.denoise
+
+        def denoise(noisy, t, frames, conditions, context, name=name, real=real):
+            log.append({"model": name, "t": t.tolist(), "frames": frames.tolist()})
+            return real(noisy, t, frames, conditions, context)
+
+        recorder.denoise = denoise
+    return log
+
+
+def calls_of(plan, grid, per_level):
+    """The calls that a plan asks for: a round's windows of one shape together, level by level."""
+    high = plans.levels(plan)
+    for round_ in plan:
+        alike = {}
+        for w in round_:
+            alike.setdefault((w.model, len(w.observe), len(w.generate)), []).append(w)
+        for (model, n_seen, _), group in alike.items():
+            frames = [[*w.observe, *w.generate] for w in group]
+            for k in range(group[0].drop * per_level):
+                t = [
+                    [0] * n_seen + [int(grid[(high - e) * per_level + k]) for e in w.enter]
+                    for w in group
+                ]
+                yield {"model": model, "t": t, "frames": frames}
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+@pytest.mark.parametrize("n", [1, 5, 13])
+def test_the_calls_are_exactly_those_of_the_plan_in_its_order(plan, n):
+    strategy = Counting(plan)
+    log = logged(strategy)
+    frames_of(strategy, n)
+    built = plans.build(n=n, **plan)
+    grid = sampling.grid(strategy.process, strategy.sampler)
+    assert log == list(calls_of(built, grid, 8 // plans.levels(built)))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+def test_nothing_is_observed_before_it_is_finished(plan):
+    """Read from the calls alone: a frame is finished after its last call at a level above 0."""
+    strategy = Counting(plan)
+    log = logged(strategy)
+    frames_of(strategy, 13)
+    made_in = {}
+    for number, call in enumerate(log):
+        for frames, t in zip(call["frames"], call["t"], strict=True):
+            made_in.update({i: number for i, level in zip(frames, t, strict=True) if level})
+    for number, call in enumerate(log):
+        for frames, t in zip(call["frames"], call["t"], strict=True):
+            seen = [i for i, level in zip(frames, t, strict=True) if not level and i >= 0]
+            assert all(made_in[i] < number for i in seen)
+            if plan["name"] in ("ar", "sar", "rolling"):
+                assert max(seen, default=-1) < min(set(frames) - set(seen) - {-1})
+
+
 def test_windows_of_a_round_that_are_alike_are_one_call():
     strategy = Counting({"name": "ttr", "stride": 4}, steps=2)
     frames_of(strategy, 13)
@@ -95,7 +156,12 @@ def test_seed_and_clip_make_the_noise():
 
 
 @pytest.mark.parametrize(
-    ("plan", "most"), [({"name": "ar", "motion": 2}, 3), ({"name": "sar", "segment": 5}, 15)]
+    ("plan", "most"),
+    [
+        ({"name": "ar", "motion": 2}, 3),
+        ({"name": "sar", "segment": 5}, 15),
+        ({"name": "rolling", "window": 1, "context": 4}, 5),
+    ],
 )
 def test_sequential_plans_keep_only_what_is_still_observed(plan, most, monkeypatch):
     strategy = Counting(plan, steps=1)

@@ -18,7 +18,7 @@ from thbench.protocol import Protocol
 from thbench.registry import resolve
 from thbench.requests import SplitRequests
 from thbench.results import Result
-from thbench.stages import bind, load_nets
+from thbench.stages import bind, load_nets, locate, order
 from thbench.strategy import Setting, Stage, Strategy
 
 
@@ -46,26 +46,36 @@ class Assembled:
 
     @property
     def samples_seen(self) -> int:
-        """Training samples shown to its networks, summed over stages."""
-        seen = {role: self.config.nets[role] for role in self.accounts}
+        """Training samples shown to its networks, those of stages they started from included."""
+        config = self.config
         return sum(
-            self.accounts[role]["steps"] * self.config.stages[stage].batch_size
-            for role, stage in seen.items()
+            locate(config, stage).steps * config.stages[stage].batch_size for stage in order(config)
         )
 
     def zero_shot(self, n: int) -> list[str]:
-        """How a plan of ``n`` frames goes beyond what the networks were trained for."""
-        plan = plans.build(n=n, **self.config.plan)
+        """How a plan of ``n`` frames goes beyond what the networks were trained for.
+
+        A network that was trained on the windows of a plan says which; any other plan is beyond it.
+        """
+        asked = self.config.plan
+        plan = plans.build(n=n, **asked)
         observed = max(len(window.observe) for window in plans.windows(plan))
         levels = plans.levels(plan)
-        notes = []
+        notes: dict[str, None] = {}
         for account in self.accounts.values():
             known = account.get("trained_for", {})
+            trained = known.get("plan")
+            if trained:
+                if plans.filled(trained) != plans.filled(asked):
+                    both = f"{plans.describe(asked)}, trained for {plans.describe(trained)}"
+                    notes[f"zero-shot: plan {both}"] = None
+                continue
             if "observed" in known and observed > known["observed"]:
-                notes.append(f"zero-shot: observes {observed} frames, trained with none observed")
+                seen = known["observed"] or "none"
+                notes[f"zero-shot: observes {observed} frames, trained with {seen} observed"] = None
             if known.get("levels") == "clip" and levels > 1:
-                notes.append("zero-shot: a noise level per frame, trained with one for the clip")
-        return notes
+                notes["zero-shot: a noise level per frame, trained with one for the clip"] = None
+        return list(notes)
 
 
 def assemble(config: Config) -> Assembled:
@@ -81,6 +91,7 @@ def assemble(config: Config) -> Assembled:
     setting = Setting(config.size, dims.pop() if dims else 0, seed=config.seed)
     options = {"plan": config.plan, "sampler": config.sampler, **config.options}
     strategy = kind(nets, setting, **options)
+    strategy.frames_per_call = config.trainer.frames_per_call
     by_role = {role: accounts[stage] for role, stage in config.nets.items()}
     return Assembled(strategy, config, by_role)
 
@@ -103,6 +114,9 @@ def check(config: Config) -> type[Strategy]:
         bind(trained, settings.model, f"stages.{name}.model")
     if "n" in config.plan:
         raise UserError("There is no key 'plan.n': a video is as long as its sound.")
+    budget = config.trainer.frames_per_call
+    if budget is not None and budget < 1:
+        raise UserError(f"trainer.frames_per_call must be 1 or more, or null, not {budget}.")
     plans.steps_per_level(plans.build(n=1, **config.plan), config.sampler.steps)
     bind_options(kind, config.options)
     return kind

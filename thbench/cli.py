@@ -246,6 +246,13 @@ def _ls(commands: Commands) -> None:
     parser.add_argument(
         "kind", choices=("strategies", "metrics", "protocols", "tables", "data", "plans")
     )
+    parser.add_argument(
+        "--draw",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="plans: a picture of each, here or as png files in DIR",
+    )
 
 
 def _config(commands: Commands) -> None:

@@ -67,8 +67,9 @@ def generate(arguments: argparse.Namespace) -> None:
     generation = made.strategy.generate(request)
     tags = predict.tags_of(config.strategy, made.run, arguments.seed)
     predict.write_video(out, generation, tags, arguments.watermark, progress=True)
-    seconds = generation.cost.seconds
-    print(f"{out}: {request.n_frames} frames, made in {seconds:.1f} s")
+    cost = generation.cost
+    times = f"made in {cost.seconds:.1f} s, the first after {cost.first_frame:.2f} s"
+    print(f"{out}: {request.n_frames} frames, {times}")
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -160,6 +161,11 @@ def data_check(arguments: argparse.Namespace) -> None:
 
 def ls(arguments: argparse.Namespace) -> None:
     """List what there is."""
+    if arguments.draw is not None:
+        if arguments.kind != "plans":
+            raise UserError(f"--draw draws plans: thbench ls plans --draw, not {arguments.kind}.")
+        _draw_plans(arguments.draw)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -256,6 +262,32 @@ def _data() -> list[tuple[str, ...]]:
         here = (Path(block["root"]) / "manifest.jsonl").is_file()
         rows.append((name, block["root"], block.get("audio", ""), "yes" if here else "no"))
     return rows
+
+
+DRAWN: dict[str, dict[str, int]] = {
+    "sar": {"segment": 8, "overlap": 3},
+    "ttr": {"stride": 6},
+    "rolling": {"window": 4, "context": 2},
+}
+"""Options of plans in pictures, which have few frames; the others have their defaults."""
+
+
+def _draw_plans(folder: str) -> None:
+    """Print a picture of each plan, or write it to ``<folder>/<name>.png``."""
+    from thbench import drawing, plans
+    from thbench.leaderboard.plots import draw_plan
+
+    for name in plans.BUILDERS:
+        options = DRAWN.get(name, {})
+        frames = 8 if name == "ar" else 24
+        plan = plans.build(name, frames, **options)
+        title = f"{plans.describe({'name': name, **options})}, {frames} frames"
+        if folder:
+            print(draw_plan(plan, Path(folder) / f"{name}.png", title))
+            continue
+        print(f"\n{title}", *(f"  |{line}|" for line in drawing.text(plan)), sep="\n")
+    if not folder:
+        print(f"\n{drawing.LEGEND}")
 
 
 def _plans() -> list[tuple[str, ...]]:

@@ -1,8 +1,9 @@
 """Configuration: a typed schema, YAML files with bases, ``key=value`` overrides, content hashes.
 
 A strategy's YAML is merged over this schema's defaults in this order: its ``base:`` files, the
-file itself, the block of ``scales:`` that ``scale=`` names, the data set that ``data=`` names, and
-the ``key=value`` overrides. No torch is imported here.
+file itself, the block of ``scales:`` that ``scale=`` names, those of ``switches:`` that are on, the
+data set that ``data=`` names, and the ``key=value`` overrides. ``thbench.layers`` says how. No
+torch is imported here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from thbench import layers as layering
 from thbench.errors import UserError, did_you_mean
 
 SCALES = ("paper", "tiny")
@@ -68,13 +70,15 @@ class DrawConfig:
     ``source`` is where the portrait comes from: ``first`` of those frames, or a ``random`` frame
     of the clip. ``jitter`` is colour jitter (brightness, contrast, saturation, hue), one draw per
     sample, the same for all its frames. With ``video: false`` no frame is decoded: the batch has
-    pose, eyes, landmarks and audio only.
+    pose, eyes, landmarks and audio only. ``context`` frames are shown on either side as well;
+    beyond the clip's ends its first or last frame is shown again, and ``Batch.frames`` says so.
     """
 
     frames: Any = 1
     source: str = "random"
     jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     video: bool = True
+    context: int = 0
 
 
 @dataclass
@@ -117,7 +121,9 @@ class TrainerConfig:
     """How training runs. Only ``precision`` changes what is learned, so only it is hashed.
 
     ``threads`` are torch's on the CPU, null for its own choice. A tiny net's step took
-    as long with two as with one, and loader workers want a core too.
+    as long with two as with one, and loader workers want a core too. ``frames_per_call`` is the
+    memory that generation may take, counted in frames of one network call: windows of a round that
+    are more go in several calls, with the same result; a window is never split.
     """
 
     accelerator: str = "auto"
@@ -128,6 +134,7 @@ class TrainerConfig:
     accumulate: int = 1
     workers: int = 2
     threads: int | None = None
+    frames_per_call: int | None = 512
     checkpoint_every: int = 200
     validate_every: int = 400
     validate_batches: int = 8
@@ -142,7 +149,8 @@ class SamplerConfig:
     """The sampler: step count from pure noise to clean, DDIM's eta, spacing, thresholding.
 
     ``threshold`` is the percentile of dynamic thresholding (Imagen) of the predicted clean value,
-    per window, or null; ``bound`` is the value below which a threshold never falls.
+    per window, 0 for a plain clamp, or null; ``bound`` is the value below which a threshold never
+    falls.
     """
 
     steps: int = 20
@@ -239,10 +247,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping.")
-    merged: DictConfig = OmegaConf.create({})
-    for base in content.pop("base", []):
-        merged = OmegaConf.merge(merged, read_yaml(configs_root() / base))  # type: ignore[assignment]
-    return OmegaConf.to_container(OmegaConf.merge(merged, content))  # type: ignore[return-value]
+    bases = [read_yaml(configs_root() / base) for base in content.pop("base", [])]
+    return layering.stack([*bases, content])
 
 
 def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
@@ -250,7 +256,8 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         strategy: a name in configs/strategy, or a path to a YAML file.
-        overrides: ``key=value`` words; ``scale=`` and ``data=`` choose blocks and files.
+        overrides: ``key=value`` words; ``scale=``, ``data=`` and the file's switches choose blocks
+            and files.
 
     Raises:
         UserError: an unknown name, key or value, with the nearest one.
@@ -264,17 +271,20 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"There is no scale '{scale}'.{did_you_mean(str(scale), SCALES)}")
     content.setdefault("strategy", path.stem)
     content["scale"] = scale
-    layers = [content, scales.get(scale, {})]
+    switches = content.pop("switches", {})
+    layers = [content, scales.get(scale, {}), *layering.take_switches(switches, words)]
     data = words.pop("data", None) or _last(layers, "data") or "synthetic"
     for layer in layers:
         if isinstance(layer.get("data"), str):
             del layer["data"]
     if isinstance(data, str):
         layers.append({"data": read_data(data)})
+    layers += layering.take_plan(words)
+    merged: Any = OmegaConf.structured(Config)
     try:
-        merged = OmegaConf.structured(Config)
-        for layer in layers:
-            merged = OmegaConf.merge(merged, layer)
+        raw = layering.stack(layers)
+        raw["stages"] = layering.complete_stages(raw.get("stages", {}))
+        merged = OmegaConf.merge(merged, raw)
         for key, value in words.items():
             _set(merged, key, value)
         return _checked(OmegaConf.to_object(merged))  # type: ignore[arg-type]

@@ -179,6 +179,18 @@ def options_of(name: str) -> list[str]:
     return list(inspect.signature(BUILDERS[name]).parameters)[1:]
 
 
+def filled(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"name": ..., options}`` with the defaults of the options that it leaves out."""
+    parameters = list(inspect.signature(BUILDERS[plan["name"]]).parameters.values())[1:]
+    return {"name": plan["name"], **{p.name: plan.get(p.name, p.default) for p in parameters}}
+
+
+def describe(plan: Mapping[str, Any]) -> str:
+    """A plan by name and options, for people: ``sar (segment 40, overlap 10)``."""
+    options = ", ".join(f"{k} {v}" for k, v in filled(plan).items() if k != "name")
+    return f"{plan['name']} ({options})" if options else str(plan["name"])
+
+
 def windows(plan: Plan) -> Iterator[Window]:
     """All windows, in order."""
     for round_ in plan:

@@ -29,6 +29,13 @@ def lines(result: Result) -> list[str]:
     covered = result.coverage
     wanted = covered.expected * max(1, len(result.seeds))
     text = [f"{result.title} [{result.origin}]: {covered.scored} of {wanted} clips scored"]
+    if result.cost:
+        cost = result.cost
+        text.append(
+            f"{cost.seconds:.2f} s for {cost.frames:.0f} frames, the first after"
+            f" {cost.first_frame:.2f} s; {cost.calls:.0f} calls, {cost.evaluations:.0f} frames"
+            " evaluated"
+        )
     text += _named("unpaired, no reference is called so", covered.unpaired)
     text += _named("absent, no video is called so", covered.absent)
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]

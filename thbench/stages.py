@@ -75,7 +75,10 @@ class StageRun:
 
 
 def order(config: Config, only: str | None = None) -> list[str]:
-    """Stage names, each after those that it builds on; with ``only``, that one and what it needs.
+    """Names of the stages that roles need, each after those that it builds on.
+
+    A strategy without roles needs all of its stages; with ``only``, it is that stage and what that
+    one needs.
 
     Raises:
         UserError: an unknown stage, or a circle.
@@ -92,7 +95,8 @@ def order(config: Config, only: str | None = None) -> list[str]:
         if name not in done:
             done.append(name)
 
-    for name in [only] if only else config.stages:
+    played = set(config.nets.values()) or set(config.stages)
+    for name in [only] if only else [name for name in config.stages if name in played]:
         visit(name, ())
     return done
 
@@ -323,6 +327,8 @@ def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
     own = asdict(stage)
     for key in ("max_steps", "needs", "init_from"):
         del own[key]
+    # Newer than the first trained stages, whose folders keep their names.
+    own["draw"] = {k: v for k, v in own["draw"].items() if k != "context" or v}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,

@@ -143,7 +143,7 @@ class Denoiser(Protocol):
     def denoise(
         self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Any, context: Any
     ) -> Tensor:
-        """The prediction, shaped as ``noisy``.
+        """The prediction, shaped as ``noisy``; twice its channels with a learned variance.
 
         Observed frames stand inside ``noisy`` at t = 0, before the generated ones; predictions on
         them are ignored. The portrait among them has frame index ``SOURCE``.

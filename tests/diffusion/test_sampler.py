@@ -167,3 +167,24 @@ def test_eta_outside_its_range_is_refused():
     x, t = torch.zeros(1, 1, 1), torch.ones(1, 1).long()
     with pytest.raises(UserError, match="eta"):
         sampler.step(NoiseProcess(), x, x, t, t - 1, x, SamplerConfig(eta=1.5))
+
+
+def test_threshold_0_is_a_plain_clamp():
+    clean, moving = 3 * latents(2, 3, 2, 5, 5) + 5, torch.tensor([[True, False]] * 2)
+    result = sampler.threshold(clean, moving, 0, 1.0)
+    assert torch.equal(result[:, :, 0], clean[:, :, 0].clamp(-1, 1))
+    assert torch.equal(result[:, :, 1], clean[:, :, 1])
+
+
+def test_a_true_prediction_is_sampled_to_the_clean_value():
+    process, clean = NoiseProcess("cosine", 1000, "x0"), latents(2, 3, 4, 2, 2)
+    seen = []
+
+    def predict(noisy, t):
+        seen.append(t.clone())
+        return clean
+
+    made = sampler.sample(process, predict, torch.randn_like(clean), SamplerConfig(steps=5))
+    torch.testing.assert_close(made, clean)
+    assert [t.unique().tolist() for t in seen] == [[1000], [750], [500], [251], [1]]
+    assert all(t.shape == (2, 4) for t in seen)

@@ -173,3 +173,19 @@ def test_ground_truth_stands_above_and_does_not_compete():
     assert [row.ranked for row in table.rows] == [False, True, True]
     assert [row.cells["FD"].mark for row in table.rows] == ["", "best", "second"]
     assert table.rows[0].cells["PSNR"].mark == ""
+
+
+def test_how_long_a_clip_waits_for_its_first_frame_and_how_much_was_trained_are_columns():
+    rows = [
+        result("a", seconds=1.0),
+        dataclasses.replace(result("b", seconds=2.0), samples_seen=6400),
+    ]
+    (table,) = tables_of(rows)
+    columns = {column.name: column for column in table.columns}
+    assert columns["First frame (s)"].direction == "lower"
+    assert columns["Samples seen"].direction is None
+    assert [row.cells["First frame (s)"].value for row in table.rows] == [0.1, 0.1]
+    seen = {row.run: row.cells["Samples seen"].value for row in table.rows if row.run == "b"}
+    assert seen == {"b": 6400}
+    (without,) = tables_of([result("a", seconds=1.0)])
+    assert "Samples seen" not in [column.name for column in without.columns]

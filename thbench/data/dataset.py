@@ -69,6 +69,8 @@ class PreparedDataset:
             raise UserError(f"draw.source must be 'first' or 'random', not '{draw.source}'.")
         if len(draw.jitter) != 4 or min(draw.jitter) < 0 or draw.jitter[3] > 0.5:
             raise UserError("draw.jitter must be four numbers >= 0, the last (hue) <= 0.5.")
+        if draw.context < 0:
+            raise UserError(f"draw.context must be 0 or more frames, not {draw.context}.")
         self.eligible = [i for i in range(len(store.clips)) if self._is_eligible(i)]
         if not self.eligible:
             self._explain_none()
@@ -94,7 +96,7 @@ class PreparedDataset:
         """Those samples of batch ``batch``."""
         n_frames = self.length(batch)
         draws = [self.plan(batch, slot) for slot in slots]
-        frames = np.stack([np.arange(d.start, d.start + n_frames) for d in draws])
+        frames = np.stack([self._shown(d, n_frames) for d in draws])
         tracks = [self.store.track(d.clip, f) for d, f in zip(draws, frames, strict=True)]
         heads = [self.store.track(d.clip, np.array([d.source])) for d in draws]
         sound = [self.store.sound(d.clip, f) for d, f in zip(draws, frames, strict=True)]
@@ -112,6 +114,12 @@ class PreparedDataset:
             source_frame=torch.tensor([d.source for d in draws]),
             ids=tuple(self.store.clips[d.clip].id for d in draws),
         )
+
+    def _shown(self, draw: Draw, n_frames: int) -> np.ndarray:
+        """The window with its context, within the clip."""
+        around = self.draw.context
+        frames = np.arange(draw.start - around, draw.start + n_frames + around)
+        return frames.clip(0, self.store.clips[draw.clip].n_frames - 1)
 
     def _pictures(self, draws: Sequence[Draw], frames: np.ndarray) -> Tensor:
         """uint8 (B, 1 + T, 3, H, W): the portrait, then the frames."""

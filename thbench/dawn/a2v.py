@@ -25,7 +25,7 @@ class A2VStage(Stage):
     """Trains ``A2VNet`` on flows that the frozen latent flow generator finds (DAWN Eq. 7).
 
     Both stages of the paper's curriculum are this class, with another ``draw``. Frames at level 0
-    are observed, not learned, so a plan that observes frames is trained by ``draw_levels`` alone.
+    are observed, not learned: what other plans are trained with (``baselines.windows``).
 
     Args:
         setting: ``needs`` holds ``lfg``.
@@ -80,10 +80,24 @@ class A2VStage(Stage):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         latent, given = self.prepare(batch)
+        noise = torch.randn_like(latent)
+        return self.error(batch, latent, given, noise, self.draw_levels(batch.frames))
+
+    def error(
+        self, batch: Batch, latent: Tensor, given: FlowConditions, noise: Tensor, t: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of predicting ``latent`` under ``noise`` at levels ``t``.
+
+        Args:
+            batch: only its frames, valid and landmarks are looked at.
+            latent: (B, 3, T, h, w), clean.
+            given: conditions of these frames.
+            noise: shaped as ``latent``.
+            t: (B, T); frames at 0 are observed.
+        """
         process = self.net.process
-        noise, t = torch.randn_like(latent), self.draw_levels(batch.frames)
         noisy = process.add_noise(latent, noise, t)
-        keep = torch.rand(len(batch), 1, device=latent.device) >= self.dropout
+        keep = torch.rand(len(latent), 1, device=latent.device) >= self.dropout
         prediction = self.net(noisy, t, batch.frames, given, keep.expand_as(batch.frames))
         error = (prediction.float() - process.target(latent, noise, t)).square()
         lips = region_mask(batch.landmarks, "lips", self.net.latent_size).transpose(1, 2)
@@ -98,11 +112,16 @@ class A2VStage(Stage):
         return {"loss": total, **losses}
 
     def prepare(self, batch: Batch) -> tuple[Tensor, FlowConditions]:
-        """Clean latents (B, 3, T, h, w) and conditions of a batch."""
+        """Clean latents (B, 3, T, h, w) and conditions of a batch.
+
+        Frames with a negative index are the portrait; they do not count in statistics.
+        """
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         flow, occlusion, source = self._flows(batch)
-        self.net.observe_statistics(flow, occlusion, audio=batch.audio, pose=pose, eyes=eyes)
+        real = batch.frames >= 0
+        seen = {"audio": batch.audio[real], "pose": pose[real], "eyes": eyes[real]}
+        self.net.observe_statistics(flow[real.flatten()], occlusion[real.flatten()], **seen)
         latent = self.net.to_latent(flow, occlusion).unflatten(0, batch.frames.shape)
         given = self.net.conditions(source, batch.source_landmarks, batch.audio, pose, eyes)
         return latent.transpose(1, 2), given
@@ -140,13 +159,12 @@ def sample(
     """
     process = denoiser.net.process
     shape = (1, denoiser.net.shape[0], frames.shape[1], *denoiser.net.shape[1:])
-    noisy = torch.randn(shape, device=frames.device)
     keep = torch.ones_like(frames, dtype=torch.bool)
-    for a, b in sampler.grid(process, config).unfold(0, 2, 1).tolist():
-        t, s = torch.full_like(frames, a), torch.full_like(frames, b)
-        prediction = denoiser.net(noisy, t, frames, given, keep)
-        noisy = sampler.step(process, noisy, prediction, t, s, torch.randn_like(noisy), config)
-    return noisy
+
+    def predict(noisy: Tensor, t: Tensor) -> Tensor:
+        return denoiser.net(noisy, t, frames, given, keep)
+
+    return sampler.sample(process, predict, torch.randn(shape, device=frames.device), config)
 
 
 def _mean(error: Tensor, counted: Tensor) -> Tensor:

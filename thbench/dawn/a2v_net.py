@@ -236,11 +236,11 @@ class FlowDenoiser:
     def latent_shape(self, conditions: FlowConditions) -> tuple[int, ...]:
         return self.net.shape
 
-    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> None:
+    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> Any:
         return None
 
     def denoise(
-        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: None
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: Any
     ) -> Tensor:
         given = conditions.at(frames)
         keep = torch.ones_like(frames, dtype=torch.bool)

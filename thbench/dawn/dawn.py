@@ -13,7 +13,7 @@ from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.contracts import Request, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
-from thbench.dawn.lfg import LatentFlowGenerator
+from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.dawn.pbnet import PBNet
 from thbench.errors import UserError
 from thbench.strategy import Pass, Setting, Strategy, noise_for
@@ -67,23 +67,40 @@ class DAWN(Strategy):
         self.lfg, self.a2v = lfg, a2v
         self.guidance = _number(guidance)
         if window is not None:
-            a2v.window = _window(window)
+            for net in self.nets.values():
+                if isinstance(net, A2VNet):
+                    net.window = _window(window)
 
     def encode(self, request: Request) -> Conditions:
         portrait = to_unit(request.source)[None]
         pose, eyes = self._motion(request)
-        given = self.a2v.conditions(
-            self.lfg.encode(portrait),
+        given = self.given(self.a2v, request, self.lfg.encode(portrait), pose, eyes)
+        base = {f.name: getattr(given, f.name) for f in fields(given)}
+        return Conditions(**base, portrait=portrait, pose=pose, eyes=eyes)
+
+    def given(
+        self,
+        net: A2VNet,
+        request: Request,
+        source: SourceFeatures,
+        pose: Tensor | None,
+        eyes: Tensor | None,
+    ) -> FlowConditions:
+        """What ``net`` makes the clip's flows from, for a motion (T, 6) and (T, 2) or none."""
+        return net.conditions(
+            source,
             request.source_landmarks[None],
             request.audio[None],
             _change(pose, request.source_pose, request.n_frames)[None],
             _change(eyes, request.source_eyes, request.n_frames)[None],
         )
-        base = {f.name: getattr(given, f.name) for f in fields(given)}
-        return Conditions(**base, portrait=portrait, pose=pose, eyes=eyes)
+
+    def plan_for(self, request: Request) -> plans.Plan:
+        """The plan for a clip of this length."""
+        return plans.build(n=request.n_frames, **self.plan)
 
     def passes(self, request: Request) -> Sequence[Pass]:
-        plan = plans.build(n=request.n_frames, **self.plan)
+        plan = self.plan_for(request)
         denoiser = FlowDenoiser(self.a2v, self.guidance)
         denoisers = dict.fromkeys(plans.models(plan), denoiser)
         return [Pass(self.space, plan, denoisers, self.a2v.process, self.sampler)]

@@ -7,7 +7,7 @@ staggered windows and the last sampler step the same arithmetic, without an inde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ SCHEDULES: Mapping[str, str] = {
     "scaled_linear": "scaled_linear",
 }
 PREDICTIONS: Mapping[str, str] = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+VARIANCES = ("fixed", "learned")
 
 
 class NoiseProcess:
@@ -37,10 +38,12 @@ class NoiseProcess:
         prediction: what a network predicts: ``epsilon``, ``x0`` or ``v`` (Salimans and Ho 2022).
         beta_start, beta_end: ends of the linear schedules; the cosine has none.
         zero_snr: rescale so that the last level holds no signal (Lin et al. 2024).
+        variance: ``fixed``, or ``learned`` (Nichol and Dhariwal 2021): the network gives as many
+            channels again, which say where between its two bounds a step's variance lies.
 
     Raises:
-        UserError: an unknown name, a step count below 1, or ``epsilon`` with ``zero_snr``, where
-            the noise says nothing about the clean value.
+        UserError: an unknown name, a step count below 1 (2 for a learned variance), or ``epsilon``
+            with ``zero_snr``, where the noise says nothing about the clean value.
     """
 
     def __init__(
@@ -51,15 +54,19 @@ class NoiseProcess:
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
         zero_snr: bool = False,
+        variance: str = "fixed",
     ) -> None:
         _known("schedule", schedule, SCHEDULES)
         _known("prediction", prediction, PREDICTIONS)
-        if steps < 1:
-            raise UserError(f"A noise process needs at least 1 step, not {steps}.")
+        _known("variance", variance, VARIANCES)
+        least = 2 if variance == "learned" else 1
+        if steps < least:
+            raise UserError(f"This noise process needs at least {least} step(s), not {steps}.")
         if zero_snr and prediction == "epsilon":
             raise UserError("zero_snr needs prediction 'v' or 'x0', not 'epsilon'.")
         self.schedule, self.steps = schedule, steps
         self.prediction, self.zero_snr = prediction, zero_snr
+        self.learns_variance = variance == "learned"
         scheduler: Any = DDIMScheduler(
             num_train_timesteps=steps,
             beta_start=beta_start,
@@ -89,6 +96,39 @@ class NoiseProcess:
         """The roots of ``variances``: how much signal and how much noise."""
         values = self._gather(t, like)
         return values[1], values[3]
+
+    def transition(self, t: Tensor, s: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Variances of q(x_t | x_s) and of q(x_s | x_t, x_0), for levels ``s <= t``.
+
+        With s = t - 1 these are beta and beta-tilde (Ho et al. 2020, eq. 7); with s further down
+        they are those of the process respaced to the levels that are visited (Nichol and Dhariwal
+        2021, section 4).
+        """
+        abar_t, above = self.variances(t, like)
+        abar_s, below = self.variances(s, like)
+        # Without differences of nearly equal numbers.
+        fall = torch.where(abar_s < 0.5, abar_s - abar_t, above - below).clamp(min=0)
+        forward = fall / abar_s.clamp(min=1e-20)
+        return forward, forward * below / above.clamp(min=1e-20)
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A network's output (B, C or 2 C, ...) as prediction and variance channels, or None."""
+        if not self.learns_variance:
+            return output, None
+        prediction, channels = output.chunk(2, dim=1)
+        return prediction, channels
+
+    def log_variance(self, channels: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Logarithm of the learned variance of p(x_s | x_t) (Nichol and Dhariwal 2021, eq. 15).
+
+        ``channels`` -1 give q(x_s | x_t, x_0)'s variance and 1 that of q(x_t | x_s). For s = 0,
+        where the former is 0, the variance one step up takes its place.
+        """
+        forward, posterior = self.transition(t, s, channels)
+        _, one_up = self.transition(t.clamp(min=2), t.clamp(min=2) - 1, channels)
+        share = (channels.float() + 1) / 2
+        low = torch.where(posterior > 0, posterior, one_up).clamp(min=1e-20).log()
+        return share * forward.clamp(min=1e-20).log() + (1 - share) * low
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The forward process. Frames at level 0 come back as they were."""
@@ -140,6 +180,6 @@ class NoiseProcess:
         return self._table[:, t.to(like.device)].reshape(shape)
 
 
-def _known(what: str, name: str, names: Mapping[str, str]) -> None:
+def _known(what: str, name: str, names: Collection[str]) -> None:
     if name not in names:
         raise UserError(f"No {what} '{name}'.{did_you_mean(name, names)}")

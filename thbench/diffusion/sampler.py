@@ -6,6 +6,8 @@ it against ``DDIMScheduler.step`` wherever all frames stand at one level.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -55,10 +57,13 @@ def step(
 ) -> Tensor:
     """Take each frame from level ``t`` to level ``s`` (DDIM eq. 12 and 16).
 
+    At eta 1 the step is ancestral on the levels that are visited, and a learned variance is used;
+    below, where DDIM sets the variance itself, it is not.
+
     Args:
         process: the noise process; says what ``prediction`` is.
         noisy: (B, C, T, h, w) or (B, C, T), at levels ``t``.
-        prediction: the network's, shaped as ``noisy``.
+        prediction: the network's, shaped as ``noisy``; twice its channels with a learned variance.
         t: (B, T) int64.
         s: (B, T) int64, ``s <= t``. Frames with ``s == t`` are left as they are.
         noise: standard normal, shaped as ``noisy``; may be None at eta 0.
@@ -73,6 +78,7 @@ def step(
     if not 0 <= config.eta <= 1:
         raise UserError(f"sampler.eta must lie in [0, 1], not {config.eta}.")
     moving = t != s
+    prediction, channels = process.split(prediction)
     clean = process.to_clean(prediction, noisy, t)
     if config.threshold is None:
         direction = process.to_noise(prediction, noisy, t)
@@ -83,12 +89,12 @@ def step(
     signal, _ = process.scales(s, noisy)
     abar_t, above = process.variances(t, noisy)
     abar_s, below = process.variances(s, noisy)
-    # sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s), and what it leaves of
-    # 1 - abar_s, both written without differences of nearly equal numbers.
+    variance = config.eta**2 * process.transition(t, s, noisy)[1]
+    # What this leaves of 1 - abar_s, written without differences of nearly equal numbers.
     ratio = below / (above * abar_s).clamp(min=1e-20)
-    fall = torch.where(abar_s < 0.5, abar_s - abar_t, above - below).clamp(min=0)
-    variance = config.eta**2 * ratio * fall
     rest = (1 - config.eta**2) * below + config.eta**2 * ratio * below * abar_t
+    if channels is not None and config.eta == 1:
+        variance = torch.where(variance > 0, process.log_variance(channels, t, s).exp(), 0.0)
     moved = signal * clean + rest.sqrt() * direction
     if config.eta > 0:
         if noise is None:
@@ -102,23 +108,26 @@ def threshold(clean: Tensor, moving: Tensor, percentile: float, bound: float) ->
     """Dynamic thresholding (Saharia et al. 2022, Imagen, section 2.3), once per window.
 
     The ``percentile`` of absolute values, but at least ``bound``, becomes the largest value, and
-    the window is scaled so that this is ``bound``.
+    the window is scaled so that this is ``bound``. Percentile 0 clamps to ``bound`` and scales
+    nothing.
 
     Args:
         clean: (B, C, T, ...), predicted clean values.
         moving: (B, T) bool, the frames that count and are changed; others are left alone.
-        percentile: in (0, 1].
+        percentile: in [0, 1].
         bound: the largest absolute value of the result.
 
     Raises:
-        UserError: a percentile outside (0, 1] or a bound that is not positive.
+        UserError: a percentile outside [0, 1] or a bound that is not positive.
     """
-    if not 0 < percentile <= 1 or bound <= 0:
-        raise UserError("sampler.threshold must lie in (0, 1], and sampler.bound must be positive.")
+    if not 0 <= percentile <= 1 or bound <= 0:
+        raise UserError("sampler.threshold must lie in [0, 1], and sampler.bound must be positive.")
     result = clean.clone()
     for window, values, mask in zip(result, clean, moving.to(clean.device), strict=True):
         chosen = values[:, mask]
-        if chosen.numel():
+        if chosen.numel() and not percentile:
+            window[:, mask] = chosen.clamp(-bound, bound)
+        elif chosen.numel():
             limit = _quantile(chosen.abs().flatten(), percentile).clamp(min=bound)
             window[:, mask] = chosen.clamp(-limit, limit) * (bound / limit)
     return result
@@ -130,3 +139,27 @@ def _quantile(values: Tensor, q: float) -> Tensor:
     place = q * (len(ordered) - 1)
     low = int(place)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], place - low)
+
+
+@torch.no_grad()
+def sample(
+    process: NoiseProcess,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noisy: Tensor,
+    config: SamplerConfig,
+) -> Tensor:
+    """All frames together from pure noise to clean, with torch's own noise.
+
+    For looking on during training; videos are made by ``thbench.generation``.
+
+    Args:
+        process: the noise process.
+        predict: from noisy latents and their levels (B, T) to the network's output.
+        noisy: (B, C, T, h, w), standard normal.
+        config: steps, eta, thresholds.
+    """
+    like = torch.ones(noisy.shape[0], noisy.shape[2], dtype=torch.int64, device=noisy.device)
+    for a, b in grid(process, config).unfold(0, 2, 1).tolist():
+        output = predict(noisy, a * like)
+        noisy = step(process, noisy, output, a * like, b * like, torch.randn_like(noisy), config)
+    return noisy

@@ -205,6 +205,9 @@ def _compatible(results: Sequence[Result]) -> list[list[Result]]:
     return [members for _, members in lists]
 
 
+SAMPLES = "Samples seen"
+"""Column: how much the networks were trained."""
+
 _COSTS: dict[str, Callable[[CostSummary], float]] = {
     "Time (s)": lambda c: c.seconds,
     "First frame (s)": lambda c: c.first_frame,
@@ -223,6 +226,8 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         # Times of different machines are shown but not ranked.
         timed = "lower" if len(hardware) == 1 else None
         columns += [Column(n, timed if "(s)" in n else None) for n in _COSTS]
+    if any(r.samples_seen for r in results):
+        columns.append(Column(SAMPLES, None))
     titles = [r.title for r in results]
     rows = [_row(r, titles.count(r.title) > 1) for r in results]
     split = f", split {first.data.split}" if first.data.split else ""
@@ -253,6 +258,8 @@ def _row(result: Result, ambiguous: bool) -> Row:
     }
     if result.cost:
         cells |= {name: Cell(get(result.cost)) for name, get in _COSTS.items()}
+    if result.samples_seen:
+        cells[SAMPLES] = Cell(float(result.samples_seen))
     title = f"{result.title} ({result.run})" if ambiguous else result.title
     return Row(title, result.origin, cells, result.strategy != GROUND_TRUTH, result.run)
 

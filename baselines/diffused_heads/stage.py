@@ -1,0 +1,175 @@
+"""Training of Diffused Heads: a frame of a clip from noise (paper, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.diffused_heads.net import FrameNet
+from thbench.config import SamplerConfig
+from thbench.contracts import Batch, to_unit
+from thbench.diffusion import sampler
+from thbench.diffusion.bound import bound_term
+from thbench.errors import UserError
+from thbench.nn.regions import LIPS
+from thbench.strategy import Setting, Stage
+
+
+@dataclass
+class Example:
+    """Frames to learn, with what they are made from.
+
+    Attributes:
+        clean: (B, 3, 1, H, W) in [-1, 1].
+        portrait: (B, 3, H, W), likewise.
+        still: (B, dim, h, w).
+        sound: (B, width).
+    """
+
+    clean: Tensor
+    portrait: Tensor
+    still: Tensor
+    sound: Tensor
+
+
+class FrameStage(Stage):
+    """Trains ``FrameNet`` on random frames of clips, with the frames filmed before them.
+
+    Loss (eq. 19): ``L_simple + w_bound L_vlb + w_lip L_ls``. L_vlb is estimated from one level per
+    frame, times the number of levels.
+
+    A draw is one frame with ``context`` frames on either side; motion frames that lie before the
+    clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
+
+    Args:
+        setting: see ``Stage``.
+        net: arguments of ``FrameNet``.
+        w_lip: lambda_ls; 0 is the ablation without.
+        w_bound: lambda_vlb.
+        lip_margin: what is added on each side to the box around the lips, as a fraction of the
+            frame's width.
+    """
+
+    net: FrameNet
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        net: Mapping[str, Any] | None = None,
+        w_lip: float = 0.2,
+        w_bound: float = 1e-4,
+        lip_margin: float = 0.05,
+    ) -> None:
+        super().__init__(setting)
+        self.net = FrameNet(setting.audio_dim, setting.size, **(net or {}))
+        self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
+
+    def trained_for(self) -> dict[str, Any]:
+        """Exactly so many observed frames, and one noise level for what is made."""
+        return {"observed": self.net.motion, "levels": "clip", "frames": 1}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        example, process, middle = self.prepare(batch), self.net.process, _middle(batch)
+        clean = example.clean
+        t = torch.randint(1, process.steps + 1, (len(clean), 1), device=clean.device)
+        noise = torch.randn_like(clean)
+        noisy = process.add_noise(clean, noise, t)
+        output = self._predict(example, noisy, t)
+        prediction, channels = process.split(output)
+        error = (prediction.float() - process.target(clean, noise, t)).square()
+        simple = error.mean()
+        losses = {"simple": simple}
+        total = simple
+        if self.w_lip:
+            box = lip_box(batch.landmarks[:, middle], self.net.size, self.lip_margin)
+            box = box * batch.valid[:, middle, None, None, None]
+            losses["lip"] = _mean_in(error[:, :, 0], box)
+            total = total + self.w_lip * losses["lip"]
+        if channels is not None:
+            losses["bound"] = process.steps * bound_term(process, output, clean, noisy, t).mean()
+            total = total + self.w_bound * losses["bound"]
+        return {"loss": total, **losses}
+
+    def prepare(self, batch: Batch) -> Example:
+        """The middle frame of each sample, and what it is made from."""
+        middle, reach = _middle(batch), max(self.net.motion, self.net.audio_context)
+        if batch.frames.shape[1] % 2 == 0 or middle < reach:
+            raise UserError(
+                f"This network sees {reach} frames beside the one that it makes: draw.frames must"
+                f" be 1, and draw.context {reach} or more."
+            )
+        portrait = _signed(batch.source)
+        still = self.net.still(portrait)
+        if self.net.motion:
+            still = still + self.net.moving(self._before(batch, portrait))
+        at = torch.tensor([middle], device=batch.audio.device)
+        sound = self.net.sound(batch.audio, at)[:, 0]
+        clean = _signed(batch.video[:, middle])[:, :, None]
+        return Example(clean, portrait, still, sound)
+
+    def _before(self, batch: Batch, portrait: Tensor) -> Tensor:
+        """Motion frames (B, 3, motion, H, W); the portrait where there is none."""
+        middle = _middle(batch)
+        steps_back = torch.arange(self.net.motion, 0, -1, device=batch.frames.device)
+        missing = batch.frames[:, middle, None] < steps_back
+        filmed = _signed(batch.video[:, middle - self.net.motion : middle]).transpose(1, 2)
+        return torch.where(missing[:, None, :, None, None], portrait[:, :, None], filmed)
+
+    def _predict(self, example: Example, noisy: Tensor, t: Tensor) -> Tensor:
+        """(B, 3 or 6, 1, H, W) of noisy frames (B, 3, 1, H, W) at levels (B, 1)."""
+        made = self.net(noisy[:, :, 0], t[:, 0], example.portrait, example.still, example.sound)
+        return made[:, :, None]
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """Portrait, frame, and what is made from noise in few steps, of the first clip."""
+        first = batch.map(lambda tensor: tensor[:1])
+        example = self.prepare(first)
+        config = SamplerConfig(steps=min(50, self.net.process.steps), threshold=0)
+        noisy = torch.randn_like(example.clean)
+        made = sampler.sample(
+            self.net.process, lambda x, t: self._predict(example, x, t), noisy, config
+        )
+        filmed = to_unit(first.video[:, _middle(first)])
+        return {
+            "generated": torch.cat([to_unit(first.source), filmed, (made[:, :, 0] + 1) / 2], -1)
+        }
+
+
+def lip_box(landmarks: Tensor, size: int, margin: float) -> Tensor:
+    """Pixels whose centre lies in the upright box around the lips (paper, figure 3).
+
+    Args:
+        landmarks: (B, 478, 3), x and y as fractions of the frame.
+        size: of the frame.
+        margin: added on each side, as a fraction of the frame.
+
+    Returns:
+        (B, 1, size, size), 0 or 1.
+    """
+    lips = landmarks[:, list(LIPS), :2].float()
+    low, high = lips.amin(1) - margin, lips.amax(1) + margin
+    centres = (torch.arange(size, device=lips.device) + 0.5) / size
+    inside = (centres >= low[..., None]) & (centres <= high[..., None])
+    across, down = inside.unbind(1)
+    return (down[:, :, None] & across[:, None, :])[:, None].float()
+
+
+def _mean_in(error: Tensor, box: Tensor) -> Tensor:
+    """Mean of (B, C, H, W) over the pixels of (B, 1, H, W); 0 where there are none."""
+    return (error.mean(1, keepdim=True) * box).sum() / box.sum().clamp(min=1)
+
+
+def _middle(batch: Batch) -> int:
+    """Where the frame to be made stands in its window."""
+    return batch.frames.shape[1] // 2
+
+
+def _signed(frames: Tensor) -> Tensor:
+    """uint8 frames as float32 in [-1, 1]."""
+    return 2 * to_unit(frames) - 1

@@ -1,0 +1,106 @@
+"""Diffused Heads: one frame after another, in pixels (Stypulkowski et al. 2024, section 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.diffused_heads.net import FrameConditions, FrameNet
+from thbench import plans
+from thbench.config import SamplerConfig
+from thbench.contracts import Request, to_unit
+from thbench.errors import UserError
+from thbench.strategy import Pass, Setting, Strategy
+
+
+class FrameDenoiser:
+    """``FrameNet`` as ``thbench.generation`` runs it: observed frames, then the one to be made."""
+
+    def __init__(self, net: FrameNet) -> None:
+        self.net = net
+
+    def latent_shape(self, conditions: FrameConditions) -> tuple[int, ...]:
+        return (3, self.net.size, self.net.size)
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: FrameConditions) -> Tensor:
+        """Portrait and motion frames in the first convolution, once for all steps of a frame."""
+        return conditions.still + self.net.moving(clean)
+
+    def denoise(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        frames: Tensor,
+        conditions: FrameConditions,
+        context: Tensor | None,
+    ) -> Tensor:
+        windows, seen = noisy.shape[0], noisy.shape[2] - 1
+        still = conditions.still if context is None else context
+        alike = (x.expand(windows, -1, -1, -1) for x in (conditions.portrait, still))
+        sound = conditions.sound[0, frames[:, -1]]
+        made = self.net(noisy[:, :, -1], t[:, -1], *alike, sound)
+        # What is said of the observed frames is ignored.
+        return torch.cat(
+            [made.new_zeros(*made.shape[:2], seen, *made.shape[2:]), made[:, :, None]], 2
+        )
+
+
+class DiffusedHeads(Strategy):
+    """The frame network with the ``ar`` plan.
+
+    Args:
+        nets: ``frame``.
+        setting: as the stages were given.
+        plan: ``{name: ar, motion: ...}``, with as many motion frames as the network was built for;
+            ``stabilize`` is the released code's.
+        sampler: see ``Strategy``.
+
+    Raises:
+        UserError: another plan, or another number of motion frames.
+    """
+
+    space = "pixels"
+
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        setting: Setting,
+        plan: Mapping[str, Any],
+        sampler: SamplerConfig,
+    ) -> None:
+        super().__init__(nets, setting, plan, sampler)
+        net = self.nets["frame"]
+        assert isinstance(net, FrameNet)
+        self.net = net
+        _check(self.plan, net.motion)
+
+    def encode(self, request: Request) -> FrameConditions:
+        portrait = 2 * to_unit(request.source)[None] - 1
+        return self.net.conditions(portrait, request.audio[None])
+
+    def passes(self, request: Request) -> Sequence[Pass]:
+        plan = plans.build(n=request.n_frames, **self.plan)
+        denoisers = {"main": FrameDenoiser(self.net)}
+        return [Pass(self.space, plan, denoisers, self.net.process, self.sampler)]
+
+    def decode(self, latents: Tensor, frames: Tensor, conditions: FrameConditions) -> Tensor:
+        return (latents + 1) / 2
+
+    def source_latent(self, conditions: FrameConditions) -> Tensor:
+        return conditions.portrait[0]
+
+
+def _check(plan: Mapping[str, Any], motion: int) -> None:
+    """Only frames made one by one, seeing exactly the motion frames, are what the net can do."""
+    wanted = f"plan={{name: ar, motion: {motion}}}"
+    if plan["name"] != "ar":
+        raise UserError(f"Diffused Heads makes one frame at a time: take {wanted}.")
+    seen = {len(window.observe) for window in plans.windows(plans.build(n=2, **plan))}
+    if seen != {motion}:
+        raise UserError(
+            f"This network was trained with {motion} motion frame(s), the plan shows {max(seen)}:"
+            f" take {wanted}, or train another with stages.frame.model.net.motion."
+        )

@@ -1,0 +1,183 @@
+"""A U-Net over single pictures that time and sound scale and shift.
+
+The network of Dhariwal and Nichol (2021), "Diffusion Models Beat GANs on Image Synthesis", section
+3, with the conditioning of Diffused Heads (2024), eq. 17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thbench.nn.attention import SpatialAttention
+from thbench.nn.unet3d import sinusoid
+
+
+class FilmBlock(nn.Module):
+    """Two convolutions; between them time, then sound, scales and shifts what is normalised.
+
+    ``h = y_s (t_s GN(h) + t_b) + y_b`` (eq. 17), with scales written as 1 plus what is learned.
+
+    Args:
+        dim_in, dim_out: channels.
+        width: of the embedded time and sound.
+        groups: of the group norms.
+        dropout: before the second convolution.
+        resize: ``up`` or ``down`` by two inside the block, or None.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        width: int,
+        groups: int,
+        dropout: float,
+        resize: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, dim_in)
+        self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
+        self.time = nn.Linear(width, 2 * dim_out)
+        self.sound = nn.Linear(width, 2 * dim_out)
+        self.norm2 = nn.GroupNorm(groups, dim_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _silent(nn.Conv2d(dim_out, dim_out, 3, padding=1))
+        self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
+        self.resize = resize
+
+    def forward(self, x: Tensor, time: Tensor, sound: Tensor) -> Tensor:
+        """(N, dim_in, h, w) with ``time`` and ``sound`` (N, width) to (N, dim_out, ...)."""
+        h = self.conv1(self._resized(F.silu(self.norm1(x))))
+        h = _film(self.norm2(h), self.time(F.silu(time)))
+        h = _film(h, self.sound(F.silu(sound)))
+        h = self.conv2(self.dropout(F.silu(h)))
+        return self.skip(self._resized(x)) + h
+
+    def _resized(self, x: Tensor) -> Tensor:
+        if self.resize == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resize == "down" else x
+
+
+def _silent(layer: nn.Module) -> nn.Module:
+    """A layer that at first gives zero, so that a block starts as its skip."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _film(x: Tensor, parameters: Tensor) -> Tensor:
+    scale, shift = parameters[:, :, None, None].chunk(2, dim=1)
+    return x * (1 + scale) + shift
+
+
+class UNet(nn.Module):
+    """The denoising network.
+
+    What the portrait and the motion frames put into the first convolution is added to ``stem``'s
+    result (see ``forward``), so that it is worked out once for all steps.
+
+    Args:
+        channels: of the noisy picture.
+        outputs: channels of the output.
+        size: h = w of the picture.
+        dim, mults: channels at the levels are ``dim`` times ``mults``.
+        blocks: residual blocks per level on the way down; one more on the way up.
+        dropout: in every block.
+        heads, head_dim: of the attention.
+        attention: heights of the picture at which there is attention beside the middle's.
+        groups: of the group norms.
+        width: of the embedded time and sound.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        size: int,
+        *,
+        dim: int,
+        mults: Sequence[int],
+        blocks: int,
+        dropout: float,
+        heads: int,
+        head_dim: int,
+        attention: Sequence[int],
+        groups: int,
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+
+        def layer(a: int, b: int, at: int, resize: str | None = None) -> _Layer:
+            block = FilmBlock(a, b, width, groups, dropout, resize)
+            attends = at in attention and resize is None
+            return _Layer(block, SpatialAttention(b, heads, head_dim) if attends else None)
+
+        self.time = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.stem = nn.Conv2d(channels, dim, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        kept, now, at = [dim], dim, size
+        for i, mult in enumerate(mults):
+            for _ in range(blocks):
+                self.down.append(layer(now, dim * mult, at))
+                now = dim * mult
+                kept.append(now)
+            if i < len(mults) - 1:
+                self.down.append(layer(now, now, at, "down"))
+                kept.append(now)
+                at //= 2
+        self.middle = nn.ModuleList(layer(now, now, 0) for _ in range(2))
+        self.attention = SpatialAttention(now, heads, head_dim)
+        for i, mult in reversed(list(enumerate(mults))):
+            for _ in range(blocks + 1):
+                self.up.append(layer(now + kept.pop(), dim * mult, at))
+                now = dim * mult
+            if i:
+                self.up.append(layer(now, now, at, "up"))
+                at *= 2
+        self.norm = nn.GroupNorm(groups, now)
+        self.head = _silent(nn.Conv2d(now, outputs, 3, padding=1))
+
+    def forward(self, noisy: Tensor, t: Tensor, still: Tensor, sound: Tensor) -> Tensor:
+        """The output, (N, outputs, h, w).
+
+        Args:
+            noisy: (N, channels, h, w).
+            t: (N,) noise levels.
+            still: (N, dim, h, w), the rest of the first convolution.
+            sound: (N, width).
+        """
+        time = self.time(sinusoid(t, self.dim).to(noisy.dtype))
+        x = self.stem(noisy) + still
+        kept = [x]
+        for layer in _layers(self.down):
+            x = layer(x, time, sound)
+            kept.append(x)
+        first, last = _layers(self.middle)
+        x = last(self.attention(first(x, time, sound)), time, sound)
+        for layer in _layers(self.up):
+            if layer.block.resize is None:
+                x = torch.cat([x, kept.pop()], dim=1)
+            x = layer(x, time, sound)
+        return self.head(F.silu(self.norm(x)))
+
+
+class _Layer(nn.Module):
+    """A block, and attention where there is one."""
+
+    def __init__(self, block: FilmBlock, attention: SpatialAttention | None) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, x: Tensor, time: Tensor, sound: Tensor) -> Tensor:
+        x = self.block(x, time, sound)
+        return x if self.attention is None else self.attention(x)
+
+
+def _layers(modules: Iterable[nn.Module]) -> Iterable[_Layer]:
+    return modules  # type: ignore[return-value]

@@ -1,0 +1,116 @@
+"""TTR: key frames first, then all gaps between them, by networks of two temporal resolutions.
+
+Harvey et al. (2022), "Flexible Diffusion Modeling of Long Videos", as DAWN's Table 2 compares it:
+one network makes every s-th frame, another fills the gaps, both on DAWN's flows and conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thbench import plans
+from thbench.contracts import Request
+from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
+from thbench.dawn.dawn import DAWN, Conditions
+from thbench.errors import UserError
+from thbench.strategy import Pass
+
+
+@dataclass
+class TTRConditions(Conditions):
+    """Conditions of the key frames, and beside them those of the gaps.
+
+    Attributes:
+        gaps: as the gaps' network takes them.
+        in_gap: (T,) bool, the frames that the gaps' network makes.
+    """
+
+    gaps: FlowConditions
+    in_gap: Tensor
+
+
+class GapDenoiser(FlowDenoiser):
+    """Fills gaps between key frames of another network, which has latents of its own scale.
+
+    Each network measures on its training data how flows are normalised, so observed keys are taken
+    from the one's scale to the other's.
+
+    Args:
+        net: fills the gaps.
+        keys: made the key frames.
+        guidance: see ``FlowDenoiser``.
+    """
+
+    def __init__(self, net: A2VNet, keys: A2VNet, guidance: float = 1.0) -> None:
+        super().__init__(net, guidance)
+        self.keys = keys
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> Tensor:
+        """The observed latents (B, 3, n, h, w) at the scale of this network."""
+        rows = clean.transpose(1, 2)
+        moved = self.net.to_latent(*self.keys.from_latent(rows.flatten(0, 1)))
+        return moved.unflatten(0, rows.shape[:2]).transpose(1, 2)
+
+    def denoise(
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: Any
+    ) -> Tensor:
+        assert isinstance(conditions, TTRConditions)
+        noisy = torch.cat([context, noisy[:, :, context.shape[2] :]], dim=2)
+        return super().denoise(noisy, t, frames, conditions.gaps, None)
+
+
+def _process_of(net: A2VNet) -> tuple[Any, ...]:
+    """What a network's noise process is, and what it predicts."""
+    process = net.process
+    return process.schedule, process.steps, process.prediction, process.zero_snr
+
+
+class TTR(DAWN):
+    """Two networks of different temporal resolution.
+
+    ``nets``: ``lfg``, ``pbnet``, ``a2v`` for the key frames and ``gaps``. One network may play
+    both roles; a plan with ``single_model: true`` asks the first for everything.
+    """
+
+    @property
+    def gaps(self) -> A2VNet:
+        """Fills the gaps."""
+        net = self.nets["gaps"]
+        assert isinstance(net, A2VNet)
+        return net
+
+    def encode(self, request: Request) -> TTRConditions:
+        keys = super().encode(request)
+        given = self.given(self.gaps, request, keys.source, keys.pose, keys.eyes)
+        in_gap = torch.zeros(request.n_frames, dtype=torch.bool, device=keys.portrait.device)
+        for window in plans.windows(self.plan_for(request)):
+            if window.model == "gaps":
+                in_gap[list(window.generate)] = True
+        base = {f.name: getattr(keys, f.name) for f in fields(keys)}
+        return TTRConditions(**base, gaps=given, in_gap=in_gap)
+
+    def passes(self, request: Request) -> Sequence[Pass]:
+        plan = self.plan_for(request)
+        denoisers: dict[str, FlowDenoiser] = {
+            name: FlowDenoiser(self.a2v, self.guidance) for name in plans.models(plan)
+        }
+        if "gaps" in denoisers:
+            if _process_of(self.gaps) != _process_of(self.a2v):
+                raise UserError(
+                    "The networks of key frames and gaps were trained with other noise processes:"
+                    " give their stages the same model.net.process."
+                )
+            denoisers["gaps"] = GapDenoiser(self.gaps, self.a2v, self.guidance)
+        return [Pass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
+
+    def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
+        assert isinstance(conditions, TTRConditions)
+        in_gap = conditions.in_gap[frames][:, None, None, None]
+        parts = zip(self.a2v.from_latent(latents), self.gaps.from_latent(latents), strict=True)
+        flow, occlusion = (torch.where(in_gap, b, a) for a, b in parts)
+        return self.lfg.decode(conditions.source, flow, occlusion)

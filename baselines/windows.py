@@ -1,0 +1,257 @@
+"""Training of DAWN's denoiser on the windows of any plan.
+
+With this stage AR, SAR, TTR and rolling are DAWN in all but the order in which frames are made:
+the same latent flow generator, conditions, network, clips and number of samples. What a window
+observes stands in it as clean values at level 0, which is the indicator of Harvey et al. (2022),
+section 3, in the form of a time per frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thbench import plans
+from thbench.config import SamplerConfig
+from thbench.contracts import Batch, to_unit
+from thbench.dawn.a2v import A2VStage
+from thbench.dawn.a2v_net import FlowConditions
+from thbench.diffusion import sampler
+from thbench.errors import UserError
+from thbench.plans import SOURCE, Window
+from thbench.strategy import Setting
+
+LONG = 200
+"""Frames of a plan that shows all kinds of windows that there are."""
+
+
+class WindowStage(A2VStage):
+    """Trains ``A2VNet`` on what a plan shows it at generation.
+
+    For each batch a clip length is drawn, then a round of the plan for it, then a window of that
+    round. The window is laid into each drawn clip at random places, as often as the frames to be
+    shown allow, so that a plan of small windows learns as much from a clip as one of large ones.
+
+    Args:
+        setting, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
+        plan: ``{"name": ..., options}``.
+        window: windows of which model are trained, where the plan has more than one.
+        clip: lengths ``[least, most]`` of the clips whose plans are taken; by default clips are
+            as long as what is drawn, as windows that grow with their clip (key frames) need.
+        shown: frames of each clip that the network is shown, in as many windows as that makes, at
+            least one; by default as many as are drawn.
+        levels: ``plan`` (frames stand at the levels at which the window meets them) or ``frame``
+            (independent levels, Chen et al. 2024, "Diffusion Forcing", algorithm 1).
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        plan: Mapping[str, Any],
+        window: str = "main",
+        clip: Sequence[int] | None = None,
+        shown: int | None = None,
+        levels: str = "plan",
+        net: Mapping[str, Any] | None = None,
+        loss: str = "paper",
+        w_lip: float | None = None,
+        dropout: float = 0.1,
+        chunk: int = 64,
+    ) -> None:
+        super().__init__(setting, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk)
+        if levels not in ("plan", "frame"):
+            raise UserError(f"levels must be 'plan' or 'frame', not '{levels}'.")
+        self.plan, self.window, self.levels = dict(plan), window, levels
+        self.clip, self.shown = _lengths(clip), shown
+        known = plans.models(plans.build(n=self.clip[1] if self.clip else LONG, **plan))
+        if window not in known:
+            raise UserError(f"window must be one of plan '{plan['name']}': {', '.join(known)}.")
+
+    def trained_for(self) -> dict[str, Any]:
+        plan = plans.build(n=LONG, **self.plan)
+        shown = [w for w in plans.windows(plan) if w.model == self.window]
+        staggered = self.levels == "frame" or plans.levels(plan) > 1
+        return {
+            "observed": max(len(w.observe) for w in shown),
+            "levels": "frame" if staggered else "clip",
+            "plan": plans.filled(self.plan),
+            "window": self.window,
+        }
+
+    def draw_window(self, n_drawn: int) -> tuple[Window, int]:
+        """A window of the plan, and the number of noise levels of that plan.
+
+        Raises:
+            UserError: it spans more than the ``n_drawn`` consecutive frames that there are.
+        """
+        least, most = self.clip or (n_drawn, n_drawn)
+        plan = plans.build(n=least + _random(most - least + 1), **self.plan)
+        rounds = [[w for w in round_ if w.model == self.window] for round_ in plan]
+        rounds = [round_ for round_ in rounds if round_]
+        if not rounds and self.clip:  # a clip too short for gaps; the longest has some
+            return self.draw_window(n_drawn)
+        if not rounds:
+            raise UserError(
+                f"A clip of {n_drawn} frames has no window '{self.window}' in plan"
+                f" '{self.plan['name']}': raise the stage's draw.frames."
+            )
+        round_ = rounds[_random(len(rounds))]
+        window = round_[_random(len(round_))]
+        if (needed := _span(window)) > n_drawn:
+            raise UserError(
+                f"A window of plan '{self.plan['name']}' spans {needed} frames, and the stage draws"
+                f" {n_drawn}: raise its draw.frames, or lower the plan's sizes or model.clip."
+            )
+        return window, plans.levels(plan)
+
+    def lay(self, window: Window, batch: Batch) -> Tensor:
+        """Places of the window's frames, observed ones first, among the drawn ones.
+
+        Returns:
+            (B, K, n) int64 in [0, T), ``SOURCE`` for the portrait. K windows in each clip.
+        """
+        b, n_drawn = batch.frames.shape
+        members = torch.tensor([*window.observe, *window.generate])
+        first = int(members[members >= 0].min())
+        times = max(1, (self.shown or n_drawn) // len(window))
+        start = torch.randint(0, n_drawn - _span(window) + 1, (b, times, 1))
+        placed = torch.where(members < 0, SOURCE, members - first + start)
+        return placed.to(batch.frames.device)
+
+    def levels_of(self, window: Window, high: int, shape: Sequence[int], device: Any) -> Tensor:
+        """Noise levels (*shape, n) of a window: 0 for what it observes.
+
+        Args:
+            window: of a plan with ``high`` levels.
+            high: its level of pure noise.
+            shape: how many windows.
+            device: of the result.
+        """
+        steps = self.net.process.steps
+        n_seen, n_made = len(window.observe), len(window.generate)
+        if self.levels == "frame":
+            made = torch.randint(1, steps + 1, (*shape, n_made), device=device)
+        else:
+            # All frames of a window fall together, so how far they have come is one number.
+            entered = torch.tensor(window.enter, device=device)
+            fallen = window.drop * torch.rand(*shape, 1, device=device)
+            made = ((entered - fallen) * steps / high).ceil().long().clamp(1, steps)
+        return torch.cat([made.new_zeros(*shape, n_seen), made], dim=-1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        window, high = self.draw_window(batch.frames.shape[1])
+        shown, latent, given = self.show(batch, self.lay(window, batch))
+        t = self.levels_of(window, high, latent.shape[:1], latent.device)
+        return self.error(shown, latent, given, torch.randn_like(latent), t)
+
+    def show(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
+        """The windows at ``places`` (B, K, n), one per row: B * K of them.
+
+        Returns:
+            a batch with the windows' frames, valid and landmarks (its other fields stay those of
+            the clips), their clean latents (B * K, 3, n, h, w) and conditions.
+        """
+        k, n = places.shape[1:]
+        shown = take(batch, places.flatten(1))
+        latent, given = self.prepare(shown)
+
+        def rows(values: Tensor) -> Tensor:
+            return values.unflatten(1, (k, n)).flatten(0, 1)
+
+        shown = replace(
+            shown,
+            frames=rows(shown.frames),
+            valid=rows(shown.valid),
+            landmarks=rows(shown.landmarks),
+        )
+        given = replace(
+            given,
+            tokens={kind: rows(token) for kind, token in given.tokens.items()},
+            static=given.static.repeat_interleave(k, dim=0),
+        )
+        return shown, rows(latent.transpose(1, 2)).transpose(1, 2), given
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """A window of the first clip, filmed beside made in ten steps from what it observes.
+
+        Nothing where levels are learned only as the plan staggers them: such a net makes no
+        window from pure noise alone.
+        """
+        first = batch.map(lambda tensor: tensor[:1])
+        window, high = self.draw_window(first.frames.shape[1])
+        if high > 1 and self.levels == "plan":
+            return {}
+        places = self.lay(window, first)[:, :1]
+        shown, latent, given = self.show(first, places)
+        n_seen = len(window.observe)
+        seen, wanted = latent[:, :, :n_seen], latent[:, :, n_seen:]
+        keep = torch.ones_like(shown.valid)
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            t = torch.cat([t.new_zeros(1, n_seen), t], dim=1)
+            whole = torch.cat([seen, noisy], dim=2)
+            return self.net(whole, t, shown.frames, given, keep)[:, :, n_seen:]
+
+        noise, config = torch.randn_like(wanted), SamplerConfig(steps=10)
+        made = sampler.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        images = self.lfg.decode(given.source, *self.net.from_latent(made))
+        filmed = to_unit(first.video[0, places[0, 0, n_seen:]])
+        return {"generated": torch.cat([filmed, images], dim=-1)}
+
+
+def take(batch: Batch, places: Tensor) -> Batch:
+    """The frames at ``places`` (B, n) of each clip; at ``SOURCE`` stands the portrait.
+
+    The portrait has frame index ``SOURCE``, its own picture, pose, eyes and landmarks, and does not
+    count as valid; its sound means nothing.
+    """
+    rows = torch.arange(len(places), device=places.device)[:, None]
+    missing = places < 0
+
+    def chosen(values: Tensor, portrait: Tensor | None = None) -> Tensor:
+        values = values[rows, places.clamp(min=0)]
+        if portrait is None:
+            return values
+        where = missing.reshape(*missing.shape, *(1,) * (values.ndim - 2))
+        return torch.where(where, portrait, values)
+
+    return replace(
+        batch,
+        video=chosen(batch.video, batch.source[:, None]),
+        audio=chosen(batch.audio),
+        pose=chosen(batch.pose, batch.source_pose[:, None]),
+        eyes=chosen(batch.eyes, batch.source_eyes[:, None]),
+        landmarks=chosen(batch.landmarks, batch.source_landmarks[:, None]),
+        valid=chosen(batch.valid) & ~missing,
+        frames=chosen(batch.frames).masked_fill(missing, SOURCE),
+    )
+
+
+def _span(window: Window) -> int:
+    """Consecutive frames from the first to the last that a window holds."""
+    members = [i for i in (*window.observe, *window.generate) if i != SOURCE]
+    return max(members) - min(members) + 1
+
+
+def _random(n: int) -> int:
+    """From 0 to n - 1; torch's generator is what the trainer seeds."""
+    return int(torch.randint(n, ()))
+
+
+def _lengths(clip: Sequence[int] | None) -> tuple[int, int] | None:
+    if clip is None:
+        return None
+    bounds = list(clip) if isinstance(clip, Sequence) else [clip, clip]
+    if (
+        len(bounds) != 2
+        or any(type(n) is not int for n in bounds)
+        or not 1 <= bounds[0] <= bounds[1]
+    ):
+        raise UserError(f"clip must be [least, most] frames or null, not {clip}.")
+    return bounds[0], bounds[1]

@@ -1,0 +1,235 @@
+"""What every strategy does, for every file in configs/strategy and each of its switches.
+
+The nets are as small as they can be and see a step or two: this is about the machinery.
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from tests.tiny import TINY
+from thbench import assemble, config, plans, protocol, training
+from thbench.contracts import Request
+from thbench.dawn.a2v import A2VStage
+from thbench.errors import UserError
+from thbench.registry import resolve
+from thbench.stages import locate, order, stage_run
+from thbench.strategy import Stage, Strategy
+
+SMALL_A2V = "{dim: 8, mults: [1], heads: 1, head_dim: 8}"
+LONGEST = 24
+"""Frames that a training sample may have: clips of the small bench have 25."""
+SHARED = ("lfg", "pbnet")
+
+
+def cases():
+    for name in config.names("strategy"):
+        yield name, ()
+        for switch in config.read_yaml(config.find("strategy", name)).get("switches", {}):
+            yield name, (f"{switch}=true",)
+
+
+def small(name, more, bench, runs, *words):
+    """The strategy with small nets, a step for each stage and four sampler steps."""
+    tiny = config.load(name, ["scale=tiny", *more])
+    known = [
+        w for w in bench.words if not w.startswith("stages.") or w.split(".")[1] in tiny.stages
+    ]
+    chosen = [*known, *more, f"runs={runs}", "sampler.steps=4", "trainer.validate_batches=1"]
+    if tiny.plan["name"] == "rolling":  # its window must divide the steps
+        chosen += ["plan.window=4", "plan.context=2"]
+    for stage, settings in tiny.stages.items():
+        if any(word.startswith(f"stages.{stage}.draw") for word in TINY) and not more_of(settings):
+            continue
+        if stage in SHARED:
+            continue
+        frames = settings.draw.frames
+        least, most = frames if isinstance(frames, list) else (frames, frames)
+        chosen += [
+            f"stages.{stage}.draw.frames=[{min(least, LONGEST)}, {min(most, LONGEST)}]",
+            f"stages.{stage}.batch_size=2",
+            f"stages.{stage}.max_steps=1",
+        ]
+        if issubclass(resolve(settings.target, Stage), A2VStage):
+            chosen.append(f"stages.{stage}.model.net={SMALL_A2V}")
+    return config.load(name, [*chosen, *words])
+
+
+def more_of(settings):
+    """Whether a stage says itself which frames it needs."""
+    return "plan" in settings.model
+
+
+@dataclass(frozen=True)
+class Made:
+    """A strategy fitted for a step, resumed for another, and put together."""
+
+    config: config.Config
+    assembled: assemble.Assembled
+    request: Request
+    before: dict
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.assembled.strategy
+
+    def frames(self, n, **changes):
+        generation = self.strategy.generate(self.asked(n, **changes))
+        return torch.cat(list(generation.chunks)), generation
+
+    def asked(self, n, **changes):
+        """The request with a sound of ``n`` frames, and no motion to follow."""
+        times = -(-n // self.request.n_frames)
+        audio = self.request.audio.repeat(times, 1)[:n]
+        changes = {"pose": None, "eyes": None, **changes}
+        return replace(self.request, audio=audio, waveform=torch.zeros(n * 640), **changes)
+
+
+@pytest.fixture(scope="module")
+def runs(bench, tmp_path_factory):
+    """A folder with DAWN's trained stages, as where DAWN was trained before."""
+    folder = tmp_path_factory.mktemp("contract") / "runs"
+    shutil.copytree(bench.runs, folder, ignore=shutil.ignore_patterns("eval-*", "samples"))
+    return folder
+
+
+@pytest.fixture(
+    scope="module", params=list(cases()), ids=lambda case: " ".join([case[0], *case[1]])
+)
+def made(request, bench, runs):
+    name, more = request.param
+    before = stamps(runs)
+    first = small(name, more, bench, runs)
+    assemble.check(first)
+    training.fit(first)
+    played = [stage for stage in first.nets.values() if stage not in SHARED]
+    further = small(name, more, bench, runs, f"stages.{played[-1]}.max_steps=2")
+    training.fit(further)
+    asked = assemble.requests_of(further, protocol.load("synthetic"))[0]
+    return Made(further, assemble.assemble(further), asked, before)
+
+
+def stamps(runs):
+    """When each stage's weights were written, by folder."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in runs.glob("*/last.ckpt")}
+
+
+def test_it_goes_on_where_it_stopped(made):
+    for role, stage in made.config.nets.items():
+        run = stage_run(made.config, stage)
+        assert run.steps == made.config.stages[stage].max_steps, role
+
+
+def test_what_others_have_trained_is_not_trained_again(made, runs):
+    after = stamps(runs)
+    for folder, written in made.before.items():
+        if folder.split("-")[0] in SHARED:
+            assert after[folder] == written
+    for stage in SHARED:
+        folders = [folder for folder in after if folder.startswith(f"{stage}-")]
+        assert len(folders) == 1
+
+
+def test_only_the_stages_that_it_needs_are_trained(made, runs):
+    needed = set(order(made.config))
+    for stage in made.config.stages:
+        folder = stage_run(made.config, stage).folder.name
+        assert (folder in stamps(runs)) == (stage in needed or folder in made.before)
+
+
+@pytest.mark.parametrize("n", [1, 7, 60])
+def test_it_makes_videos_of_any_length(made, n):
+    frames, generation = made.frames(n)
+    assert frames.shape == (n, 3, made.config.size, made.config.size)
+    assert frames.dtype == torch.uint8
+    plan = plans.build(n=n, **made.config.plan)
+    wanted = plans.cost(plan, made.config.sampler.steps)
+    assert generation.cost.evaluations == wanted.evaluations
+    assert generation.cost.calls >= wanted.depth
+    assert 0 < generation.cost.first_frame <= generation.cost.seconds
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made):
+    first = made.frames(3)[0]
+    assert torch.equal(first, made.frames(3)[0])
+    assert not torch.equal(first, made.frames(3, seed=1)[0])
+    assert not torch.equal(first, made.frames(3, id="another")[0])
+
+
+def test_splitting_a_round_makes_the_same_video(made):
+    if all(len(round_) == 1 for round_ in plans.build(n=17, **made.config.plan)):
+        pytest.skip("its rounds have one window each")
+    whole = made.frames(17)[0]
+    before, made.strategy.frames_per_call = made.strategy.frames_per_call, 9
+    split = made.frames(17)[0]
+    made.strategy.frames_per_call = before
+    assert (whole.int() - split.int()).abs().max() <= 1
+
+
+def test_the_plan_it_was_trained_for_is_not_zero_shot(made):
+    known = {
+        str(account["trained_for"].get("plan"))
+        for account in made.assembled.accounts.values()
+        if account["trained_for"].get("plan")
+    }
+    notes = made.assembled.zero_shot(60)
+    assert bool(notes) == (known not in (set(), {str(plans.filled(made.config.plan))}))
+
+
+def test_another_plan_runs_over_the_same_weights_and_its_row_says_so(made):
+    if made.strategy.space != "flow":
+        pytest.skip("its network has a fixed number of motion frames")
+    asked = {"name": "sar", "segment": 3, "overlap": 2}
+    other = assemble.assemble(replace(made.config, plan=asked))
+    notes = other.zero_shot(10)
+    assert notes
+    assert all(note.startswith("zero-shot: ") for note in notes)
+    chunks = other.strategy.generate(made.asked(7)).chunks
+    assert sum(len(chunk) for chunk in chunks) == 7
+
+
+def test_another_checkpoint_is_refused(made, tmp_path):
+    stage = next(stage for stage in made.config.nets.values() if stage not in SHARED)
+    run = locate(made.config, stage)
+    wrong = next(p for p in run.folder.parent.glob("*/last.ckpt") if p.parent != run.folder)
+    kept = tmp_path / "last.ckpt"
+    shutil.move(run.last, kept)
+    try:
+        shutil.copy(wrong, run.last)
+        with pytest.raises(UserError, match=f"not of '{stage}'"):
+            assemble.assemble(made.config)
+    finally:
+        run.last.unlink()
+        shutil.move(kept, run.last)
+
+
+def test_what_a_clip_needs_once_is_computed_once(made):
+    """Portrait, sound and motion are encoded once, however many windows a plan has."""
+    strategy, counts = made.strategy, {}
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            counts[name] = counts.get(name, 0) + 1
+            return real(*args, **kwargs)
+
+        owner.__dict__[name] = call
+        return lambda: owner.__dict__.pop(name)
+
+    undo = [counted(strategy, "encode")]
+    if "lfg" in strategy.nets:
+        undo += [counted(strategy.nets["lfg"], "encode"), counted(strategy.nets["lfg"], "flow")]
+        undo += [counted(strategy.nets["pbnet"], "sample")]
+        nets = {net for net in strategy.nets.values() if hasattr(net, "static")}
+        undo += [counted(net, "static") for net in nets]
+    made.frames(5)
+    for put_back in undo:
+        put_back()
+    assert counts.pop("encode") <= 2  # the strategy's, and in it the generator's
+    assert counts.pop("flow", 0) <= 1  # the portrait's own, where a plan observes it
+    roles = len(made.config.nets) - len(SHARED)
+    assert counts.pop("static", roles) == roles
+    assert counts.pop("sample", 1) == 1
