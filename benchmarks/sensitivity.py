@@ -242,7 +242,8 @@ def report(rows: Sequence[dict[str, Any]], folder: Path, page: str) -> None:
             verdict = _verdict(key, mine, worse, same)
             broken += [f"{title}: {key}"] if "NOT" in verdict else []
             cells = [_number(row["values"][key]) for row in mine]
-            lines.append(f"| {key} | {' | '.join(cells)} | {verdict} |")
+            title_cell = key.replace("|", "\\|")
+            lines.append(f"| {title_cell} | {' | '.join(cells)} | {verdict} |")
     lines += ["", "Expectations that failed: " + ("; ".join(broken) or "none") + ".", ""]
     write_atomic(folder / f"{page}.md", "\n".join(lines))
     print(lines[-2])
