@@ -48,6 +48,9 @@ class Gaussian:
         """Rows R' (k, d) with ``R R'`` the covariance."""
         if self.cov is None:
             return self._thin()
+        lower, failed = torch.linalg.cholesky_ex(self.cov)
+        if not failed:  # several times as fast as what a singular matrix needs
+            return lower.T
         values, vectors = torch.linalg.eigh(self.cov)
         return (vectors * values.clamp(min=0).sqrt()).T
 
