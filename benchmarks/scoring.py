@@ -143,7 +143,10 @@ def shares(videos: Path, rule: Protocol) -> list[str]:
                 do(metric.name, metric.measure_clip, found, found)
     total = sum(spent.values())
     order = sorted(spent, key=lambda part: -spent[part])
-    rows = [f"| {part} | {spent[part]:.2f} | {spent[part] / total:.0%} |" for part in order]
+    rows = [
+        f"| {part.replace('|', chr(92) + '|')} | {spent[part]:.2f} | {spent[part] / total:.0%} |"
+        for part in order
+    ]
     return ["| part | seconds | share |", "|---|---|---|", *rows]
 
 
