@@ -34,7 +34,6 @@ from thbench.data.synthetic.make import synthesize
 from thbench.results import write_atomic
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
-PEOPLE = SPLITS["train"]
 SHIFTS = range(-8, 9)
 REACH = 15  # frames to either side among which the sound of now is to be found
 
