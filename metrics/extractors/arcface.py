@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import Extractor
+from metrics.extractors.base import NetworkExtractor
 
 SIZE = 112
 
@@ -82,7 +82,7 @@ def align(frames: Tensor, landmarks: Tensor) -> Tensor:
     return F.grid_sample(frames.float(), where, align_corners=False)
 
 
-class ArcFace(Extractor):
+class ArcFace(NetworkExtractor):
     """Embeddings (T, 512) of length 1, zeros on frames without a face.
 
     Aligned faces in RGB, scaled to [-1, 1], through onnxruntime; on a GPU where onnxruntime has
@@ -101,15 +101,10 @@ class ArcFace(Extractor):
     name = "arcface"
     needs = ("landmarks", "valid")
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        batch_size: int = 32,
-        path: Path | None = None,
-    ) -> None:
-        super().__init__(device, batch_size)
-        path = path or weights.find("arcface")
-        self.digest = weights.digest(path)
+    def find(self) -> Path:
+        return weights.find("arcface")
+
+    def load(self, path: Path) -> None:
         self._session = _session(path, self.device)
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from metrics import weights
 
 
 class Extractor(ABC):
@@ -60,6 +63,35 @@ class Extractor(ABC):
     @abstractmethod
     def forward(self, frames: Tensor) -> Tensor:
         """Features (n, d) of a batch of frames (n, 3, H, W) uint8 on ``device``."""
+
+
+class NetworkExtractor(Extractor):
+    """An extractor with a weight file.
+
+    Args:
+        device: where it runs.
+        batch_size: frames at a time.
+        path: a file to use unchecked; by default what ``find`` finds.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        batch_size: int = 32,
+        path: Path | None = None,
+    ) -> None:
+        super().__init__(device, batch_size)
+        path = path or self.find()
+        self.digest = weights.digest(path)
+        self.load(path)
+
+    @abstractmethod
+    def find(self) -> Path:
+        """The published file, its hash checked, or one that travels with the package."""
+
+    @abstractmethod
+    def load(self, path: Path) -> None:
+        """Make the network with a file's weights."""
 
 
 @contextmanager

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import torch
 from pytorch_fid import inception as fid
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import inception_v3
 
 from metrics import weights
-from metrics.extractors.base import Extractor
+from metrics.extractors.base import NetworkExtractor
 
 SIZE = 299
 
@@ -42,7 +41,7 @@ def build(state: Mapping[str, Tensor]) -> nn.Module:
     return cast(nn.Module, net.eval().requires_grad_(False))
 
 
-class Inception(Extractor):
+class Inception(NetworkExtractor):
     """Inception features as pytorch-fid computes them.
 
     Frames in [0, 1] are resized to 299 x 299, bilinear without antialiasing, then scaled to
@@ -57,15 +56,10 @@ class Inception(Extractor):
 
     name = "inception"
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        batch_size: int = 32,
-        path: Path | None = None,
-    ) -> None:
-        super().__init__(device, batch_size)
-        path = path or weights.find("fid-inception")
-        self.digest = weights.digest(path)
+    def find(self) -> Path:
+        return weights.find("fid-inception")
+
+    def load(self, path: Path) -> None:
         self.net = build(weights.load_state(path)).to(self.device)
 
     def forward(self, frames: Tensor) -> Tensor:

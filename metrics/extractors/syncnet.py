@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import Extractor, full_precision
+from metrics.extractors.base import NetworkExtractor, full_precision
 from metrics.mfcc import mfcc, pcm16
 
 SIZE = 224
@@ -173,7 +173,7 @@ def sound_windows(waveform: np.ndarray, count: int) -> Tensor:
     return cepstra.unfold(1, columns, CEPSTRA_PER_FRAME).transpose(0, 1)[:count]
 
 
-class SyncNet(Extractor):
+class SyncNet(NetworkExtractor):
     """Embeddings of lips and sound.
 
     Rows are windows of five frames, the first beginning with frame i; columns the lips' 1024, then
@@ -194,15 +194,10 @@ class SyncNet(Extractor):
     name = "syncnet"
     needs = ("landmarks", "valid", "waveform")
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        batch_size: int = 32,
-        path: Path | None = None,
-    ) -> None:
-        super().__init__(device, batch_size)
-        path = path or weights.find("syncnet")
-        self.digest = weights.digest(path)
+    def find(self) -> Path:
+        return weights.find("syncnet")
+
+    def load(self, path: Path) -> None:
         self.net = build(weights.load_state(path)).to(self.device)
 
     def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import Extractor
+from metrics.extractors.base import NetworkExtractor
 
 SIZE = 64  # frames are looked at in this size
 FOLDER = Path(__file__).with_name("experts")
@@ -53,22 +53,17 @@ def shrink(frames: Tensor) -> Tensor:
     )
 
 
-class _Expert(Extractor):
+class _Expert(NetworkExtractor):
     """Args: ``path`` is a safetensors file; by default the one that travels with the package."""
 
     file: str
     outputs: int
     dim: int
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        batch_size: int = 64,
-        path: Path | None = None,
-    ) -> None:
-        super().__init__(device, batch_size)
-        path = path or FOLDER / self.file
-        self.digest = weights.digest(path)
+    def find(self) -> Path:
+        return FOLDER / self.file
+
+    def load(self, path: Path) -> None:
         self.net = FaceNet(self.dim, self.outputs)
         weights.fill(self.net, path)
         self.net = self.net.eval().requires_grad_(False).to(self.device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import Extractor, full_precision
+from metrics.extractors.base import NetworkExtractor, full_precision
 from metrics.extractors.syncnet import SAMPLES_PER_FRAME, WINDOW, sound_windows
 from metrics.extractors.synthetic import FOLDER
 from metrics.mfcc import pcm16
@@ -69,7 +69,7 @@ def mouths(frames: Tensor, landmarks: Tensor) -> Tensor:
     return F.grid_sample(frames.float() / 255, grid, padding_mode="border", align_corners=False)
 
 
-class SyntheticSync(Extractor):
+class SyntheticSync(NetworkExtractor):
     """Embeddings of lips and sound in the layout of ``syncnet``: (T - 5, 64).
 
     No rows for clips of five frames or fewer, without a face, or of digital silence.
@@ -78,15 +78,10 @@ class SyntheticSync(Extractor):
     name = "synthetic-sync"
     needs = ("landmarks", "valid", "waveform")
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        batch_size: int = 128,
-        path: Path | None = None,
-    ) -> None:
-        super().__init__(device, batch_size)
-        path = path or FOLDER / "sync.safetensors"
-        self.digest = weights.digest(path)
+    def find(self) -> Path:
+        return FOLDER / "sync.safetensors"
+
+    def load(self, path: Path) -> None:
         self.net = SyncExpert()
         weights.fill(self.net, path)
         self.net = self.net.eval().requires_grad_(False).to(self.device)
