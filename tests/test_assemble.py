@@ -1,6 +1,7 @@
 """From trained stages to a strategy, its videos and its result."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.tiny import FRAMES
 from thbench import assemble, config, protocol, results, stages
 from thbench.cli import main
 from thbench.data import video
+from thbench.data.synthetic.make import synthesize
 from thbench.errors import UserError
 
 
@@ -232,3 +234,25 @@ def test_every_command_gives_the_result_a_place(bench, evaluate, tmp_path, capsy
     assert "[smoke]: 3 of 3 clips scored" in shown
     assert f" s for {FRAMES} frames, the first after " in shown
     assert f"result: {tmp_path / 'results'}" in shown.replace("\n", "")
+
+
+def test_another_data_set_is_generated_and_scored_by_the_nets_of_the_first(
+    evaluate, bench, tmp_path
+):
+    other = tmp_path / "other"
+    synthesize(
+        other, identities=2, seconds=1.0, size=64, workers=1, seed=7, splits={"train": 1, "test": 1}
+    )
+    result, path = evaluate(f"eval.data={other}", "eval.frames=5")
+    assert result.data.name == "other"
+    assert result.coverage.expected == 1
+    assert "trained on data" in result.notes
+    assert path.name.startswith("dawn-other-")
+
+
+def test_another_data_set_must_have_the_networks_audio(load, tmp_path, bench):
+    other = tmp_path / "other"
+    shutil.copytree(bench.data, other)
+    shutil.rmtree(other / "audio")
+    with pytest.raises(UserError, match="logmel"):
+        assemble.requests_of(load(f"eval.data={other}"), protocol.load("synthetic"))

@@ -126,3 +126,11 @@ def test_the_content_hash_takes_numbers_by_value():
 def test_yaml_round_trip(toy):
     loaded = config.load(toy)
     assert config.read_yaml_text(config.to_yaml(loaded)) == loaded
+
+
+def test_the_data_to_test_on_is_the_training_data_unless_said_otherwise(toy, tmp_path):
+    (tmp_path / "manifest.jsonl").touch()
+    assert config.load(toy).tested == config.load(toy).data
+    chosen = config.load(toy, [f"eval.data={tmp_path}", "data.audio=hubert"])
+    assert (chosen.tested.root, chosen.tested.audio) == (str(tmp_path), "hubert")
+    assert chosen.data.root == config.load(toy).data.root

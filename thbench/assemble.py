@@ -147,9 +147,9 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
         return None
     return score(
         out,
-        Path(config.data.root),
+        Path(config.tested.root),
         replace(rule, frames=asked.frames),
-        run=f"{config.strategy}-{config.data.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
+        run=f"{config.strategy}-{config.tested.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
         strategy=config.strategy,
         title=config.title,
         origin=origin,
@@ -160,8 +160,8 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
         config_hash=content_hash(config),
         samples_seen=made.samples_seen,
         space=made.strategy.space,
-        notes=tuple(made.zero_shot(asked.longest)),
-        data=config.data.name,
+        notes=(*made.zero_shot(asked.longest), *_trained_on(config)),
+        data=config.tested.name,
     )
 
 
@@ -169,7 +169,7 @@ def requests_of(config: Config, rule: Protocol) -> SplitRequests:
     """The requests that a protocol asks for."""
     limits = [n for n in (rule.frames, config.eval.frames) if n is not None]
     return SplitRequests(
-        config.data,
+        config.tested,
         config.eval.split,
         config.size,
         seeds=rule.seeds,
@@ -180,11 +180,15 @@ def requests_of(config: Config, rule: Protocol) -> SplitRequests:
     )
 
 
+def _trained_on(config: Config) -> list[str]:
+    return [f"trained on {config.data.name}"] if config.eval.data.root else []
+
+
 def videos_folder(config: Config, made: Assembled, rule: Protocol) -> Path:
     """Where the videos of this strategy under this protocol go: named by what determines them."""
     asked = [
         made.run,
-        manifest.digest(config.data.root),
+        manifest.digest(config.tested.root),
         config.eval.split,
         config.eval.limit,
         config.eval.frames,

@@ -141,6 +141,10 @@ def _eval(commands: Commands) -> None:
         "thbench.commands:evaluate",
         "generate a split, score it, and write a result",
     )
+    parser.epilog = (
+        "eval.data=NAME tests on another data set than the networks were trained on; plan=NAME"
+        " and plan.OPTION=VALUE run trained networks in another order (labelled zero-shot)."
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="mark the result as smoke even at paper scale"
     )

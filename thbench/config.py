@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +173,12 @@ class TrackingConfig:
 
 @dataclass
 class EvalConfig:
-    """What ``thbench eval`` generates; how it is scored stands in the protocol."""
+    """What ``thbench eval`` generates; how it is scored stands in the protocol.
 
+    ``data`` is a prepared data set other than the one trained on; without a root, that one.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
     protocol: str = "synthetic"
     split: str = "test"
     limit: int | None = None
@@ -208,6 +212,12 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+    @property
+    def tested(self) -> DataConfig:
+        """The data set that is generated and scored, with the audio encoder of the trained nets."""
+        chosen = self.eval.data
+        return replace(chosen, audio=self.data.audio) if chosen.root else self.data
 
 
 def configs_root() -> Path:
@@ -256,8 +266,8 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         strategy: a name in configs/strategy, or a path to a YAML file.
-        overrides: ``key=value`` words; ``scale=``, ``data=`` and the file's switches choose blocks
-            and files.
+        overrides: ``key=value`` words; ``scale=``, ``data=``, ``eval.data=`` and the file's
+            switches choose blocks and files.
 
     Raises:
         UserError: an unknown name, key or value, with the nearest one.
@@ -279,6 +289,8 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
             del layer["data"]
     if isinstance(data, str):
         layers.append({"data": read_data(data)})
+    if isinstance(words.get("eval.data"), str):
+        layers.append({"eval": {"data": read_data(words.pop("eval.data"))}})
     layers += layering.take_plan(words)
     merged: Any = OmegaConf.structured(Config)
     try:
