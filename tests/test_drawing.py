@@ -37,13 +37,11 @@ def test_the_command_draws_all_plans(capsys):
 
 
 def test_the_command_writes_a_figure_of_each_plan(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     assert main(["ls", "plans", "--draw", str(tmp_path)]) == 0
     assert sorted(p.stem for p in tmp_path.glob("*.png")) == sorted(plans.BUILDERS)
 
 
 def test_a_figure_is_written_and_is_the_same_each_time(tmp_path):
-    pytest.importorskip("matplotlib")
     one = draw_plan(plans.ttr(20, 5), tmp_path / "new" / "a.png", "TTR")
     two = draw_plan(plans.ttr(20, 5), tmp_path / "b.png", "TTR")
     assert one.read_bytes() == two.read_bytes()

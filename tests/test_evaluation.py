@@ -431,3 +431,18 @@ def test_a_metric_may_ask_an_extractor_for_options_of_its_own(folders, monkeypat
     monkeypatch.setattr(Recipe, "version", 2)
     assert of({"metric": "width"}).hash != of({"metric": "width", "width": 5}).hash
     assert of({"metric": "width", "width": 2}, {"metric": "width", "width": 5}).hash != wanted.hash
+
+
+def test_figures_over_time_are_kept_by_clip_and_again_from_the_cache(folders, synthetic):
+    block = {"frames": 4, "metrics": [{"metric": "psnr"}, {"metric": "fd-pyramid"}]}
+    followed = protocol.parse(
+        "small", {"size": SIZE, "metrics": [{"metric": "ssim"}], "over_time": block}
+    )
+    first, again = (run(folders, followed) for _ in range(2))
+    assert first.over_time == again.over_time
+    psnr = first.over_time["PSNR"]
+    assert psnr.clips == (4, 4)
+    rows = [row["over_time"]["PSNR"] for row in first.per_clip]
+    assert psnr.values[1] == pytest.approx(sum(row[1] for row in rows) / 4)
+    assert len(first.over_time["FD-pyramid"].values) == 2
+    assert list(first.metrics) == ["SSIM"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,18 @@ class Intervals:
 
 
 @dataclass(frozen=True)
+class OverTime:
+    """Figures that are also taken within bins of ``frames`` frames: ``metrics`` as a protocol's."""
+
+    frames: int = 25
+    metrics: tuple[Mapping[str, Any], ...] = ()
+
+    def build(self) -> list[Any]:
+        """The metrics, empty, in order."""
+        return [build_metric(spec) for spec in self.metrics]
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How videos are scored.
 
@@ -53,6 +65,7 @@ class Protocol:
         seeds: clips are generated once for each.
         timing: the rule by which times are taken.
         intervals: how confidence intervals are made.
+        over_time: what is followed from the first frames to the last.
     """
 
     name: str
@@ -65,6 +78,7 @@ class Protocol:
     seeds: tuple[int, ...] = (0,)
     timing: str = ""
     intervals: Intervals = field(default_factory=Intervals)
+    over_time: OverTime = field(default_factory=OverTime)
 
     @cached_property
     def hash(self) -> str:
@@ -80,7 +94,8 @@ class Protocol:
 
     def _versions(self) -> dict[str, int]:
         versions = {}
-        for metric, spec in zip(self.build(), self.metrics, strict=True):
+        metrics = [*self.build(), *self.over_time.build()]
+        for metric, spec in zip(metrics, (*self.metrics, *self.over_time.metrics), strict=True):
             versions[spec["metric"]] = metric.version
             for need in metric.needs:
                 name, _ = metric.recipes.get(need, (need, {}))
@@ -133,17 +148,30 @@ def parse(name: str, content: Mapping[str, Any]) -> Protocol:
     _check_keys(f"{where}, intervals", intervals, [f.name for f in fields(Intervals)])
     values = dict(content, name=name, intervals=Intervals(**intervals))
     values.setdefault("title", name)
-    values["metrics"] = tuple(_metric_block(where, spec) for spec in content["metrics"])
+    values["metrics"] = _metric_blocks(where, content["metrics"])
+    values["over_time"] = _over_time(f"{where}, over_time", content.get("over_time", {}))
     values["seeds"] = tuple(content.get("seeds", (0,)))
     protocol = Protocol(**values)
     _check_values(where, protocol)
     return protocol
 
 
-def _metric_block(where: str, spec: Any) -> dict[str, Any]:
-    if not isinstance(spec, Mapping) or "metric" not in spec:
-        raise UserError(f"{where}: each of its metrics is written {{metric: NAME, option: value}}.")
-    return dict(spec)
+def _over_time(where: str, content: Mapping[str, Any]) -> OverTime:
+    _check_keys(where, content, [f.name for f in fields(OverTime)])
+    specs = _metric_blocks(where, content.get("metrics", ()))
+    over_time = OverTime(content.get("frames", OverTime.frames), specs)
+    _check_size(where, "frames", over_time.frames)
+    _check_names(where, over_time.build())
+    return over_time
+
+
+def _metric_blocks(where: str, specs: Iterable[Any]) -> tuple[dict[str, Any], ...]:
+    for spec in specs:
+        if not isinstance(spec, Mapping) or "metric" not in spec:
+            raise UserError(
+                f"{where}: each of its metrics is written {{metric: NAME, option: value}}."
+            )
+    return tuple(dict(spec) for spec in specs)
 
 
 def _check_keys(where: str, content: Mapping[str, Any], known: list[str]) -> None:
@@ -157,13 +185,21 @@ def _check_values(where: str, protocol: Protocol) -> None:
         value = getattr(protocol, key)
         if value not in known:
             raise UserError(f"{where}: {key} is '{value}'.{did_you_mean(str(value), known)}")
-    for key in ("size", "frames"):
-        value = getattr(protocol, key)
-        if not ((isinstance(value, int) and value > 0) or (key == "frames" and value is None)):
-            raise UserError(f"{where}: {key} must be a positive whole number, not '{value}'.")
+    _check_size(where, "size", protocol.size)
+    if protocol.frames is not None:
+        _check_size(where, "frames", protocol.frames)
     if not protocol.metrics:
         raise UserError(f"{where} names no metrics.")
-    names = [metric.name for metric in protocol.build()]
+    _check_names(where, protocol.build())
+
+
+def _check_size(where: str, key: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{where}: {key} must be a positive whole number, not '{value}'.")
+
+
+def _check_names(where: str, metrics: Iterable[Any]) -> None:
+    names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{where} has two metrics that are called '{name}'.")

@@ -57,6 +57,25 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A figure over time.
+
+    Attributes:
+        frames: of a bin. Bin k holds frames k * frames to (k + 1) * frames - 1.
+        values: of the figure in each bin, None where there is none.
+        clips: how many count in each bin.
+        direction: which way is better.
+        unit: of the values.
+    """
+
+    frames: int
+    values: tuple[float | None, ...]
+    clips: tuple[int, ...]
+    direction: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class ProtocolRef:
     """A protocol's name and hash."""
 
@@ -135,8 +154,9 @@ class Result:
         metrics: figures by the metric's name, in the protocol's order.
         space: what the strategy generates in ("flow", "pixels", ...).
         samples_seen: by the trained networks, or None.
+        over_time: figures over bins of frames, by the metric's name.
         per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
-            values by metric. Kept in a file beside.
+            values by metric, and by metric and bin. Kept in a file beside.
     """
 
     run: str
@@ -146,6 +166,7 @@ class Result:
     protocol: ProtocolRef
     data: DataRef
     metrics: dict[str, Figure]
+    over_time: dict[str, Curve] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     cost: CostSummary | None = None
     seeds: tuple[int, ...] = ()

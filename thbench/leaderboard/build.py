@@ -8,8 +8,9 @@ from pathlib import Path
 from thbench.data.files import write_atomic
 from thbench.errors import UserError
 from thbench.leaderboard import published as papers
+from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import Table, tables_of
-from thbench.leaderboard.render import FORMATS
+from thbench.leaderboard.render import FORMATS, OVER_TIME, curves_csv
 from thbench.results import read_folder
 
 
@@ -44,6 +45,10 @@ def _write(tables: Iterable[Table], folder: Path) -> list[Path]:
         for suffix, render in FORMATS.items():
             paths.append(folder / f"{table.slug}.{suffix}")
             write_atomic(paths[-1], render(table))
+        if table.curves:
+            paths.append(folder / f"{table.slug}{OVER_TIME}.csv")
+            write_atomic(paths[-1], curves_csv(table))
+            paths.append(draw_curves(table.curves, paths[-1].with_suffix(".png")))
     return paths
 
 

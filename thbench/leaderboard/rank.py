@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.results import GROUND_TRUTH, CostSummary, Result
+from thbench.results import GROUND_TRUTH, CostSummary, Curve, Result
 
 Interval = tuple[float, float]
 LEAST_PAIRS = 6
@@ -74,6 +74,7 @@ class Table:
         title: for people.
         facts: name and text, such as protocol and data.
         notes: one line each, below the table.
+        curves: figures over time, by figure and row's title.
     """
 
     slug: str
@@ -82,6 +83,7 @@ class Table:
     rows: tuple[Row, ...]
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
 
 
 def tables_of(results: Iterable[Result]) -> list[Table]:
@@ -228,8 +230,8 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         columns += [Column(n, timed if "(s)" in n else None) for n in _COSTS]
     if any(r.samples_seen for r in results):
         columns.append(Column(SAMPLES, None))
-    titles = [r.title for r in results]
-    rows = [_row(r, titles.count(r.title) > 1) for r in results]
+    titles = _titles(results)
+    rows = [_row(r, title) for r, title in zip(results, titles, strict=True)]
     split = f", split {first.data.split}" if first.data.split else ""
     facts = {
         "Protocol": f"{first.protocol.name} ({first.protocol.hash})",
@@ -247,11 +249,30 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         rows=tuple(rows),
         facts={k: v for k, v in facts.items() if v},
         notes=tuple(_notes(results)),
+        curves=_curves(results, titles),
     )
     return ranked(table)
 
 
-def _row(result: Result, ambiguous: bool) -> Row:
+def _titles(results: Sequence[Result]) -> list[str]:
+    """Of the rows: with the run's name where a title alone would name several."""
+    own = [r.title for r in results]
+    return [f"{r.title} ({r.run})" if own.count(r.title) > 1 else r.title for r in results]
+
+
+def _curves(results: Sequence[Result], titles: Sequence[str]) -> dict[str, dict[str, Curve]]:
+    names = dict.fromkeys(name for r in results for name in r.over_time)
+    return {
+        name: {
+            t: r.over_time[name]
+            for t, r in zip(titles, results, strict=True)
+            if name in r.over_time
+        }
+        for name in names
+    }
+
+
+def _row(result: Result, title: str) -> Row:
     cells = {
         name: Cell(figure.value, figure.interval, figure.reference, clips=_clips(result, name))
         for name, figure in result.metrics.items()
@@ -260,7 +281,6 @@ def _row(result: Result, ambiguous: bool) -> Row:
         cells |= {name: Cell(get(result.cost)) for name, get in _COSTS.items()}
     if result.samples_seen:
         cells[SAMPLES] = Cell(float(result.samples_seen))
-    title = f"{result.title} ({result.run})" if ambiguous else result.title
     return Row(title, result.origin, cells, result.strategy != GROUND_TRUTH, result.run)
 
 

@@ -18,6 +18,8 @@ DIRECTIONS = {
     "zero": "`→0`: the nearer to zero the better.",
     "reference": "`→ref`: the nearer to the reference's own figure the better.",
 }
+OVER_TIME = "-over-time"
+"""Behind a table's name: the files of its figures over time."""
 OWN_REFERENCE = "It stands in parentheses."
 
 
@@ -32,6 +34,9 @@ def markdown(table: Table) -> str:
     lines += ["", _legend(table)]
     if table.notes:
         lines += ["", *(f"- {note}" for note in table.notes)]
+    if table.curves:
+        lines += ["", "## Over time", "", f"![figures over time]({table.slug}{OVER_TIME}.png)"]
+        lines += ["", f"In numbers: [{table.slug}{OVER_TIME}.csv]({table.slug}{OVER_TIME}.csv)"]
     return "\n".join(lines) + "\n"
 
 
@@ -46,6 +51,19 @@ def csv(table: Table) -> str:
         cells = [row.cells.get(c.name, Cell()) for c in table.columns]
         values = [value for cell in cells for value in _csv_cell(cell)]
         writer.writerow([row.title, row.origin, row.run, *values])
+    return out.getvalue()
+
+
+def curves_csv(table: Table) -> str:
+    """One line per figure, row and bin of frames: first and last frame, value, clips."""
+    out = io.StringIO()
+    writer = _csv.writer(out, lineterminator="\n")
+    writer.writerow(["figure", "row", "first frame", "last frame", "value", "clips"])
+    for figure, rows in table.curves.items():
+        for title, curve in rows.items():
+            for k, (value, clips) in enumerate(zip(curve.values, curve.clips, strict=True)):
+                span = k * curve.frames, (k + 1) * curve.frames - 1
+                writer.writerow([figure, title, *span, "" if value is None else value, clips])
     return out.getvalue()
 
 
