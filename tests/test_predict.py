@@ -132,7 +132,7 @@ def test_each_clip_has_a_line_that_vouches_for_it(tmp_path):
     assert (record["frames"], record["cost"]["calls"]) == (6, 2)
     assert [json.loads(found[f"seed-0/{n}.json"])["warm"] for n in ("a", "x/b")] == [False, True]
     summary = costs([writer.path(*name) for name in asked.wanted])
-    assert (summary.clips, summary.frames, summary.calls) == (5, 6, 2)
+    assert (summary.clips, summary.frames, summary.depth, summary.calls) == (5, 6, 2, 2)
     assert costs([tmp_path / "none.mp4"]) is None
 
 
@@ -336,3 +336,17 @@ def test_two_processes_make_the_files_of_one(elsewhere, tmp_path):
     assert done.stdout.count("clips scored") == 1
     assert not [word for word in NOISE if word in done.stdout + done.stderr], done.stderr
     assert len(list((tmp_path / "two" / "results").glob("*.json"))) == 1
+
+
+def test_lines_of_an_older_thbench_say_nothing_of_costs(tmp_path):
+    writer = ClipWriter(tmp_path, "toy", "r1")
+    asked = Asked()
+    assert generate_split(toy(), asked, writer, TRAINER)
+    paths = [writer.path(*name) for name in asked.wanted]
+    for path in paths[1:]:
+        line = path.with_suffix(".json")
+        record = json.loads(line.read_text())
+        del record["cost"]["depth"]
+        line.write_text(json.dumps(record))
+    assert costs(paths).clips == 1
+    assert costs(paths[1:]) is None

@@ -23,7 +23,7 @@ def example(**changes):
             "FID": Figure(None, "lower", unavailable="download it"),
         },
         "coverage": Coverage(5, 4, 1, ("x",), ("y",), {"z": "empty"}),
-        "cost": results.CostSummary(1.0, 0.5, 25, 20, 500, "CPU", 3),
+        "cost": results.CostSummary(1.0, 0.5, 25, 20, 20, 500, "CPU", 3),
         "seeds": (0, 1),
         "samples_seen": 100,
         "per_clip": ({"id": "a", "metrics": {"PSNR": 30.0, "Blink/s": None}},),

@@ -171,10 +171,12 @@ class Request:
 class Cost:
     """What a generation took. Times are in seconds and exclude audio encoding.
 
-    ``first_frame`` counts from the start to the first decoded chunk; ``calls`` are network
-    calls, ``evaluations`` are frames shown to the network, summed over the calls.
+    ``first_frame`` counts from the start to the first decoded chunk; ``depth`` are the network
+    calls that the plan puts one after another, ``calls`` those that were made, ``evaluations`` the
+    frames shown to the network, summed over the calls.
     """
 
+    depth: int = 0
     calls: int = 0
     evaluations: int = 0
     seconds: float = 0.0

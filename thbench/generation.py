@@ -19,6 +19,7 @@ from torch import Tensor
 from thbench.contracts import Cost, Generation, Request, to_uint8
 from thbench.diffusion import sampler as sampling
 from thbench.plans import SOURCE, Round, Window, levels, steps_per_level, windows
+from thbench.plans import cost as plan_cost
 from thbench.strategy import Denoiser, Pass, iterate_slices, noise_for
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def _chunks(
 @torch.inference_mode()
 def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) -> Iterator[Tensor]:
     *before, last = strategy.passes(request)
+    for sweep in (*before, last):
+        cost.depth += plan_cost(sweep.plan, sweep.sampler.steps).depth
     for sweep in before:
         latents = torch.cat(
             [latent for _, latent in execute(sweep, strategy, conditions, request, cost)]

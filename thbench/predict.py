@@ -12,7 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from thbench.config import TrainerConfig
-from thbench.contracts import Generation
+from thbench.contracts import Cost, Generation
 from thbench.data.files import sha256
 from thbench.data.video import VideoWriter
 from thbench.devices import is_first, predict
@@ -178,7 +178,8 @@ def mark(frames: Tensor) -> Tensor:
 
 def costs(videos: Sequence[Path]) -> CostSummary | None:
     """What the videos cost, from the lines beside them; None where there are none."""
-    records = [r for r in map(read_record, videos) if r and "cost" in r]
+    known = {f.name for f in fields(Cost)}
+    records = [r for r in map(read_record, videos) if r and known <= r.get("cost", {}).keys()]
     timed = [r for r in records if r.get("warm")] or records
     if not timed:
         return None
@@ -190,6 +191,7 @@ def costs(videos: Sequence[Path]) -> CostSummary | None:
         seconds=mean("seconds"),
         first_frame=mean("first_frame"),
         frames=fmean(float(r["frames"]) for r in timed),
+        depth=mean("depth"),
         calls=mean("calls"),
         evaluations=mean("evaluations"),
         hardware=" + ".join(sorted({str(r["hardware"]) for r in timed})),

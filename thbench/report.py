@@ -33,8 +33,8 @@ def lines(result: Result) -> list[str]:
         cost = result.cost
         text.append(
             f"{cost.seconds:.2f} s for {cost.frames:.0f} frames, the first after"
-            f" {cost.first_frame:.2f} s; {cost.calls:.0f} calls, {cost.evaluations:.0f} frames"
-            " evaluated"
+            f" {cost.first_frame:.2f} s; depth {cost.depth:.0f}, {cost.calls:.0f} calls,"
+            f" {cost.evaluations:.0f} frames evaluated"
         )
     text += _named("unpaired, no reference is called so", covered.unpaired)
     text += _named("absent, no video is called so", covered.absent)

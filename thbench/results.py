@@ -129,6 +129,7 @@ class CostSummary:
         seconds: to make a clip, without encoding its sound.
         first_frame: seconds to its first frame.
         frames: in the clip.
+        depth: network calls that the plan puts one after another.
         calls: of networks.
         evaluations: frames shown to networks, over all calls.
         hardware: what it ran on.
@@ -138,6 +139,7 @@ class CostSummary:
     seconds: float
     first_frame: float
     frames: float
+    depth: float
     calls: float
     evaluations: float
     hardware: str

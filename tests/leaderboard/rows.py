@@ -28,7 +28,7 @@ def result(
         "PSNR": figure(30.0, interval=(29.0, 31.0), unit="dB"),
         "Blink/s": figure(0.4, "reference", reference=0.5),
     }
-    cost = None if seconds is None else CostSummary(seconds, 0.1, 25, 20, 500, hardware, 4)
+    cost = None if seconds is None else CostSummary(seconds, 0.1, 25, 20, 20, 500, hardware, 4)
     return Result(
         run=run,
         strategy="dawn",

@@ -213,6 +213,7 @@ SAMPLES = "Samples seen"
 _COSTS: dict[str, Callable[[CostSummary], float]] = {
     "Time (s)": lambda c: c.seconds,
     "First frame (s)": lambda c: c.first_frame,
+    "Depth": lambda c: c.depth,
     "Calls": lambda c: c.calls,
     "Frames evaluated": lambda c: c.evaluations,
 }
