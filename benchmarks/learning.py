@@ -63,15 +63,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy dawn")
     arguments = parser.parse_args()
     out = Path(arguments.out)
-    data = out / "data"
-    synthesize(
-        data,
-        identities=sum(SPLITS.values()),
-        splits=SPLITS,
-        workers=arguments.workers,
-        seconds=4.0,
-        seed=SEED,
-    )
+    data = render(out, arguments.workers)
     words = ["scale=tiny", f"data={data}", f"runs={out}", *arguments.overrides]
     loaded = config.load("dawn", words)
     held_out = HeldOut(
@@ -85,6 +77,15 @@ def main() -> None:
     if not points.find("truth", "", 0):
         points.add({"stage": "truth", "run": "", "step": 0, "figures": read_truth(held_out)})
     report(points, Path(arguments.report))
+
+
+def render(out: Path, workers: int) -> Path:
+    """The data set, below ``out``."""
+    people = sum(SPLITS.values())
+    synthesize(
+        out / "data", identities=people, splits=SPLITS, workers=workers, seconds=4.0, seed=SEED
+    )
+    return out / "data"
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,12 @@ def ranked(table: Table) -> Table:
     return replace(table, rows=tuple(rows))
 
 
+def narrowed(table: Table, names: Iterable[str]) -> Table:
+    """The table with some of its columns alone, those that it has, in the order of ``names``."""
+    known = {column.name: column for column in table.columns}
+    return replace(table, columns=tuple(known[name] for name in names if name in known))
+
+
 def badness(column: Column, cell: Cell) -> float | None:
     """How far the figure is from the best thinkable, or None where it cannot be ranked."""
     interval = _badness(column, cell, None)

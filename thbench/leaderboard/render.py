@@ -54,6 +54,26 @@ def csv(table: Table) -> str:
     return out.getvalue()
 
 
+def show(table: Table) -> None:
+    """Print a table in the terminal, best and second of each column as on its page."""
+    import rich.table
+    from rich.console import Console
+
+    shown = rich.table.Table("row", title=table.title, box=None, header_style="bold")
+    for column in table.columns:
+        shown.add_column(_heading(column), justify="right")
+    for row in table.rows:
+        cells = [row.cells.get(c.name, Cell()) for c in table.columns]
+        plain = [_value(cell, c) for cell, c in zip(cells, table.columns, strict=True)]
+        styles = {"best": "bold", "second": "underline"}
+        marked = [
+            f"[{styles[cell.mark]}]{text}[/]" if cell.mark else text
+            for cell, text in zip(cells, plain, strict=True)
+        ]
+        shown.add_row(f"{row.title} [{row.origin}]".replace("[", "\\["), *marked)
+    Console().print(shown)
+
+
 def curves_csv(table: Table) -> str:
     """One line per figure, row and bin of frames: first and last frame, value, clips."""
     out = io.StringIO()
@@ -95,15 +115,19 @@ def _figures(table: Table, row: Row) -> list[str]:
 
 
 def _figure(cell: Cell, column: Column) -> str:
+    text = _value(cell, column, {"best": "**{}**", "second": "<u>{}</u>"}.get(cell.mark, "{}"))
+    if cell.value is not None and cell.interval:
+        text += " [{}, {}]".format(*map(number, cell.interval))
+    return text
+
+
+def _value(cell: Cell, column: Column, mark: str = "{}") -> str:
     if cell.value is None:
         return "–"
-    text = cell.text or number(cell.value)
-    text = {"best": f"**{text}**", "second": f"<u>{text}</u>"}.get(cell.mark, text)
+    text = mark.format(cell.text or number(cell.value))
     # A paper prints the reference as a row of its own.
     if column.direction == "reference" and cell.reference is not None and cell.text is None:
         text += f" ({number(cell.reference)})"
-    if cell.interval:
-        text += " [{}, {}]".format(*map(number, cell.interval))
     return text
 
 

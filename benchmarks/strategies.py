@@ -1,0 +1,89 @@
+"""Which of DAWN's claims about generation strategies hold here? Its Table 2, on synthetic faces.
+
+    python benchmarks/strategies.py [--out runs/learning] [--clips 6]
+
+trains DAWN, SAR, TTR, AR and rolling on the same latents, with the same number of samples, and
+Diffused Heads in pixels, on the data of ``benchmarks/learning.py``; then generates clips of people
+whom training never saw, at their natural length (100 frames) and at 200 frames, following given
+motion, and scores both. Resumable: run it again and it goes on; strategies named in words are done
+alone. Writes results to ``--results`` (of which ``thbench leaderboard`` makes the tables) and, to
+``--report``, ``table.md`` and ``over-time.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from learning import render
+
+from thbench import assemble, config, training
+from thbench.data.synthetic.make import synthesize
+from thbench.leaderboard.plots import draw_curves
+from thbench.leaderboard.rank import narrowed, tables_of
+from thbench.leaderboard.render import markdown
+from thbench.results import Result, read, write_atomic
+
+STRATEGIES = ("dawn", "sar", "ttr", "ar", "rolling", "diffused_heads")
+LONG_SEED, LONG_SECONDS = 2, 8.0
+COLUMNS = (
+    *("Time (s)", "First frame (s)", "Depth", "Frames evaluated", "Samples seen"),
+    *("FD-pyramid", "FD-synthetic", "FVD16-synthetic", "PSNR", "CSIM (synthetic-identity)"),
+    *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Pose error"),
+    *("DR25 (pyramid)", "DR50 (pyramid)"),
+)
+
+
+def main() -> None:
+    """Render, train, evaluate, report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", default="runs/learning", help="data, checkpoints and videos")
+    parser.add_argument("--results", default="leaderboards/results")
+    parser.add_argument("--report", default="docs/strategies")
+    parser.add_argument("--clips", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("strategies", nargs="*", default=STRATEGIES)
+    arguments = parser.parse_args()
+    out = Path(arguments.out)
+    data, long = render(out, arguments.workers), out / "long"
+    people = {"test": arguments.clips}
+    synthesize(
+        long, identities=arguments.clips, splits=people, seconds=LONG_SECONDS, seed=LONG_SEED,
+        workers=arguments.workers,
+    )  # fmt: skip
+    words = ["scale=tiny", f"data={data}", f"runs={out}", f"results={arguments.results}"]
+    words += [f"eval.limit={arguments.clips}"]
+    paths = []
+    for name in arguments.strategies:
+        training.fit(config.load(name, words))
+        for extra in ([], [f"eval.data={long}"]):
+            paths.append(evaluate(config.load(name, [*words, *extra])))
+    report([read(path) for path in paths], arguments, Path(arguments.report))
+
+
+def evaluate(loaded: config.Config) -> Path:
+    """Generate and score, and write the result."""
+    result = assemble.evaluate(loaded, device="cpu", origin="smoke")
+    assert result is not None
+    return assemble.write_result(loaded, result)
+
+
+def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Path) -> None:
+    """The tables' columns that speak of the claims, and the curves."""
+    tables = tables_of(results)
+    lines = [
+        f"Made by `python benchmarks/strategies.py --clips {arguments.clips}`,"
+        f" {time.strftime('%Y-%m-%d')}. Smoke: tiny networks, synthetic faces.",
+    ]
+    for table in tables:
+        lines += ["", markdown(replace(narrowed(table, COLUMNS), curves={}))]
+        draw_curves(table.curves, folder / f"over-time-{table.title.partition(',')[0]}.png")
+    write_atomic(folder / "table.md", "\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
