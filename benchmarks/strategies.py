@@ -20,11 +20,14 @@ from pathlib import Path
 
 from learning import render
 
-from thbench import assemble, config, training
+from thbench import assemble, config, protocol, training
+from thbench.contracts import Cost, Generation
 from thbench.data.synthetic.make import synthesize
+from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import narrowed, tables_of
 from thbench.leaderboard.render import markdown
+from thbench.predict import write_video
 from thbench.results import Result, read, write_atomic
 
 STRATEGIES = ("dawn", "sar", "ttr", "ar", "rolling", "diffused_heads")
@@ -56,11 +59,13 @@ def main() -> None:
     )  # fmt: skip
     words = ["scale=tiny", f"data={data}", f"runs={out}", f"results={arguments.results}"]
     words += [f"eval.limit={arguments.clips}"]
+    sets = ([], [f"eval.data={long}"])
     paths = []
     for name in arguments.strategies:
         training.fit(config.load(name, words))
-        for extra in ([], [f"eval.data={long}"]):
-            paths.append(evaluate(config.load(name, [*words, *extra])))
+        paths += [evaluate(config.load(name, [*words, *extra])) for extra in sets]
+    for extra in sets:
+        paths += yardsticks(config.load(STRATEGIES[0], [*words, *extra]), out)
     report([read(path) for path in paths], arguments, Path(arguments.report))
 
 
@@ -69,6 +74,26 @@ def evaluate(loaded: config.Config) -> Path:
     result = assemble.evaluate(loaded, device="cpu", origin="smoke")
     assert result is not None
     return assemble.write_result(loaded, result)
+
+
+def yardsticks(loaded: config.Config, out: Path) -> list[Path]:
+    """Rows to compare with: the portrait standing still, and the filmed clips themselves."""
+    rule = protocol.load(loaded.eval.protocol)
+    asked = assemble.requests_of(loaded, rule)
+    folder = out / f"still-{loaded.tested.name}"
+    for i in range(len(asked)):
+        path = folder / f"{asked.name(i)[0]}.mp4"
+        if not path.is_file():
+            request = asked[i]
+            frames = request.source.expand(request.n_frames, -1, -1, -1)
+            write_video(path, Generation(request, iter([frames]), Cost()), {"synthetic": "true"})
+    root, name = Path(loaded.tested.root), loaded.tested.name
+    still = score(
+        folder, root, rule, run=f"still-{name}-{rule.name}", strategy="still", data=name,
+        title="Still portrait", origin="smoke", limit=loaded.eval.limit,
+    )  # fmt: skip
+    truth = score_ground_truth(root, rule, data=name, limit=loaded.eval.limit)
+    return [assemble.write_result(loaded, result) for result in (still, truth)]
 
 
 def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Path) -> None:
