@@ -194,3 +194,13 @@ def test_frames_come_before_the_clip_is_finished():
     assert len(strategy.recorders["main"].calls) == 0
     next(generation.chunks)
     assert len(strategy.recorders["main"].calls) == 8
+
+
+def test_guidance_counts_every_call_that_it_makes():
+    plain, guided = Counting({"name": "sar", "segment": 5}), Counting({"name": "sar", "segment": 5})
+    for recorder in guided.recorders.values():
+        recorder.branches = 2
+    costs = [frames_of(strategy, 13)[1].cost for strategy in (plain, guided)]
+    assert costs[1].calls == 2 * costs[0].calls
+    assert costs[1].evaluations == 2 * costs[0].evaluations
+    assert costs[1].depth == costs[0].depth

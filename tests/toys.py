@@ -8,7 +8,7 @@ from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.contracts import N_LANDMARKS, Request
 from thbench.diffusion.process import NoiseProcess
-from thbench.strategy import Pass, Setting, Strategy
+from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 
 def request(n: int = 8, *, size: int = 8, audio_dim: int = 4, seed: int = 0, id: str = "a"):
@@ -26,7 +26,7 @@ def request(n: int = 8, *, size: int = 8, audio_dim: int = 4, seed: int = 0, id:
     )
 
 
-class Recorder:
+class Recorder(Denoiser):
     """A denoiser whose clean prediction for frame i is the constant i; it keeps its calls."""
 
     def __init__(self) -> None:

@@ -168,8 +168,8 @@ class _State:
         frames: Tensor,
         context: Any,
     ) -> Tensor:
-        self.cost.calls += 1
-        self.cost.evaluations += frames.numel()
+        self.cost.calls += denoiser.branches
+        self.cost.evaluations += frames.numel() * denoiser.branches
         if seen is None:
             return denoiser.denoise(noisy, t, frames, self.conditions, context)
         n_seen = seen.shape[2]

@@ -132,7 +132,13 @@ class Denoiser(Protocol):
 
     Shapes: latents are (B, C, T, h, w) or (B, C, T); noise levels ``t`` and true frame indices
     ``frames`` are (B, T). ``t`` is 0 for clean and k for scheduler index k - 1.
+
+    Attributes:
+        branches: network calls that one ``denoise`` takes: more than one with classifier-free
+            guidance.
     """
+
+    branches: int = 1
 
     def latent_shape(self, conditions: Any) -> tuple[int, ...]:
         """Shape of one frame's latent: (C, h, w) or (C,)."""

@@ -13,10 +13,10 @@ from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.contracts import Request, to_unit
 from thbench.errors import UserError
-from thbench.strategy import Pass, Setting, Strategy
+from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 
-class FrameDenoiser:
+class FrameDenoiser(Denoiser):
     """``FrameNet`` as ``thbench.generation`` runs it: observed frames, then the one to be made."""
 
     def __init__(self, net: FrameNet) -> None:

@@ -290,6 +290,7 @@ def test_guidance_extrapolates_from_the_prediction_without_conditions():
     args = (torch.randn(1, 3, 4, LATENT, LATENT), torch.full((1, 4), 500), frames, given, None)
     with_, without = FlowDenoiser(net).denoise(*args), FlowDenoiser(net, 0.0).denoise(*args)
     assert (with_ - without).abs().max() > 1e-4
+    assert (FlowDenoiser(net).branches, FlowDenoiser(net, 3.0).branches) == (1, 2)
     torch.testing.assert_close(
         FlowDenoiser(net, 3.0).denoise(*args), without + 3 * (with_ - without), rtol=1e-4, atol=1e-4
     )

@@ -23,6 +23,7 @@ from thbench.nn.attention import make_band, stand_in
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
+from thbench.strategy import Denoiser
 
 FLOW_DIM = 3
 
@@ -222,7 +223,7 @@ class A2VNet(nn.Module):
         return self.statistics[kind](values) if kind in self.statistics else values
 
 
-class FlowDenoiser:
+class FlowDenoiser(Denoiser):
     """``A2VNet`` as ``thbench.generation`` runs it.
 
     Args:
@@ -232,6 +233,7 @@ class FlowDenoiser:
 
     def __init__(self, net: A2VNet, guidance: float = 1.0) -> None:
         self.net, self.guidance = net, guidance
+        self.branches = 1 if guidance == 1 else 2
 
     def latent_shape(self, conditions: FlowConditions) -> tuple[int, ...]:
         return self.net.shape
