@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from thbench.contracts import Batch, to_unit
@@ -27,6 +28,8 @@ class ReferenceAutoencoder(nn.Module):
         widths: channels of the levels; each but the last halves the picture.
         blocks: residual blocks of a level.
         groups: of the group norms.
+        patch: the network sees ``patch`` x ``patch`` cells of the picture, moved to channels, which
+            saves a small one its dearest level.
     """
 
     def __init__(
@@ -36,10 +39,14 @@ class ReferenceAutoencoder(nn.Module):
         widths: Sequence[int] = (128, 256, 512),
         blocks: int = 2,
         groups: int = 32,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        self.latent, self.factor = latent, 2 ** (len(widths) - 1)
+        self.latent, self.patch = latent, patch
+        self.factor = patch * 2 ** (len(widths) - 1)
         self.vae = AutoencoderKL(
+            in_channels=3 * patch**2,
+            out_channels=3 * patch**2,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=tuple(widths),
@@ -52,12 +59,16 @@ class ReferenceAutoencoder(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] to latents (B, d, H / f, W / f), the posterior's mean."""
-        return self.vae.encode(2 * pictures - 1).latent_dist.mode()
+        return self.posterior(pictures).mode()
+
+    def posterior(self, pictures: Tensor) -> DiagonalGaussianDistribution:
+        """The distribution of latents that pictures have."""
+        return self.vae.encode(F.pixel_unshuffle(2 * pictures - 1, self.patch)).latent_dist
 
     def decode(self, latents: Tensor, reference: Tensor) -> Tensor:
         """Latents and those of their reference, both (B, d, h, w), to pictures in about [0, 1]."""
         both = torch.cat([self._entry(reference), self._entry(latents)], dim=1)
-        return (self.vae.decoder(both) + 1) / 2
+        return (F.pixel_shuffle(self.vae.decoder(both), self.patch) + 1) / 2
 
     def forward(self, reference: Tensor, pictures: Tensor) -> Tensor:
         """D([E(F1), E(F2)]) of eq. 13, for pictures (B, 3, H, W) in [0, 1]."""
@@ -158,7 +169,7 @@ class AutoencoderStage(Stage):
 
     def _rebuild(self, reference: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures made anew, and the posterior's divergence per element."""
-        both = self.net.vae.encode(2 * torch.cat([reference, frames]) - 1).latent_dist
+        both = self.net.posterior(torch.cat([reference, frames]))
         latents = both.sample() if self.w_kl and self.training else both.mode()
         first, second = latents.chunk(2)
         return self.net.decode(second, first), both.kl().mean() / latents[0].numel()
