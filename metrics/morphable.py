@@ -1,4 +1,4 @@
-"""A linear model of face shape: ``S = mean + B_id a + B_exp b`` (FD2Talk, eq. 1), as pure functions.
+"""A linear model of faces, ``S = mean + B_id a + B_exp b`` (FD2Talk, eq. 1), in pure functions.
 
 Shapes live in a frame of their own, the *upright face*: x to the right, y down, z away from the
 camera, the height from forehead to chin 1, the middle of the rigid points at the origin. A head

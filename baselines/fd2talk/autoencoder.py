@@ -142,7 +142,9 @@ class AutoencoderStage(Stage):
             raise UserError(f"perceptual must be 'vgg' or 'pixel', not '{perceptual}'.")
         self.net = ReferenceAutoencoder(**(net or {}))
         if setting.size % self.net.factor:
-            raise UserError(f"size={setting.size} does not divide by {self.net.factor}: see widths.")
+            raise UserError(
+                f"size={setting.size} does not divide by {self.net.factor}: see widths."
+            )
         self.pretrained, self.perceptual = pretrained, perceptual
         self.w_rec, self.w_per, self.w_kl = w_rec, w_per, w_kl
 

@@ -14,7 +14,7 @@ from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
 from thbench.contracts import Batch
-from thbench.data.morphable import Morphable, POSE_COEFFICIENTS
+from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion import sampler
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
@@ -102,7 +102,10 @@ class FrameNet(nn.Module):
         return self.reference_tokens(latent.flatten(2).transpose(1, 2)) + self.places
 
     def motion(self, motion: Tensor, portrait: Tensor) -> Tensor:
-        """Tokens (N, tokens, width) of coefficients (N, E + 6) and the portrait's (N or 1, E + 6)."""
+        """Tokens (N, tokens, width) of coefficients (N, E + 6).
+
+        The portrait's, (N or 1, E + 6), are joined to them with ``portrait_motion``.
+        """
         given = self.scale_motion(motion)
         if self.portrait_motion:
             still = self.scale_motion(portrait).expand_as(given)

@@ -1,4 +1,4 @@
-"""The lip expert: do these lips belong to this sound? (FD2Talk, section 3.4.1)"""
+"""The lip expert, which says whether lips belong to a sound (FD2Talk, section 3.4.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EPSILON = 1e-6
 
 
 def p_sync(lips: Tensor, sound: Tensor) -> Tensor:
-    """Cosine of embeddings (..., d) that are nowhere negative: (...) in [``EPSILON``, 1] (eq. 10)."""
+    """Cosine of embeddings (..., d), nowhere negative: (...) in [``EPSILON``, 1] (eq. 10)."""
     sizes = (lips.norm(dim=-1) * sound.norm(dim=-1)).clamp(min=EPSILON)
     return ((lips * sound).sum(-1) / sizes).clamp(EPSILON, 1.0)
 

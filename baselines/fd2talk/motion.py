@@ -83,7 +83,9 @@ class MotionStage(Stage):
         error = (made.float() - self.net.process.target(clean, noise, t)).square()
         counted = ((t > 0) & valid).float()
         parts = error.split([self.net.expression, error.shape[1] - self.net.expression], dim=1)
-        losses = {k: _mean(part.mean(1), counted) for k, part in zip(("exp", "pose"), parts, strict=True)}
+        losses = {
+            k: _mean(part.mean(1), counted) for k, part in zip(("exp", "pose"), parts, strict=True)
+        }
         if self.weights["sync"]:
             predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
             losses["sync"] = _mean(self.sync_loss(predicted, face.identity, audio), counted)

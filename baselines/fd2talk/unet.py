@@ -119,9 +119,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(channels, dim, 3, padding=1)
 
         def block(dim_in: int, dim_out: int) -> Block:
-            return Block(
-                dim_in, dim_out, time, groups, width=width, head_dim=head_dim, kinds=kinds
-            )
+            return Block(dim_in, dim_out, time, groups, width=width, head_dim=head_dim, kinds=kinds)
 
         widths, skips, now = [dim * m for m in mults], [dim], dim
         self.down = nn.ModuleList()

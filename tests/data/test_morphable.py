@@ -141,7 +141,7 @@ def test_too_few_clips_leave_directions_empty_and_nothing_infinite():
     moments.update(vertices, torch.ones(2, 3, dtype=torch.bool))
     basis = moments.solve(8, 12, made.corners, made.rigid)
     assert int((basis.identity.norm(dim=0) > 0).sum()) == 1
-    assert int((basis.expression.norm(dim=0) > 0).sum()) == 4
+    assert int((basis.expression.norm(dim=0) > 0).sum()) == 2  # as many as were planted
     assert all(part.isfinite().all() for part in fit(vertices, basis))
 
 

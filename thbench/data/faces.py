@@ -20,7 +20,8 @@ def find(root: Path, split: str, identity: int, expression: int) -> Morphable:
     Args:
         root: a prepared data set.
         split: ``train``, ``val`` or ``test``.
-        identity, expression: coefficients.
+        identity: so many identity coefficients.
+        expression: so many expression coefficients.
 
     Raises:
         UserError: the split has no clips, or too few for so many coefficients.

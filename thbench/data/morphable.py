@@ -254,10 +254,11 @@ def read_bfm(path: Path, noise: float = 1e-4) -> Basis:
         UserError: no such file, or it holds something else.
     """
     keys = ("meanshape", "idBase", "exBase", "keypoints")
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
     try:
-        found = {key: np.asarray(loadmat(path)[key], np.float64) for key in keys}
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}.") from error
+        file = loadmat(path)
+        found = {key: np.asarray(file[key], np.float64) for key in keys}
     except (KeyError, ValueError, NotImplementedError, TypeError) as error:
         raise UserError(f"{path} is no BFM file with {', '.join(keys)} ({error}).") from error
     at = found["keypoints"].ravel().astype(int) - 1
