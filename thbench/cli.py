@@ -225,6 +225,19 @@ def _data(commands: Commands) -> None:
         actions, "check", "thbench.commands:data_check", "verify a prepared data set, file by file"
     )
     check.add_argument("root", metavar="DIR")
+    faces = _command(
+        actions,
+        "morphable",
+        "thbench.commands:data_morphable",
+        "find the morphable model of a data set's faces, and its vertex error on held-out ones",
+    )
+    faces.add_argument("root", metavar="DIR", help="a prepared data set")
+    faces.add_argument("--out", metavar="FILE", help="keep it here (.safetensors)")
+    faces.add_argument("--model", metavar="FILE", help="measure this one instead: such a file, or a"
+                       " BFM (.mat)")  # fmt: skip
+    faces.add_argument("--split", default="test", help="held-out split (default test)")
+    faces.add_argument("--identity", type=int, default=80, help="coefficients (default 80)")
+    faces.add_argument("--expression", type=int, default=64, help="coefficients (default 64)")
 
 
 def _weights(commands: Commands) -> None:

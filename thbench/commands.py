@@ -159,6 +159,29 @@ def data_check(arguments: argparse.Namespace) -> None:
     print(f"{arguments.root}: nothing is wrong.")
 
 
+def data_morphable(arguments: argparse.Namespace) -> None:
+    """Find a morphable model, or take one, and measure it on held-out faces."""
+    root, out = Path(arguments.root), Path(arguments.out) if arguments.out else None
+    if out and out.suffix != ".safetensors":
+        raise UserError(f"{out} must end in .safetensors.")
+    if out:
+        _check_place(out)
+    from thbench.data import faces, morphable
+
+    if arguments.model:
+        model = morphable.read(Path(arguments.model))
+    else:
+        model = faces.find(root, "train", arguments.identity, arguments.expression)
+    errors = faces.measure(model, root, arguments.split)
+    mean = 100 * sum(errors) / max(1, len(errors))
+    sizes = f"{model.n_identity} identity, {model.n_expression} expression coefficients"
+    print(f"{len(model.mean)} vertices, {sizes}")
+    print(f"vertex error on {len(errors)} clips of '{arguments.split}': {mean:.2f}% of the face")
+    if out:
+        morphable.write(model, out)
+        print(out)
+
+
 def ls(arguments: argparse.Namespace) -> None:
     """List what there is."""
     if arguments.draw is not None:

@@ -94,6 +94,12 @@ class Stage(L.LightningModule, ABC):
         """What the network has seen, kept in its checkpoint (observed frames, levels, lengths)."""
         return {}
 
+    def initialise(self) -> None:
+        """Called once, before the very first step: read published weights into ``net`` here.
+
+        A stage that goes on, or is loaded, has its weights from its checkpoint and needs no file.
+        """
+
     def configure_optimizers(self) -> Any:
         return build_optimizer(self.net.parameters(), self.setting.optim)
 

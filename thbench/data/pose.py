@@ -8,6 +8,8 @@ isotropic frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Points of the skull, which speech and blinks leave in place, on a mean face: x to the right, y
@@ -108,10 +110,26 @@ def mouth_opening(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
     return (np.linalg.norm(upper - lower, axis=-1) / size).astype(np.float32)
 
 
-def _similarity(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def to_mean_face(
+    points: np.ndarray, names: Sequence[int]
+) -> tuple[np.ndarray, float, tuple[np.ndarray, np.ndarray]]:
+    """The similarity that lays points (n, 3) on those of the mean face that are called ``names``.
+
+    Returns:
+        rotation (3, 3), scale, and the centres (3,) of the points and of where they come to, whose
+        origin is the middle of all rigid points.
+    """
+    face = np.array([RIGID[name] for name in names])
+    rotation, scale, centre = _similarity(points, face)
+    return rotation.T, float(1 / scale), (centre, face.mean(0) - _FACE.mean(0))
+
+
+def _similarity(
+    points: np.ndarray, face: np.ndarray = _FACE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotation (..., 3, 3), scale (...,) and centre (..., 3) that lay the mean face on points."""
     centre = points.mean(-2)
-    face = _FACE - _FACE.mean(0)
+    face = face - face.mean(0)
     covariance = np.swapaxes(points - centre[..., None, :], -1, -2) @ face
     u, values, vt = np.linalg.svd(covariance)
     signs = np.ones_like(values)

@@ -1,0 +1,206 @@
+"""FD2Talk's frame generation: a frame's latent from coefficients and reference (section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import Tensor, nn
+
+from baselines.fd2talk.autoencoder import ReferenceAutoencoder, pairs
+from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.unet import UNet
+from thbench.config import SamplerConfig
+from thbench.contracts import Batch
+from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
+from thbench.diffusion import sampler
+from thbench.diffusion.process import NoiseProcess
+from thbench.errors import UserError
+from thbench.nn.normalize import RunningStats
+from thbench.strategy import Setting, Stage
+
+CONDITIONS = ("separate", "concatenated")
+
+
+class FrameNet(nn.Module):
+    """Denoises the latent of a frame from its motion and the portrait's latent.
+
+    The defaults are LDM's widths for f = 4 (Rombach et al. 2022) on three levels; the paper names
+    none.
+
+    Args:
+        latent: d, channels of a latent.
+        side: a latent is ``side`` x ``side``.
+        expression: E, expression coefficients.
+        conditions: ``separate`` cross-attentions, motion first and then the reference, or
+            ``concatenated`` tokens under one, the ablation of Table 2.
+        tokens: so many tokens are made of a frame's coefficients.
+        portrait_motion: the portrait's own coefficients are given beside the frame's, so that how
+            far to move need not be read off the reference.
+        shortcut: predict the latent as a change of the portrait's, which a small network would take
+            long to learn to copy.
+        width: of the tokens; ``4 dim`` by default.
+        dim, mults, blocks, head_dim, groups: see ``UNet``.
+        process: arguments of ``NoiseProcess``; the latent itself is predicted (eq. 16).
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        side: int,
+        expression: int,
+        *,
+        conditions: str = "separate",
+        tokens: int = 1,
+        portrait_motion: bool = False,
+        shortcut: bool = False,
+        width: int | None = None,
+        dim: int = 224,
+        mults: Sequence[int] = (1, 2, 3),
+        blocks: int = 2,
+        head_dim: int = 32,
+        groups: int = 32,
+        process: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if conditions not in CONDITIONS:
+            raise UserError(f"net.conditions is one of {', '.join(CONDITIONS)}, not {conditions}.")
+        if side % 2 ** (len(mults) - 1):
+            raise UserError(f"Latents of {side} pixels do not halve {len(mults) - 1} times: mults.")
+        self.process = NoiseProcess(**{"prediction": "x0", **(process or {})})
+        if shortcut and self.process.prediction != "x0":
+            raise UserError("net.shortcut=true needs net.process.prediction=x0.")
+        self.shape = (latent, side, side)
+        self.joined, self.shortcut = conditions == "concatenated", shortcut
+        self.tokens, self.portrait_motion = tokens, portrait_motion
+        width = width or 4 * dim
+        n_motion = (expression + POSE_COEFFICIENTS) * (2 if portrait_motion else 1)
+        self.scale = RunningStats((latent, 1, 1))
+        self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
+        self.motion_tokens = nn.Linear(n_motion, tokens * width)
+        self.reference_tokens = nn.Linear(latent, width)
+        places = get_2d_sincos_pos_embed(width, side, output_type="pt")
+        self.register_buffer("places", places.float(), persistent=False)
+        self.pixel_places = nn.Conv2d(width, dim, 1)
+        self.unet = UNet(
+            latent, dim=dim, mults=mults, blocks=blocks, width=width, head_dim=head_dim,
+            groups=groups, kinds=1 if self.joined else 2,
+        )  # fmt: skip
+
+    def to_latent(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents (N, d, h, w), scaled to unit variance."""
+        return self.scale(latents)
+
+    def from_latent(self, latents: Tensor) -> Tensor:
+        """Undo ``to_latent``."""
+        return self.scale.inverse(latents)
+
+    def reference(self, latent: Tensor) -> Tensor:
+        """Tokens (B, h w, width) of portraits' scaled latents (B, d, h, w), with their places."""
+        return self.reference_tokens(latent.flatten(2).transpose(1, 2)) + self.places
+
+    def motion(self, motion: Tensor, portrait: Tensor) -> Tensor:
+        """Tokens (N, tokens, width) of coefficients (N, E + 6).
+
+        The portrait's, (N or 1, E + 6), are joined to them with ``portrait_motion``.
+        """
+        given = self.scale_motion(motion)
+        if self.portrait_motion:
+            still = self.scale_motion(portrait).expand_as(given)
+            given = torch.cat([given, still], dim=-1)
+        return self.motion_tokens(given).unflatten(-1, (self.tokens, -1))
+
+    def forward(
+        self, noisy: Tensor, t: Tensor, motion: Tensor, reference: Tensor, still: Tensor
+    ) -> Tensor:
+        """The prediction (N, d, h, w).
+
+        Args:
+            noisy: (N, d, h, w), scaled.
+            t: (N,).
+            motion: (N, tokens, width), from ``motion``.
+            reference: (N or 1, h w, width), from ``reference``.
+            still: (N or 1, d, h, w), the portrait's scaled latent; only the shortcut looks at it.
+        """
+        conditions = [motion, reference]
+        if self.joined:
+            shared = reference.expand(len(motion), -1, -1)
+            conditions = [torch.cat([motion, shared], dim=1)]
+        made = self.unet(noisy, t, conditions)
+        return made + still if self.shortcut else made
+
+
+class FrameStage(Stage):
+    """Trains ``FrameNet`` on frames of clips, each with its own coefficients (eq. 16).
+
+    The paper takes coefficients that the trained transformers make from the clip's sound. Those
+    are a motion that the frame does not show, so here they are measured on the frame.
+
+    Args:
+        setting: ``needs`` holds ``morphable`` and ``autoencoder``.
+        net: arguments of ``FrameNet``.
+        jitter: noise on the coefficients, in deviations, for those that will be predicted.
+    """
+
+    net: FrameNet
+
+    def __init__(
+        self, setting: Setting, *, net: Mapping[str, Any] | None = None, jitter: float = 0.0
+    ) -> None:
+        super().__init__(setting)
+        model: Morphable = needed(self, "morphable")
+        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        side = setting.size // auto.factor
+        self.net = FrameNet(auto.latent, side, model.n_expression, **(net or {}))
+        self.jitter = jitter
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        clean, still, motion, portrait = self.prepare(batch)
+        process = self.net.process
+        n = len(clean)
+        t = torch.randint(1, process.steps + 1, (n, 1), device=clean.device)
+        noise = torch.randn_like(clean)
+        noisy, target = (
+            f(clean[:, :, None], noise[:, :, None], t)[:, :, 0]
+            for f in (process.add_noise, process.target)
+        )
+        motion = motion + self.jitter * torch.randn_like(motion) * self.net.scale_motion.deviation
+        made = self.net(
+            noisy, t[:, 0], self.net.motion(motion, portrait), self.net.reference(still), still
+        )
+        return {"loss": (made.float() - target).square().mean()}
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scaled latents of frames and portraits (N, d, h, w), and their coefficients (N, E + 6).
+
+        N is B T.
+        """
+        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        face = coefficients(needed(self, "morphable"), batch)
+        reference, frames = pairs(batch)
+        made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
+        motion = face.motion.flatten(0, 1)
+        self.net.scale.update(made.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None])
+        self.net.scale_motion.update(motion)
+        portrait = face.source.repeat_interleave(batch.frames.shape[1], dim=0)
+        return self.net.to_latent(made), self.net.to_latent(still), motion, portrait
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """Portrait, frame and what is made from noise in ten steps, of the first clip."""
+        first = batch.map(lambda tensor: tensor[:1])
+        clean, still, motion, portrait = self.prepare(first)
+        given = self.net.motion(motion, portrait), self.net.reference(still)
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            return self.net(noisy[:, :, 0], t[:, 0], *given, still)[:, :, None]
+
+        noisy = torch.randn_like(clean)[:, :, None]
+        made = sampler.sample(self.net.process, predict, noisy, SamplerConfig(steps=10))
+        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
+        reference, frames = pairs(first)
+        return {"generated": torch.cat([reference, frames, seen], dim=-1)}

@@ -1,0 +1,110 @@
+"""Training of FD2Talk's motion generation (section 3.4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.fd2talk.lip import LipExpert
+from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.motion_net import MotionNet
+from thbench import plans
+from thbench.contracts import Batch
+from thbench.data.morphable import Morphable
+from thbench.errors import UserError
+from thbench.strategy import Setting, Stage
+
+
+class MotionStage(Stage):
+    """Trains ``MotionNet`` on coefficient sequences: L_exp + L_pose + L_sync (eq. 12).
+
+    The paper trains on 25 frames and does not say how longer clips are made. Here its segments
+    observe the end of the one before, so half of the batches begin with so many clean frames, which
+    stand at level 0 and do not count; the others are a clip's first segment.
+
+    Args:
+        setting: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
+        net: arguments of ``MotionNet``.
+        plan: ``{name: sar, segment: ..., overlap: ...}`` or ``{name: nar}``: what is trained for.
+        w_exp, w_pose, w_sync: the paper's lambdas, whose values it does not give.
+    """
+
+    net: MotionNet
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        plan: Mapping[str, Any],
+        net: Mapping[str, Any] | None = None,
+        w_exp: float = 1.0,
+        w_pose: float = 1.0,
+        w_sync: float = 0.1,
+    ) -> None:
+        super().__init__(setting)
+        model: Morphable = needed(self, "morphable")
+        self.net = MotionNet(model.n_expression, setting.audio_dim, **(net or {}))
+        self.weights = {"exp": w_exp, "pose": w_pose, "sync": w_sync}
+        self.plan = plans.filled(plan)
+        if self.plan["name"] not in ("sar", "nar"):
+            raise UserError("model.plan of FD2Talk's motion stage is sar or nar.")
+        if w_sync:
+            needed(self, "lip")
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a later segment observes."""
+        return int(self.plan.get("overlap", 0))
+
+    def trained_for(self) -> dict[str, Any]:
+        return {"observed": self.overlap, "levels": "clip", "plan": self.plan}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if batch.frames.shape[1] <= self.overlap:
+            raise UserError(f"draw.frames must exceed the plan's overlap of {self.overlap} frames.")
+        face = coefficients(needed(self, "morphable"), batch)
+        self.net.scale.update(face.motion.flatten(0, 1))
+        self.net.scale_sound.update(batch.audio.flatten(0, 1))
+        continues = bool(torch.randint(2, ()))
+        shown = slice(0 if continues else self.overlap, None)
+        frames, audio, valid = (x[:, shown] for x in (batch.frames, batch.audio, batch.valid))
+        clean = self.net.to_latent(face.motion[:, shown])
+        b, n = frames.shape
+        steps = self.net.process.steps
+        t = torch.randint(1, steps + 1, (b, 1), device=clean.device).repeat(1, n)
+        if continues:
+            t[:, : self.overlap] = 0
+        noise = torch.randn_like(clean)
+        noisy = self.net.process.add_noise(clean, noise, t)
+        made = self.net(noisy, t, frames, audio)
+        error = (made.float() - self.net.process.target(clean, noise, t)).square()
+        counted = ((t > 0) & valid).float()
+        parts = error.split([self.net.expression, error.shape[1] - self.net.expression], dim=1)
+        losses = {
+            k: _mean(part.mean(1), counted) for k, part in zip(("exp", "pose"), parts, strict=True)
+        }
+        if self.weights["sync"]:
+            predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
+            losses["sync"] = _mean(self.sync_loss(predicted, face.identity, audio), counted)
+        return {"loss": sum(self.weights[k] * v for k, v in losses.items()), **losses}
+
+    def sync_loss(self, motion: Tensor, identity: Tensor, audio: Tensor) -> Tensor:
+        """-log P_sync (eq. 11) of each frame, (B, T).
+
+        Args:
+            motion: (B, T, E + 6), predicted coefficients.
+            identity: (B, A), the portrait's.
+            audio: (B, T, D).
+        """
+        model: Morphable = needed(self, "morphable")
+        expert: LipExpert = needed(self, "lip")
+        lips = model.mouths(identity[:, None], motion[..., : self.net.expression])
+        return -expert(lips, audio).log()
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of (B, T) over frames that count; 0 where none does."""
+    return (values * counted).sum() / counted.sum().clamp(min=1)

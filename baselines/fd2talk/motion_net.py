@@ -1,0 +1,123 @@
+"""FD2Talk's Diffusion Transformers: motion coefficients from sound (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thbench.data.morphable import POSE_COEFFICIENTS
+from thbench.diffusion.process import NoiseProcess
+from thbench.errors import UserError
+from thbench.nn.attention import make_band, stand_in
+from thbench.nn.normalize import RunningStats
+from thbench.nn.transformer import stack
+from thbench.nn.unet3d import sinusoid
+
+
+class DiT(nn.Module):
+    """Denoises a sequence of coefficients that attends to time and sound.
+
+    The condition of a frame is a linear layer over its embedded noise level and audio, joined; it
+    enters by cross-attention alone, in which frame j sees the conditions i with |i - j| <= k
+    (eq. 4). Frames see each other without limit.
+
+    Args:
+        dim_in: coefficients of a frame.
+        audio_dim: D, channels of the audio embedding.
+        dim, depth, heads: of the transformer; the paper has 6 layers and names no width.
+        hidden: of the feed-forward layers; 4 ``dim`` by default.
+        dropout: within the layers.
+        align: k, or None for no mask.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        audio_dim: int,
+        *,
+        dim: int = 512,
+        depth: int = 6,
+        heads: int = 8,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        align: int | None = 3,
+    ) -> None:
+        super().__init__()
+        if align is not None and (not isinstance(align, int) or align < 1):
+            raise UserError(f"net.align must be 1 frame or more, or null for none, not {align}.")
+        self.dim, self.align = dim, align
+        self.entry = nn.Linear(dim_in, dim)
+        self.condition = nn.Linear(dim + audio_dim, dim)
+        self.layers = stack(
+            dim, cross=True, depth=depth, heads=heads, hidden=hidden or 4 * dim, dropout=dropout
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, dim_in)
+
+    def forward(self, x: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
+        """(B, T, dim_in) at levels ``t`` (B, T), with ``frames`` (B, T) and audio (B, T, D)."""
+        everywhere = make_band(frames, None, x.device)
+        near = None if self.align is None else make_band(frames, 2 * self.align, x.device)
+        memory = self.condition(torch.cat([sinusoid(t, self.dim), audio], dim=-1))
+        x = self.entry(x)
+        for layer in self.layers:
+            x = layer(x, everywhere, memory, near)
+        return self.head(self.norm(x))
+
+
+class MotionNet(nn.Module):
+    """The Exp and the Pose Transformer, side by side over one latent of expression and pose.
+
+    Args:
+        expression: E, expression coefficients.
+        audio_dim: D, channels of the audio embedding.
+        single: one transformer for both, the ablation of Table 2.
+        process: arguments of ``NoiseProcess``; the coefficients themselves are predicted (eq. 3).
+        dit: arguments of ``DiT``.
+    """
+
+    def __init__(
+        self,
+        expression: int,
+        audio_dim: int,
+        *,
+        single: bool = False,
+        process: Mapping[str, Any] | None = None,
+        **dit: Any,
+    ) -> None:
+        super().__init__()
+        self.expression, self.channels = expression, expression + POSE_COEFFICIENTS
+        self.process = NoiseProcess(**{"prediction": "x0", **(process or {})})
+        sizes = [self.channels] if single else [expression, POSE_COEFFICIENTS]
+        self.sizes = sizes
+        self.transformers = nn.ModuleList(DiT(size, audio_dim, **dit) for size in sizes)
+        self.scale = RunningStats((self.channels,))
+        self.scale_sound = RunningStats((audio_dim,), floor=0.1)
+
+    def forward(self, noisy: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
+        """The prediction (B, E + 6, T).
+
+        Args:
+            noisy: (B, E + 6, T), scaled coefficients; observed frames at level 0.
+            t: (B, T).
+            frames: (B, T), true indices, or ``SOURCE``.
+            audio: (B, T, D), of those frames.
+        """
+        places, sound = stand_in(frames), self.scale_sound(audio)
+        parts = noisy.transpose(1, 2).split(self.sizes, dim=-1)
+        made = [
+            transformer(part, t, places, sound)
+            for transformer, part in zip(self.transformers, parts, strict=True)
+        ]
+        return torch.cat(made, -1).transpose(1, 2)
+
+    def to_latent(self, motion: Tensor) -> Tensor:
+        """Coefficients (B, T, E + 6) as latents (B, E + 6, T)."""
+        return self.scale(motion).transpose(1, 2)
+
+    def from_latent(self, latent: Tensor) -> Tensor:
+        """Undo ``to_latent``."""
+        return self.scale.inverse(latent.transpose(1, 2))

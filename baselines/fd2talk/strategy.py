@@ -1,0 +1,183 @@
+"""FD2Talk: two passes, motion coefficients and then frames in latents (Yao et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.fd2talk.autoencoder import ReferenceAutoencoder
+from baselines.fd2talk.frame import FrameNet
+from baselines.fd2talk.motion_net import MotionNet
+from thbench import plans
+from thbench.config import SamplerConfig
+from thbench.contracts import Request, to_unit
+from thbench.data.morphable import Morphable, pose_coefficients, to_pose
+from thbench.errors import UserError, did_you_mean
+from thbench.strategy import Pass, Setting, Strategy
+
+COEFFICIENTS, LATENTS = "coefficients", "latents"
+
+
+@dataclass
+class Conditions:
+    """What a clip is made from.
+
+    Attributes:
+        audio: (1, T, D).
+        source_pose: (6,), the portrait's pose.
+        source: (1, E + 6), the portrait's coefficients.
+        still: (1, d, h, w), its scaled latent.
+        reference: (1, h w, width), the tokens of it.
+        pose: (T, 6), the pose to follow, or None.
+        motion: (T, E + 6), the coefficients to show; None until the first pass is done.
+    """
+
+    audio: Tensor
+    source_pose: Tensor
+    source: Tensor
+    still: Tensor
+    reference: Tensor
+    pose: Tensor | None = None
+    motion: Tensor | None = None
+
+
+class MotionDenoiser:
+    """``MotionNet`` as ``thbench.generation`` runs it."""
+
+    def __init__(self, net: MotionNet) -> None:
+        self.net = net
+
+    def latent_shape(self, conditions: Conditions) -> tuple[int, ...]:
+        return (self.net.channels,)
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: Conditions) -> None:
+        return None
+
+    def denoise(
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Conditions, context: None
+    ) -> Tensor:
+        # The portrait, where a plan shows it, has no sound of its own: it takes the first frame's.
+        audio = conditions.audio[0, frames.clamp(min=0)]
+        return self.net(noisy, t, frames, audio)
+
+
+class FrameDenoiser:
+    """``FrameNet`` as ``thbench.generation`` runs it: windows of one frame each."""
+
+    def __init__(self, net: FrameNet) -> None:
+        self.net = net
+
+    def latent_shape(self, conditions: Conditions) -> tuple[int, ...]:
+        return self.net.shape
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: Conditions) -> None:
+        return None
+
+    def denoise(
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Conditions, context: None
+    ) -> Tensor:
+        assert conditions.motion is not None
+        motion = self.net.motion(conditions.motion[frames[:, 0]], conditions.source)
+        made = self.net(noisy[:, :, 0], t[:, 0], motion, conditions.reference, conditions.still)
+        return made[:, :, None]
+
+
+class FD2Talk(Strategy):
+    """Motion transformers with ``plan``, then all frames of the clip in one batched round.
+
+    A pose to follow takes the place of the predicted one between the passes, which changes nothing
+    else, since expressions are predicted apart (with ``single`` too, where they saw another pose).
+    Blinks are part of the expression: eyes to follow are not followed.
+
+    Args:
+        nets: ``morphable``, ``motion``, ``autoencoder`` and ``frame``.
+        setting: as the stages were given.
+        plan: of the motion pass; the frame pass is always ``frames``.
+        sampler: of both passes.
+        frame_sampler: settings of ``sampler`` that the frame pass has otherwise, such as
+            ``{steps: 10}``.
+    """
+
+    space = LATENTS
+
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        setting: Setting,
+        plan: Mapping[str, Any],
+        sampler: SamplerConfig,
+        *,
+        frame_sampler: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(nets, setting, plan, sampler)
+        model, motion = self.nets["morphable"], self.nets["motion"]
+        auto, frame = self.nets["autoencoder"], self.nets["frame"]
+        assert isinstance(model, Morphable)
+        assert isinstance(motion, MotionNet)
+        assert isinstance(auto, ReferenceAutoencoder)
+        assert isinstance(frame, FrameNet)
+        self.morphable, self.motion_net, self.autoencoder, self.frame = model, motion, auto, frame
+        self.frame_sampler = _changed(sampler, frame_sampler or {})
+
+    def encode(self, request: Request) -> Conditions:
+        latent = self.autoencoder.encode(to_unit(request.source)[None])
+        still = self.frame.to_latent(latent.float())
+        portrait = request.source_pose[None]
+        with torch.autocast(latent.device.type, enabled=False):
+            expression = self.morphable.fit(request.source_landmarks[None], portrait)[1]
+        source = torch.cat([expression, pose_coefficients(portrait, portrait)], -1)
+        return Conditions(
+            audio=request.audio[None],
+            source_pose=request.source_pose,
+            source=source,
+            still=still,
+            reference=self.frame.reference(still),
+            pose=request.pose,
+        )
+
+    def passes(self, request: Request) -> Sequence[Pass]:
+        n = request.n_frames
+        plan = plans.build(n=n, **self.plan)
+        denoisers = dict.fromkeys(plans.models(plan), MotionDenoiser(self.motion_net))
+        made = {"main": FrameDenoiser(self.frame)}
+        return [
+            Pass(COEFFICIENTS, plan, denoisers, self.motion_net.process, self.sampler),
+            Pass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
+        ]
+
+    def after(self, done: Pass, latents: Tensor, conditions: Conditions) -> Conditions:
+        motion = self.motion_net.from_latent(latents.T[None])[0]
+        if conditions.pose is not None:
+            given = pose_coefficients(conditions.pose, conditions.source_pose[None])
+            motion = torch.cat([motion[:, : self.motion_net.expression], given], -1)
+        return replace(conditions, motion=motion)
+
+    def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
+        reference = self.frame.from_latent(conditions.still)
+        return self.autoencoder.decode(
+            self.frame.from_latent(latents), reference.expand(len(latents), -1, -1, -1)
+        )
+
+    def motion(self, conditions: Conditions) -> tuple[Tensor | None, Tensor | None]:
+        return conditions.pose, None
+
+    def pose_of(self, conditions: Conditions) -> Tensor:
+        """The pose (T, 6) of the coefficients that the first pass made."""
+        assert conditions.motion is not None
+        moved = conditions.motion[:, self.motion_net.expression :]
+        return to_pose(moved, conditions.source_pose[None])
+
+    def source_latent(self, conditions: Conditions) -> Tensor:
+        return self.motion_net.to_latent(conditions.source[None])[0, :, 0]
+
+
+def _changed(sampler: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
+    for key in changes:
+        if not hasattr(sampler, key):
+            hint = did_you_mean(key, list(vars(sampler)))
+            raise UserError(f"There is no key 'options.frame_sampler.{key}'.{hint}")
+    return replace(sampler, **changes)

@@ -1,0 +1,167 @@
+"""FD2Talk's U-Net over latents, with two cross-attentions in every block (section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from thbench.nn.unet3d import sinusoid
+
+
+class CrossAttention(nn.Module):
+    """From pixels to tokens. Tokens that all pictures share are projected once.
+
+    Args:
+        dim: channels of the pixels.
+        width: of the tokens.
+        head_dim: channels of a head.
+    """
+
+    def __init__(self, dim: int, width: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = max(1, dim // head_dim)
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_kv = nn.Linear(width, 2 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Pixels (N, P, dim) and tokens (N or 1, S, width) to the pixels, residual added."""
+        q = self._split(self.to_q(self.norm(x)))
+        k, v = (self._split(part) for part in self.to_kv(tokens).chunk(2, dim=-1))
+        k, v = (part.expand(len(q), -1, -1, -1) for part in (k, v))
+        made = F.scaled_dot_product_attention(q, k, v)
+        return x + self.to_out(made.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Conditioned(nn.Module):
+    """phi_1 and phi_2 (eqs. 6 and 7) one after the other, then a feed-forward layer.
+
+    Args:
+        dim: channels of the pixels.
+        width: of the tokens.
+        head_dim: channels of a head.
+        groups: of the group norm.
+        kinds: attentions in a row: two, or one over joined conditions (Table 2).
+    """
+
+    def __init__(self, dim: int, width: int, head_dim: int, groups: int, kinds: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, dim)
+        self.entry = nn.Linear(dim, dim)
+        self.attend = nn.ModuleList(CrossAttention(dim, width, head_dim) for _ in range(kinds))
+        self.norm_feed = nn.LayerNorm(dim)
+        self.feed = FeedForward(dim, mult=2, activation_fn="geglu")
+        self.exit = _silent(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        """(N, dim, h, w) to the same; ``conditions`` are tokens, one tensor per attention."""
+        tokens = self.entry(self.norm(x).flatten(2).transpose(1, 2))
+        for attend, condition in zip(self.attend, conditions, strict=True):
+            tokens = attend(tokens, condition)
+        tokens = tokens + self.feed(self.norm_feed(tokens))
+        return x + self.exit(tokens).transpose(1, 2).unflatten(-1, x.shape[-2:])
+
+
+class Block(nn.Module):
+    """A residual block that time shifts, then the conditions."""
+
+    def __init__(self, dim_in: int, dim: int, time: int, groups: int, **attention: int) -> None:
+        super().__init__()
+        self.residual = ResnetBlock2D(
+            in_channels=dim_in, out_channels=dim, temb_channels=time, groups=groups
+        )
+        self.conditioned = Conditioned(dim, groups=groups, **attention)
+
+    def forward(self, x: Tensor, time: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        return self.conditioned(self.residual(x, time), conditions)
+
+
+class UNet(nn.Module):
+    """Levels of ``Block``, on the way down, in the middle and on the way up.
+
+    Args:
+        channels: of the input and of the output.
+        dim: channels of the first level.
+        mults: of the levels, in units of ``dim``.
+        blocks: per level on the way down; one more on the way up.
+        width: of the tokens.
+        head_dim, groups: of attentions and norms.
+        kinds: see ``Conditioned``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        dim: int,
+        mults: Sequence[int],
+        blocks: int,
+        width: int,
+        head_dim: int,
+        groups: int,
+        kinds: int,
+    ) -> None:
+        super().__init__()
+        self.dim, time = dim, 4 * dim
+        self.time = TimestepEmbedding(dim, time)
+        self.stem = nn.Conv2d(channels, dim, 3, padding=1)
+
+        def block(dim_in: int, dim_out: int) -> Block:
+            return Block(dim_in, dim_out, time, groups, width=width, head_dim=head_dim, kinds=kinds)
+
+        widths, skips, now = [dim * m for m in mults], [dim], dim
+        self.down = nn.ModuleList()
+        for level, out in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(block(now, out))
+                now = out
+                skips.append(now)
+            if level < len(widths) - 1:
+                self.down.append(Downsample2D(now, use_conv=True))
+                skips.append(now)
+        self.middle = nn.ModuleList([block(now, now), block(now, now)])
+        self.up = nn.ModuleList()
+        for level, out in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(block(now + skips.pop(), out))
+                now = out
+            if level:
+                self.up.append(Upsample2D(now, use_conv=True))
+        self.norm = nn.GroupNorm(groups, dim)
+        self.head = _silent(nn.Conv2d(dim, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        """(N, channels, h, w) at levels ``t`` (N,) to the same shape."""
+        time = self.time(sinusoid(t, self.dim).to(self.stem.weight.dtype))
+        x = self.stem(x)
+        kept = [x]
+        for layer in self.down:
+            x = layer(x, time, conditions) if isinstance(layer, Block) else layer(x)
+            kept.append(x)
+        for layer in self.middle:
+            x = layer(x, time, conditions)
+        for layer in self.up:
+            if isinstance(layer, Block):
+                x = layer(torch.cat([x, kept.pop()], dim=1), time, conditions)
+            else:
+                x = layer(x)
+        return self.head(F.silu(self.norm(x)))
+
+
+def _silent(layer: nn.Module) -> nn.Module:
+    """With weights of zero, so that training starts from what is added to it."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -1,0 +1,551 @@
+"""FD2Talk: what its nets are, what they are shown, what they learn, and its switches."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.fd2talk.autoencoder import AutoencoderStage, ReferenceAutoencoder
+from baselines.fd2talk.frame import FrameNet, FrameStage
+from baselines.fd2talk.lip import EPSILON, LipExpert, LipStage, contrast, p_sync
+from baselines.fd2talk.morphable import MorphableStage, coefficients
+from baselines.fd2talk.motion import MotionStage
+from baselines.fd2talk.motion_net import DiT, MotionNet
+from baselines.fd2talk.strategy import FD2Talk
+from baselines.fd2talk.unet import Conditioned, CrossAttention
+from tests.data.test_morphable import bfm, planted
+from tests.data.test_morphable import model as found_model
+from tests.toys import request
+from thbench import config, plans
+from thbench.config import OptimConfig, SamplerConfig
+from thbench.contracts import Batch
+from thbench.data.morphable import pose_coefficients
+from thbench.errors import UserError
+from thbench.nn.attention import make_band
+from thbench.stages import build_stage
+from thbench.strategy import Setting
+
+SIZE, AUDIO, FRAMES = 16, 5, 12
+DIT = {"dim": 16, "depth": 2, "heads": 2}
+UNET = {"dim": 8, "mults": (1, 2), "blocks": 1, "head_dim": 4, "groups": 4, "width": 8}
+AUTO = {"latent": 2, "widths": (4, 8), "blocks": 1, "groups": 2, "patch": 2}
+PLAN = {"name": "sar", "segment": 8, "overlap": 3}
+
+
+def spread(module):
+    """Weights that start at zero hide what goes through them."""
+    for p in module.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.1)
+    return module
+
+
+def batch(b=2, n=FRAMES, seed=0, valid=True):
+    torch.manual_seed(seed)
+    landmarks, pose, _ = planted(seed=seed, people=b, frames=n + 1)
+    return Batch(
+        video=torch.randint(0, 256, (b, n, 3, SIZE, SIZE), dtype=torch.uint8),
+        source=torch.randint(0, 256, (b, 3, SIZE, SIZE), dtype=torch.uint8),
+        audio=torch.randn(b, n, AUDIO),
+        pose=pose[:, 1:],
+        eyes=torch.zeros(b, n, 2),
+        landmarks=landmarks[:, 1:],
+        valid=torch.full((b, n), valid),
+        source_pose=pose[:, 0],
+        source_eyes=torch.zeros(b, 2),
+        source_landmarks=landmarks[:, 0],
+        frames=torch.arange(n).expand(b, n) + 5,
+        source_frame=torch.zeros(b, dtype=torch.int64),
+        ids=tuple("abcdef"[:b]),
+    )
+
+
+def setting(**needs):
+    return Setting(SIZE, AUDIO, OptimConfig(lr=1e-2), needs=needs)
+
+
+@pytest.fixture(scope="module")
+def face():
+    return found_model()
+
+
+def expert(face):
+    torch.manual_seed(0)
+    return LipExpert(len(face.mouth), AUDIO, width=8, dim=8)
+
+
+def motion_stage(face, **options):
+    torch.manual_seed(0)
+    net = {**DIT, **options.pop("net", {})}
+    needs = {"morphable": face, "lip": expert(face)}
+    return MotionStage(setting(**needs), plan=PLAN, net=net, **options)
+
+
+def strategy(face, *, plan=None, **options):
+    torch.manual_seed(0)
+    auto = spread(ReferenceAutoencoder(**AUTO))
+    nets = {
+        "morphable": face,
+        "motion": spread(MotionNet(face.n_expression, AUDIO, **DIT)),
+        "autoencoder": auto,
+        "frame": spread(FrameNet(auto.latent, SIZE // auto.factor, face.n_expression, **UNET)),
+    }
+    sampler = SamplerConfig(steps=2)
+    return FD2Talk(nets, Setting(SIZE, AUDIO), plan or PLAN, sampler, **options)
+
+
+def ask(n, **changes):
+    landmarks, pose, _ = planted(people=1, frames=1)
+    made = request(n, size=SIZE, audio_dim=AUDIO)
+    audio = torch.randn(n, AUDIO, generator=torch.Generator().manual_seed(n))
+    return replace(
+        made, audio=audio, source_pose=pose[0, 0], source_landmarks=landmarks[0, 0], **changes
+    )
+
+
+# The transformers
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_alignment_mask_admits_exactly_k_frames_to_either_side(k):
+    band = make_band(torch.arange(20)[None] + 7, 2 * k)
+    n = 20
+    seen = torch.zeros(n, n, dtype=torch.bool)
+    net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=k)).eval()
+    # Frames do not see each other here, so what reaches frame i came through the mask.
+    net.layers[0].attend[0].to_out.weight.data.zero_()
+    x, t = torch.randn(1, n, 4), torch.full((1, n), 3)
+    frames, audio = torch.arange(n)[None] + 7, torch.randn(1, n, AUDIO)
+    before = net(x, t, frames, audio)
+    for j in range(n):
+        changed = audio.clone()
+        changed[:, j] += 1
+        seen[:, j] = (net(x, t, frames, changed) - before).abs().amax(-1)[0] > 0
+    distance = (torch.arange(n)[:, None] - torch.arange(n)).abs()
+    assert torch.equal(seen, distance <= k)
+    if band.half is None:
+        assert torch.equal(band.allowed[0, 0], distance <= k)
+
+
+def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
+    places = torch.tensor([[0, 1, 8, 9]])
+    x, t = torch.randn(1, 4, 4), torch.full((1, 4), 3)
+    audio = torch.randn(1, 4, AUDIO)
+    for align, heard in ((3, [True, True, False, False]), (None, [True] * 4)):
+        net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=align)).eval()
+        net.layers[0].attend[0].to_out.weight.data.zero_()
+        changed = audio.clone()
+        changed[:, 0] += 1
+        moved = (net(x, t, places, changed) - net(x, t, places, audio)).abs().amax(-1)[0] > 0
+        assert moved.tolist() == heard
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_expression_and_pose_are_made_apart_unless_one_transformer_makes_both(single):
+    net = spread(MotionNet(3, AUDIO, single=single, **DIT)).eval()
+    assert len(net.transformers) == 2 - single
+    noisy, frames = torch.randn(1, 9, 6), torch.arange(6)[None]
+    t, audio = torch.full((1, 6), 50), torch.randn(1, 6, AUDIO)
+    other = noisy.clone()
+    other[:, 3:] += 1
+    a, b = (net(x, t, frames, audio) for x in (noisy, other))
+    assert bool((a[:, :3] != b[:, :3]).any()) == single
+    assert bool((a[:, 3:] != b[:, 3:]).any())
+
+
+def test_the_paper_s_sizes():
+    loaded = config.load("fd2talk", ["scale=paper"])
+    nets = {}
+    with torch.device("meta"):
+        for name in ("morphable", "lip", "motion", "autoencoder", "frame"):
+            needs = {need: nets[need] for need in loaded.stages[name].needs}
+            nets[name] = build_stage(loaded, name, needs, 768).net
+    motion, frame, auto = nets["motion"], nets["frame"], nets["autoencoder"]
+    assert [len(dit.layers) for dit in motion.transformers] == [6, 6]
+    assert [dit.align for dit in motion.transformers] == [3, 3]
+    assert motion.channels == 64 + 6
+    assert motion.process.prediction == frame.process.prediction == "x0"
+    assert motion.process.steps == frame.process.steps == 1000
+    assert (loaded.size, auto.factor, frame.shape) == (256, 4, (3, 64, 64))
+    assert auto.vae.decoder.conv_in.in_channels == 2 * auto.latent
+    assert (loaded.sampler.steps, loaded.plan["segment"]) == (50, 25)
+    count = {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()}
+    assert count == COUNTS
+
+
+COUNTS = {
+    "morphable": 203_581,
+    "lip": 3_866_112,
+    "motion": 51_834_950,
+    "autoencoder": 55_325_887,
+    "frame": 198_535_011,
+}
+
+
+# The lip expert
+
+
+def test_p_sync_is_a_cosine_that_never_gives_an_infinite_loss():
+    a = torch.tensor([[1.0, 0], [1, 1], [0, 0], [2, 0]])
+    b = torch.tensor([[0, 1.0], [1, 1], [1, 0], [5, 0]])
+    made = p_sync(a, b)
+    torch.testing.assert_close(made, torch.tensor([EPSILON, 1.0, EPSILON, 1.0]))
+    assert (-made.log()).isfinite().all()
+
+
+def test_embeddings_are_nowhere_negative(face):
+    net = expert(face)
+    vertices, audio = torch.randn(2, 6, len(face.mouth), 3), torch.randn(2, 6, AUDIO)
+    assert (net.lips(vertices) >= 0).all()
+    assert (net.sound(audio) >= 0).all()
+    assert net(vertices, audio).shape == (2, 6)
+
+
+def test_true_pairs_are_the_diagonal_and_neighbours_are_neither():
+    eye = torch.eye(6).reshape(1, 6, 6)
+    frames, valid = torch.arange(6)[None], torch.ones(1, 6, dtype=torch.bool)
+    perfect = contrast(eye, eye, frames, valid, near=1)
+    assert perfect["loss"] < 1e-3
+    # A sound that is late by one frame has no true pair, and neighbours do not count as false.
+    late = contrast(eye, eye.roll(1, 1), frames, valid, near=1)
+    assert late["true"] == pytest.approx(EPSILON, rel=0.1)
+    assert late["false"] < 0.11  # the wrap-around alone
+    unseen = contrast(eye, eye.roll(1, 1), frames, ~valid, near=1)
+    assert unseen["loss"] == 0
+
+
+def test_the_expert_learns_to_tell_sounds_apart(face):
+    torch.manual_seed(0)
+    stage = LipStage(setting(morphable=face), net={"width": 32, "dim": 16}, near=0)
+    shown = batch(b=2)
+    spoken = coefficients(face, shown).motion[..., :2]
+    shown.audio = torch.cat([spoken, -spoken, spoken.abs()], -1)[..., :AUDIO]
+    optimizer = torch.optim.Adam(stage.net.parameters(), 1e-2)
+    for _ in range(80):
+        losses = stage.loss(shown)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    assert losses["true"] > 0.65 > 0.45 > losses["false"]
+
+
+# Coefficients and the morphable stage
+
+
+def test_a_clip_keeps_the_portrait_s_identity(face):
+    shown = batch()
+    made = coefficients(face, shown)
+    who, still = face.fit(shown.source_landmarks, shown.source_pose)
+    torch.testing.assert_close(made.identity, who)
+    torch.testing.assert_close(made.source[:, :2], still)
+    assert not made.source[:, 5:].any()  # the portrait's shift and growth relative to itself
+    torch.testing.assert_close(
+        made.motion[..., 2:], pose_coefficients(shown.pose, shown.source_pose[:, None])
+    )
+
+
+def test_the_morphable_stage_solves_before_it_is_saved_and_no_gradient_moves_it():
+    stage = MorphableStage(setting(), identity=3, expression=2)
+    optimizer = stage.configure_optimizers()["optimizer"]
+    for step in range(3):
+        stage.batches_seen += 1
+        losses = stage.loss(batch(b=4, seed=step))
+        losses["loss"].backward()
+        before = stage.net.expression.clone()
+        optimizer.step()
+        assert torch.equal(before, stage.net.expression)
+    assert stage.net.expression.any()
+    checkpoint = {"state_dict": {}}
+    stage.on_save_checkpoint(checkpoint)
+    saved = checkpoint["state_dict"]["net.expression"]
+    fresh = stage.moments.solve(3, 2, stage.net.corners, stage.net.rigid).expression
+    torch.testing.assert_close(saved, fresh)
+    assert not torch.equal(saved, before)  # the third batch came after the last solution
+    stage.eval()
+    assert stage.loss(batch(b=4, seed=9))["loss"] < losses["loss"] + 0.01
+
+
+def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
+    path = tmp_path / "BFM_model_front.mat"
+    bfm(path)
+    stage = MorphableStage(setting(), identity=4, expression=3, bfm=str(path))
+    stage.initialise()
+    before = stage.net.expression.clone()
+    assert before.any()
+    assert stage.loss(batch())["loss"] > 0
+    stage.solve()
+    assert torch.equal(before, stage.net.expression)
+    with pytest.raises(UserError, match="set identity and expression"):
+        MorphableStage(setting(), identity=5, expression=3, bfm=str(path)).initialise()
+
+
+# Training of motion
+
+
+def test_losses_are_the_three_of_eq_12_with_their_weights(face):
+    stage = motion_stage(face, w_exp=2, w_pose=3, w_sync=5)
+    torch.manual_seed(1)
+    losses = stage.loss(batch())
+    total = 2 * losses["exp"] + 3 * losses["pose"] + 5 * losses["sync"]
+    torch.testing.assert_close(losses["loss"], total)
+    assert set(motion_stage(face, w_sync=0).loss(batch())) == {"loss", "exp", "pose"}
+
+
+def test_l_sync_is_minus_log_p_sync_and_reaches_the_exp_transformer_alone(face):
+    stage = motion_stage(face)
+    shown = batch()
+    made = coefficients(face, shown)
+    truth = stage.sync_loss(made.motion, made.identity, shown.audio)
+    lips = face(made.identity[:, None], made.motion[..., :2])[:, :, face.mouth]
+    wanted = -stage.frozen["lip"].module(lips, shown.audio).log()
+    torch.testing.assert_close(truth, wanted)
+    torch.manual_seed(1)
+    stage.loss(shown)["sync"].backward()
+    exp, pose = stage.net.transformers
+    assert any(p.grad is not None and p.grad.any() for p in exp.parameters())
+    assert not any(p.grad is not None and p.grad.any() for p in pose.parameters())
+
+
+def test_later_segments_see_clean_frames_that_do_not_count(face):
+    stage, seen = motion_stage(face), []
+    real = stage.net.forward
+
+    def look(noisy, t, frames, audio):
+        seen.append((noisy, t, frames))
+        return real(noisy, t, frames, audio)
+
+    stage.net.forward = look
+    shown = batch()
+    clean = None
+    for seed in range(12):
+        torch.manual_seed(seed)
+        stage.loss(shown)
+        clean = stage.net.to_latent(coefficients(face, shown).motion)
+    kinds = {frames.shape[1] for _, _, frames in seen}
+    assert kinds == {FRAMES, FRAMES - 3}
+    noisy, t, _ = next(s for s in reversed(seen) if s[2].shape[1] == FRAMES)
+    assert not t[:, :3].any()
+    assert (t[:, 3:] > 0).all()
+    torch.testing.assert_close(noisy[:, :, :3], clean[:, :, :3], atol=0.2, rtol=0.2)
+    first = next(s for s in seen if s[2].shape[1] == FRAMES - 3)
+    assert (first[1] > 0).all()
+    assert first[2][0, 0] == 8  # from the fourth frame shown
+
+
+def test_frames_without_a_face_teach_nothing(face):
+    assert motion_stage(face).loss(batch(valid=False))["loss"] == 0
+
+
+def test_the_motion_stage_says_what_it_lacks(face):
+    with pytest.raises(UserError, match="stage 'lip'"):
+        MotionStage(setting(morphable=face), plan=PLAN, net=DIT)
+    assert MotionStage(setting(morphable=face), plan=PLAN, net=DIT, w_sync=0)
+    with pytest.raises(UserError, match="stage 'morphable'"):
+        MotionStage(setting(), plan=PLAN, net=DIT)
+    with pytest.raises(UserError, match="sar or nar"):
+        MotionStage(setting(morphable=face), plan={"name": "ar"}, net=DIT, w_sync=0)
+    with pytest.raises(UserError, match="must exceed"):
+        motion_stage(face).loss(batch(n=3))
+
+
+# Autoencoder and U-Net
+
+
+def test_the_decoder_sees_the_reference_and_the_factor_is_as_told():
+    net = spread(ReferenceAutoencoder(**AUTO))
+    pictures, others = torch.rand(2, 3, SIZE, SIZE), torch.rand(2, 3, SIZE, SIZE)
+    latent = net.encode(pictures)
+    assert latent.shape == (2, 2, SIZE // 4, SIZE // 4)
+    made, other = net(pictures, pictures), net(others, pictures)
+    assert made.shape == pictures.shape
+    assert not torch.equal(made, other)
+
+
+def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(1)
+    published = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8), layers_per_block=1, latent_channels=2, norm_num_groups=2,
+    )  # fmt: skip
+    published.save_pretrained(tmp_path / "sd" / "vae")
+    net = {**AUTO, "patch": 1}
+    stage = AutoencoderStage(
+        setting(), net=net, pretrained=f"{tmp_path / 'sd'}:vae", perceptual="pixel"
+    )
+    stage.initialise()
+    pictures = torch.rand(2, 3, SIZE, SIZE)
+    latent = published.encode(2 * pictures - 1).latent_dist.mode()
+    torch.testing.assert_close(stage.net.encode(pictures), latent)
+    wanted = (published.decode(latent).sample + 1) / 2
+    for reference in (torch.zeros_like(latent), torch.randn_like(latent)):
+        torch.testing.assert_close(stage.net.decode(latent, reference), wanted)
+    for wrong, says in (({**net, "latent": 3}, "another layout"), (net, "cannot be read")):
+        where = f"{tmp_path / 'sd'}:vae" if says == "another layout" else str(tmp_path / "none")
+        with pytest.raises(UserError, match=says):
+            AutoencoderStage(
+                setting(), net=wrong, pretrained=where, perceptual="pixel"
+            ).initialise()
+
+
+@pytest.mark.parametrize("kl", [0.0, 1e-3])
+def test_the_autoencoder_learns_to_rebuild(kl):
+    torch.manual_seed(0)
+    net = {**AUTO, "widths": (8, 16)}
+    stage = AutoencoderStage(setting(), net=net, perceptual="pixel", w_kl=kl)
+    shown = batch(n=1)
+    shown.video = shown.video[..., :1, :1].expand(-1, -1, -1, SIZE, SIZE).contiguous()
+    optimizer = torch.optim.Adam(stage.net.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        found = stage.loss(shown)
+        optimizer.zero_grad()
+        found["loss"].backward()
+        optimizer.step()
+        losses.append(float(found["loss"].detach()))
+    assert losses[-1] < losses[0] / 2
+    assert ("kl" in found) == (kl > 0)
+    assert stage.samples(shown)["reconstruction"].shape == (1, 3, SIZE, 3 * SIZE)
+
+
+def frame_net(**options):
+    torch.manual_seed(0)
+    return spread(FrameNet(2, 4, 3, **{**UNET, **options})).eval()
+
+
+def made_by(net, motion, latent, t=10):
+    noisy = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    given = net.motion(motion, motion[:1]), net.reference(latent)
+    return net(noisy, torch.full((3,), t), *given, latent)
+
+
+def test_every_block_attends_to_motion_and_then_to_the_reference():
+    net = frame_net()
+    blocks = [m for m in net.modules() if isinstance(m, Conditioned)]
+    assert len(blocks) == 2 + 2 + 4  # down, middle, up
+    assert all(len(block.attend) == 2 for block in blocks)
+    order = []
+    for block in blocks[:1]:
+        for k, attend in enumerate(block.attend):
+            attend.register_forward_hook(
+                lambda module, given, out, k=k: order.append((k, given[1].shape[1]))
+            )
+    made_by(net, torch.randn(3, 9), torch.randn(1, 2, 4, 4))
+    assert order == [(0, 1), (1, 16)]  # a token of motion, then the latent as a sequence
+
+
+@pytest.mark.parametrize("options", [{}, {"conditions": "concatenated"}, {"tokens": 3}])
+def test_a_frame_depends_on_its_motion_and_on_the_reference(options):
+    net = frame_net(**options)
+    if options.get("conditions"):
+        assert {len(m.attend) for m in net.modules() if isinstance(m, Conditioned)} == {1}
+    motion, latent = torch.randn(3, 9), torch.randn(1, 2, 4, 4)
+    before = made_by(net, motion, latent)
+    changed = motion.clone()
+    changed[1] += 1
+    moved = (made_by(net, changed, latent) - before).abs().amax((1, 2, 3)) > 1e-6
+    assert moved.tolist() == [False, True, False]
+    assert ((made_by(net, motion, latent + 1) - before).abs().amax((1, 2, 3)) > 1e-6).all()
+
+
+def test_the_reference_is_a_sequence_whose_places_count():
+    """Swapping two of its pixels changes more than the order of the same tokens."""
+    net = frame_net()
+    latent = torch.randn(1, 2, 4, 4)
+    swapped = latent.flatten(2)[..., [1, 0, *range(2, 16)]].unflatten(-1, (4, 4))
+    a, b = made_by(net, torch.zeros(3, 9), latent), made_by(net, torch.zeros(3, 9), swapped)
+    assert (a - b).abs().max() > 1e-6
+
+
+def test_shared_tokens_are_as_good_as_copies():
+    attend = CrossAttention(8, 6, 4)
+    x, tokens = torch.randn(3, 10, 8), torch.randn(1, 5, 6)
+    torch.testing.assert_close(attend(x, tokens), attend(x, tokens.expand(3, -1, -1)))
+
+
+def test_the_frame_stage_learns_frames_from_their_motion(face):
+    torch.manual_seed(0)
+    auto = spread(ReferenceAutoencoder(**AUTO))
+    net = {**UNET, "portrait_motion": True, "shortcut": True, "tokens": 2}
+    stage = FrameStage(setting(morphable=face, autoencoder=auto), net=net)
+    shown = batch(b=3, n=2)
+    optimizer = torch.optim.Adam(stage.net.parameters(), 5e-3)
+    losses = []
+    for _ in range(32):
+        optimizer.zero_grad()
+        loss = stage.loss(shown)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    assert stage.samples(shown)["generated"].shape == (2, 3, SIZE, 3 * SIZE)
+
+
+# The strategy
+
+
+def test_two_passes_and_all_frames_in_one_round(face):
+    made = strategy(face, frame_sampler={"steps": 1})
+    first, second = made.passes(ask(20))
+    assert (first.space, second.space, made.space) == ("coefficients", "latents", "latents")
+    assert first.plan == plans.sar(20, segment=8, overlap=3)
+    assert second.plan == plans.frames(20)
+    generation = made.generate(ask(20))
+    assert sum(len(chunk) for chunk in generation.chunks) == 20
+    assert generation.cost.calls == 3 * 2 + 1
+
+
+def test_a_given_pose_takes_the_place_of_the_predicted_one(face):
+    made = strategy(face)
+    asked = ask(9)
+    pose = asked.source_pose + 0.1 * torch.rand(9, 6)
+    shown = {}
+    for name, wanted in (("own", asked), ("given", replace(asked, pose=pose))):
+        conditions = made.encode(wanted)
+        latents = torch.randn(
+            9, made.motion_net.channels, generator=torch.Generator().manual_seed(1)
+        )
+        shown[name] = made.after(made.passes(wanted)[0], latents, conditions)
+        assert (made.motion(conditions)[0] is None) == (name == "own")
+    torch.testing.assert_close(made.pose_of(shown["given"]), pose)
+    assert not torch.allclose(made.pose_of(shown["own"]), pose, atol=0.01)
+    e = face.n_expression
+    torch.testing.assert_close(shown["given"].motion[:, :e], shown["own"].motion[:, :e])
+
+
+def test_other_plans_of_the_motion_pass_run_and_may_observe_the_portrait(face):
+    for plan in ({"name": "nar"}, {"name": "ar", "motion": 2}):
+        chunks = strategy(face, plan=plan).generate(ask(5)).chunks
+        assert sum(len(chunk) for chunk in chunks) == 5
+
+
+def test_a_misspelt_sampler_key_is_told(face):
+    with pytest.raises(UserError, match="no key 'options"):
+        strategy(face, frame_sampler={"step": 1})
+
+
+@pytest.mark.parametrize(
+    ("switch", "stage", "differs"),
+    [
+        ("single_dit", "motion", lambda s: s.model["net"]["single"] is True),
+        ("no_mask", "motion", lambda s: s.model["net"]["align"] is None),
+        ("no_sync", "motion", lambda s: s.model["w_sync"] == 0 and s.needs == ["morphable"]),
+        ("concatenated", "frame", lambda s: s.model["net"]["conditions"] == "concatenated"),
+    ],
+)
+def test_ablations_change_their_stage_alone(switch, stage, differs):
+    plain, changed = (config.load("fd2talk", words) for words in ([], [f"{switch}=true"]))
+    assert differs(changed.stages[stage])
+    for name, block in plain.stages.items():
+        assert (changed.stages[name] == block) == (name != stage)
+
+
+def test_log_of_p_sync_has_a_gradient_at_the_true_pair(face):
+    net = expert(face)
+    vertices = torch.randn(1, 6, len(face.mouth), 3, requires_grad=True)
+    loss = -net(vertices, torch.randn(1, 6, AUDIO)).log().mean()
+    assert math.isfinite(float(loss))
+    loss.backward()
+    assert vertices.grad.any()
