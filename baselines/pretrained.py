@@ -1,0 +1,56 @@
+"""Published weights in diffusers' format, from the hub or from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import ModelMixin
+from torch import nn
+
+from thbench.errors import UserError
+
+
+def fill_from(net: nn.Module, kind: type[ModelMixin], source: str, part: str = "") -> None:
+    """Load published weights into a network of the same layout.
+
+    Args:
+        net: of class ``kind``.
+        kind: the class that the weights belong to; it also translates older names.
+        source: a folder made by ``save_pretrained``, or a name on the Hugging Face hub.
+        part: the model's folder inside a whole pipeline's (``unet``, ``vae``), looked into where
+            ``source`` is such a pipeline.
+
+    Raises:
+        UserError: the weights cannot be had, or are those of another layout.
+    """
+    try:
+        state = _read(kind, source, part).state_dict()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The weights of {kind.__name__} cannot be had from {source}: go online, or give a"
+            " folder that `save_pretrained` made."
+        ) from error
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        if len(reason) > 300:
+            reason = f"{reason[:300]} ..."
+        raise UserError(
+            f"{source} holds a {kind.__name__} of another layout ({reason}): set the net's sizes"
+            " to its own."
+        ) from error
+
+
+def _read(kind: type[ModelMixin], source: str, part: str) -> ModelMixin:
+    """The model in a folder, in its part of a pipeline's folder, or on the hub."""
+    folder = Path(source)
+    if folder.is_dir():
+        inside = folder / part
+        return kind.from_pretrained(inside if (inside / "config.json").is_file() else folder)
+    if not part:
+        return kind.from_pretrained(source)
+    try:
+        return kind.from_pretrained(source, subfolder=part)
+    except OSError:  # the model may be published alone
+        return kind.from_pretrained(source)
