@@ -20,7 +20,7 @@ from thbench.contracts import Batch, to_unit
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean
 from thbench.errors import UserError, did_you_mean
-from thbench.nn.regions import region_mask
+from thbench.nn.regions import box_mask
 from thbench.optim import build_optimizer
 from thbench.strategy import Setting, Stage
 
@@ -57,7 +57,7 @@ class HalloStage(Stage):
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
         drop: how often ``image``, ``audio`` and ``motion`` are hidden, in place of ``DROPS``.
-        w_lip: weight of the error inside the lips, beside that everywhere; the paper has none.
+        w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has none.
         chunk: frames that the autoencoder encodes at once.
     """
 
@@ -120,7 +120,9 @@ class HalloStage(Stage):
         losses = {"simple": simple}
         total = simple
         if self.w_lip:
-            lips = region_mask(example.landmarks, "lips", self.net.shape[-1]).transpose(1, 2)
+            # On a coarse latent, lips may hold no cell's centre.
+            lips = box_mask(example.landmarks, "lips", self.net.shape[-1], touched=True)
+            lips = lips.transpose(1, 2)
             losses["lip"] = frame_mean(error * lips, counted)
             total = total + self.w_lip * losses["lip"]
         return {"loss": total, **losses}
