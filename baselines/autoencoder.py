@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
@@ -31,6 +33,8 @@ class Autoencoder(nn.Module):
         layers: residual blocks at each.
         latent_dim: channels of the latent.
         groups: of the group norms.
+        patch: the network runs on ``patch`` x ``patch`` cells of the frame, moved to channels,
+            which spares a small one its finest level.
         scale: what the latents are multiplied with (Rombach et al. 2022, section G).
     """
 
@@ -41,12 +45,16 @@ class Autoencoder(nn.Module):
         layers: int = 2,
         latent_dim: int = 4,
         groups: int = 32,
+        patch: int = 1,
         scale: float = 0.18215,
     ) -> None:
         super().__init__()
         n = len(channels)
-        self.latent_dim, self.factor, self.scale = latent_dim, 2 ** (n - 1), scale
+        self.latent_dim, self.factor = latent_dim, patch * 2 ** (n - 1)
+        self.patch, self.scale = patch, scale
         self.vae = AutoencoderKL(
+            in_channels=3 * patch**2,
+            out_channels=3 * patch**2,
             down_block_types=("DownEncoderBlock2D",) * n,
             up_block_types=("UpDecoderBlock2D",) * n,
             block_out_channels=tuple(channels),
@@ -57,7 +65,7 @@ class Autoencoder(nn.Module):
         )
 
     def latent_size(self, size: int) -> int:
-        """h = w of the latent of frames of ``size`` pixels.
+        """Height and width of the latent of frames of ``size`` pixels.
 
         Raises:
             UserError: the halvings do not divide ``size``.
@@ -66,13 +74,21 @@ class Autoencoder(nn.Module):
             raise UserError(f"size={size} does not divide by {self.factor}, the autoencoder's.")
         return size // self.factor
 
+    def posterior(self, frames: Tensor) -> DiagonalGaussianDistribution:
+        """What the encoder says of frames (N, 3, H, W) in [0, 1], before scaling."""
+        return self.vae.encode(F.pixel_unshuffle(2 * frames - 1, self.patch)).latent_dist
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) of unscaled latents, not clamped."""
+        return (F.pixel_shuffle(self.vae.decode(latents).sample, self.patch) + 1) / 2
+
     def encode(self, frames: Tensor) -> Tensor:
         """The mode of frames (N, 3, H, W) in [0, 1]: latents (N, latent_dim, h, w)."""
-        return self.vae.encode(2 * frames - 1).latent_dist.mode() * self.scale
+        return self.posterior(frames).mode() * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (N, 3, H, W) in [0, 1], all N in one batch."""
-        return ((self.vae.decode(latents / self.scale).sample + 1) / 2).clamp(0, 1)
+        return self.draw(latents / self.scale).clamp(0, 1)
 
 
 class AutoencoderStage(Stage):
@@ -115,8 +131,8 @@ class AutoencoderStage(Stage):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         frames = to_unit(batch.video).flatten(0, 1)
-        posterior = self.net.vae.encode(2 * frames - 1).latent_dist
-        made = (self.net.vae.decode(posterior.sample()).sample + 1) / 2
+        posterior = self.net.posterior(frames)
+        made = self.net.draw(posterior.sample())
         pixel = (made - frames).abs().mean()
         look = pyramid_l1(self._features, made, frames, scales=self.scales)
         kl = posterior.kl().mean()

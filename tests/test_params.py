@@ -49,9 +49,7 @@ def test_every_role_of_every_strategy_is_counted(rows):
         for role in config.load(name).nets:
             at = (name, role, "total")
             for column, total in enumerate(rows[at]):
-                parts = [
-                    r[column] for k, r in rows.items() if k[:2] == at[:2] and k[2] != "total"
-                ]
+                parts = [r[column] for k, r in rows.items() if k[:2] == at[:2] and k[2] != "total"]
                 numbers = [int(n.replace(",", "")) for n in parts if n != "-"]
                 assert sum(numbers) == int(total.replace(",", "")) > 0
 

@@ -38,7 +38,7 @@ def build(strategy: str, scale: str) -> dict[str, nn.Module]:
 
 
 def count(strategy: str, scale: str) -> dict[str, dict[str, int]]:
-    """Parameters by role and named part of its network, and in ``total``. Empty parts are left out."""
+    """Parameters by role and named part of its network, and in ``total``; no empty parts."""
     nets = build(strategy, scale)
     roles: Mapping[str, str] = configs.load(strategy, [f"scale={scale}"]).nets
     return {role: count_parts(nets[stage]) for role, stage in roles.items()}

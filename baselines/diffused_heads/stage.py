@@ -39,8 +39,8 @@ class Example:
 class FrameStage(Stage):
     """Trains ``FrameNet`` on random frames of clips, with the frames filmed before them.
 
-    Loss (eq. 19): ``L_simple + w_bound L_vlb + w_lip L_ls``, the last in the box around the lips (figure 3). L_vlb is estimated from one level per
-    frame, times the number of levels.
+    Loss (eq. 19): ``L_simple + w_bound L_vlb + w_lip L_ls``, the last in the box around the lips
+    (figure 3). L_vlb is estimated from one level per frame, times the number of levels.
 
     A draw is one frame with ``context`` frames on either side; motion frames that lie before the
     clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
@@ -86,9 +86,7 @@ class FrameStage(Stage):
         losses = {"simple": simple}
         total = simple
         if self.w_lip:
-            box = box_mask(
-                batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin
-            )
+            box = box_mask(batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin)
             box = box * batch.valid[:, middle, None, None, None]
             losses["lip"] = _mean_in(error[:, :, 0], box)
             total = total + self.w_lip * losses["lip"]

@@ -61,7 +61,9 @@ class FaceTokens(nn.Module):
             return self.encoder(2 * to_unit(portraits) - 1)
         given = {"landmarks": landmarks.float().cpu(), "valid": torch.ones(len(portraits))}
         found = extractor(self.source).extract(portraits.cpu(), given)
-        return found.clone().to(portraits.device)  # made under inference_mode; training needs its own
+        return found.clone().to(
+            portraits.device
+        )  # made under inference_mode; training needs its own
 
     def check(self) -> None:
         """Raise a UserError if the embedding's weights are not here."""
@@ -85,4 +87,6 @@ def _encoder(channels: Sequence[int], width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in zip((3, *channels), channels, strict=False):
         layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(8, outputs), nn.SiLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], width))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], width)
+    )

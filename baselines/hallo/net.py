@@ -320,5 +320,3 @@ def _grids(size: int, levels: int) -> list[int]:
 def spatial_parts(net: HalloNet) -> list[nn.Module]:
     """What the first training stage trains; the second trains the rest."""
     return [net.unet, net.reference, net.face]
-
-

@@ -27,7 +27,13 @@ class SoundTokens(nn.Module):
     """
 
     def __init__(
-        self, audio_dim: int, *, context: int = 2, hidden: int = 512, tokens: int = 32, dim: int = 768
+        self,
+        audio_dim: int,
+        *,
+        context: int = 2,
+        hidden: int = 512,
+        tokens: int = 32,
+        dim: int = 768,
     ) -> None:
         super().__init__()
         self.context = context

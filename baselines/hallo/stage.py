@@ -57,7 +57,8 @@ class HalloStage(Stage):
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
         drop: how often ``image``, ``audio`` and ``motion`` are hidden, in place of ``DROPS``.
-        w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has none.
+        w_lip: weight of the error in the box around the lips, beside that everywhere; the paper
+            has none.
         chunk: frames that the autoencoder encodes at once.
     """
 

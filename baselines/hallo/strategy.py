@@ -171,8 +171,8 @@ def _check_plan(plan: Mapping[str, Any], net: HalloNet) -> None:
         )
     if segment + overlap > net.longest:
         raise UserError(
-            f"Hallo's temporal modules know {net.longest} places, plan.segment and plan.overlap make"
-            f" {segment + overlap}: take plan.segment={net.longest - overlap} or less."
+            f"Hallo's temporal modules know {net.longest} places, plan.segment and plan.overlap"
+            f" make {segment + overlap}: take plan.segment={net.longest - overlap} or less."
         )
 
 

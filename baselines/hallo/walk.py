@@ -51,7 +51,9 @@ def build_unet(
     )
 
 
-def walk(unet: UNet2DConditionModel, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide) -> Tensor:
+def walk(
+    unet: UNet2DConditionModel, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide
+) -> Tensor:
     """The network's output, (N, C, h, w).
 
     Args:
@@ -90,7 +92,7 @@ def transformers(unet: UNet2DConditionModel) -> list[Transformer2DModel]:
 
 
 def places(unet: UNet2DConditionModel) -> list[bool]:
-    """For each place behind a residual block, in order of the walk, whether it has a transformer."""
+    """For each place behind a residual block, in order, whether it has a transformer."""
     return [attention is not None for _, attention in _places(unet)]
 
 

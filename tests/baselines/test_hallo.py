@@ -146,7 +146,7 @@ def test_places_and_modules_of_the_walk_fit_each_other():
     assert len(made.audio) == len(transformers(made.unet)) == sum(places(made.unet))
     with torch.device("meta"):
         unet = build_unet(4)
-    # Two per level on the way down, the middle, three per level on the way up; the deepest has none.
+    # Two per level on the way down, the middle, three per level up; the deepest has none.
     assert places(unet) == [True] * 6 + [False] * 2 + [True] + [False] * 3 + [True] * 9
 
 
@@ -158,7 +158,9 @@ def test_masks_of_the_regions_cover_them_at_every_level():
         lip, expression, pose = region_masks(
             landmarks(1), size, ("lip", "expression", "pose"), "disjoint"
         )[0].bool()
-        assert torch.equal((lip.int() + expression.int() + pose.int()), torch.ones(size, size).int())
+        assert torch.equal(
+            (lip.int() + expression.int() + pose.int()), torch.ones(size, size).int()
+        )
         for ring, mask in ((LIPS, lip), (FACE, lip | expression)):
             for x, y, _ in landmarks()[list(ring)].tolist():
                 assert mask[int(y * size), int(x * size)]
@@ -343,7 +345,9 @@ def test_the_schedule_is_the_published_one_in_training_and_at_generation():
     scheduler.set_timesteps(40)
     published = config.load("hallo", ["scale=paper"]).sampler
     assert published.eta == 0
-    assert (sampler.grid(sweep.process, published)[:-1] - 1).tolist() == scheduler.timesteps.tolist()
+    assert (
+        sampler.grid(sweep.process, published)[:-1] - 1
+    ).tolist() == scheduler.timesteps.tolist()
 
 
 # Guidance

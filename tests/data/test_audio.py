@@ -135,7 +135,9 @@ def test_transformers_load_and_align(tmp_path: Path, name: str, model: type, con
 def test_all_layers_stand_side_by_side(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = 3
-    Wav2Vec2Model(Wav2Vec2Config(**{**SMALL, "num_hidden_layers": layers})).save_pretrained(tmp_path)
+    Wav2Vec2Model(Wav2Vec2Config(**{**SMALL, "num_hidden_layers": layers})).save_pretrained(
+        tmp_path
+    )
     last, every = (audio.encoder(f"{n}={tmp_path}") for n in ("wav2vec2", "wav2vec2-layers"))
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     assert every.dim == 16 * layers

@@ -221,7 +221,6 @@ class Wav2Vec2(AudioEncoder):
             )
         return np.concatenate(kept)
 
-
     def _hidden(self, samples: Tensor) -> Tensor:
         """States (n, D) of one piece of sound (1, S)."""
         return self._model(samples).last_hidden_state[0]
