@@ -195,7 +195,7 @@ def seconds(strategy: Any, request: Request) -> float:
 
 def draw_masks(loaded: config.Config, path: Path) -> None:
     """The regions on a synthetic portrait: at 64 x 64 cells (the paper's latent) and at 8 x 8."""
-    request = SplitRequests(loaded.data, "test", 256, limit=1, frames=1)[0]
+    request = SplitRequests(loaded.data, "test", 128, limit=1, frames=1)[0]
     save_image([picture for size in (64, 8) for picture in masked(request, size)], path, nrow=3)
 
 
