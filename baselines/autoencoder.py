@@ -52,7 +52,7 @@ class Autoencoder(nn.Module):
         n = len(channels)
         self.latent_dim, self.factor = latent_dim, patch * 2 ** (n - 1)
         self.patch, self.scale = patch, scale
-        self.vae = AutoencoderKL(
+        self.vae: Any = AutoencoderKL(
             in_channels=3 * patch**2,
             out_channels=3 * patch**2,
             down_block_types=("DownEncoderBlock2D",) * n,

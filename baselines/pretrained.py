@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from diffusers import ModelMixin
 from torch import nn
 
 from thbench.errors import UserError
 
 
-def fill_from(net: nn.Module, kind: type[ModelMixin], source: str, part: str = "") -> None:
+def fill_from(net: nn.Module, kind: Any, source: str, part: str = "") -> None:
     """Load published weights into a network of the same layout.
 
     Args:
         net: of class ``kind``.
-        kind: the class that the weights belong to; it also translates older names.
+        kind: diffusers' class of such networks; it also translates older names.
         source: a folder made by ``save_pretrained``, or a name on the Hugging Face hub.
         part: the model's folder inside a whole pipeline's (``unet``, ``vae``), looked into where
             ``source`` is such a pipeline.
@@ -42,7 +42,7 @@ def fill_from(net: nn.Module, kind: type[ModelMixin], source: str, part: str = "
         ) from error
 
 
-def _read(kind: type[ModelMixin], source: str, part: str) -> ModelMixin:
+def _read(kind: Any, source: str, part: str) -> Any:
     """The model in a folder, in its part of a pipeline's folder, or on the hub."""
     folder = Path(source)
     if folder.is_dir():

@@ -122,7 +122,7 @@ class HalloNet(nn.Module):
         self.shape = (latent_dim, size, size)
         self.regions, self.masks = tuple(regions), masks
         self.motion, self.longest, self.residual = motion, motion_max, residual
-        sizes = {
+        sizes: dict[str, Any] = {
             "channels": channels,
             "attends": attends,
             "layers": layers,

@@ -11,12 +11,12 @@ from torch import nn
 
 def build_temporal(
     channels: Sequence[int], layers: int, *, heads: int, groups: int, longest: int, mid: bool
-) -> MotionAdapter:
+) -> nn.Module:
     """A module behind each residual block, with the names of published motion modules.
 
     A new one changes nothing: its last layers start at zero, as AnimateDiff's did.
     """
-    adapter = MotionAdapter(
+    adapter: Any = MotionAdapter(
         block_out_channels=tuple(channels),
         motion_layers_per_block=layers,
         motion_num_attention_heads=heads,
@@ -28,7 +28,7 @@ def build_temporal(
         if module is not None:
             nn.init.zeros_(module.proj_out.weight)  # type: ignore[union-attr, arg-type]
             nn.init.zeros_(module.proj_out.bias)  # type: ignore[union-attr, arg-type]
-    return adapter
+    return adapter  # type: ignore[no-any-return]
 
 
 def in_order(adapter: Any) -> list[nn.Module | None]:

@@ -34,11 +34,11 @@ def build_unet(
     heads: int = 8,
     groups: int = 32,
     token_dim: int = 768,
-) -> UNet2DConditionModel:
+) -> nn.Module:
     """A U-Net of Stable Diffusion's kind; the defaults are version 1.5's (859.5M parameters)."""
     down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends]
     up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
-    return UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         in_channels=latent_dim,
         out_channels=latent_dim,
         down_block_types=tuple(down),
@@ -49,11 +49,10 @@ def build_unet(
         norm_num_groups=groups,
         cross_attention_dim=token_dim,
     )
+    return unet  # type: ignore[no-any-return]
 
 
-def walk(
-    unet: UNet2DConditionModel, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide
-) -> Tensor:
+def walk(unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide) -> Tensor:
     """The network's output, (N, C, h, w).
 
     Args:
@@ -86,12 +85,12 @@ def walk(
     return net.conv_out(net.conv_act(net.conv_norm_out(x)))
 
 
-def transformers(unet: UNet2DConditionModel) -> list[Transformer2DModel]:
+def transformers(unet: nn.Module) -> list[Any]:
     """The spatial transformers in order of the walk."""
     return [attention for _, attention in _places(unet) if attention is not None]
 
 
-def places(unet: UNet2DConditionModel) -> list[bool]:
+def places(unet: nn.Module) -> list[bool]:
     """For each place behind a residual block, in order, whether it has a transformer."""
     return [attention is not None for _, attention in _places(unet)]
 
