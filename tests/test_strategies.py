@@ -1,33 +1,19 @@
 """What every strategy must do, for every file in configs/strategy: a new one is tested at once."""
 
 import pytest
-import torch
 
-from thbench import config, plans
+from thbench import config, params, plans
 from thbench.registry import resolve
-from thbench.stages import build_stage, order
 from thbench.strategy import Strategy
 
-AUDIO_DIM = {"logmel": 320, "hubert": 1024, "wav2vec2": 768}
 STRATEGIES = config.names("strategy")
-
-
-def build_all(loaded, audio_dim):
-    """The networks of all stages, without memory for their weights."""
-    nets = {}
-    with torch.device("meta"):
-        for name in order(loaded):
-            needs = {need: nets[need] for need in loaded.stages[name].needs}
-            nets[name] = build_stage(loaded, name, needs, audio_dim).net
-    return nets
 
 
 @pytest.mark.parametrize("scale", config.SCALES)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_stage_builds_at_every_scale(name, scale):
     loaded = config.load(name, [f"scale={scale}"])
-    audio = "hubert" if scale == "paper" else "logmel"
-    nets = build_all(loaded, AUDIO_DIM[audio])
+    nets = params.build(name, scale)
     assert set(loaded.nets.values()) <= set(nets)
     for stage, net in nets.items():
         count = sum(p.numel() for p in net.parameters())

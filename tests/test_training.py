@@ -330,6 +330,36 @@ def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch):
         training.fit(toy.config(root, tmp_path))
 
 
+def test_a_stage_takes_weights_from_outside_once_before_its_first_step(root, tmp_path, monkeypatch):
+    started = []
+
+    def start(stage):
+        started.append(float(stage.net[0].weight.sum()))
+        torch.nn.init.zeros_(stage.net[3].weight)
+
+    monkeypatch.setattr(toy.ToyStage, "start", start)
+    training.fit(toy.config(root, tmp_path, max_steps=1, optim=OptimConfig("adam", 0.0)))
+    kept = last(tmp_path)["current_model_state"]
+    assert not kept["net.3.weight"].any()
+    training.fit(toy.config(root, tmp_path, max_steps=2, optim=OptimConfig("adam", 0.0)))
+    assert len(started) == 1
+
+
+def test_a_stage_without_steps_keeps_what_it_starts_from(root, tmp_path, monkeypatch, capsys):
+    def start(stage):
+        torch.nn.init.constant_(stage.net[0].weight, 0.25)
+
+    monkeypatch.setattr(toy.ToyStage, "start", start)
+    made = toy.config(root, tmp_path, max_steps=0)
+    training.fit(made)
+    assert "as they are" in capsys.readouterr().out
+    net, account = load_net(made, "toy")
+    assert (net[0].weight == 0.25).all()
+    assert account["steps"] == 0
+    training.fit(made)
+    assert "trained, 0 steps" in capsys.readouterr().out
+
+
 def test_load_net_has_the_averaged_weights(root, whole):
     made = toy.config(root, whole / "runs")
     net, meta = load_net(made, "toy")

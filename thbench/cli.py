@@ -270,6 +270,11 @@ def _ls(commands: Commands) -> None:
         metavar="DIR",
         help="plans: a picture of each, here or as png files in DIR",
     )
+    parser.add_argument(
+        "--params",
+        action="store_true",
+        help="strategies: parameters of each network's parts, at both scales",
+    )
 
 
 def _config(commands: Commands) -> None:

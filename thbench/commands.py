@@ -189,11 +189,15 @@ def ls(arguments: argparse.Namespace) -> None:
             raise UserError(f"--draw draws plans: thbench ls plans --draw, not {arguments.kind}.")
         _draw_plans(arguments.draw)
         return
+    if arguments.params and arguments.kind != "strategies":
+        raise UserError(
+            f"--params counts networks: thbench ls strategies --params, not {arguments.kind}."
+        )
     from rich.console import Console
     from rich.table import Table
 
     rows = {
-        "strategies": _strategies,
+        "strategies": _parameters if arguments.params else _strategies,
         "metrics": _metrics,
         "protocols": _protocols,
         "tables": lambda: _files("table"),
@@ -202,6 +206,8 @@ def ls(arguments: argparse.Namespace) -> None:
     }[arguments.kind]()
     head, *body = rows
     table = Table(*head, box=None, pad_edge=False, header_style="bold")
+    for column, name in zip(table.columns, head, strict=True):
+        column.justify = "right" if name in configs.SCALES else "left"
     for row in body:
         table.add_row(*row)
     console = Console()
@@ -250,6 +256,12 @@ def _strategies() -> list[tuple[str, ...]]:
         plan = content.get("plan", {}).get("name", "nar")
         rows.append((name, content.get("title", ""), plan, ", ".join(content.get("stages", {}))))
     return rows
+
+
+def _parameters() -> list[tuple[str, ...]]:
+    from thbench import params
+
+    return params.table()
 
 
 def _metrics() -> list[tuple[str, ...]]:

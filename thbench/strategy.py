@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import lightning as L
 import torch
@@ -74,6 +74,8 @@ class Stage(L.LightningModule, ABC):
 
     net: nn.Module
     batches_seen: Tensor
+    paper_audio: ClassVar[str] = "hubert"
+    """The audio encoder of the paper's sizes, by which parameters are counted."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -86,6 +88,13 @@ class Stage(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar losses by name. ``"loss"`` is minimised, the others are logged."""
 
+    def start(self) -> None:
+        """Take weights from outside, before the first step of a run that does not resume.
+
+        Called after the weights of ``init_from:`` are in ``self.net``. Networks are also built to
+        be filled from a checkpoint, so a constructor must not ask for such weights.
+        """
+
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""
         return {}
@@ -93,12 +102,6 @@ class Stage(L.LightningModule, ABC):
     def trained_for(self) -> dict[str, Any]:
         """What the network has seen, kept in its checkpoint (observed frames, levels, lengths)."""
         return {}
-
-    def initialise(self) -> None:
-        """Called once, before the very first step: read published weights into ``net`` here.
-
-        A stage that goes on, or is loaded, has its weights from its checkpoint and needs no file.
-        """
 
     def configure_optimizers(self) -> Any:
         return build_optimizer(self.net.parameters(), self.setting.optim)

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from thbench.callbacks import Bar, Ema, NanGuard, Steps, Throughput
-from thbench.checkpoints import Checkpoints, say
+from thbench.checkpoints import Checkpoints, WholeFiles, say
 from thbench.config import Config, StageConfig
 from thbench.contracts import Batch
 from thbench.data.datamodule import ClipData, Share
@@ -87,15 +87,18 @@ def fit_stage(config: Config, name: str) -> StageRun:
         data.prepare_data()  # the network's shape depends on the data; a second call finds it done
         nets = load_nets(config, stage_config.needs)[0] if stage_config.needs else {}
         stage = build_stage(config, name, nets, data.audio_dim)
-        if not resume:
-            stage.initialise()
         if stage_config.init_from and not resume:
             origin = read_checkpoint(stage_run(config, stage_config.init_from))
             fill(stage.net, origin, f"stage '{name}', which starts from it")
+        if not resume:
+            stage.start()
         if config.trainer.compile:
             for part in stage.net.children():  # losses call these, and seldom the net itself
                 part.compile()
         account = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
+        if not stage_config.max_steps:
+            _take_as_it_is(config, run, stage, account)
+            return run
         trainer = build_trainer(config, stage_config, run, stage, data, account, resume)
         checkpoint = run.last if resume else None
         _start(config, run, resume)
@@ -218,6 +221,16 @@ def _is_trained(config: Config, name: str) -> bool:
         return False
     say(f"{name}: trained, {meta['steps']} steps, {run.folder}")
     return True
+
+
+def _take_as_it_is(config: Config, run: StageRun, stage: Stage, account: dict[str, Any]) -> None:
+    """Keep the network of a stage without steps: published weights that stay as they are."""
+    _start(config, run, 0)
+    if is_first():
+        meta = {**account, "steps": 0, "best": None}
+        WholeFiles().save_checkpoint({"state_dict": stage.state_dict(), META: meta}, run.last)
+        run.note(status="done", seconds=0.0)
+    say(f"{run.name}: no steps to train, its weights are taken as they are")
 
 
 def _start(config: Config, run: StageRun, resume: int) -> None:

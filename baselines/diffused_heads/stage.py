@@ -15,7 +15,7 @@ from thbench.contracts import Batch, to_unit
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term
 from thbench.errors import UserError
-from thbench.nn.regions import LIPS
+from thbench.nn.regions import box_mask
 from thbench.strategy import Setting, Stage
 
 
@@ -39,8 +39,8 @@ class Example:
 class FrameStage(Stage):
     """Trains ``FrameNet`` on random frames of clips, with the frames filmed before them.
 
-    Loss (eq. 19): ``L_simple + w_bound L_vlb + w_lip L_ls``. L_vlb is estimated from one level per
-    frame, times the number of levels.
+    Loss (eq. 19): ``L_simple + w_bound L_vlb + w_lip L_ls``, the last in the box around the lips
+    (figure 3). L_vlb is estimated from one level per frame, times the number of levels.
 
     A draw is one frame with ``context`` frames on either side; motion frames that lie before the
     clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
@@ -86,7 +86,7 @@ class FrameStage(Stage):
         losses = {"simple": simple}
         total = simple
         if self.w_lip:
-            box = lip_box(batch.landmarks[:, middle], self.net.size, self.lip_margin)
+            box = box_mask(batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin)
             box = box * batch.valid[:, middle, None, None, None]
             losses["lip"] = _mean_in(error[:, :, 0], box)
             total = total + self.w_lip * losses["lip"]
@@ -139,25 +139,6 @@ class FrameStage(Stage):
         return {
             "generated": torch.cat([to_unit(first.source), filmed, (made[:, :, 0] + 1) / 2], -1)
         }
-
-
-def lip_box(landmarks: Tensor, size: int, margin: float) -> Tensor:
-    """Pixels whose centre lies in the upright box around the lips (paper, figure 3).
-
-    Args:
-        landmarks: (B, 478, 3), x and y as fractions of the frame.
-        size: of the frame.
-        margin: added on each side, as a fraction of the frame.
-
-    Returns:
-        (B, 1, size, size), 0 or 1.
-    """
-    lips = landmarks[:, list(LIPS), :2].float()
-    low, high = lips.amin(1) - margin, lips.amax(1) + margin
-    centres = (torch.arange(size, device=lips.device) + 0.5) / size
-    inside = (centres >= low[..., None]) & (centres <= high[..., None])
-    across, down = inside.unbind(1)
-    return (down[:, :, None] & across[:, None, :])[:, None].float()
 
 
 def _mean_in(error: Tensor, box: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
-from baselines.fd2talk.autoencoder import ReferenceAutoencoder, pairs
+from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
@@ -19,6 +19,7 @@ from thbench.diffusion import sampler
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.normalize import RunningStats
+from thbench.pictures import pairs
 from thbench.strategy import Setting, Stage
 
 CONDITIONS = ("separate", "concatenated")
@@ -153,7 +154,7 @@ class FrameStage(Stage):
         model: Morphable = needed(self, "morphable")
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
         side = setting.size // auto.factor
-        self.net = FrameNet(auto.latent, side, model.n_expression, **(net or {}))
+        self.net = FrameNet(auto.latent_dim, side, model.n_expression, **(net or {}))
         self.jitter = jitter
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class MorphableStage(Stage):
         still = replace(self.setting.optim, lr=0.0, weight_decay=0.0, schedule="constant")
         return build_optimizer(self.net.parameters(), still)
 
-    def initialise(self) -> None:
+    def start(self) -> None:
         if self.bfm:
             self.net.set(read_bfm(Path(self.bfm)))
 

@@ -17,7 +17,7 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Request, to_unit
 from thbench.data.morphable import Morphable, pose_coefficients, to_pose
 from thbench.errors import UserError, did_you_mean
-from thbench.strategy import Pass, Setting, Strategy
+from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 COEFFICIENTS, LATENTS = "coefficients", "latents"
 
@@ -45,7 +45,7 @@ class Conditions:
     motion: Tensor | None = None
 
 
-class MotionDenoiser:
+class MotionDenoiser(Denoiser):
     """``MotionNet`` as ``thbench.generation`` runs it."""
 
     def __init__(self, net: MotionNet) -> None:
@@ -65,7 +65,7 @@ class MotionDenoiser:
         return self.net(noisy, t, frames, audio)
 
 
-class FrameDenoiser:
+class FrameDenoiser(Denoiser):
     """``FrameNet`` as ``thbench.generation`` runs it: windows of one frame each."""
 
     def __init__(self, net: FrameNet) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from baselines.diffused_heads.net import FrameNet, to_grey
-from baselines.diffused_heads.stage import FrameStage, lip_box
+from baselines.diffused_heads.stage import FrameStage
 from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
 from tests.toys import request
@@ -18,7 +18,7 @@ from thbench.contracts import Batch, to_unit
 from thbench.diffusion.bound import bound_term
 from thbench.errors import UserError
 from thbench.nn.attention import SpatialAttention
-from thbench.nn.regions import LIPS
+from thbench.nn.regions import LIPS, box_mask
 from thbench.optim import build_optimizer
 from thbench.stages import build_stage
 from thbench.strategy import Setting
@@ -347,12 +347,12 @@ def test_the_box_around_the_lips_is_upright_and_holds_them():
     points[:, list(LIPS), 0] = torch.linspace(0.30, 0.55, 20)
     points[:, list(LIPS), 1] = torch.linspace(0.70, 0.82, 20)
     points[1] += 0.1
-    box = lip_box(points, 20, 0.0)[:, 0]
+    box = box_mask(points, "lips", 20, 0.0)[:, 0]
     rows, columns = (box.any(d)[0].nonzero().flatten().tolist() for d in (2, 1))
     assert rows == [14, 15]  # centres 0.725 and 0.775; 0.825 lies outside
     assert columns == [6, 7, 8, 9, 10]
     assert torch.equal(box[1].roll((-2, -2), (0, 1)), box[0])
-    assert lip_box(points, 20, 0.1)[0].sum() == 9 * 6
+    assert box_mask(points, "lips", 20, 0.1)[0].sum() == 9 * 6
 
 
 def test_the_loss_is_the_formula_written_out(monkeypatch):
@@ -369,7 +369,7 @@ def test_the_loss_is_the_formula_written_out(monkeypatch):
     example = made.prepare(given)
     output = made.net(noisy, t[:, 0], example.portrait, example.still, example.sound)
     error = (output[:, :3] - noise).square()
-    inside = lip_box(given.landmarks[:, 3], SIZE, 0.05)[:, 0].bool()
+    inside = box_mask(given.landmarks[:, 3], "lips", SIZE, 0.05)[:, 0].bool()
     lip = torch.cat([e[:, mask].flatten() for e, mask in zip(error, inside, strict=True)]).mean()
     bound = (
         1000

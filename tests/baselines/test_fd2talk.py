@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.fd2talk.autoencoder import AutoencoderStage, ReferenceAutoencoder
+from baselines.fd2talk.autoencoder import ReferenceAutoencoder, ReferenceAutoencoderStage
 from baselines.fd2talk.frame import FrameNet, FrameStage
 from baselines.fd2talk.lip import EPSILON, LipExpert, LipStage, contrast, p_sync
 from baselines.fd2talk.morphable import MorphableStage, coefficients
@@ -29,7 +29,7 @@ from thbench.strategy import Setting
 SIZE, AUDIO, FRAMES = 16, 5, 12
 DIT = {"dim": 16, "depth": 2, "heads": 2}
 UNET = {"dim": 8, "mults": (1, 2), "blocks": 1, "head_dim": 4, "groups": 4, "width": 8}
-AUTO = {"latent": 2, "widths": (4, 8), "blocks": 1, "groups": 2, "patch": 2}
+AUTO = {"latent_dim": 2, "channels": (4, 8), "layers": 1, "groups": 2, "patch": 2}
 PLAN = {"name": "sar", "segment": 8, "overlap": 3}
 
 
@@ -89,7 +89,7 @@ def strategy(face, *, plan=None, **options):
         "morphable": face,
         "motion": spread(MotionNet(face.n_expression, AUDIO, **DIT)),
         "autoencoder": auto,
-        "frame": spread(FrameNet(auto.latent, SIZE // auto.factor, face.n_expression, **UNET)),
+        "frame": spread(FrameNet(auto.latent_dim, SIZE // auto.factor, face.n_expression, **UNET)),
     }
     sampler = SamplerConfig(steps=2)
     return FD2Talk(nets, Setting(SIZE, AUDIO), plan or PLAN, sampler, **options)
@@ -168,7 +168,7 @@ def test_the_paper_s_sizes():
     assert motion.process.prediction == frame.process.prediction == "x0"
     assert motion.process.steps == frame.process.steps == 1000
     assert (loaded.size, auto.factor, frame.shape) == (256, 4, (3, 64, 64))
-    assert auto.vae.decoder.conv_in.in_channels == 2 * auto.latent
+    assert auto.vae.decoder.conv_in.in_channels == 2 * auto.latent_dim
     assert (loaded.sampler.steps, loaded.plan["segment"]) == (50, 25)
     count = {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()}
     assert count == COUNTS
@@ -270,14 +270,14 @@ def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
     path = tmp_path / "BFM_model_front.mat"
     bfm(path)
     stage = MorphableStage(setting(), identity=4, expression=3, bfm=str(path))
-    stage.initialise()
+    stage.start()
     before = stage.net.expression.clone()
     assert before.any()
     assert stage.loss(batch())["loss"] > 0
     stage.solve()
     assert torch.equal(before, stage.net.expression)
     with pytest.raises(UserError, match="set identity and expression"):
-        MorphableStage(setting(), identity=5, expression=3, bfm=str(path)).initialise()
+        MorphableStage(setting(), identity=5, expression=3, bfm=str(path)).start()
 
 
 # Training of motion
@@ -372,29 +372,29 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
     )  # fmt: skip
     published.save_pretrained(tmp_path / "sd" / "vae")
     net = {**AUTO, "patch": 1}
-    stage = AutoencoderStage(
-        setting(), net=net, pretrained=f"{tmp_path / 'sd'}:vae", perceptual="pixel"
+    stage = ReferenceAutoencoderStage(
+        setting(), net=net, init_from=str(tmp_path / "sd"), perceptual="pixel"
     )
-    stage.initialise()
+    stage.start()
     pictures = torch.rand(2, 3, SIZE, SIZE)
     latent = published.encode(2 * pictures - 1).latent_dist.mode()
     torch.testing.assert_close(stage.net.encode(pictures), latent)
     wanted = (published.decode(latent).sample + 1) / 2
     for reference in (torch.zeros_like(latent), torch.randn_like(latent)):
         torch.testing.assert_close(stage.net.decode(latent, reference), wanted)
-    for wrong, says in (({**net, "latent": 3}, "another layout"), (net, "cannot be read")):
-        where = f"{tmp_path / 'sd'}:vae" if says == "another layout" else str(tmp_path / "none")
+    for wrong, says in (({**net, "latent_dim": 3}, "another layout"), (net, "cannot be had")):
+        where = str(tmp_path / ("sd" if says == "another layout" else "none"))
         with pytest.raises(UserError, match=says):
-            AutoencoderStage(
-                setting(), net=wrong, pretrained=where, perceptual="pixel"
-            ).initialise()
+            ReferenceAutoencoderStage(
+                setting(), net=wrong, init_from=where, perceptual="pixel"
+            ).start()
 
 
 @pytest.mark.parametrize("kl", [0.0, 1e-3])
 def test_the_autoencoder_learns_to_rebuild(kl):
     torch.manual_seed(0)
-    net = {**AUTO, "widths": (8, 16)}
-    stage = AutoencoderStage(setting(), net=net, perceptual="pixel", w_kl=kl)
+    net = {**AUTO, "channels": (8, 16)}
+    stage = ReferenceAutoencoderStage(setting(), net=net, perceptual="pixel", w_kl=kl)
     shown = batch(n=1)
     shown.video = shown.video[..., :1, :1].expand(-1, -1, -1, SIZE, SIZE).contiguous()
     optimizer = torch.optim.Adam(stage.net.parameters(), 1e-2)

@@ -132,6 +132,22 @@ def test_transformers_load_and_align(tmp_path: Path, name: str, model: type, con
     assert encode(np.zeros(1), 1).shape == (1, 16)
 
 
+def test_all_layers_stand_side_by_side(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = 3
+    Wav2Vec2Model(Wav2Vec2Config(**{**SMALL, "num_hidden_layers": layers})).save_pretrained(
+        tmp_path
+    )
+    last, every = (audio.encoder(f"{n}={tmp_path}") for n in ("wav2vec2", "wav2vec2-layers"))
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    assert every.dim == 16 * layers
+    found = every(wave, 25)
+    assert found.shape == (25, 16 * layers)
+    np.testing.assert_allclose(found[:, -16:], last(wave, 25), atol=1e-5)
+    assert np.abs(found[:, :16] - found[:, -16:]).max() > 0.01
+    assert audio.Wav2Vec2Layers.default_dim == 9216
+
+
 def test_long_sound_is_encoded_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     Wav2Vec2Model(Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path)

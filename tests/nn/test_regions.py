@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from thbench.nn import regions
-from thbench.nn.regions import POLYGONS, region_mask
+from thbench.nn.regions import POLYGONS, box_mask, region_mask
 from thbench.nn.warp import identity_grid
 
 
@@ -93,3 +93,20 @@ def test_outlines_are_face_meshs_own():
         for ring in POLYGONS[region]:
             steps = zip(ring, (*ring[1:], ring[0]), strict=True)
             assert all(frozenset(step) in edges for step in steps), region
+
+
+def test_a_box_holds_the_cells_whose_centre_it_holds_or_that_it_reaches_into():
+    landmarks = torch.full((2, 478, 3), -5.0)
+    ring = list(regions.LIPS)
+    landmarks[:, ring, 0] = torch.linspace(0.30, 0.36, len(ring))
+    landmarks[:, ring, 1] = torch.linspace(0.52, 0.61, len(ring))
+    landmarks[1, ring, 0] += 0.44
+    centre = box_mask(landmarks, "lips", 8)[:, 0]
+    assert centre[0].nonzero().tolist() == [[4, 2]]  # its centre is (.3125, .5625)
+    assert not centre[1].any()  # from .74 to .80 across there is no centre: .6875, .8125
+    touched = box_mask(landmarks, "lips", 8, touched=True)[:, 0]
+    assert touched[0].nonzero().tolist() == [[4, 2]]
+    assert touched[1].nonzero().tolist() == [[4, 5], [4, 6]]
+    assert box_mask(landmarks, "lips", 8, 0.125)[0].sum() == 9
+    with pytest.raises(ValueError, match="no region"):
+        box_mask(landmarks, "nose", 8)

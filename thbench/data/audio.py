@@ -10,7 +10,7 @@ import functools
 import wave
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import av
 import librosa
@@ -22,6 +22,9 @@ from thbench.data.files import replacing
 from thbench.data.video import open_media
 from thbench.errors import UserError
 from thbench.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NoSoundError(UserError):
@@ -93,10 +96,12 @@ class AudioEncoder(ABC):
     Attributes:
         name: as in ``ENCODERS``.
         dim: D.
+        default_dim: D with the default weights, known without having them.
         version: changes when the same sound would give other numbers.
     """
 
     name: ClassVar[str]
+    default_dim: ClassVar[int]
     dim: int
     version: str
 
@@ -129,7 +134,7 @@ class LogMel(AudioEncoder):
     name = "logmel"
     bands = 40
     columns = 8
-    dim = bands * columns
+    dim = default_dim = bands * columns
     version = "logmel-1"
     # over the speech of VoxCeleb2, measured
     mean, deviation, floor = -50.0, 18.0, 1e-10
@@ -174,13 +179,14 @@ class Wav2Vec2(AudioEncoder):
         UserError: the weights cannot be had.
     """
 
-    name = "wav2vec2"
+    name = model_type = "wav2vec2"
     default = "facebook/wav2vec2-base-960h"
+    default_dim = 768
     chunk, overlap = 20, 2
 
     def __init__(self, source: str | None = None) -> None:
         self.source = source or self.default
-        self._model, self._normalise = _load_transformer(self.name, self.source)
+        self._model, self._normalise = _load_transformer(self.model_type, self.source)
         self.dim = int(self._model.config.hidden_size)
         self.version = f"{self.name}-1:{self.source}"
 
@@ -207,7 +213,7 @@ class Wav2Vec2(AudioEncoder):
             if len(piece) < 400:  # shorter than the receptive field of one state
                 piece = np.pad(piece, (0, 400 - len(piece)))
             with torch.inference_mode():
-                states = self._model(torch.from_numpy(piece)[None]).last_hidden_state[0]
+                states = self._hidden(torch.from_numpy(piece)[None])
             skip = (start - first) // 320
             last = start + step >= len(waveform)
             kept.append(
@@ -215,18 +221,42 @@ class Wav2Vec2(AudioEncoder):
             )
         return np.concatenate(kept)
 
+    def _hidden(self, samples: Tensor) -> Tensor:
+        """States (n, D) of one piece of sound (1, S)."""
+        return self._model(samples).last_hidden_state[0]
+
+
+class Wav2Vec2Layers(Wav2Vec2):
+    """The last twelve hidden states of wav2vec 2.0 side by side (Xu et al. 2024, section 3.2)."""
+
+    name = "wav2vec2-layers"
+    layers = 12
+    default_dim = layers * Wav2Vec2.default_dim
+
+    def __init__(self, source: str | None = None) -> None:
+        super().__init__(source)
+        self.dim *= min(self.layers, int(self._model.config.num_hidden_layers))
+
+    def _hidden(self, samples: Tensor) -> Tensor:
+        states = self._model(samples, output_hidden_states=True).hidden_states[1:]
+        import torch
+
+        return torch.cat(states[-self.layers :], dim=-1)[0]
+
 
 class Hubert(Wav2Vec2):
     """Last hidden state of HuBERT (Hsu et al. 2021), otherwise as ``Wav2Vec2``."""
 
-    name = "hubert"
+    name = model_type = "hubert"
     default = "facebook/hubert-large-ls960-ft"
+    default_dim = 1024
 
 
 ENCODERS: Registry[AudioEncoder] = Registry("audio encoder", f"{__name__}:AudioEncoder")
 ENCODERS.add("logmel", f"{__name__}:LogMel")
 ENCODERS.add("hubert", f"{__name__}:Hubert")
 ENCODERS.add("wav2vec2", f"{__name__}:Wav2Vec2")
+ENCODERS.add("wav2vec2-layers", f"{__name__}:Wav2Vec2Layers")
 
 
 @functools.cache

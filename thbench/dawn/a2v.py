@@ -13,6 +13,7 @@ from thbench.contracts import Batch, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion import sampler
+from thbench.diffusion.losses import frame_mean
 from thbench.errors import UserError
 from thbench.nn.regions import region_mask
 from thbench.strategy import Setting, Stage, iterate_slices
@@ -102,12 +103,12 @@ class A2VStage(Stage):
         error = (prediction.float() - process.target(latent, noise, t)).square()
         lips = region_mask(batch.landmarks, "lips", self.net.latent_size).transpose(1, 2)
         counted = ((t > 0) & batch.valid)[:, None, :, None, None].float()
-        simple, lip = _mean(error, counted), _mean(error * lips, counted)
+        simple, lip = frame_mean(error, counted), frame_mean(error * lips, counted)
         losses = {"simple": simple, "lip": lip}
         total = simple + self.w_lip * lip
         if self.w_clean:
             clean = process.to_clean(prediction, noisy, t).clamp(-10, 10)
-            losses["clean"] = _mean((clean - latent).square(), counted)
+            losses["clean"] = frame_mean((clean - latent).square(), counted)
             total = total + self.w_clean * losses["clean"]
         return {"loss": total, **losses}
 
@@ -165,9 +166,3 @@ def sample(
         return denoiser.net(noisy, t, frames, given, keep)
 
     return sampler.sample(process, predict, torch.randn(shape, device=frames.device), config)
-
-
-def _mean(error: Tensor, counted: Tensor) -> Tensor:
-    """Mean over frames that count; 0 where none does. (B, C, T, h, w) and (B, 1, T, 1, 1)."""
-    per_frame = error.mean(dim=(1, 3, 4), keepdim=True)
-    return (per_frame * counted).sum() / counted.sum().clamp(min=1)

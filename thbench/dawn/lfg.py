@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thbench.contracts import Batch, to_unit
+from thbench.contracts import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
     BackgroundPredictor,
@@ -33,9 +33,10 @@ from thbench.dawn.motion import (
 )
 from thbench.errors import UserError, did_you_mean
 from thbench.nn.hourglass import Down, Residual, Same, Up
-from thbench.nn.perceptual import VGG19, Features, pixel_features, pyramid_l1
+from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.warp import resize_to, warp_by_flow
-from thbench.strategy import Frozen, Setting, Stage
+from thbench.pictures import PictureStage, pairs
+from thbench.strategy import Setting
 
 FLOW_GAIN = 10.0  # brings flows, a tenth of the picture or less, to about +-1
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
@@ -228,7 +229,7 @@ class LatentFlowGenerator(nn.Module):
         return self.decode(self.encode(source), *self.flow(source, driving))
 
 
-class LFGStage(Stage):
+class LFGStage(PictureStage):
     """Trains the latent flow generator to make frames of a clip from another frame of it.
 
     Loss: ``reconstruction`` x L1 of features on a pyramid (DAWN Eq. 5), plus ``equivariance`` x
@@ -272,16 +273,13 @@ class LFGStage(Stage):
         flow_noise: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
-        super().__init__(setting)
-        if perceptual not in ("vgg", "pixel"):
-            raise UserError(f"perceptual must be 'vgg' or 'pixel', not '{perceptual}'.")
+        super().__init__(setting, perceptual, vgg)
         self.net = LatentFlowGenerator(**_known_arguments(net or {}))
         if setting.size % self.net.multiple:
             raise UserError(
                 f"size={setting.size} does not divide by {self.net.multiple}, as the lfg stage's"
                 " nets need: take another size, or fewer blocks in region_net and flow_net."
             )
-        self.perceptual = perceptual
         self.reconstruction = reconstruction
         self.shift_weight, self.affine_weight = equivariance
         self.scales = scales
@@ -290,27 +288,21 @@ class LFGStage(Stage):
         self.warp_weight = warp_weight
         self.smoothness = smoothness
         self.flow_noise = flow_noise
-        if vgg is not None:
-            self.frozen["vgg"] = Frozen(vgg)
-
-    def on_fit_start(self) -> None:
-        self._features()  # so that missing weights are told before the first batch is read
-        super().on_fit_start()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        source, driving = _pairs(batch)
+        source, driving = pairs(batch)
         found = self.net.motion(source, driving)
         flow = found.flow + self.flow_noise * torch.randn_like(found.flow)
         made = self.net.decode(self.net.encode(source), flow, found.occlusion)
         weight = pixel_weight(
             batch, source, driving, motion=self.motion_weight, regions=self.region_weight
         )
-        error = pyramid_l1(self._features(), made, driving, weight, self.scales)
+        error = pyramid_l1(self.features(), made, driving, weight, self.scales)
         losses = {"reconstruction": error}
         total = self.reconstruction * error
         if self.warp_weight:
             warped = warp_by_flow(source, found.flow)
-            losses["warp"] = pyramid_l1(self._features(), warped, driving, weight, self.scales)
+            losses["warp"] = pyramid_l1(self.features(), warped, driving, weight, self.scales)
             total = total + self.warp_weight * losses["warp"]
         if self.smoothness:
             losses["variation"] = variation(found.flow)
@@ -327,22 +319,9 @@ class LFGStage(Stage):
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Portrait, frame and reconstruction, side by side, of the first clip."""
         first = batch.map(lambda tensor: tensor[:1])
-        source, driving = _pairs(first)
+        source, driving = pairs(first)
         made = self.net(source, driving)
         return {"reconstruction": torch.cat([source, driving, made], dim=-1)}
-
-    def _features(self) -> Features:
-        if self.perceptual == "pixel":
-            return pixel_features
-        if "vgg" not in self.frozen:
-            self.frozen["vgg"] = Frozen(VGG19()).to(self.device)
-        return self.frozen["vgg"].module
-
-
-def _pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Portraits and frames, (B*T, 3, H, W) in [0, 1]."""
-    source = to_unit(batch.source).repeat_interleave(batch.video.shape[1], dim=0)
-    return source, to_unit(batch.video).flatten(0, 1)
 
 
 def _known_arguments(net: Mapping[str, Any]) -> dict[str, Any]:

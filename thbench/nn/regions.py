@@ -51,6 +51,37 @@ def region_mask(landmarks: Tensor, region: str, size: int, margin: float = 0.0) 
     return inside.to(flat.dtype).reshape(*landmarks.shape[:-2], 1, size, size)
 
 
+def box_mask(
+    landmarks: Tensor, region: str, size: int, margin: float = 0.0, *, touched: bool = False
+) -> Tensor:
+    """Pixels whose centre lies in the upright box around a region of the face.
+
+    Args:
+        landmarks: (..., 478, 3), x and y as fractions of width and height.
+        region: see ``region_mask``; ``eyes`` is one box around both.
+        size: the mask is size x size pixels.
+        margin: added to the box on each side, as a fraction of the frame.
+        touched: every pixel that the box reaches into counts, not its centre alone, so that on a
+            coarse grid a small region is not lost.
+
+    Returns:
+        (..., 1, size, size), 0 or 1, float32.
+
+    Raises:
+        ValueError: no such region.
+    """
+    if region not in POLYGONS:
+        raise ValueError(f"no region '{region}' among {', '.join(POLYGONS)}")
+    members = [i for ring in POLYGONS[region] for i in ring]
+    points = landmarks[..., members, :2].float()
+    reach = margin + (0.5 / size if touched else 0.0)
+    low, high = points.amin(-2) - reach, points.amax(-2) + reach
+    centres = (torch.arange(size, device=points.device) + 0.5) / size
+    inside = (centres >= low[..., None]) & (centres <= high[..., None])
+    across, down = inside.unbind(-2)
+    return (down[..., :, None] & across[..., None, :])[..., None, :, :].float()
+
+
 def _covered(points: Tensor, polygon: Tensor, margin: float) -> Tensor:
     """Which ``points`` (P, 2) lie in, or within ``margin`` of, each ``polygon`` (N, V, 2): (N, P).
 

@@ -1,0 +1,155 @@
+"""A variational autoencoder of frames: latents in which systems of this room make videos.
+
+The network is diffusers' ``AutoencoderKL`` (Rombach et al. 2022, section 3.1). At paper scale it
+is Stable Diffusion's, frozen: ``init_from`` names its weights and the stage has no steps. Smaller
+ones are trained here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+
+from baselines.pretrained import fill_from
+from thbench.contracts import Batch, to_unit
+from thbench.errors import UserError
+from thbench.nn.perceptual import pyramid_l1
+from thbench.pictures import PictureStage
+from thbench.strategy import Setting, iterate_slices
+
+
+class Autoencoder(nn.Module):
+    """Frames in [0, 1] to latents and back. The defaults are Stable Diffusion's.
+
+    Args:
+        channels: at each resolution; there is one halving fewer than entries.
+        layers: residual blocks at each.
+        latent_dim: channels of the latent.
+        groups: of the group norms.
+        patch: the network runs on ``patch`` x ``patch`` cells of the frame, moved to channels,
+            which spares a small one its finest level.
+        scale: what the latents are multiplied with (Rombach et al. 2022, section G).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] = (128, 256, 512, 512),
+        layers: int = 2,
+        latent_dim: int = 4,
+        groups: int = 32,
+        patch: int = 1,
+        scale: float = 0.18215,
+    ) -> None:
+        super().__init__()
+        n = len(channels)
+        self.latent_dim, self.factor = latent_dim, patch * 2 ** (n - 1)
+        self.patch, self.scale = patch, scale
+        self.vae: Any = AutoencoderKL(
+            in_channels=3 * patch**2,
+            out_channels=3 * patch**2,
+            down_block_types=("DownEncoderBlock2D",) * n,
+            up_block_types=("UpDecoderBlock2D",) * n,
+            block_out_channels=tuple(channels),
+            layers_per_block=layers,
+            latent_channels=latent_dim,
+            norm_num_groups=groups,
+            scaling_factor=scale,
+        )
+
+    def latent_size(self, size: int) -> int:
+        """Height and width of the latent of frames of ``size`` pixels.
+
+        Raises:
+            UserError: the halvings do not divide ``size``.
+        """
+        if size % self.factor:
+            raise UserError(f"size={size} does not divide by {self.factor}, the autoencoder's.")
+        return size // self.factor
+
+    def posterior(self, frames: Tensor) -> DiagonalGaussianDistribution:
+        """What the encoder says of frames (N, 3, H, W) in [0, 1], before scaling."""
+        return self.vae.encode(F.pixel_unshuffle(2 * frames - 1, self.patch)).latent_dist
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) of unscaled latents, not clamped."""
+        return (F.pixel_shuffle(self.vae.decode(latents).sample, self.patch) + 1) / 2
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """The mode of frames (N, 3, H, W) in [0, 1]: latents (N, latent_dim, h, w)."""
+        return self.posterior(frames).mode() * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) in [0, 1], all N in one batch."""
+        return self.draw(latents / self.scale).clamp(0, 1)
+
+    def take(self, source: str) -> None:
+        """Start from a published autoencoder: see ``baselines.pretrained.published``."""
+        fill_from(self.vae, AutoencoderKL, source, "vae")
+
+
+class AutoencoderStage(PictureStage):
+    """Trains ``Autoencoder`` on single frames: L1 and perceptual difference, and the KL term.
+
+    Args:
+        setting: see ``Stage``.
+        net: arguments of ``Autoencoder``.
+        init_from: weights to start from: a folder in diffusers' format, or a name on the hub.
+        perceptual: see ``PictureStage``.
+        w_perceptual, w_kl: weights of the terms beside the L1's 1.
+        scales: of the perceptual term.
+    """
+
+    network: ClassVar[type[Autoencoder]] = Autoencoder
+    net: Autoencoder
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        net: Mapping[str, Any] | None = None,
+        init_from: str | None = None,
+        perceptual: str = "vgg",
+        w_perceptual: float = 0.1,
+        w_kl: float = 1e-6,
+        scales: int = 1,
+    ) -> None:
+        super().__init__(setting, perceptual)
+        self.net = self.network(**(net or {}))
+        self.net.latent_size(setting.size)
+        self.init_from = init_from
+        self.w_perceptual, self.w_kl, self.scales = w_perceptual, w_kl, scales
+
+    def start(self) -> None:
+        if self.init_from:
+            self.net.take(self.init_from)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        frames = to_unit(batch.video).flatten(0, 1)
+        posterior = self.net.posterior(frames)
+        made = self.net.draw(posterior.sample())
+        pixel = (made - frames).abs().mean()
+        look = pyramid_l1(self.features(), made, frames, scales=self.scales)
+        kl = posterior.kl().mean()
+        total = pixel + self.w_perceptual * look + self.w_kl * kl
+        return {"loss": total, "pixel": pixel, "perceptual": look, "kl": kl}
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """The first clip's frames beside what is left of them."""
+        frames = to_unit(batch.video[0])
+        return {"reconstructed": torch.cat([frames, self.net.decode(self.net.encode(frames))], -1)}
+
+
+@torch.no_grad()
+def encode_clips(net: Autoencoder, video: Tensor, chunk: int = 64) -> Tensor:
+    """Latents (B, latent_dim, T, h, w) of frames (B, T, 3, H, W) uint8, ``chunk`` at a time."""
+    frames = video.flatten(0, 1)
+    parts = [net.encode(to_unit(frames[part])) for part in iterate_slices(len(frames), chunk)]
+    return torch.cat(parts).unflatten(0, video.shape[:2]).transpose(1, 2)

@@ -1,0 +1,322 @@
+"""Hallo's network: denoiser, ReferenceNet, face, sound, time (Xu et al. 2024, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from baselines.hallo.face import FaceTokens
+from baselines.hallo.masks import check_regions, region_masks
+from baselines.hallo.sound import HierarchicalAttention, SoundTokens
+from baselines.hallo.temporal import build_temporal, in_order
+from baselines.hallo.walk import build_unet, transformers, walk
+from thbench.diffusion.process import NoiseProcess
+from thbench.errors import UserError
+from thbench.nn.normalize import RunningStats
+
+
+@dataclass
+class Portrait:
+    """All that is computed once per portrait.
+
+    Attributes:
+        latent: (B, C, h, w), the autoencoder's.
+        features: what ReferenceNet's self-attentions see, (B, hw, C) for each.
+        face: (B, K, dim) tokens.
+        masks: (B, regions, s, s) by size s of the feature map.
+    """
+
+    latent: Tensor
+    features: list[Tensor]
+    face: Tensor
+    masks: dict[int, Tensor]
+
+
+@dataclass
+class Keep:
+    """Which conditions of each clip the network is shown, (B,) bool each."""
+
+    image: Tensor
+    audio: Tensor
+    motion: Tensor
+
+    @classmethod
+    def all(cls, b: int, device: torch.device, *, image: bool = True, audio: bool = True) -> Keep:
+        """The same for all ``b`` clips."""
+        here = torch.ones(b, dtype=torch.bool, device=device)
+        return cls(here & image, here & audio, here)
+
+
+class HalloNet(nn.Module):
+    """Denoises the latents of a segment, seeing portrait, sound and the frames before it.
+
+    The defaults are the paper's (Stable Diffusion 1.5's layout) and, where it says nothing, those
+    of its released code.
+
+    Args:
+        audio_dim: D, channels of one frame's audio embedding.
+        latent_dim: channels of the autoencoder's latent.
+        size: h = w of that latent.
+        channels, attends, layers, heads, groups: of the U-Nets, see ``build_unet``.
+        token_dim: channels of the face's and the sound's tokens.
+        face: see ``FaceTokens``; ``face_tokens`` of them, ``face_channels`` for ``encoder``.
+        audio_context, audio_hidden, audio_tokens: see ``SoundTokens``.
+        regions: where the sound acts; Table 4's rows are ``[full]``, ``[full, lip]``, ...
+        masks: see ``region_masks``.
+        fusion: see ``HierarchicalAttention`` (Table 5).
+        motion: frames of the segment before that are seen.
+        motion_heads, motion_max: of the temporal modules.
+        motion_mid: there is a temporal module in the middle too; AnimateDiff's first version has
+            none.
+        residual: latents are differences to the portrait's, which a small network would take long
+            to learn to copy.
+        normalize: ``location`` (mean and deviation of each location of the latent) or ``none``.
+        process: arguments of ``NoiseProcess``.
+    """
+
+    def __init__(
+        self,
+        audio_dim: int,
+        latent_dim: int,
+        size: int,
+        *,
+        channels: Sequence[int] = (320, 640, 1280, 1280),
+        attends: Sequence[bool] = (True, True, True, False),
+        layers: int = 2,
+        heads: int = 8,
+        groups: int = 32,
+        token_dim: int = 768,
+        face: str = "arcface",
+        face_tokens: int = 4,
+        face_channels: Sequence[int] = (32, 64, 128, 256),
+        audio_context: int = 2,
+        audio_hidden: int = 512,
+        audio_tokens: int = 32,
+        regions: Sequence[str] = ("lip", "expression", "pose"),
+        masks: str = "paper",
+        fusion: str = "zero_conv",
+        motion: int = 2,
+        motion_heads: int = 8,
+        motion_max: int = 32,
+        motion_mid: bool = True,
+        residual: bool = False,
+        normalize: str = "none",
+        process: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_regions(regions, masks)
+        if normalize not in ("location", "none"):
+            raise UserError(f"net.normalize must be 'location' or 'none', not '{normalize}'.")
+        published = {
+            "schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "prediction": "v",
+            "zero_snr": True,
+        }
+        self.process = NoiseProcess(**{**published, **(process or {})})
+        self.shape = (latent_dim, size, size)
+        self.regions, self.masks = tuple(regions), masks
+        self.motion, self.longest, self.residual = motion, motion_max, residual
+        sizes: dict[str, Any] = {
+            "channels": channels,
+            "attends": attends,
+            "layers": layers,
+            "heads": heads,
+            "groups": groups,
+            "token_dim": token_dim,
+        }
+        self.unet = build_unet(latent_dim, **sizes)
+        self.reference = build_unet(latent_dim, **sizes)
+        self.face = FaceTokens(face, tokens=face_tokens, dim=token_dim, channels=face_channels)
+        self.sound = SoundTokens(
+            audio_dim,
+            context=audio_context,
+            hidden=audio_hidden,
+            tokens=audio_tokens,
+            dim=token_dim,
+        )
+        widths = [t.config.in_channels for t in transformers(self.unet)]
+        self.audio = nn.ModuleList(
+            HierarchicalAttention(width, token_dim, heads, len(regions), fusion) for width in widths
+        )
+        self.temporal = build_temporal(
+            channels, layers, heads=motion_heads, groups=groups, longest=motion_max, mid=motion_mid
+        )
+        self.grids = _grids(size, len(channels))
+        self.statistics = nn.ModuleDict()
+        if normalize == "location":
+            self.statistics["latent"] = RunningStats(self.shape, floor=0.3)
+            self.statistics["audio"] = RunningStats((audio_dim,), floor=0.1)
+
+    def portrait(self, latent: Tensor, picture: Tensor, landmarks: Tensor) -> Portrait:
+        """What is computed once per portrait.
+
+        Args:
+            latent: (B, C, h, w), the autoencoder's.
+            picture: (B, 3, H, W) uint8.
+            landmarks: (B, 478, 3).
+        """
+        face = self.face(picture, landmarks)
+        masks = {s: region_masks(landmarks, s, self.regions, self.masks) for s in self.grids}
+        return Portrait(latent, self._look(latent, face).features, face, masks)
+
+    def motion_maps(self, clips: Tensor, portrait: Portrait) -> list[Tensor]:
+        """Feature maps of motion frames, once per segment: (B, motion, C, h, w) for each place.
+
+        Args:
+            clips: (B, C, motion, h, w), the frames before the segment, as ``to_latent`` gives them.
+            portrait: of B clips.
+        """
+        b, _, n = clips.shape[:3]
+        latents = self.from_latent(
+            clips.transpose(1, 2).flatten(0, 1), portrait.latent.repeat_interleave(n, 0)
+        )
+        looked = self._look(latents, portrait.face.repeat_interleave(n, 0))
+        return [x.unflatten(0, (b, n)) for x in looked.maps]
+
+    def to_latent(self, clips: Tensor, portrait: Tensor) -> Tensor:
+        """The autoencoder's latents (B, C, T, h, w) as they are diffused; portrait (B, C, h, w)."""
+        clips = clips - portrait[:, :, None] if self.residual else clips
+        return self._normalize("latent", clips.transpose(1, 2)).transpose(1, 2)
+
+    def from_latent(self, latents: Tensor, portrait: Tensor) -> Tensor:
+        """Undo ``to_latent`` for frames (N, C, h, w) and portraits (N or 1, C, h, w)."""
+        if "latent" in self.statistics:
+            latents = cast(RunningStats, self.statistics["latent"]).inverse(latents)
+        return latents + portrait if self.residual else latents
+
+    def observe_statistics(self, clips: Tensor, portrait: Tensor, audio: Tensor) -> None:
+        """Let training data count towards the statistics, while they are being found."""
+        if self.statistics:
+            clips = clips - portrait[:, :, None] if self.residual else clips
+            values = {"latent": clips.transpose(1, 2).flatten(0, 1), "audio": audio.flatten(0, 1)}
+            for kind, stats in self.statistics.items():
+                cast(RunningStats, stats).update(values[kind])
+
+    def tokens(self, audio: Tensor, at: Tensor) -> Tensor:
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of sounds (B, T, D)."""
+        return self.sound(self._normalize("audio", audio), at)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        portrait: Portrait,
+        keep: Keep,
+        sound: Tensor | None = None,
+        motion: Sequence[Tensor] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> Tensor:
+        """The prediction of the noise process's kind, shaped as ``noisy``.
+
+        Args:
+            noisy: (B, C, T, h, w), frames to be made alone.
+            t: (B, T) noise levels.
+            portrait: of B clips.
+            keep: what is shown of each clip.
+            sound: (B, T, tokens, dim), or None for single pictures: then there is neither sound
+                nor time.
+            motion: see ``motion_maps``; None where no frame comes before.
+            weights: of the regions; 1 each by default.
+        """
+        b, _, n = noisy.shape[:3]
+        frames = noisy.transpose(1, 2).flatten(0, 1)
+        face = (portrait.face * keep.image[:, None, None]).repeat_interleave(n, 0)
+        guide = _Denoising(self, n, portrait, keep, sound, motion, weights)
+        made = walk(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, guide)
+        return made.unflatten(0, (b, n)).transpose(1, 2)
+
+    def _look(self, latents: Tensor, face: Tensor) -> _Looking:
+        """ReferenceNet on (N, C, h, w), which knows no noise."""
+        looking = _Looking()
+        time = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        walk(self.reference, latents, time, face, looking)
+        return looking
+
+    def _normalize(self, kind: str, values: Tensor) -> Tensor:
+        return self.statistics[kind](values) if kind in self.statistics else values
+
+
+class _Looking:
+    """A guide that changes nothing and notes what it sees."""
+
+    def __init__(self) -> None:
+        self.features: list[Tensor] = []
+        self.maps: list[Tensor] = []
+
+    def see(self, transformer: int, x: Tensor) -> Tensor:
+        self.features.append(x)
+        return x
+
+    def after(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+        self.maps.append(x)
+        return x
+
+
+class _Denoising:
+    """The guide of the denoiser: portrait, then sound, then time."""
+
+    def __init__(
+        self,
+        net: HalloNet,
+        n: int,
+        portrait: Portrait,
+        keep: Keep,
+        sound: Tensor | None,
+        motion: Sequence[Tensor] | None,
+        weights: Sequence[float] | None,
+    ) -> None:
+        self.net, self.n, self.portrait, self.keep = net, n, portrait, keep
+        self.shown = keep.image.repeat_interleave(n)[:, None, None]
+        self.modules = in_order(net.temporal)
+        self.weights = weights or (1.0,) * len(net.regions)
+        self.sound = None
+        if sound is not None:
+            self.sound = (sound * keep.audio[:, None, None, None]).flatten(0, 1)
+        self.motion = motion
+
+    def see(self, transformer: int, x: Tensor) -> Tensor:
+        """The frame's own features beside the portrait's.
+
+        Where the portrait is hidden the own ones stand twice, which is self-attention without it.
+        """
+        reference = self.portrait.features[transformer].repeat_interleave(self.n, 0)
+        return torch.cat([x, torch.where(self.shown, reference, x)], dim=1)
+
+    def after(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+        if self.sound is None:
+            return x
+        if transformer is not None:
+            masks = self.portrait.masks[x.shape[-1]].repeat_interleave(self.n, 0)
+            x = self.net.audio[transformer](x, self.sound, masks.to(x.dtype), self.weights)
+        module = self.modules[place]
+        return x if module is None else self._in_time(module, place, x)
+
+    def _in_time(self, module: nn.Module, place: int, x: Tensor) -> Tensor:
+        """Self-attention along time, over motion frames and the segment; motion frames drop out.
+
+        Where there are none, or they are hidden, zeros stand in their place.
+        """
+        clips = x.unflatten(0, (-1, self.n))
+        if self.motion is None:
+            before = clips.new_zeros(len(clips), self.net.motion, *clips.shape[2:])
+        else:
+            before = self.motion[place] * self.keep.motion[:, None, None, None, None]
+        whole = torch.cat([before.to(clips.dtype), clips], dim=1)
+        moved = module(whole.flatten(0, 1), num_frames=whole.shape[1]).view_as(whole)
+        return moved[:, self.net.motion :].flatten(0, 1)
+
+
+def _grids(size: int, levels: int) -> list[int]:
+    """Sizes of the feature maps; a halving rounds up."""
+    return [-(-size // 2**i) for i in range(levels)]
+
+
+def spatial_parts(net: HalloNet) -> list[nn.Module]:
+    """What the first training stage trains; the second trains the rest."""
+    return [net.unet, net.reference, net.face]

@@ -1,0 +1,131 @@
+"""How sound enters Hallo: tokens of each frame, and attention to them by region of the face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from thbench.errors import UserError
+
+FUSIONS = ("zero_conv", "addition", "self_attention")
+
+
+class SoundTokens(nn.Module):
+    """Three linear layers from the embeddings around a frame to its tokens (section 3.2).
+
+    With wav2vec 2.0's twelve layers and two frames on either side: 46080 to 512 to 512 to
+    32 x 768.
+
+    Args:
+        audio_dim: D, channels of one frame's embedding.
+        context: frames on either side that are seen.
+        hidden: width between the layers.
+        tokens, dim: tokens of a frame, and their channels.
+    """
+
+    def __init__(
+        self,
+        audio_dim: int,
+        *,
+        context: int = 2,
+        hidden: int = 512,
+        tokens: int = 32,
+        dim: int = 768,
+    ) -> None:
+        super().__init__()
+        self.context = context
+        self.layers = nn.Sequential(
+            nn.Linear((2 * context + 1) * audio_dim, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, tokens * dim),
+            nn.Unflatten(-1, (tokens, dim)),
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, audio: Tensor, at: Tensor) -> Tensor:
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of a sound (B, T, D).
+
+        Beyond the ends, the first and the last embedding are repeated.
+        """
+        around = torch.arange(-self.context, self.context + 1, device=at.device)
+        places = (at[..., None] + around).clamp(0, audio.shape[1] - 1)
+        rows = torch.arange(len(audio), device=at.device)[:, None, None]
+        return self.norm(self.layers(audio[rows, places].flatten(2)))
+
+
+class HierarchicalAttention(nn.Module):
+    """One cross-attention to the sound, shared out to regions and fused again (eq. 11 to 15).
+
+    A new one changes nothing: what it adds starts at zero.
+
+    Args:
+        channels: of the feature map.
+        dim: of the sound's tokens.
+        heads: of the attention.
+        regions: how many masks there are.
+        fusion: Table 5's mechanism: ``zero_conv`` (a convolution per region, the paper's),
+            ``addition`` (the sum) or ``self_attention`` (the regions' values of a location attend
+            to each other).
+    """
+
+    def __init__(
+        self, channels: int, dim: int, heads: int, regions: int, fusion: str = "zero_conv"
+    ) -> None:
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise UserError(f"net.fusion must be one of {', '.join(FUSIONS)}, not '{fusion}'.")
+        self.fusion = fusion
+        self.norm = nn.LayerNorm(channels)
+        self.attention = _attention(channels, heads, dim)
+        if fusion == "zero_conv":
+            # Without a bias, so that a region's weight reaches no further than its mask.
+            convs = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(regions))
+            self.convs = nn.ModuleList(_zero(conv) for conv in convs)
+        elif fusion == "addition":
+            _zero(self.attention.to_out[0])
+        else:
+            self.mix = _attention(channels, heads)
+            _zero(self.mix.to_out[0])
+
+    def forward(self, x: Tensor, sound: Tensor, masks: Tensor, weights: Sequence[float]) -> Tensor:
+        """The feature map (N, C, h, w) with the sound's share added.
+
+        Args:
+            x: (N, C, h, w).
+            sound: (N, K, dim).
+            masks: (N, regions, h, w).
+            weights: of the regions, 1 for what was trained.
+        """
+        queries = self.norm(x.flatten(2).transpose(1, 2))
+        seen = self.attention(queries, encoder_hidden_states=sound)
+        seen = seen.transpose(1, 2).unflatten(-1, x.shape[-2:])
+        parts = [seen * mask for mask in masks.split(1, dim=1)]
+        for part, weight in zip(self._fused(parts), weights, strict=True):
+            x = x + weight * part
+        return x
+
+    def _fused(self, parts: list[Tensor]) -> list[Tensor]:
+        """What each region (N, C, h, w) contributes."""
+        if self.fusion == "zero_conv":
+            return [conv(part) for conv, part in zip(self.convs, parts, strict=True)]
+        if self.fusion == "addition":
+            return parts
+        n, c, height, width = parts[0].shape
+        tokens = torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2).reshape(-1, len(parts), c)
+        mixed = self.mix(tokens).view(n, height, width, len(parts), c)
+        return list(mixed.permute(3, 0, 4, 1, 2))
+
+
+def _attention(channels: int, heads: int, dim: int | None = None) -> Attention:
+    return Attention(channels, dim, heads=heads, dim_head=channels // heads)
+
+
+def _zero(layer: nn.Module) -> nn.Module:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -1,0 +1,262 @@
+"""Training of Hallo: single pictures first, then clips with sound (section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel
+from torch import Tensor, nn
+
+from baselines.autoencoder import Autoencoder, encode_clips
+from baselines.hallo.net import HalloNet, Keep, Portrait, spatial_parts
+from baselines.hallo.walk import unused_by_features
+from baselines.pretrained import fill_from
+from thbench.checkpoints import say
+from thbench.config import SamplerConfig
+from thbench.contracts import Batch, to_unit
+from thbench.diffusion import sampler
+from thbench.diffusion.losses import frame_mean
+from thbench.errors import UserError, did_you_mean
+from thbench.nn.regions import box_mask
+from thbench.optim import build_optimizer
+from thbench.strategy import Setting, Stage
+
+DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
+"""How often each condition of a clip is hidden in training (section 4.1)."""
+
+
+@dataclass
+class Example:
+    """Frames to learn, with what they are made from.
+
+    Attributes:
+        clean: (B, C, T, h, w), as ``HalloNet.to_latent`` gives them.
+        portrait: of B clips.
+        landmarks, valid: (B, T, 478, 3) and (B, T), of these frames.
+        sound: (B, T, tokens, dim), or None.
+        motion: see ``HalloNet.motion_maps``, or None.
+    """
+
+    clean: Tensor
+    portrait: Portrait
+    landmarks: Tensor
+    valid: Tensor
+    sound: Tensor | None = None
+    motion: list[Tensor] | None = None
+
+
+class HalloStage(Stage):
+    """What both stages share: the network, the frozen autoencoder and the loss.
+
+    Args:
+        setting: ``needs`` holds ``vae``.
+        net: arguments of ``HalloNet``.
+        init_from: published weights to start from, a folder in diffusers' format or a name on the
+            hub; which ones, the stages say.
+        drop: how often ``image``, ``audio`` and ``motion`` are hidden, in place of ``DROPS``.
+        w_lip: weight of the error in the box around the lips, beside that everywhere; the paper
+            has none.
+        chunk: frames that the autoencoder encodes at once.
+    """
+
+    net: HalloNet
+    paper_audio = "wav2vec2-layers"
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        net: Mapping[str, Any] | None = None,
+        init_from: str | None = None,
+        drop: Mapping[str, float] | None = None,
+        w_lip: float = 0.0,
+        chunk: int = 64,
+    ) -> None:
+        super().__init__(setting)
+        for key in drop or {}:
+            if key not in DROPS:
+                raise UserError(f"There is no condition '{key}' to drop.{did_you_mean(key, DROPS)}")
+        self.drop = {**DROPS, **(drop or {})}
+        self.init_from, self.w_lip, self.chunk = init_from, w_lip, chunk
+        vae = self.vae
+        size = vae.latent_size(setting.size)
+        self.net = HalloNet(setting.audio_dim, vae.latent_dim, size, **(net or {}))
+        self.net.requires_grad_(False)
+        for part in self.trained():
+            part.requires_grad_(True)
+
+    @property
+    def vae(self) -> Autoencoder:
+        if "vae" not in self.frozen:
+            raise UserError("Hallo needs an autoencoder: needs: [vae].")
+        return self.frozen["vae"].module  # type: ignore[return-value]
+
+    def trained(self) -> Iterator[nn.Module]:
+        """The parts that this stage trains."""
+        raise NotImplementedError
+
+    def prepare(self, batch: Batch) -> Example:
+        """What a batch is to the network."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        chosen = [p for p in self.net.parameters() if p.requires_grad]
+        return build_optimizer(chosen, self.setting.optim)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        example, process = self.prepare(batch), self.net.process
+        b, n = example.valid.shape
+        device = example.clean.device
+        t = torch.randint(1, process.steps + 1, (b, 1), device=device).expand(b, n)
+        noise = torch.randn_like(example.clean)
+        noisy = process.add_noise(example.clean, noise, t)
+        shown = {kind: torch.rand(b, device=device) >= share for kind, share in self.drop.items()}
+        prediction = self._predict(example, Keep(**shown))(noisy, t)
+        error = (prediction.float() - process.target(example.clean, noise, t)).square()
+        counted = example.valid[:, None, :, None, None].float()
+        simple = frame_mean(error, counted)
+        losses = {"simple": simple}
+        total = simple
+        if self.w_lip:
+            # On a coarse latent, lips may hold no cell's centre.
+            lips = box_mask(example.landmarks, "lips", self.net.shape[-1], touched=True)
+            lips = lips.transpose(1, 2)
+            losses["lip"] = frame_mean(error * lips, counted)
+            total = total + self.w_lip * losses["lip"]
+        return {"loss": total, **losses}
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """The first clip: what was filmed beside what is made from noise in ten steps."""
+        first = batch.map(lambda tensor: tensor[:1])
+        example = self.prepare(first)
+        predict = self._predict(example, Keep.all(1, first.video.device))
+        config = SamplerConfig(steps=10, eta=0, spacing="trailing")
+        noise = torch.randn_like(example.clean)
+        made = sampler.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        latents = self.net.from_latent(made, example.portrait.latent)
+        filmed = to_unit(self._frames(first)[0, -len(made) :])
+        return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}
+
+    def _predict(self, example: Example, keep: Keep) -> Callable[[Tensor, Tensor], Tensor]:
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            return self.net(noisy, t, example.portrait, keep, example.sound, example.motion)
+
+        return predict
+
+    def _frames(self, batch: Batch) -> Tensor:
+        """The batch's frames without those that are there for their sound alone."""
+        return batch.video
+
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The autoencoder's latents of portraits (B, C, h, w) and frames (B, C, T, h, w)."""
+        frames = torch.cat([batch.source[:, None], self._frames(batch)], dim=1)
+        latents = encode_clips(self.vae, frames, self.chunk)
+        self.net.observe_statistics(latents[:, :, 1:], latents[:, :, 0], batch.audio)
+        return latents[:, :, 0], latents[:, :, 1:]
+
+
+class ImageStage(HalloStage):
+    """A frame of a clip from another one; neither sound nor time (first stage).
+
+    ``init_from`` is Stable Diffusion 1.5: its U-Net fills the denoiser and ReferenceNet.
+
+    Args:
+        trains: ``all`` spatial modules, or ``attention`` alone, as the paper's text has it; the
+            latter only makes sense with published weights.
+        setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+    """
+
+    def __init__(self, setting: Setting, *, trains: str = "all", **options: Any) -> None:
+        if trains not in ("all", "attention"):
+            raise UserError(f"trains must be 'all' or 'attention', not '{trains}'.")
+        self.trains = trains
+        super().__init__(setting, **options)
+        for part in unused_by_features(self.net.reference):
+            part.requires_grad_(False)
+
+    def trained(self) -> Iterator[nn.Module]:
+        if self.trains == "all":
+            return iter(spatial_parts(self.net))
+        nets = (self.net.unet, self.net.reference)
+        inside = [m for net in nets for name, m in net.named_modules() if _is_attention(name)]
+        return iter([*inside, self.net.face])
+
+    def start(self) -> None:
+        if not self.init_from:
+            say("image: starts from random weights; init_from=FOLDER or a hub id takes SD 1.5's")
+            return
+        for net in (self.net.unet, self.net.reference):
+            fill_from(net, UNet2DConditionModel, self.init_from, "unet")
+
+    def prepare(self, batch: Batch) -> Example:
+        source, clips = self._latents(batch)
+        portrait = self.net.portrait(source, batch.source, batch.source_landmarks)
+        clean = self.net.to_latent(clips, source)
+        return Example(clean, portrait, batch.landmarks, batch.valid)
+
+
+class VideoStage(HalloStage):
+    """A segment of a clip, from sound and the frames before it (second stage).
+
+    The spatial modules stay as they are; attention to the sound and along time is trained.
+    ``init_from`` is a motion module of AnimateDiff.
+
+    A draw is the motion frames and the segment, with as many frames of context on either side as
+    the sound's tokens look at.
+
+    Args:
+        segment: frames to be made.
+        setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+    """
+
+    def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self.segment = segment
+
+    def trained(self) -> Iterator[nn.Module]:
+        return iter([self.net.sound, self.net.audio, self.net.temporal])
+
+    def trained_for(self) -> dict[str, Any]:
+        plan = {"name": "sar", "segment": self.segment, "overlap": self.net.motion}
+        return {"observed": self.net.motion, "levels": "clip", "plan": plan}
+
+    def start(self) -> None:
+        if not self.init_from:
+            say("video: time starts from random weights; init_from=... takes AnimateDiff's")
+            return
+        fill_from(self.net.temporal, MotionAdapter, self.init_from)
+
+    def prepare(self, batch: Batch) -> Example:
+        self._check(batch)
+        motion, around = self.net.motion, self.net.sound.context
+        with torch.no_grad():
+            source, clips = self._latents(batch)
+            portrait = self.net.portrait(source, batch.source, batch.source_landmarks)
+            whole = self.net.to_latent(clips, source)
+            before = self.net.motion_maps(whole[:, :, :motion], portrait) if motion else None
+        made = slice(around + motion, batch.frames.shape[1] - around)
+        at = torch.arange(batch.frames.shape[1], device=batch.audio.device)[made]
+        sound = self.net.tokens(batch.audio, at.expand(len(batch), -1))
+        clean = whole[:, :, motion:]
+        shown = batch.landmarks[:, made], batch.valid[:, made]
+        return Example(clean, portrait, *shown, sound, before)
+
+    def _frames(self, batch: Batch) -> Tensor:
+        around = self.net.sound.context
+        return batch.video[:, around : batch.video.shape[1] - around]
+
+    def _check(self, batch: Batch) -> None:
+        around, frames = self.net.sound.context, self.net.motion + self.segment
+        if batch.frames.shape[1] != frames + 2 * around:
+            raise UserError(
+                f"Hallo's second stage needs {self.net.motion} motion frames and a segment of"
+                f" {self.segment}: set its draw.frames={frames} and draw.context={around}."
+            )
+
+
+def _is_attention(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in ("attn1", "attn2")

@@ -1,0 +1,197 @@
+"""Hallo: segments of 14 frames in sequence, in an autoencoder's latents (section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.autoencoder import Autoencoder
+from baselines.hallo.masks import REGIONS
+from baselines.hallo.net import HalloNet, Keep, Portrait
+from thbench import plans
+from thbench.config import SamplerConfig
+from thbench.contracts import Request, to_unit
+from thbench.errors import UserError, did_you_mean
+from thbench.strategy import Denoiser, Pass, Setting, Strategy
+
+
+@dataclass
+class HalloConditions:
+    """What all segments of a video are made from.
+
+    Attributes:
+        portrait: everything that is computed once per portrait.
+        audio: (1, T, D), as given; each segment makes its own tokens, so memory does not grow by
+            them.
+    """
+
+    portrait: Portrait
+    audio: Tensor
+
+
+class HalloDenoiser(Denoiser):
+    """``HalloNet`` as ``thbench.generation`` runs it, with classifier-free guidance.
+
+    With ``e(image, audio)`` the prediction from portrait and sound (paper, section 4.4):
+    ``e(-,-) + s_image (e(i,-) - e(-,-)) + s_audio (e(i,a) - e(i,-))``. Equal scales are the
+    released code's joint guidance, and then the middle term is not computed.
+
+    Args:
+        net: trained.
+        image, audio: the scales, 1 for none.
+        weights: of the network's regions, in their order.
+    """
+
+    def __init__(
+        self, net: HalloNet, image: float = 1.0, audio: float = 1.0, weights: Sequence[float] = ()
+    ) -> None:
+        self.net, self.weights = net, tuple(weights) or (1.0,) * len(net.regions)
+        self.shares = {
+            (True, True): audio,
+            (True, False): image - audio,
+            (False, False): 1 - image,
+        }
+        self.branches = sum(share != 0 for share in self.shares.values())
+
+    def latent_shape(self, conditions: HalloConditions) -> tuple[int, ...]:
+        return self.net.shape
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: HalloConditions) -> list[Tensor]:
+        """ReferenceNet's features of the motion frames, once for all steps of a segment.
+
+        They are latents already: no frame goes through the autoencoder again.
+        """
+        return self.net.motion_maps(clean, _expand(conditions.portrait, len(clean)))
+
+    def denoise(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        frames: Tensor,
+        conditions: HalloConditions,
+        context: list[Tensor] | None,
+    ) -> Tensor:
+        seen = 0 if context is None else context[0].shape[1]
+        made, t, frames = noisy[:, :, seen:], t[:, seen:], frames[:, seen:]
+        portrait = _expand(conditions.portrait, len(noisy))
+        sound = self.net.tokens(conditions.audio.expand(len(noisy), -1, -1), frames)
+        total = torch.zeros_like(made)
+        for (image, audio), share in self.shares.items():
+            if share:
+                keep = Keep.all(len(made), made.device, image=image, audio=audio)
+                total += share * self.net(made, t, portrait, keep, sound, context, self.weights)
+        # What is said of the observed frames is ignored.
+        return torch.cat([total.new_zeros(*total.shape[:2], seen, *total.shape[3:]), total], dim=2)
+
+
+class Hallo(Strategy):
+    """Autoencoder, ReferenceNet and denoiser with the ``sar`` plan.
+
+    The first segment has no frames before it: zeros stand in their place, as where training drops
+    them.
+
+    Args:
+        nets: ``vae`` and ``denoiser``.
+        setting: as the stages were given.
+        plan: ``{name: sar, segment: 14, overlap: 2}``; the overlap is the number of motion frames
+            that the network was built for.
+        sampler: see ``Strategy``.
+        guidance: one scale for portrait and sound together, or ``{image: .., audio: ..}``
+            (Table 6). 1 is none.
+        weights: by region (``lip``, ``expression``, ``pose``), 1 being what was trained: more
+            moves more (figure 11), 0 silences a region.
+
+    Raises:
+        UserError: another plan, or an option that the network has no part for.
+    """
+
+    space = "vae"
+
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        setting: Setting,
+        plan: Mapping[str, Any],
+        sampler: SamplerConfig,
+        *,
+        guidance: float | Mapping[str, float] = 3.5,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(nets, setting, plan, sampler)
+        vae, net = self.nets["vae"], self.nets["denoiser"]
+        assert isinstance(vae, Autoencoder)
+        assert isinstance(net, HalloNet)
+        self.vae, self.net = vae, net
+        _check_plan(self.plan, net)
+        net.face.check()
+        self.scales = _scales(guidance)
+        self.weights = _weights(weights or {}, net.regions)
+
+    def encode(self, request: Request) -> HalloConditions:
+        latent = self.vae.encode(to_unit(request.source)[None])
+        portrait = self.net.portrait(latent, request.source[None], request.source_landmarks[None])
+        return HalloConditions(portrait, request.audio[None])
+
+    def passes(self, request: Request) -> Sequence[Pass]:
+        plan = plans.build(n=request.n_frames, **self.plan)
+        denoiser = HalloDenoiser(self.net, **self.scales, weights=self.weights)
+        return [Pass(self.space, plan, {"main": denoiser}, self.net.process, self.sampler)]
+
+    def decode(self, latents: Tensor, frames: Tensor, conditions: HalloConditions) -> Tensor:
+        return self.vae.decode(self.net.from_latent(latents, conditions.portrait.latent))
+
+
+def _expand(portrait: Portrait, n: int) -> Portrait:
+    """The portrait of one clip for ``n`` windows of it."""
+
+    def alike(x: Tensor) -> Tensor:
+        return x.expand(n, *x.shape[1:])
+
+    return Portrait(
+        alike(portrait.latent),
+        [alike(x) for x in portrait.features],
+        alike(portrait.face),
+        {size: alike(mask) for size, mask in portrait.masks.items()},
+    )
+
+
+def _check_plan(plan: Mapping[str, Any], net: HalloNet) -> None:
+    wanted = f"plan={{name: sar, segment: 14, overlap: {net.motion}}}"
+    if plan["name"] != "sar":
+        raise UserError(f"Hallo makes segments in sequence: take {wanted}.")
+    whole = plans.filled(plan)
+    segment, overlap = whole["segment"], whole["overlap"]
+    if overlap != net.motion or segment < net.motion:
+        raise UserError(
+            f"This network sees {net.motion} motion frame(s) before a segment, which has at least"
+            f" as many: take {wanted}, or train another with net.motion."
+        )
+    if segment + overlap > net.longest:
+        raise UserError(
+            f"Hallo's temporal modules know {net.longest} places, plan.segment and plan.overlap"
+            f" make {segment + overlap}: take plan.segment={net.longest - overlap} or less."
+        )
+
+
+def _scales(guidance: float | Mapping[str, float]) -> dict[str, float]:
+    parts = guidance if isinstance(guidance, Mapping) else {"image": guidance, "audio": guidance}
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in parts.values())
+    if set(parts) != {"image", "audio"} or not numbers:
+        raise UserError(
+            f"options.guidance must be a number or {{image: .., audio: ..}}, not {guidance}."
+        )
+    return dict(parts)
+
+
+def _weights(weights: Mapping[str, float], regions: Sequence[str]) -> list[float]:
+    for region, value in weights.items():
+        if region not in regions:
+            known = did_you_mean(region, REGIONS)
+            raise UserError(f"options.weights: this network has no region '{region}'.{known}")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f"options.weights.{region} must be a number, not {value}.")
+    return [float(weights.get(region, 1)) for region in regions]

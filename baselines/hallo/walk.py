@@ -1,0 +1,152 @@
+"""A walk through a Stable Diffusion U-Net that can be looked into and added to on the way.
+
+The network stays diffusers' ``UNet2DConditionModel`` with its names and shapes, so published
+weights fit; only its forward pass is written out, because two things must happen inside it:
+ReferenceNet's features enter the self-attention, and other modules act between the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from diffusers import UNet2DConditionModel
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, cat, nn
+
+
+class Guide(Protocol):
+    """What is done on the way. Places and transformers are numbered in order of the walk."""
+
+    def see(self, transformer: int, x: Tensor) -> Tensor:
+        """What a self-attention's queries ``x`` (N, hw, C) attend to: (N, L, C)."""
+
+    def after(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+        """What goes on from behind a residual block, and its transformer if it has one."""
+
+
+def build_unet(
+    latent_dim: int,
+    *,
+    channels: Sequence[int] = (320, 640, 1280, 1280),
+    attends: Sequence[bool] = (True, True, True, False),
+    layers: int = 2,
+    heads: int = 8,
+    groups: int = 32,
+    token_dim: int = 768,
+) -> nn.Module:
+    """A U-Net of Stable Diffusion's kind; the defaults are version 1.5's (859.5M parameters)."""
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends]
+    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
+    unet: Any = UNet2DConditionModel(
+        in_channels=latent_dim,
+        out_channels=latent_dim,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        block_out_channels=tuple(channels),
+        layers_per_block=layers,
+        attention_head_dim=heads,  # diffusers' name for it; version 1.5 has 8 heads
+        norm_num_groups=groups,
+        cross_attention_dim=token_dim,
+    )
+    return unet  # type: ignore[no-any-return]
+
+
+def walk(unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide) -> Tensor:
+    """The network's output, (N, C, h, w).
+
+    Args:
+        unet: see ``build_unet``.
+        x: (N, C, h, w) noisy latents.
+        time: (N,) indices of the scheduler.
+        tokens: (N, K, token_dim), what its cross-attentions see.
+        guide: is called on the way.
+    """
+    net: Any = unet
+    emb = net.time_embedding(net.time_proj(time).to(x.dtype))
+    steps = _Steps(guide, tokens)
+    x = net.conv_in(x)
+    kept = [x]
+    for block in net.down_blocks:
+        for resnet, attention in _layers(block):
+            x = steps.take(resnet(x, emb), attention)
+            kept.append(x)
+        for down in block.downsamplers or ():
+            x = down(x)
+            kept.append(x)
+    middle = net.mid_block
+    x = steps.take(middle.resnets[0](x, emb), middle.attentions[0])
+    x = middle.resnets[1](x, emb)
+    for block in net.up_blocks:
+        for resnet, attention in _layers(block):
+            x = steps.take(resnet(cat([x, kept.pop()], 1), emb), attention)
+        for up in block.upsamplers or ():
+            x = up(x, kept[-1].shape[-2:])
+    return net.conv_out(net.conv_act(net.conv_norm_out(x)))
+
+
+def transformers(unet: nn.Module) -> list[Any]:
+    """The spatial transformers in order of the walk."""
+    return [attention for _, attention in _places(unet) if attention is not None]
+
+
+def places(unet: nn.Module) -> list[bool]:
+    """For each place behind a residual block, in order, whether it has a transformer."""
+    return [attention is not None for _, attention in _places(unet)]
+
+
+class _Steps:
+    """Counts places and transformers, and runs the latter."""
+
+    def __init__(self, guide: Guide, tokens: Tensor) -> None:
+        self.guide, self.tokens = guide, tokens
+        self.place, self.transformer = 0, 0
+
+    def take(self, x: Tensor, attention: Transformer2DModel | None) -> Tensor:
+        number = None
+        if attention is not None:
+            number = self.transformer
+            x = _attend(attention, x, self.tokens, lambda y: self.guide.see(number, y))
+            self.transformer += 1
+        x = self.guide.after(self.place, number, x)
+        self.place += 1
+        return x
+
+
+def _attend(
+    net: Transformer2DModel, x: Tensor, tokens: Tensor, see: Callable[[Tensor], Tensor]
+) -> Tensor:
+    part: Any = net
+    y = part.proj_in(part.norm(x)).flatten(2).transpose(1, 2)
+    (block,) = part.transformer_blocks
+    normed = block.norm1(y)
+    y = y + block.attn1(normed, encoder_hidden_states=see(normed))
+    y = y + block.attn2(block.norm2(y), encoder_hidden_states=tokens)
+    y = y + block.ff(block.norm3(y))
+    return x + part.proj_out(y.transpose(1, 2).unflatten(-1, x.shape[-2:]))
+
+
+def _layers(block: Any) -> Iterator[tuple[nn.Module, Transformer2DModel | None]]:
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    return zip(block.resnets, attentions, strict=True)
+
+
+def _places(unet: Any) -> Iterator[tuple[nn.Module, Transformer2DModel | None]]:
+    for block in unet.down_blocks:
+        yield from _layers(block)
+    yield unet.mid_block.resnets[0], unet.mid_block.attentions[0]
+    for block in unet.up_blocks:
+        yield from _layers(block)
+
+
+def unused_by_features(unet: Any) -> Iterator[nn.Module]:
+    """What comes behind the last self-attention: without it the same features are seen."""
+    blocks = list(unet.up_blocks)
+    while not getattr(blocks[-1], "attentions", None):
+        yield blocks.pop()
+    if blocks[-1].upsamplers:
+        yield blocks[-1].upsamplers
+    last = blocks[-1].attentions[-1]
+    (block,) = last.transformer_blocks
+    yield from (block.attn1, block.norm2, block.attn2, block.norm3, block.ff, last.proj_out)
+    yield from (unet.conv_norm_out, unet.conv_out)

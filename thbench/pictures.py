@@ -1,0 +1,53 @@
+"""What stages share that learn to draw a frame from a portrait of the same clip."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from thbench.contracts import Batch, to_unit
+from thbench.errors import UserError
+from thbench.nn.perceptual import VGG19, Features, pixel_features
+from thbench.strategy import Frozen, Setting, Stage
+
+PERCEPTUAL = ("vgg", "pixel")
+
+
+class PictureStage(Stage):
+    """A stage whose loss compares features of pictures.
+
+    VGG-19's weights are asked for when training starts, not when a trained network is loaded.
+
+    Args:
+        setting: see ``Stage``.
+        perceptual: ``vgg`` (the five blocks of VGG-19) or ``pixel`` (pixels and their differences;
+            needs no weights).
+        vgg: the features, in place of ImageNet's.
+    """
+
+    def __init__(
+        self, setting: Setting, perceptual: str = "vgg", vgg: nn.Module | None = None
+    ) -> None:
+        super().__init__(setting)
+        if perceptual not in PERCEPTUAL:
+            raise UserError(f"perceptual must be 'vgg' or 'pixel', not '{perceptual}'.")
+        self.perceptual = perceptual
+        if vgg is not None:
+            self.frozen["vgg"] = Frozen(vgg)
+
+    def on_fit_start(self) -> None:
+        self.features()  # so that missing weights are told before the first batch is read
+        super().on_fit_start()
+
+    def features(self) -> Features:
+        """Of pictures (B, 3, H, W) in [0, 1], for ``pyramid_l1``."""
+        if self.perceptual == "pixel":
+            return pixel_features
+        if "vgg" not in self.frozen:
+            self.frozen["vgg"] = Frozen(VGG19()).to(self.device)
+        return self.frozen["vgg"].module
+
+
+def pairs(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Portraits and frames, (B*T, 3, H, W) in [0, 1]."""
+    source = to_unit(batch.source).repeat_interleave(batch.video.shape[1], dim=0)
+    return source, to_unit(batch.video).flatten(0, 1)
