@@ -4,6 +4,7 @@ import pytest
 
 from thbench import config, params, plans
 from thbench.registry import resolve
+from thbench.stages import order
 from thbench.strategy import Strategy
 
 STRATEGIES = config.names("strategy")
@@ -48,3 +49,17 @@ def test_its_schedules_end_where_its_training_does(name, scale):
     for stage in config.load(name, [f"scale={scale}"]).stages.values():
         if stage.optim.schedule == "cosine":
             assert stage.optim.decay_steps == stage.max_steps
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_orders_of_the_same_latents_see_the_same_number_of_samples(scale):
+    def samples(name, *words):
+        loaded = config.load(name, [f"scale={scale}", *words])
+        return sum(
+            loaded.stages[stage].max_steps * loaded.stages[stage].batch_size
+            for stage in order(loaded)
+        )
+
+    rows = [(name,) for name in ("ar", "sar", "ttr", "rolling")]
+    for row in (*rows, ("ttr", "single_model=true")):
+        assert samples(*row) == samples("dawn"), row
