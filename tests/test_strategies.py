@@ -48,7 +48,7 @@ def test_both_scales_are_the_same_classes(name):
 def test_its_schedules_end_where_its_training_does(name, scale):
     for stage in config.load(name, [f"scale={scale}"]).stages.values():
         if stage.optim.schedule == "cosine":
-            assert stage.optim.decay_steps == stage.max_steps
+            assert stage.optim.warmup < stage.optim.decay_steps == stage.max_steps
 
 
 @pytest.mark.parametrize("scale", config.SCALES)
