@@ -73,6 +73,13 @@ def test_it_learns_two_pictures():
     assert float(made.loss(given)["loss"].detach()) < 0.6 * first
 
 
+def test_samples_for_the_log_show_the_first_clip():
+    made, given = stage(), batch(b=2, n=3)
+    shown = made.samples(given)["reconstructed"]
+    assert shown.shape == (3, 3, SIZE, 2 * SIZE)
+    torch.testing.assert_close(shown[..., :SIZE], to_unit(given.video[0]))
+
+
 def test_the_loss_is_the_sum_of_its_terms():
     made = stage(w_perceptual=0.3, w_kl=0.01)
     losses = made.loss(batch(n=2))
