@@ -222,8 +222,8 @@ def page(found: dict[str, Any], clips: int) -> str:
     lines += [
         "",
         f"Mean squared error of the predicted v over {BATCHES} batches of val people, the same"
-        f" levels and noise before and after. The autoencoder took {vae['steps']} steps and"
-        f" {vae['seconds'] / 60:.1f} minutes before that.",
+        f" levels and noise before and after. The autoencoder took {vae['steps']} steps before"
+        " that. Minutes are wall time on a busy machine.",
         "",
         f"## The lip region's weight, {clips} test people, {FRAMES} frames",
         "",

@@ -240,7 +240,7 @@ class VideoStage(HalloStage):
             before = self.net.motion_maps(whole[:, :, :motion], portrait) if motion else None
         made = slice(around + motion, batch.frames.shape[1] - around)
         at = torch.arange(batch.frames.shape[1], device=batch.audio.device)[made]
-        sound = self.net.tokens(batch.audio, at.expand(len(batch), -1))
+        sound = self.net.tokens(batch.audio, at.expand(len(batch.audio), -1))
         clean = whole[:, :, motion:]
         shown = batch.landmarks[:, made], batch.valid[:, made]
         return Example(clean, portrait, *shown, sound, before)

@@ -35,6 +35,22 @@ def test_latents_have_their_size_and_scale():
         net.latent_size(18)
 
 
+def test_a_patch_is_a_halving_without_a_level_and_keeps_every_pixel_s_place():
+    torch.manual_seed(0)
+    net = Autoencoder(channels=(8, 8), layers=1, groups=4, latent_dim=3, patch=2).eval()
+    assert net.latent_size(SIZE) == 4
+    assert net.vae.encoder.conv_in.in_channels == 12
+    frames = torch.rand(2, 3, SIZE, SIZE)
+    assert net.encode(frames).shape == (2, 3, 4, 4)
+    assert net.decode(net.encode(frames)).shape == frames.shape
+    cells = []
+    net.vae.decode = lambda z: type("Made", (), {"sample": cells[0]})
+    net.vae.encode = lambda x: cells.append(x)
+    with pytest.raises(AttributeError):  # there is no posterior: only what goes in is looked at
+        net.posterior(frames)
+    torch.testing.assert_close(net.draw(None), frames)
+
+
 def test_clips_are_encoded_in_chunks_of_frames():
     torch.manual_seed(0)
     net = Autoencoder(**SMALL).eval()
@@ -55,6 +71,13 @@ def test_it_learns_two_pictures():
         made.loss(given)["loss"].backward()
         optimizer.step()
     assert float(made.loss(given)["loss"].detach()) < 0.6 * first
+
+
+def test_samples_for_the_log_show_the_first_clip():
+    made, given = stage(), batch(b=2, n=3)
+    shown = made.samples(given)["reconstructed"]
+    assert shown.shape == (3, 3, SIZE, 2 * SIZE)
+    torch.testing.assert_close(shown[..., :SIZE], to_unit(given.video[0]))
 
 
 def test_the_loss_is_the_sum_of_its_terms():

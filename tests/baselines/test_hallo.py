@@ -542,6 +542,17 @@ def test_the_second_stage_takes_its_frames_sound_and_motion_from_the_right_place
     assert made.trained_for()["plan"] == {"name": "sar", "segment": 4, "overlap": 2}
 
 
+@pytest.mark.parametrize("kind", [ImageStage, VideoStage])
+def test_samples_for_the_log_show_the_first_clip(kind):
+    made = stage(kind)
+    data = batch() if kind is VideoStage else batch(n=1, around=0)
+    shown = made.samples(data)["generated"]
+    n = 4 if kind is VideoStage else 1
+    assert shown.shape == (n, 3, SIZE, 2 * SIZE)
+    filmed = data.video[0, 4:8] if kind is VideoStage else data.video[0]
+    torch.testing.assert_close(shown[..., :SIZE], filmed.float() / 255)
+
+
 def test_both_stages_learn_what_they_are_shown():
     for kind, data in ((ImageStage, batch(n=1, around=0)), (VideoStage, batch())):
         made = stage(kind, drop={"image": 0, "audio": 0, "motion": 0})
