@@ -193,8 +193,9 @@ def ls(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--params counts networks: thbench ls strategies --params, not {arguments.kind}."
         )
-    from rich.console import Console
     from rich.table import Table
+
+    from thbench.report import printer
 
     rows = {
         "strategies": _parameters if arguments.params else _strategies,
@@ -210,9 +211,7 @@ def ls(arguments: argparse.Namespace) -> None:
         column.justify = "right" if name in configs.SCALES else "left"
     for row in body:
         table.add_row(*row)
-    console = Console()
-    # A pipe has no width: lines must not be cut there.
-    Console(width=console.width if console.is_terminal else 200).print(table)
+    printer().print(table)
 
 
 def show_config(arguments: argparse.Namespace) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from thbench.results import Figure, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NAMED = 5
 """So many clips are named, the others counted."""
 
 
+def printer() -> Console:
+    """Prints tables. A pipe has no width, and lines must not be cut there."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
 def show(result: Result) -> None:
     """Print a result."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -20,7 +31,7 @@ def show(result: Result) -> None:
     )
     for name, figure in result.metrics.items():
         table.add_row(name, *_cells(figure))
-    Console().print(table)
+    printer().print(table)
     print("\n".join(lines(result)))
 
 

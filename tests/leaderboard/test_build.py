@@ -8,7 +8,8 @@ import pytest
 from tests.leaderboard.rows import result
 from thbench.errors import UserError
 from thbench.leaderboard import build, published
-from thbench.leaderboard.render import number
+from thbench.leaderboard.rank import narrowed, tables_of
+from thbench.leaderboard.render import number, show
 from thbench.results import Curve, read_folder, write
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +145,13 @@ def test_wrong_published_rows_are_explained(line, message, tmp_path):
 )
 def test_numbers_are_short(value, text):
     assert number(value) == text
+
+
+def test_a_table_is_printed_with_a_line_per_figure(results, capsys):
+    table = tables_of(read_folder(results))[0]
+    show(narrowed(table, ["PSNR", "FD", "no such figure"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["DAWN", "(a)", "DAWN", "(b)"]
+    assert lines[2].split() == ["measured", "smoke"]
+    assert [line.split()[0] for line in lines[3:]] == ["PSNR", "FD"]
+    assert lines[4].split()[-2:] == ["1.000", "7.500"]

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 
 from thbench.leaderboard.rank import Cell, Column, Row, Table
+from thbench.report import printer
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
 MARKS = "Best **bold**, second <u>underlined</u>, among rows of one origin."
@@ -55,23 +56,20 @@ def csv(table: Table) -> str:
 
 
 def show(table: Table) -> None:
-    """Print a table in the terminal, best and second of each column as on its page."""
+    """Print a table in the terminal, turned: a line per figure, best and second marked."""
     import rich.table
-    from rich.console import Console
+    from rich.markup import escape
 
-    shown = rich.table.Table("row", title=table.title, box=None, header_style="bold")
-    for column in table.columns:
-        shown.add_column(_heading(column), justify="right")
+    shown = rich.table.Table("", title=escape(table.title), box=None, header_style="bold")
     for row in table.rows:
-        cells = [row.cells.get(c.name, Cell()) for c in table.columns]
-        plain = [_value(cell, c) for cell, c in zip(cells, table.columns, strict=True)]
-        styles = {"best": "bold", "second": "underline"}
-        marked = [
-            f"[{styles[cell.mark]}]{text}[/]" if cell.mark else text
-            for cell, text in zip(cells, plain, strict=True)
-        ]
-        shown.add_row(f"{row.title} [{row.origin}]".replace("[", "\\["), *marked)
-    Console().print(shown)
+        shown.add_column(escape(row.title), justify="right", overflow="fold")
+    shown.add_row("", *(row.origin for row in table.rows))
+    styles = {"best": "[bold]{}[/]", "second": "[underline]{}[/]"}
+    for column in table.columns:
+        cells = [row.cells.get(column.name, Cell()) for row in table.rows]
+        values = (_value(cell, column, styles.get(cell.mark, "{}")) for cell in cells)
+        shown.add_row(escape(_heading(column)), *values)
+    printer().print(shown)
 
 
 def curves_csv(table: Table) -> str:
