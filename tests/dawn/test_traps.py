@@ -15,12 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from tests.toys import request
 from thbench.config import SamplerConfig
-from thbench.dawn import a2v_net, pbnet
+from thbench.dawn import a2v_net
 from thbench.dawn.a2v_net import A2VNet
 from thbench.dawn.dawn import DAWN
 from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.dawn.pbnet import PBNet
-from thbench.nn import attention
+from thbench.nn import attention, transformer
 from thbench.strategy import Setting
 
 SIZE, LATENT, AUDIO = 16, 8, 4
@@ -136,7 +136,7 @@ def test_positions_turn_whole_heads(monkeypatch):
         return rope
 
     monkeypatch.setattr(attention, "rope", spy("unet"))
-    monkeypatch.setattr(pbnet, "rope", spy("motion"))
+    monkeypatch.setattr(transformer, "rope", spy("motion"))
     frames_of(dawn(), ask(6))
     assert turned == {"unet": {UNET["head_dim"]}, "motion": {MOTION["dim"] // MOTION["heads"]}}
 
