@@ -32,7 +32,7 @@ from thbench.results import Result, read, write_atomic
 
 STRATEGIES = ("dawn", "sar", "ttr", "ar", "rolling", "diffused_heads")
 LONG_SEED, LONG_SECONDS = 2, 8.0
-# Clips are made hours apart, so times are not compared here: benchmarks/plans.py takes them in turn.
+# Clips are made hours apart: times are compared by benchmarks/plans.py, which takes plans in turn.
 COLUMNS = (
     *("Depth", "Frames evaluated", "Samples seen"),
     *("FD-pyramid", "FD-synthetic", "FVD16-synthetic", "PSNR", "CSIM (synthetic-identity)"),
