@@ -98,7 +98,8 @@ def number(value: float) -> str:
 
 
 def _legend(table: Table) -> str:
-    cells = [cell for row in table.rows for cell in row.cells.values()]
+    names = [column.name for column in table.columns]
+    cells = [row.cells[name] for row in table.rows for name in names if name in row.cells]
     used = {column.direction for column in table.columns}
     words = [MARKS]
     words += [TIES] if any(cell.interval for cell in cells) else []
