@@ -41,6 +41,7 @@ STAGES = ("image", "video")
 WEIGHTS = (0.0, 1.0, 2.0)
 FRAMES = 44  # of a generated clip: a first segment, two whole ones, and a rest
 BATCHES = 12  # of held-out clips, for a loss
+HEARD = 0.3  # correlation from which a mouth follows the sound
 COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 0.4, 1.0)}
 
 
@@ -240,6 +241,8 @@ def page(found: dict[str, Any], clips: int) -> str:
         " frame to frame in the box around the portrait's lips, in grey levels; correlation with"
         " the planted opening.",
         "",
+        verdict(table),
+        "",
         "![frames at lip weight 0, 1 and 2](hallo-lips.png)",
         "",
         "## Where the sound acts",
@@ -253,6 +256,22 @@ def page(found: dict[str, Any], clips: int) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def verdict(table: dict[str, dict[str, float]]) -> str:
+    """What the lip weights' figures allow to say."""
+    none, one, two = (table[f"{weight:g}"] for weight in WEIGHTS)
+    key = "mouth, deviation"
+    said = (
+        f"From weight 1 the mouth's deviation goes {none[key] / one[key] - 1:+.1%} at weight 0 and"
+        f" {two[key] / one[key] - 1:+.1%} at weight 2."
+    )
+    if one["r with planted mouth"] < HEARD:
+        said += (
+            f" With r below {HEARD} at weight 1, the mouth hardly follows the sound yet, so this"
+            " does not show that the weight works."
+        )
+    return said
 
 
 if __name__ == "__main__":
