@@ -294,6 +294,7 @@ def test_every_missing_file_of_every_protocol_can_be_pulled(monkeypatch, tmp_pat
         built = protocol.load(name).build()
         remedies |= features.build_extractors(built)[1]
     elsewhere = {"hopenet": "add an extractor", "lipreader": "THBENCH_LIPREADER"}
+    elsewhere["landmark-expression"] = "thbench data morphable"
     assert {"inception", "syncnet", *elsewhere} <= set(remedies)
     for feature, remedy in remedies.items():
         pulled = re.match(r"run `thbench weights pull ([a-z0-9-]+)`", remedy)

@@ -44,7 +44,7 @@ class ReferenceAutoencoder(nn.Module):
         super().__init__()
         self.latent, self.patch = latent, patch
         self.factor = patch * 2 ** (len(widths) - 1)
-        self.vae = AutoencoderKL(
+        self.vae: Any = AutoencoderKL(
             in_channels=3 * patch**2,
             out_channels=3 * patch**2,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -85,7 +85,7 @@ class ReferenceAutoencoder(nn.Module):
         """
         folder, _, inner = source.partition(":")
         try:
-            other = AutoencoderKL.from_pretrained(
+            other: Any = AutoencoderKL.from_pretrained(
                 folder, subfolder=inner or None, local_files_only=Path(folder).is_dir()
             )
         except (OSError, ValueError) as error:

@@ -89,7 +89,8 @@ class MotionStage(Stage):
         if self.weights["sync"]:
             predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
             losses["sync"] = _mean(self.sync_loss(predicted, face.identity, audio), counted)
-        return {"loss": sum(self.weights[k] * v for k, v in losses.items()), **losses}
+        total = torch.stack([self.weights[k] * v for k, v in losses.items()]).sum()
+        return {"loss": total, **losses}
 
     def sync_loss(self, motion: Tensor, identity: Tensor, audio: Tensor) -> Tensor:
         """-log P_sync (eq. 11) of each frame, (B, T).

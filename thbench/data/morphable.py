@@ -187,8 +187,8 @@ class Moments(nn.Module):
         what, rest = _principal(within, expression)
         # A floor far below what Face Mesh resolves, or data of low rank would have no noise.
         noise = ((left + rest) / len(mean)).clamp(min=1e-8)
-        parts = (mean.unflatten(0, (-1, 3)), who, what, noise)
-        return Basis(*(part.float() for part in parts), corners, rigid)
+        vertices = mean.unflatten(0, (-1, 3)).float()
+        return Basis(vertices, who.float(), what.float(), noise.float(), corners, rigid)
 
 
 def _principal(covariance: Tensor, n: int) -> tuple[Tensor, Tensor]:
