@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class ReferenceAutoencoder(nn.Module):
         super().__init__()
         self.latent, self.patch = latent, patch
         self.factor = patch * 2 ** (len(widths) - 1)
-        self.vae: Any = AutoencoderKL(
+        made = AutoencoderKL(
             in_channels=3 * patch**2,
             out_channels=3 * patch**2,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -54,6 +54,7 @@ class ReferenceAutoencoder(nn.Module):
             latent_channels=latent,
             norm_num_groups=groups,
         )
+        self.vae = cast(Any, made)  # diffusers' own classes say little of themselves to mypy
         first = self.vae.decoder.conv_in
         self.vae.decoder.conv_in = nn.Conv2d(2 * latent, first.out_channels, 3, padding=1)
 
