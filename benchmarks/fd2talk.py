@@ -52,7 +52,8 @@ def main() -> None:
     arguments = parser.parse_args()
     base = ["scale=tiny", f"data={arguments.out}/data", f"runs={arguments.out}"]
     report = Path(arguments.report)
-    rows = {}
+    report.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, dict] = {}
     for name, more in (("with L_sync", []), ("without L_sync", ["no_sync=true"])):
         loaded = config.load("fd2talk", [*base, *more, *arguments.overrides])
         training.fit(loaded)
