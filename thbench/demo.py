@@ -19,8 +19,8 @@ STEPS = {
     "ttr": {**SHARED, "keys1": 15, "keys2": 5, "gaps1": 15, "gaps2": 5},
     "rolling": {**SHARED, "a2v1": 25, "a2v2": 10},
     "diffused_heads": {"frame": 60},
-    "fd2talk": {"morphable": 8, "lip": 60, "motion": 100, "autoencoder": 150, "frame": 60},
-    "hallo": {"vae": 150, "image": 40, "video": 20},
+    "fd2talk": {"morphable": 8, "lip": 60, "motion": 100, "autoencoder": 60, "frame": 40},
+    "hallo": {"vae": 60, "image": 30, "video": 20},
 }
 """Steps of each strategy's stages: to see every part work, not to see it learn."""
 QUICK = ("sampler.steps=10", "eval.limit=2")
