@@ -40,8 +40,8 @@ class FrameNet(nn.Module):
         tokens: so many tokens are made of a frame's coefficients.
         portrait_motion: the portrait's own coefficients are given beside the frame's, so that how
             far to move need not be read off the reference.
-        shortcut: predict the latent as a change of the portrait's, which a small network would take
-            long to learn to copy.
+        shortcut: predict the latent as a correction of ``guess``, since a small network would take
+            long to learn to copy the portrait.
         width: of the tokens; ``4 dim`` by default.
         dim, mults, blocks, head_dim, groups: see ``UNet``.
         process: arguments of ``NoiseProcess``; the latent itself is predicted (eq. 16).
@@ -79,6 +79,7 @@ class FrameNet(nn.Module):
         width = width or 4 * dim
         n_motion = (expression + POSE_COEFFICIENTS) * (2 if portrait_motion else 1)
         self.scale = RunningStats((latent, 1, 1))
+        self.change = RunningStats((latent, 1, 1))
         self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
         self.motion_tokens = nn.Linear(n_motion, tokens * width)
         self.reference_tokens = nn.Linear(latent, width)
@@ -130,7 +131,23 @@ class FrameNet(nn.Module):
             shared = reference.expand(len(motion), -1, -1)
             conditions = [torch.cat([motion, shared], dim=1)]
         made = self.unet(noisy, t, conditions)
-        return made + still if self.shortcut else made
+        if not self.shortcut:
+            return made
+        guess, doubt = self.guess(noisy, t, still)
+        return guess + doubt * made
+
+    def guess(self, noisy: Tensor, t: Tensor, still: Tensor) -> tuple[Tensor, Tensor]:
+        """The best linear estimate of a latent from what is noisy and from the portrait's.
+
+        As if latents were the portrait's plus a normal change: mean and deviation of what they are
+        given the noisy one. (Adding the portrait's alone would make the network undo that wherever
+        there is little noise, and it would see the portrait by attention only.)
+        """
+        signal, sigma = (x[:, :, 0] for x in self.process.scales(t[:, None], noisy[:, :, None]))
+        change = self.change.deviation.square()
+        total = signal.square() * change + sigma.square()
+        mean = still + signal * change / total * (noisy - signal * still)
+        return mean, (sigma.square() * change / total).sqrt()
 
 
 class FrameStage(Stage):
@@ -184,10 +201,12 @@ class FrameStage(Stage):
         reference, frames = pairs(batch)
         made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
         motion = face.motion.flatten(0, 1)
-        self.net.scale.update(made.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None])
+        self.net.scale.update(_pixels(made))
         self.net.scale_motion.update(motion)
         portrait = face.source.repeat_interleave(batch.frames.shape[1], dim=0)
-        return self.net.to_latent(made), self.net.to_latent(still), motion, portrait
+        made, still = self.net.to_latent(made), self.net.to_latent(still)
+        self.net.change.update(_pixels(made - still))
+        return made, still, motion, portrait
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
@@ -205,3 +224,8 @@ class FrameStage(Stage):
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)
         return {"generated": torch.cat([reference, frames, seen], dim=-1)}
+
+
+def _pixels(latents: Tensor) -> Tensor:
+    """(N, d, h, w) as (N h w, d, 1, 1)."""
+    return latents.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]

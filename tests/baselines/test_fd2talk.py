@@ -459,6 +459,24 @@ def test_the_reference_is_a_sequence_whose_places_count():
     assert (a - b).abs().max() > 1e-6
 
 
+def test_the_guess_is_the_noisy_latent_where_it_is_clean_and_the_portrait_where_it_is_noise():
+    net = frame_net(shortcut=True)
+    net.train()
+    clean, still = torch.randn(500, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    away = 0.5 * clean  # latents are the portrait's and a change of deviation 0.5
+    net.change.update(away.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None])
+    latents, noise = still + away, torch.randn_like(clean)
+    errors = []
+    for t in (1, 400, 1000):
+        levels = torch.full((500,), t)
+        noisy = net.process.add_noise(latents[:, :, None], noise[:, :, None], levels[:, None])
+        mean, doubt = net.guess(noisy[:, :, 0], levels, still)
+        errors.append(float((mean - latents).std()))
+        assert errors[-1] == pytest.approx(float(doubt.mean()), rel=0.05)
+    assert errors[0] < 0.05 < errors[1] < errors[2]
+    assert errors[2] == pytest.approx(0.5, rel=0.05)
+
+
 def test_shared_tokens_are_as_good_as_copies():
     attend = CrossAttention(8, 6, 4)
     x, tokens = torch.randn(3, 10, 8), torch.randn(1, 5, 6)
