@@ -10,18 +10,61 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from scipy.fft import dct
 from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
 from thbench.contracts import Batch, to_unit
 from thbench.errors import UserError
 from thbench.nn.perceptual import pyramid_l1
+from thbench.nn.silent import silent
 from thbench.pictures import PictureStage
 from thbench.strategy import Setting, iterate_slices
+
+CERTAIN = -6.0
+"""The logarithm of the variance with which an untrained encoder beside ``BlockCosines`` draws."""
+
+
+class BlockCosines(nn.Module):
+    """A linear code of pictures: the lowest frequencies of each block, as in JPEG.
+
+    It knows no data and is not trained. The basis is orthonormal: a discrete cosine transform (type
+    II) of brightness and of two differences of colours, of which the expected strongest are kept.
+
+    Args:
+        size: height and width of a block.
+        dim: coefficients per block.
+        colour: how much weaker differences of colours are expected to be, in power.
+    """
+
+    basis: Tensor
+
+    def __init__(self, size: int, dim: int, colour: float = 0.2) -> None:
+        super().__init__()
+        if not 0 < dim <= 3 * size**2:
+            raise UserError(f"A block of {size} x {size} pixels has no {dim} coefficients.")
+        self.size = size
+        waves = dct(np.eye(size), axis=0, norm="ortho")
+        colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+        squares = np.arange(size) ** 2
+        power = np.array([1, colour, colour])[:, None, None] / (1 + squares[:, None] + squares)
+        strongest = np.argsort(-power, axis=None, kind="stable")[:dim]
+        which, down, across = np.unravel_index(strongest, power.shape)
+        basis = np.einsum("nc,ny,nx->ncyx", colours[which], waves[down], waves[across])
+        self.register_buffer("basis", torch.tensor(basis).float().flatten(1), persistent=False)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Coefficients (N, dim, h, w) of pictures (N, 3, size h, size w)."""
+        return F.conv2d(F.pixel_unshuffle(pictures, self.size), self.basis[:, :, None, None])
+
+    def decode(self, coefficients: Tensor) -> Tensor:
+        """Pictures of coefficients; the nearest there are, if the rest is not known."""
+        return F.pixel_shuffle(F.conv2d(coefficients, self.basis.T[:, :, None, None]), self.size)
 
 
 class Autoencoder(nn.Module):
@@ -34,6 +77,8 @@ class Autoencoder(nn.Module):
         groups: of the group norms.
         patch: the network runs on ``patch`` x ``patch`` cells of the frame, moved to channels,
             which spares a small one its finest level.
+        cosines: ``BlockCosines`` stand beside the network, which learns what they miss: a small one
+            would take long to learn to pass pictures through.
         scale: what the latents are multiplied with (Rombach et al. 2022, section G).
     """
 
@@ -45,6 +90,7 @@ class Autoencoder(nn.Module):
         latent_dim: int = 4,
         groups: int = 32,
         patch: int = 1,
+        cosines: bool = False,
         scale: float = 0.18215,
     ) -> None:
         super().__init__()
@@ -62,6 +108,9 @@ class Autoencoder(nn.Module):
             norm_num_groups=groups,
             scaling_factor=scale,
         )
+        self.cosines = BlockCosines(self.factor, latent_dim) if cosines else None
+        if cosines:
+            _start_silent(self.vae, latent_dim)
 
     def latent_size(self, size: int) -> int:
         """Height and width of the latent of frames of ``size`` pixels.
@@ -75,11 +124,23 @@ class Autoencoder(nn.Module):
 
     def posterior(self, frames: Tensor) -> DiagonalGaussianDistribution:
         """What the encoder says of frames (N, 3, H, W) in [0, 1], before scaling."""
-        return self.vae.encode(F.pixel_unshuffle(2 * frames - 1, self.patch)).latent_dist
+        frames = 2 * frames - 1
+        found = self.vae.encode(F.pixel_unshuffle(frames, self.patch)).latent_dist
+        if self.cosines is None:
+            return found
+        mean = found.mean + self.cosines.encode(frames)
+        return DiagonalGaussianDistribution(torch.cat([mean, found.logvar], dim=1))
 
     def draw(self, latents: Tensor) -> Tensor:
         """Frames (N, 3, H, W) of unscaled latents, not clamped."""
-        return (F.pixel_shuffle(self.vae.decode(latents).sample, self.patch) + 1) / 2
+        return self.picture(self.vae.decode(latents).sample, latents)
+
+    def picture(self, drawn: Tensor, latents: Tensor) -> Tensor:
+        """The frames, from what the decoder drew of unscaled latents."""
+        frames = F.pixel_shuffle(drawn, self.patch)
+        if self.cosines is not None:
+            frames = frames + self.cosines.decode(latents)
+        return (frames + 1) / 2
 
     def encode(self, frames: Tensor) -> Tensor:
         """The mode of frames (N, 3, H, W) in [0, 1]: latents (N, latent_dim, h, w)."""
@@ -145,6 +206,13 @@ class AutoencoderStage(PictureStage):
         """The first clip's frames beside what is left of them."""
         frames = to_unit(batch.video[0])
         return {"reconstructed": torch.cat([frames, self.net.decode(self.net.encode(frames))], -1)}
+
+
+def _start_silent(vae: Any, latent_dim: int) -> None:
+    """Let a network first say nothing but that it is certain."""
+    silent(vae.quant_conv)
+    nn.init.constant_(vae.quant_conv.bias[latent_dim:], CERTAIN)
+    silent(vae.decoder.conv_out)
 
 
 @torch.no_grad()

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from learning import correlation
 from torch import Tensor
 from torchvision.utils import save_image
 
 from baselines.hallo.masks import region_masks
-from benchmarks.learning import correlation
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import assemble, config, training
 from thbench.contracts import Request, to_unit

@@ -15,8 +15,9 @@ from thbench.contracts import Request
 from thbench.dawn.a2v import A2VStage
 from thbench.errors import UserError
 from thbench.registry import resolve
-from thbench.stages import locate, order, stage_run
+from thbench.stages import build_stage, load_net, locate, order, stage_run
 from thbench.strategy import Stage, Strategy
+from thbench.training import stage_data
 
 SMALL_A2V = "{dim: 8, mults: [1], heads: 1, head_dim: 8}"
 LONGEST = 24
@@ -137,6 +138,21 @@ def test_only_the_stages_that_it_needs_are_trained(made, runs):
     for stage in made.config.stages:
         folder = stage_run(made.config, stage).folder.name
         assert (folder in stamps(runs)) == (stage in needed or folder in made.before)
+
+
+def test_every_weight_that_is_trained_takes_part(made):
+    """A layer that is made and never called looks like a condition that the network ignores."""
+    for name in made.config.nets.values():
+        data = stage_data(made.config, name)
+        data.prepare_data()
+        needs = {need: load_net(made.config, need)[0] for need in made.config.stages[name].needs}
+        stage = build_stage(made.config, name, needs, data.audio_dim).train()
+        if name in SHARED or not made.config.stages[name].max_steps:
+            continue
+        for k in range(8):  # conditions are dropped at random
+            stage.loss(data.dataset("train").batch(k, range(2)))["loss"].backward()
+        idle = [key for key, p in stage.named_parameters() if p.requires_grad and p.grad is None]
+        assert not idle, f"{name}: {idle}"
 
 
 @pytest.mark.parametrize("n", [1, 7, 60])

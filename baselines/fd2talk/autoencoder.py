@@ -40,8 +40,7 @@ class ReferenceAutoencoder(Autoencoder):
         Without a reference each latent is its own.
         """
         both = [self._entry(latents if reference is None else reference), self._entry(latents)]
-        drawn = self.vae.decoder(torch.cat(both, dim=1))
-        return (F.pixel_shuffle(drawn, self.patch) + 1) / 2
+        return self.picture(self.vae.decoder(torch.cat(both, dim=1)), latents / self.scale)
 
     def forward(self, reference: Tensor, pictures: Tensor) -> Tensor:
         """D([E(F1), E(F2)]) of eq. 13, for pictures (B, 3, H, W) in [0, 1]."""

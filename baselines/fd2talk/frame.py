@@ -78,8 +78,8 @@ class FrameNet(nn.Module):
         self.tokens, self.portrait_motion = tokens, portrait_motion
         width = width or 4 * dim
         n_motion = (expression + POSE_COEFFICIENTS) * (2 if portrait_motion else 1)
-        self.scale = RunningStats((latent, 1, 1))
-        self.change = RunningStats((latent, 1, 1))
+        self.scale = RunningStats((1, 1, 1))
+        self.change = RunningStats(self.shape)
         self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
         self.motion_tokens = nn.Linear(n_motion, tokens * width)
         self.reference_tokens = nn.Linear(latent, width)
@@ -92,7 +92,7 @@ class FrameNet(nn.Module):
         )  # fmt: skip
 
     def to_latent(self, latents: Tensor) -> Tensor:
-        """The autoencoder's latents (N, d, h, w), scaled to unit variance."""
+        """The autoencoder's latents (N, d, h, w), scaled as a whole to unit variance."""
         return self.scale(latents)
 
     def from_latent(self, latents: Tensor) -> Tensor:
@@ -130,24 +130,22 @@ class FrameNet(nn.Module):
         if self.joined:
             shared = reference.expand(len(motion), -1, -1)
             conditions = [torch.cat([motion, shared], dim=1)]
-        made = self.unet(noisy, t, conditions)
+        places = self.places.T.unflatten(-1, self.shape[1:])[None]
+        made = self.unet(noisy, t, conditions, self.pixel_places(places))
         if not self.shortcut:
             return made
         guess, doubt = self.guess(noisy, t, still)
         return guess + doubt * made
 
     def guess(self, noisy: Tensor, t: Tensor, still: Tensor) -> tuple[Tensor, Tensor]:
-        """The best linear estimate of a latent from what is noisy and from the portrait's.
+        """A latent as if it were the portrait's plus a normal change: its mean and deviation.
 
-        As if latents were the portrait's plus a normal change: mean and deviation of what they are
-        given the noisy one. (Adding the portrait's alone would make the network undo that wherever
-        there is little noise, and it would see the portrait by attention only.)
+        (Adding the portrait's alone would make the network undo that wherever there is little
+        noise, and it would see the portrait by attention only.)
         """
-        signal, sigma = (x[:, :, 0] for x in self.process.scales(t[:, None], noisy[:, :, None]))
-        change = self.change.deviation.square()
-        total = signal.square() * change + sigma.square()
-        mean = still + signal * change / total * (noisy - signal * still)
-        return mean, (sigma.square() * change / total).sqrt()
+        still, change = still[:, :, None], self.change.deviation[:, None]
+        made = self.process.estimate(noisy[:, :, None], t[:, None], still, change)
+        return made[0][:, :, 0], made[1][:, :, 0]
 
 
 class FrameStage(Stage):
@@ -201,11 +199,11 @@ class FrameStage(Stage):
         reference, frames = pairs(batch)
         made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
         motion = face.motion.flatten(0, 1)
-        self.net.scale.update(_pixels(made))
+        self.net.scale.update(made.flatten()[:, None, None, None])
         self.net.scale_motion.update(motion)
         portrait = face.source.repeat_interleave(batch.frames.shape[1], dim=0)
         made, still = self.net.to_latent(made), self.net.to_latent(still)
-        self.net.change.update(_pixels(made - still))
+        self.net.change.update(made - still)
         return made, still, motion, portrait
 
     @torch.no_grad()
@@ -224,8 +222,3 @@ class FrameStage(Stage):
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)
         return {"generated": torch.cat([reference, frames, seen], dim=-1)}
-
-
-def _pixels(latents: Tensor) -> Tensor:
-    """(N, d, h, w) as (N h w, d, 1, 1)."""
-    return latents.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]

@@ -13,6 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from thbench.nn.silent import silent
 from thbench.nn.unet3d import sinusoid
 
 
@@ -63,7 +64,7 @@ class Conditioned(nn.Module):
         self.attend = nn.ModuleList(CrossAttention(dim, width, head_dim) for _ in range(kinds))
         self.norm_feed = nn.LayerNorm(dim)
         self.feed = FeedForward(dim, mult=2, activation_fn="geglu")
-        self.exit = _silent(nn.Linear(dim, dim))
+        self.exit = silent(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """(N, dim, h, w) to the same; ``conditions`` are tokens, one tensor per attention."""
@@ -140,12 +141,16 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample2D(now, use_conv=True))
         self.norm = nn.GroupNorm(groups, dim)
-        self.head = _silent(nn.Conv2d(dim, channels, 3, padding=1))
+        self.head = silent(nn.Conv2d(dim, channels, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Tensor]) -> Tensor:
-        """(N, channels, h, w) at levels ``t`` (N,) to the same shape."""
+    def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Tensor], places: Tensor) -> Tensor:
+        """(N, channels, h, w) at levels ``t`` (N,) to the same shape.
+
+        ``places`` (1, dim, h, w) tell where a pixel is, or it could not look at the same place, or
+        one beside it, in the reference.
+        """
         time = self.time(sinusoid(t, self.dim).to(self.stem.weight.dtype))
-        x = self.stem(x)
+        x = self.stem(x) + places
         kept = [x]
         for layer in self.down:
             x = layer(x, time, conditions) if isinstance(layer, Block) else layer(x)
@@ -158,10 +163,3 @@ class UNet(nn.Module):
             else:
                 x = layer(x)
         return self.head(F.silu(self.norm(x)))
-
-
-def _silent(layer: nn.Module) -> nn.Module:
-    """With weights of zero, so that training starts from what is added to it."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

@@ -15,7 +15,6 @@ from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.walk import build_unet, transformers, walk
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
 from thbench.nn.normalize import RunningStats
 
 
@@ -72,9 +71,9 @@ class HalloNet(nn.Module):
         motion_heads, motion_max: of the temporal modules.
         motion_mid: there is a temporal module in the middle too; AnimateDiff's first version has
             none.
-        residual: latents are differences to the portrait's, which a small network would take long
-            to learn to copy.
-        normalize: ``location`` (mean and deviation of each location of the latent) or ``none``.
+        shortcut: latents are differences to the portrait's, scaled as a whole, the network corrects
+            their best linear estimate from what is noisy (``NoiseProcess.estimate``), and sounds
+            are normalised. A small network would take long to learn to copy.
         process: arguments of ``NoiseProcess``.
     """
 
@@ -103,14 +102,11 @@ class HalloNet(nn.Module):
         motion_heads: int = 8,
         motion_max: int = 32,
         motion_mid: bool = True,
-        residual: bool = False,
-        normalize: str = "none",
+        shortcut: bool = False,
         process: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_regions(regions, masks)
-        if normalize not in ("location", "none"):
-            raise UserError(f"net.normalize must be 'location' or 'none', not '{normalize}'.")
         published = {
             "schedule": "scaled_linear",
             "beta_start": 0.00085,
@@ -121,7 +117,7 @@ class HalloNet(nn.Module):
         self.process = NoiseProcess(**{**published, **(process or {})})
         self.shape = (latent_dim, size, size)
         self.regions, self.masks = tuple(regions), masks
-        self.motion, self.longest, self.residual = motion, motion_max, residual
+        self.motion, self.longest, self.shortcut = motion, motion_max, shortcut
         sizes: dict[str, Any] = {
             "channels": channels,
             "attends": attends,
@@ -149,9 +145,14 @@ class HalloNet(nn.Module):
         )
         self.grids = _grids(size, len(channels))
         self.statistics = nn.ModuleDict()
-        if normalize == "location":
-            self.statistics["latent"] = RunningStats(self.shape, floor=0.3)
+        if shortcut:
+            self.statistics["latent"] = RunningStats(self.shape)
             self.statistics["audio"] = RunningStats((audio_dim,), floor=0.1)
+
+    @property
+    def change(self) -> RunningStats:
+        """Statistics of differences between latents of frames and of their portraits."""
+        return cast(RunningStats, self.statistics["latent"])
 
     def portrait(self, latent: Tensor, picture: Tensor, landmarks: Tensor) -> Portrait:
         """What is computed once per portrait.
@@ -181,26 +182,25 @@ class HalloNet(nn.Module):
 
     def to_latent(self, clips: Tensor, portrait: Tensor) -> Tensor:
         """The autoencoder's latents (B, C, T, h, w) as they are diffused; portrait (B, C, h, w)."""
-        clips = clips - portrait[:, :, None] if self.residual else clips
-        return self._normalize("latent", clips.transpose(1, 2)).transpose(1, 2)
+        if not self.shortcut:
+            return clips
+        return (clips - portrait[:, :, None]) / self.change.size
 
     def from_latent(self, latents: Tensor, portrait: Tensor) -> Tensor:
         """Undo ``to_latent`` for frames (N, C, h, w) and portraits (N or 1, C, h, w)."""
-        if "latent" in self.statistics:
-            latents = cast(RunningStats, self.statistics["latent"]).inverse(latents)
-        return latents + portrait if self.residual else latents
+        return latents * self.change.size + portrait if self.shortcut else latents
 
     def observe_statistics(self, clips: Tensor, portrait: Tensor, audio: Tensor) -> None:
         """Let training data count towards the statistics, while they are being found."""
         if self.statistics:
-            clips = clips - portrait[:, :, None] if self.residual else clips
-            values = {"latent": clips.transpose(1, 2).flatten(0, 1), "audio": audio.flatten(0, 1)}
+            change = (clips - portrait[:, :, None]).transpose(1, 2)
+            values = {"latent": change.flatten(0, 1), "audio": audio.flatten(0, 1)}
             for kind, stats in self.statistics.items():
                 cast(RunningStats, stats).update(values[kind])
 
     def tokens(self, audio: Tensor, at: Tensor) -> Tensor:
         """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of sounds (B, T, D)."""
-        return self.sound(self._normalize("audio", audio), at)
+        return self.sound(self.statistics["audio"](audio) if self.statistics else audio, at)
 
     def forward(
         self,
@@ -229,7 +229,15 @@ class HalloNet(nn.Module):
         face = (portrait.face * keep.image[:, None, None]).repeat_interleave(n, 0)
         guide = _Denoising(self, n, portrait, keep, sound, motion, weights)
         made = walk(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, guide)
-        return made.unflatten(0, (b, n)).transpose(1, 2)
+        made = made.unflatten(0, (b, n)).transpose(1, 2)
+        return self._correct(made, noisy, t) if self.shortcut else made
+
+    def _correct(self, made: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The prediction, if the network says by how many deviations an estimate is wrong."""
+        size = self.change.size
+        mean, deviation = self.change.mean / size, self.change.deviation / size
+        guess, doubt = self.process.estimate(noisy, t, mean[:, None], deviation[:, None])
+        return self.process.from_clean(guess + doubt * made, noisy, t)
 
     def _look(self, latents: Tensor, face: Tensor) -> _Looking:
         """ReferenceNet on (N, C, h, w), which knows no noise."""
@@ -237,9 +245,6 @@ class HalloNet(nn.Module):
         time = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
         walk(self.reference, latents, time, face, looking)
         return looking
-
-    def _normalize(self, kind: str, values: Tensor) -> Tensor:
-        return self.statistics[kind](values) if kind in self.statistics else values
 
 
 class _Looking:

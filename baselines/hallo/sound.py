@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from thbench.errors import UserError
+from thbench.nn.silent import silent
 
 FUSIONS = ("zero_conv", "addition", "self_attention")
 
@@ -85,12 +86,12 @@ class HierarchicalAttention(nn.Module):
         if fusion == "zero_conv":
             # Without a bias, so that a region's weight reaches no further than its mask.
             convs = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(regions))
-            self.convs = nn.ModuleList(_zero(conv) for conv in convs)
+            self.convs = nn.ModuleList(silent(conv) for conv in convs)
         elif fusion == "addition":
-            _zero(self.attention.to_out[0])
+            silent(self.attention.to_out[0])
         else:
             self.mix = _attention(channels, heads)
-            _zero(self.mix.to_out[0])
+            silent(self.mix.to_out[0])
 
     def forward(self, x: Tensor, sound: Tensor, masks: Tensor, weights: Sequence[float]) -> Tensor:
         """The feature map (N, C, h, w) with the sound's share added.
@@ -123,9 +124,3 @@ class HierarchicalAttention(nn.Module):
 
 def _attention(channels: int, heads: int, dim: int | None = None) -> Attention:
     return Attention(channels, dim, heads=heads, dim_head=channels // heads)
-
-
-def _zero(layer: nn.Module) -> nn.Module:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

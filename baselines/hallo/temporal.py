@@ -8,6 +8,8 @@ from typing import Any
 from diffusers import MotionAdapter
 from torch import nn
 
+from thbench.nn.silent import silent
+
 
 def build_temporal(
     channels: Sequence[int], layers: int, *, heads: int, groups: int, longest: int, mid: bool
@@ -26,8 +28,7 @@ def build_temporal(
     )
     for module in in_order(adapter):
         if module is not None:
-            nn.init.zeros_(module.proj_out.weight)  # type: ignore[union-attr, arg-type]
-            nn.init.zeros_(module.proj_out.bias)  # type: ignore[union-attr, arg-type]
+            silent(module.proj_out)  # type: ignore[type-var]
     return adapter  # type: ignore[no-any-return]
 
 

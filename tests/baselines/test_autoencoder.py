@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from baselines.autoencoder import Autoencoder, AutoencoderStage, encode_clips
+from baselines.autoencoder import Autoencoder, AutoencoderStage, BlockCosines, encode_clips
+from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from tests.dawn.test_a2v import batch
 from thbench.contracts import to_unit
 from thbench.errors import UserError
@@ -49,6 +50,39 @@ def test_a_patch_is_a_halving_without_a_level_and_keeps_every_pixel_s_place():
     with pytest.raises(AttributeError):  # there is no posterior: only what goes in is looked at
         net.posterior(frames)
     torch.testing.assert_close(net.draw(None), frames)
+
+
+def test_cosines_of_blocks_are_an_orthonormal_code_of_smooth_pictures():
+    code = BlockCosines(4, 12)
+    torch.testing.assert_close(code.basis @ code.basis.T, torch.eye(12), atol=1e-6, rtol=0)
+    coefficients = torch.randn(2, 12, 3, 5)
+    pictures = code.decode(coefficients)
+    assert pictures.shape == (2, 3, 12, 20)
+    torch.testing.assert_close(code.encode(pictures), coefficients, atol=1e-5, rtol=1e-4)
+    grey = torch.full((1, 3, 8, 8), 0.3)
+    torch.testing.assert_close(code.decode(code.encode(grey)), grey)
+    ramp = torch.linspace(0, 1, 8).expand(1, 3, 8, 8)
+    noise = torch.rand(1, 3, 8, 8)
+    lost = [float((code.decode(code.encode(x)) - x).square().mean()) for x in (ramp, noise)]
+    assert lost[0] < 0.02 * lost[1]
+    whole = BlockCosines(2, 12)
+    torch.testing.assert_close(whole.decode(whole.encode(noise)), noise)
+    with pytest.raises(UserError, match="no 13 coefficients"):
+        BlockCosines(2, 13)
+
+
+@pytest.mark.parametrize("kind", [Autoencoder, ReferenceAutoencoder])
+def test_with_cosines_an_untrained_network_passes_their_code_through(kind):
+    torch.manual_seed(0)
+    net = kind(channels=(8, 8), layers=1, groups=4, latent_dim=12, patch=2, cosines=True, scale=0.5)
+    frames = torch.rand(2, 3, SIZE, SIZE)
+    code = BlockCosines(4, 12)
+    torch.testing.assert_close(net.encode(frames), 0.5 * code.encode(2 * frames - 1))
+    expected = (code.decode(code.encode(2 * frames - 1)) + 1) / 2
+    torch.testing.assert_close(net.decode(net.encode(frames)), expected.clamp(0, 1))
+    assert float(net.posterior(frames).std.detach().max()) < 0.1  # what is drawn is nearly the mean
+    net.decode(net.encode(frames)).mean().backward()
+    assert float(net.vae.decoder.conv_out.weight.grad.abs().max()) > 0  # and it can be trained
 
 
 def test_clips_are_encoded_in_chunks_of_frames():

@@ -24,6 +24,7 @@ from thbench.contracts import Batch
 from thbench.diffusion import sampler
 from thbench.errors import UserError
 from thbench.nn.regions import FACE, LIPS
+from thbench.nn.silent import silent
 from thbench.plans import SOURCE
 from thbench.strategy import Setting
 
@@ -223,7 +224,6 @@ def test_fusions_and_regions_that_do_not_exist_are_refused():
         ({"regions": ["lips"]}, "Did you mean 'lip'"),
         ({"regions": []}, "one region"),
         ({"masks": "round"}, "masks"),
-        ({"normalize": "all"}, "normalize"),
         ({"face": "clip"}, "No face embedding"),
     ]:
         with pytest.raises(UserError, match=words):
@@ -314,15 +314,35 @@ def test_clips_of_a_batch_do_not_see_each_other():
 
 
 def test_latents_and_differences_come_back():
-    for options in ({}, {"residual": True}, {"residual": True, "normalize": "location"}):
-        made = net(**options)
+    for shortcut in (False, True):
+        made = net(shortcut=shortcut)
         clips, portrait = torch.randn(2, LATENT, 3, 8, 8), torch.randn(2, LATENT, 8, 8)
         made.train().observe_statistics(clips, portrait, torch.randn(2, 5, AUDIO))
         latent = made.to_latent(clips, portrait)
         back = made.from_latent(latent[:, :, 1], portrait)
         torch.testing.assert_close(back, clips[:, :, 1], atol=1e-5, rtol=1e-4)
-        if options.get("normalize"):
-            assert latent.std() == pytest.approx(1, abs=0.2)
+        if shortcut:
+            assert latent.std() == pytest.approx(1, abs=0.05)
+            torch.testing.assert_close(
+                latent * (clips - portrait[:, :, None]).std(),
+                clips - portrait[:, :, None],
+                atol=0.05,
+                rtol=0.05,
+            )
+
+
+def test_with_the_shortcut_a_silent_network_estimates_the_portrait_from_noise():
+    """At the last level nothing but the portrait is known, whatever the noise."""
+    made = net(shortcut=True)
+    noisy, t, portrait, sound, motion = given(made, b=1)
+    silent(made.unet.conv_out)
+    keep = Keep.all(1, noisy.device)
+    last = torch.full_like(t, made.process.steps)
+    clean = made.process.to_clean(made(noisy, last, portrait, keep, sound, motion), noisy, last)
+    torch.testing.assert_close(clean, torch.zeros_like(clean))
+    first = torch.ones_like(t)
+    clean = made.process.to_clean(made(noisy, first, portrait, keep, sound, motion), noisy, first)
+    torch.testing.assert_close(clean, noisy, atol=0.05, rtol=0.05)
 
 
 # Noise

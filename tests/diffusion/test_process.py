@@ -51,6 +51,28 @@ def test_target_inverts_to_clean_and_noise(prediction, levels):
     target = process.target(clean, noise, t)
     torch.testing.assert_close(process.to_clean(target, noisy, t), clean, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(process.to_noise(target, noisy, t), noise, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(process.from_clean(clean, noisy, t), target, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_the_best_estimate_is_as_wrong_as_it_says_and_knows_the_ends(zero_snr):
+    process = NoiseProcess(prediction="v", zero_snr=zero_snr)
+    torch.manual_seed(0)
+    mean = torch.tensor([3.0, -1.0])[:, None, None]
+    deviation = torch.tensor([0.5, 2.0])[:, None, None]
+    clean = mean + deviation * torch.randn(1000, 2, 1, 8)
+    noise = torch.randn_like(clean)
+    wrong = []
+    for level in (1, 400, 1000):
+        t = torch.full((1000, 1), level)
+        noisy = process.add_noise(clean, noise, t)
+        guess, doubt = process.estimate(noisy, t, mean, deviation)
+        wrong.append((guess - clean).square().mean((0, 2, 3)).sqrt())
+        torch.testing.assert_close(wrong[-1], doubt.mean((0, 2, 3)), atol=0, rtol=0.05)
+    assert (wrong[0] < 0.05).all()
+    assert (wrong[0] < wrong[1]).all()
+    assert (wrong[1] < wrong[2]).all()
+    torch.testing.assert_close(wrong[2], deviation[:, 0, 0], atol=0, rtol=0.05)
 
 
 def test_zero_snr_has_no_signal_left_and_v_recovers_the_clean_value():

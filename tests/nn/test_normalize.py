@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from thbench.nn.normalize import RunningStats
@@ -14,6 +15,13 @@ def test_statistics_are_those_of_all_values_seen_then_frozen():
     torch.testing.assert_close(stats.deviation, flat.std(0, correction=0), rtol=1e-3, atol=1e-3)
     stats.update(torch.full((10, 2, 3), 1e6))
     torch.testing.assert_close(stats.mean, flat.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_their_size_is_one_number_for_all_elements():
+    stats = RunningStats((2, 1))
+    values = torch.stack([torch.full((4, 1), 3.0), torch.full((4, 1), 4.0)], dim=1)
+    stats.update(values)
+    assert float(stats.size) == pytest.approx((12.5) ** 0.5)
 
 
 def test_normalised_values_come_back():

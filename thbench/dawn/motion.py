@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.nn.hourglass import Contraction, Hourglass
+from thbench.nn.silent import silent
 from thbench.nn.warp import Deformation, grid_like, product, warp, warp_by_flow
 
 REACH = 0.2  # how far, in [-1, 1] units, a refinement moves what the regions do not
@@ -187,9 +188,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.factor = factor
         self.hourglass = Hourglass(6 * factor**2, *size)
-        self.head = nn.Conv2d(self.hourglass.outputs, 2, 3, padding=1)
-        for parameter in self.head.parameters():
-            nn.init.zeros_(parameter)
+        self.head = silent(nn.Conv2d(self.hourglass.outputs, 2, 3, padding=1))
 
     def forward(self, source: Tensor, driving: Tensor, flow: Tensor) -> Tensor:
         """The better flow, (B, 2, h, w).

@@ -154,6 +154,33 @@ class NoiseProcess:
             return (noisy - sigma * prediction) / signal
         return signal * noisy - sigma * prediction
 
+    def from_clean(self, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The prediction that stands for a clean value; of its noise, 0 on clean frames."""
+        if self.prediction == "x0":
+            return clean.float()
+        noise = self.noise_between(clean, noisy, t)
+        return noise if self.prediction == "epsilon" else self.target(clean, noise, t)
+
+    def estimate(
+        self, noisy: Tensor, t: Tensor, mean: Tensor, deviation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the clean value of what is noisy, if it is normally distributed.
+
+        A network that corrects the former by so many of the latter need not learn to pass on what
+        it is shown (as in the preconditioning of Karras et al. 2022).
+
+        Args:
+            noisy: (B, C, T, ...).
+            t: (B, T).
+            mean: of the clean value before anything noisy was seen; shaped to fit.
+            deviation: of it, likewise.
+        """
+        kept, added = self.variances(t, noisy)
+        variance = deviation.float().square()
+        total = kept * variance + added
+        away = noisy.float() - kept.sqrt() * mean
+        return mean + kept.sqrt() * variance / total * away, (added * variance / total).sqrt()
+
     def to_noise(self, prediction: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         """The noise that a prediction stands for; 0 on clean frames for ``x0``."""
         if self.prediction == "epsilon":

@@ -43,6 +43,11 @@ class RunningStats(nn.Module):
         typical = variance.mean(axes, keepdim=True)
         return torch.maximum(variance, self.floor**2 * typical).sqrt().clamp(min=1e-6)
 
+    @property
+    def size(self) -> Tensor:
+        """The root mean square of all elements together, a scalar."""
+        return self.square.mean().sqrt().clamp(min=1e-6)
+
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
         """Take in ``values`` (N, *shape), until frozen. All ranks must call it together."""
