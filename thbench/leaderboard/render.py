@@ -89,10 +89,10 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": csv}
 
 
 def number(value: float) -> str:
-    """Four significant digits or so, without an exponent."""
+    """Four significant digits or so, without an exponent; counts as such."""
     size = abs(value)
     decimals = 1 if size >= 100 else 2 if size >= 10 else 3
-    if value == int(value) and size >= 1000:
+    if size > 1 and value == int(value):
         decimals = 0
     return f"{value:.{decimals}f}"
 
