@@ -47,6 +47,8 @@ class FrameNet(nn.Module):
         process: arguments of ``NoiseProcess``; the latent itself is predicted (eq. 16).
     """
 
+    places: Tensor
+
     def __init__(
         self,
         latent: int,
