@@ -6,21 +6,31 @@ Needs the data set of ``benchmarks/learning.py``. Trains the stages of the tiny 
 missing, and the motion stage once more without L_sync, and measures on people that training never
 saw: the mouth opening that predicted coefficients have, within clips, against the planted one, with
 the clip's own sound and with another's; the standard deviation of predicted poses against the
-filmed ones; and frames made from measured coefficients against copies of the portrait. Resumable.
+filmed ones; frames made from measured coefficients against copies of the portrait and against
+another moment's coefficients; and the mouth that ``synthetic-face`` reads off whole videos, made
+from a sound alone. Resumable.
 Writes ``fd2talk.md``, ``fd2talk.json`` and ``fd2talk.png`` to ``--report``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from learning import correlation, psnr
+from held_out import (
+    account,
+    arguments,
+    correlation,
+    generate,
+    mouth,
+    psnr,
+    table,
+    told,
+    words,
+)  # fmt: skip
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -29,7 +39,6 @@ from baselines.fd2talk.strategy import FD2Talk
 from metrics.diversity import pose_spread
 from thbench import assemble, config, plans, training
 from thbench.contracts import Cost, Request, to_unit
-from thbench.data import manifest
 from thbench.data.morphable import pose_coefficients
 from thbench.generation import execute
 from thbench.requests import SplitRequests
@@ -43,61 +52,42 @@ MOMENTS = 3
 
 def main() -> None:
     """Train, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", default="runs/learning", help="data and checkpoints")
-    parser.add_argument("--report", default="docs/learning")
-    parser.add_argument("--clips", type=int, default=16, help="held-out clips")
-    parser.add_argument("--split", default="test", help="val while looking for a recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_args()
-    base = ["scale=tiny", f"data={arguments.out}/data", f"runs={arguments.out}"]
-    report = Path(arguments.report)
+    given = arguments(__doc__ or "", clips=16)
+    report = Path(given.report)
     report.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict] = {}
     for name, more in (("with L_sync", []), ("without L_sync", ["no_sync=true"])):
-        loaded = config.load("fd2talk", [*base, *more, *arguments.overrides])
+        loaded = config.load("fd2talk", [*words(given), *more])
         training.fit(loaded)
         strategy = assemble.assemble(loaded).strategy
         assert isinstance(strategy, FD2Talk)
-        asked = SplitRequests(
-            loaded.data, arguments.split, loaded.size, limit=arguments.clips, follow=True
-        )
+        asked = SplitRequests(loaded.data, given.split, loaded.size, limit=given.clips, follow=True)
         rows[name] = motion(strategy, asked, Path(loaded.data.root))
         if not more:
             rows["frames"] = frames(strategy, asked, report / "fd2talk.png")
-            rows["seconds"] = {stage: seconds(loaded, stage) for stage in loaded.stages}
+            rows["videos"] = videos(strategy, asked, Path(loaded.data.root))
+            rows["seconds"] = {stage: account(loaded, stage) for stage in loaded.stages}
         print(name, rows[name], flush=True)
     write_atomic(report / "fd2talk.json", json.dumps(rows, indent=1) + "\n")
-    write_atomic(report / "fd2talk.md", page(rows, arguments.clips))
-
-
-def seconds(loaded: config.Config, stage: str) -> dict[str, float]:
-    """Steps and seconds of a stage's training."""
-    note = json.loads((training.stage_run(loaded, stage).folder / "stage.json").read_text())
-    return {"steps": note["steps"], "seconds": note["seconds"]}
+    write_atomic(report / "fd2talk.md", page(rows, given.clips))
 
 
 @torch.inference_mode()
 def motion(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, float]:
     """Figures of the first pass, mean over clips."""
-    truths = {clip.id: clip.extra["truth"] for clip in manifest.read(root)}
-    requests = [asked[i] for i in range(len(asked))]
     found: dict[str, list[float]] = {}
-    for request, other in zip(requests, [*requests[1:], requests[0]], strict=True):
-        with np.load(root / truths[request.id]) as truth:
-            mouth = truth["mouth"][: request.n_frames]
+    for i, (request, swapped, planted) in enumerate(told(asked, root)):
         made = coefficients(strategy, request)
-        swapped = coefficients(strategy, replace(request, audio=other.audio[: request.n_frames]))
-        measured = filmed(strategy, request, asked)
         values = {
-            "mouth r": correlation(opening(strategy, request, made), mouth),
-            "mouth r, another's sound": correlation(opening(strategy, request, swapped), mouth),
-            "mouth r, measured coefficients": correlation(
-                opening(strategy, request, measured), mouth
-            ),
-            "diversity": pose_spread(made[:, strategy.motion_net.expression :]),
-            "diversity, filmed": pose_spread(request.pose),
+            name: correlation(opening(strategy, request, shown), planted)
+            for name, shown in (
+                ("mouth r", made),
+                ("mouth r, another's sound", coefficients(strategy, swapped)),
+                ("mouth r, measured coefficients", filmed(strategy, request, asked, i)),
+            )
         }
+        values["diversity"] = pose_spread(made[:, strategy.motion_net.expression :])
+        values["diversity, filmed"] = pose_spread(request.pose)
         for key, value in values.items():
             found.setdefault(key, []).append(value)
     figures = {key: float(np.nanmean(values)) for key, values in found.items()}
@@ -105,18 +95,33 @@ def motion(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, flo
     return figures
 
 
+def videos(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, float]:
+    """Mouths read off whole videos, made from portrait and sound."""
+    found = []
+    for i, (request, swapped, planted) in enumerate(told(asked, root)):
+        films = [generate(strategy, _unled(given)) for given in (request, swapped)]
+        films.append(asked.store.frames(i, np.arange(request.n_frames)))
+        found.append([correlation(mouth(film), planted) for film in films])
+    names = ("own sound", "another's sound", "filmed frames")
+    return dict(zip(names, np.nanmean(found, axis=0).tolist(), strict=True))
+
+
+def _unled(request: Request) -> Request:
+    """Without a motion to follow."""
+    return replace(request, pose=None, eyes=None)
+
+
 def coefficients(strategy: FD2Talk, request: Request) -> Tensor:
     """What the first pass makes of a sound alone: (T, E + 6)."""
-    request = replace(request, pose=None, eyes=None)
+    request = _unled(request)
     conditions = strategy.encode(request)
     first = strategy.passes(request)[0]
     parts = [latent for _, latent in execute(first, strategy, conditions, request, Cost())]
     return strategy.after(first, torch.cat(parts), conditions).motion
 
 
-def filmed(strategy: FD2Talk, request: Request, asked: SplitRequests) -> Tensor:
-    """The coefficients (T, E + 6) that are measured on the clip itself."""
-    i = next(i for i, clip in enumerate(asked.store.clips) if clip.id == request.id)
+def filmed(strategy: FD2Talk, request: Request, asked: SplitRequests, i: int) -> Tensor:
+    """The coefficients (T, E + 6) that are measured on clip ``i`` itself."""
     track = asked.store.track(i, np.arange(request.n_frames))
     landmarks, pose = (torch.from_numpy(np.asarray(x)) for x in (track.landmarks, track.pose))
     portrait = request.source_pose[None]
@@ -137,25 +142,30 @@ def opening(strategy: FD2Talk, request: Request, motion: Tensor) -> np.ndarray:
 @torch.inference_mode()
 def frames(strategy: FD2Talk, asked: SplitRequests, sheet: Path) -> dict[str, float]:
     """Frames made from measured coefficients, and from latents of the frames themselves."""
-    gains, rebuilt, copies, looks = [], [], [], []
+    gains, rebuilt, copies, moved, looks = [], [], [], [], []
     for i in range(min(len(asked), 2 * SHOWN)):
         request = asked[i]
         at = np.linspace(0, request.n_frames - 1, 3 * MOMENTS).round().astype(int)
         filmed_frames = to_unit(asked.store.frames(i, at))
         portrait = to_unit(request.source)[None]
-        shown = filmed(strategy, request, asked)[at]
+        shown = filmed(strategy, request, asked, i)[at]
         made = render(strategy, request, shown)
         auto = strategy.autoencoder
         again = auto(portrait.expand_as(filmed_frames), filmed_frames).clamp(0, 1)
         copies.append(psnr(portrait.expand_as(filmed_frames), filmed_frames))
         gains.append(psnr(made, filmed_frames))
+        half = len(shown) // 2
+        moved.append(psnr(render(strategy, request, shown.roll(half, 0)), filmed_frames))
         rebuilt.append(psnr(again, filmed_frames))
         if i < SHOWN:
             for t in range(1, 3 * MOMENTS, 3):
                 looks += [portrait[0], filmed_frames[t], again[t], made[t]]
     save_image(torch.stack(looks), sheet, nrow=4 * MOMENTS)
-    names = ("copy of the portrait", "autoencoder alone", "made from measured coefficients")
-    values = (copies, rebuilt, gains)
+    names = (
+        *("copy of the portrait", "autoencoder alone", "made from measured coefficients"),
+        "made from another moment's coefficients",
+    )
+    values = (copies, rebuilt, gains, moved)
     return {name: float(np.mean(value)) for name, value in zip(names, values, strict=True)}
 
 
@@ -180,6 +190,8 @@ def page(rows: dict[str, dict], clips: int) -> str:
     lines += ["## Motion", "", *table([head, *body]), "", _GOALS, ""]
     lines += ["## Frames", "", *table([["frames against what was filmed", "PSNR, dB"], *pictures])]
     lines += ["", "Portrait, filmed, autoencoder, made:", "", "![frames](fd2talk.png)", ""]
+    mouths = [[name, f"{value:.2f}"] for name, value in rows["videos"].items()]
+    lines += ["## Videos from sound", "", *table([["video", "mouth r"], *mouths]), "", _READ, ""]
     lines += ["## Training", "", *table([["stage", "steps", "minutes"], *times]), ""]
     return "\n".join(lines)
 
@@ -193,10 +205,10 @@ _GOALS = (
 )
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown."""
-    head, *body = rows
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+_READ = (
+    "Correlation within clips of the mouth opening that `synthetic-face` reads off the pictures"
+    " with the planted one."
+)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,32 @@
 """Does Hallo learn in both stages, and do the weights of its regions move what they should?
 
-    python benchmarks/hallo.py --data DIR [--out runs/hallo] [--report docs/learning]
+    python benchmarks/hallo.py [--out runs/learning] [key=value ...]
 
-trains the tiny scale on a prepared synthetic data set, measures the loss on held-out people before
-and after each stage, and generates held-out clips with the lip region's weight at 0, 1 and 2, and
-once with another clip's sound. Mouth motion is read by the net for such faces (``synthetic-face``)
-and, without any net, as the change of pixels in the box around the portrait's lips. Resumable.
+Needs the data set of ``benchmarks/learning.py``. Trains the tiny scale, measures the loss on
+held-out people before and after each stage, and generates held-out clips with the lip region's
+weight at 0, 1 and 2, and once with another clip's sound. Mouth motion is read by the net for such
+faces (``synthetic-face``) and, without any net, as the change of pixels in the box around the
+portrait's lips. Resumable.
 Writes ``hallo.json``, ``hallo.md``, ``hallo-lips.png`` and ``hallo-masks.png`` to ``--report``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from learning import correlation
+from held_out import account, arguments, correlation, generate, mouth, table, told, words
 from torch import Tensor
 from torchvision.utils import save_image
 
 from baselines.hallo.masks import region_masks
-from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import assemble, config, training
 from thbench.contracts import Request, to_unit
-from thbench.data import manifest
-from thbench.data.store import Store
 from thbench.nn.regions import box_mask
 from thbench.requests import SplitRequests
 from thbench.results import write_atomic
@@ -48,33 +46,19 @@ COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 
 
 def main() -> None:
     """Train, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", default="data/synthetic", help="a prepared synthetic data set")
-    parser.add_argument("--out", default="runs/hallo", help="checkpoints")
-    parser.add_argument("--report", default="docs/learning", help="figures and page")
-    parser.add_argument("--clips", type=int, default=8, help="held-out clips generated")
-    parser.add_argument("--split", default="test", help="val while looking for a recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy hallo")
-    arguments = parser.parse_args()
-    words = ["scale=tiny", f"data={arguments.data}", f"runs={arguments.out}"]
-    loaded = config.load("hallo", [*words, *arguments.overrides])
+    given = arguments(__doc__ or "", clips=8)
+    loaded = config.load("hallo", words(given))
     training.fit(loaded)
-    folder = Path(arguments.report)
+    folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"stages": {name: stage_figures(loaded, name) for name in STAGES}}
     found["vae"] = account(loaded, "vae")
     sheet = folder / "hallo-lips.png"
-    found["lip weight"] = lip_weights(loaded, arguments.clips, arguments.split, sheet)
+    found["lip weight"] = lip_weights(loaded, given.clips, given.split, sheet)
     draw_masks(loaded, folder / "hallo-masks.png")
     write_atomic(folder / "hallo.json", json.dumps(found, indent=1) + "\n")
-    write_atomic(folder / "hallo.md", page(found, arguments.clips))
+    write_atomic(folder / "hallo.md", page(found, given.clips))
     print((folder / "hallo.md").read_text())
-
-
-def account(loaded: config.Config, name: str) -> dict[str, Any]:
-    """Steps and seconds that a stage took."""
-    note = json.loads((stage_run(loaded, name).folder / "stage.json").read_text())
-    return {"steps": note["steps"], "seconds": note["seconds"]}
 
 
 def stage_figures(loaded: config.Config, name: str) -> dict[str, Any]:
@@ -125,45 +109,33 @@ def lip_weights(
 ) -> dict[str, dict[str, Any]]:
     """Mouth motion of generated held-out clips by the lip region's weight."""
     asked = SplitRequests(loaded.data, split, loaded.size, limit=clips, frames=FRAMES)
-    requests = [asked[i] for i in range(len(asked))]
-    swapped = [
-        replace(a, audio=b.audio[:FRAMES])
-        for a, b in zip(requests, [*requests[1:], requests[0]], strict=True)
-    ]
-    truths = planted(loaded, requests)
+    requests, swapped, planted = zip(*told(asked, Path(loaded.data.root)), strict=True)
     found, rows = {}, []
     for name, weight, given in (*((f"{w:g}", w, requests) for w in WEIGHTS), (OTHER, 1, swapped)):
         options = {**loaded.options, "weights": {"lip": weight}}
         strategy = assemble.assemble(replace(loaded, options=options)).strategy
-        videos = [torch.cat(list(strategy.generate(request).chunks)) for request in given]
-        found[name] = motion(videos, requests, truths)
+        videos = [generate(strategy, request) for request in given]
+        found[name] = motion(videos, requests, planted)
         rows += [to_unit(videos[0][t]) for t in range(0, FRAMES, 6)]
-    store = Store(Path(loaded.data.root), split, loaded.size, loaded.data.audio, cache_gb=0)
-    films = [store.frames(i, np.arange(FRAMES)) for i in range(len(requests))]
-    found["true frames"] = motion(films, requests, truths)
+    films = [asked.store.frames(i, np.arange(FRAMES)) for i in range(len(requests))]
+    found["true frames"] = motion(films, requests, planted)
     save_image(rows, sheet, nrow=len(rows) // (len(WEIGHTS) + 1))
     return found
 
 
 def motion(
-    videos: list[Tensor], requests: list[Request], truths: list[np.ndarray]
+    videos: Sequence[Tensor], requests: Sequence[Request], planted: Sequence[np.ndarray]
 ) -> dict[str, Any]:
     """How mouths move in videos; ``clips`` holds the deviation of each."""
-    reader = SyntheticFace()
-    read = [mouth(reader, video) for video in videos]
+    read = [mouth(video) for video in videos]
     changes = [lip_change(v, r) for v, r in zip(videos, requests, strict=True)]
-    agreements = [correlation(m, t) for m, t in zip(read, truths, strict=True)]
+    agreements = [correlation(m, t) for m, t in zip(read, planted, strict=True)]
     return {
         MOTION: float(np.mean([m.std() for m in read])),
         "lips, change": float(np.mean(changes)),
         HEARD: float(np.nanmean(agreements)),
         "clips": [round(float(m.std()), 4) for m in read],
     }
-
-
-def mouth(reader: SyntheticFace, video: Tensor) -> np.ndarray:
-    """Mouth opening (T,) in the renderer's units."""
-    return reader.read(video)[:, READS.index("mouth")].numpy()
 
 
 def lip_change(video: Tensor, request: Request) -> float:
@@ -173,17 +145,6 @@ def lip_change(video: Tensor, request: Request) -> float:
     box = box_mask(request.source_landmarks, "lips", video.shape[-1], 0.03)
     change = video.float().diff(dim=0).abs().mean(1, keepdim=True)
     return float((change * box).sum() / (box.sum() * len(change)))
-
-
-def planted(loaded: config.Config, requests: list[Request]) -> list[np.ndarray]:
-    """The mouth opening that the renderer was given, for each clip."""
-    root = Path(loaded.data.root)
-    clips = {clip.id: clip for clip in manifest.read(root)}
-    found = []
-    for request in requests:
-        with np.load(root / clips[request.id].extra["truth"]) as truth:
-            found.append(truth["mouth"][: request.n_frames])
-    return found
 
 
 def draw_masks(loaded: config.Config, path: Path) -> None:
@@ -206,11 +167,13 @@ def masked(request: Request, size: int) -> list[Tensor]:
 
 def page(found: dict[str, Any], clips: int) -> str:
     """The report."""
-    lines = ["# What the tiny Hallo learns", "", "## Held-out loss of both stages", ""]
-    lines += ["| stage | steps | minutes | before | after |", "| --- | --- | --- | --- | --- |"]
+    rows = [["stage", "steps", "minutes", "before", "after"]]
     for name, row in found["stages"].items():
-        losses = f"{row['before']:.3f} | {row['after']:.3f}"
-        lines.append(f"| {name} | {row['steps']} | {row['seconds'] / 60:.1f} | {losses} |")
+        minutes = f"{row['seconds'] / 60:.1f}"
+        losses = (f"{row[key]:.3f}" for key in ("before", "after"))
+        rows.append([name, str(row["steps"]), minutes, *losses])
+    lines = ["# What the tiny Hallo learns", "", "## Held-out loss of both stages", ""]
+    lines += table(rows)
     vae = found["vae"]
     lines += [
         "",
@@ -221,11 +184,10 @@ def page(found: dict[str, Any], clips: int) -> str:
         f"## The lip region's weight, {clips} people, {FRAMES} frames",
         "",
     ]
-    table = found["lip weight"]
-    keys = [key for key in table["1"] if key != "clips"]
-    lines += [f"| weight | {' | '.join(keys)} |", f"| --- |{' --- |' * len(keys)}"]
-    for weight, row in table.items():
-        lines.append(f"| {weight} | {' | '.join(f'{row[key]:.3f}' for key in keys)} |")
+    weights = found["lip weight"]
+    keys = [key for key in weights["1"] if key != "clips"]
+    body = [[name, *(f"{row[key]:.3f}" for key in keys)] for name, row in weights.items()]
+    lines += table([["weight", *keys], *body])
     lines += [
         "",
         "Deviation within a clip of the mouth opening that `synthetic-face` reads; mean change from"
@@ -233,7 +195,7 @@ def page(found: dict[str, Any], clips: int) -> str:
         " the opening that was planted beside the clip's own sound. Guidance and steps are the tiny"
         " scale's.",
         "",
-        verdict(table),
+        verdict(weights),
         "",
         "![frames at lip weight 0, 1 and 2, and with another sound](hallo-lips.png)",
         "",
@@ -250,9 +212,9 @@ def page(found: dict[str, Any], clips: int) -> str:
     return "\n".join(lines)
 
 
-def verdict(table: dict[str, dict[str, Any]]) -> str:
+def verdict(weights: dict[str, dict[str, Any]]) -> str:
     """What the lip weights' figures say."""
-    none, one, two = (table[f"{weight:g}"] for weight in WEIGHTS)
+    none, one, two = (weights[f"{weight:g}"] for weight in WEIGHTS)
 
     def against(row: dict[str, Any], sign: int) -> str:
         moved = sum(sign * (a - b) > 0 for a, b in zip(row["clips"], one["clips"], strict=True))

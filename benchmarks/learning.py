@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from held_out import correlation, generate, psnr
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import flow_to_image, save_image
 
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import assemble, config, training
-from thbench.contracts import Clip, Request, Track, to_uint8, to_unit
+from thbench.contracts import Clip, Track, to_uint8, to_unit
 from thbench.data import landmarks, manifest
 from thbench.data.pose import mouth_opening
 from thbench.data.store import Store
@@ -215,12 +216,12 @@ def follow(held_out: HeldOut, stage: str) -> dict[str, float]:
     )
     requests = [asked[i] for i in range(len(asked))]
     ids = [request.id for request in requests]
-    figures = agreement(ids, [_video(strategy, r) for r in requests], loaded)
+    figures = agreement(ids, [generate(strategy, r) for r in requests], loaded)
     swapped = [
         replace(r, audio=other.audio[: r.n_frames])
         for r, other in zip(requests, [*requests[1:], requests[0]], strict=True)
     ]
-    shuffled = agreement(ids, [_video(strategy, r) for r in swapped], loaded)
+    shuffled = agreement(ids, [generate(strategy, r) for r in swapped], loaded)
     names = ("mouth", "mouth, expert")
     return figures | {f"{name}, shuffled sound": shuffled[name] for name in names}
 
@@ -258,23 +259,6 @@ def _pairs(seen: Track, read: dict[str, np.ndarray], truth: Any, n: int) -> dict
         del measured["blink"], measured["blink, expert"]  # nobody blinks in this clip
     values = {key: correlation(a[valid], b[valid]) for key, (a, b) in measured.items()}
     return values | {"face found": float(valid.mean())}
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r. A video that does not move agrees with nothing: 0, not undefined."""
-    if len(a) < 2 or b.std() == 0:
-        return float("nan")
-    return 0.0 if a.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1])
-
-
-def psnr(made: Tensor, wanted: Tensor) -> float:
-    """Mean over frames, dB; the first frame is the portrait itself and does not count."""
-    error = (made[1:] - wanted[1:]).square().mean((1, 2, 3))
-    return float((-10 * torch.log10(error.clamp(min=1e-10))).mean())
-
-
-def _video(strategy: Any, request: Request) -> Tensor:
-    return torch.cat(list(strategy.generate(request).chunks))
 
 
 def report(points: Points, folder: Path) -> None:

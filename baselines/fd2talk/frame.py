@@ -19,6 +19,7 @@ from thbench.diffusion import sampler
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.normalize import RunningStats
+from thbench.nn.regions import box_mask
 from thbench.pictures import pairs
 from thbench.strategy import Setting, Stage
 
@@ -160,19 +161,26 @@ class FrameStage(Stage):
         setting: ``needs`` holds ``morphable`` and ``autoencoder``.
         net: arguments of ``FrameNet``.
         jitter: noise on the coefficients, in deviations, for those that will be predicted.
+        w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
+            none.
     """
 
     net: FrameNet
 
     def __init__(
-        self, setting: Setting, *, net: Mapping[str, Any] | None = None, jitter: float = 0.0
+        self,
+        setting: Setting,
+        *,
+        net: Mapping[str, Any] | None = None,
+        jitter: float = 0.0,
+        w_lip: float = 0.0,
     ) -> None:
         super().__init__(setting)
         model: Morphable = needed(self, "morphable")
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
         side = setting.size // auto.factor
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, **(net or {}))
-        self.jitter = jitter
+        self.jitter, self.w_lip = jitter, w_lip
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         clean, still, motion, portrait = self.prepare(batch)
@@ -188,7 +196,14 @@ class FrameStage(Stage):
         made = self.net(
             noisy, t[:, 0], self.net.motion(motion, portrait), self.net.reference(still), still
         )
-        return {"loss": (made.float() - target).square().mean()}
+        error = (made.float() - target).square()
+        losses = {"simple": error.mean()}
+        total = losses["simple"]
+        if self.w_lip:
+            lips = box_mask(batch.landmarks.flatten(0, 1), "lips", clean.shape[-1], touched=True)
+            losses["lip"] = (error * lips).mean()
+            total = total + self.w_lip * losses["lip"]
+        return {"loss": total, **losses}
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

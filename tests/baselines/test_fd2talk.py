@@ -473,6 +473,24 @@ def test_with_the_shortcut_a_new_network_answers_noise_with_the_portrait():
     torch.testing.assert_close(net(noise, first, *given), noise, atol=0.05, rtol=0.05)
 
 
+def test_the_weight_of_lips_counts_the_cells_around_them_alone(face):
+    torch.manual_seed(0)
+    auto = spread(ReferenceAutoencoder(**AUTO))
+    plain, heavy = (
+        FrameStage(setting(morphable=face, autoencoder=auto), net=UNET, w_lip=w) for w in (0, 3)
+    )
+    heavy.net.load_state_dict(plain.net.state_dict())
+    shown = batch(b=3, n=2)
+    losses = []
+    for stage in (plain, heavy):
+        torch.manual_seed(1)
+        losses.append(stage.loss(shown))
+    assert set(losses[0]) == {"loss", "simple"}
+    assert 0 < losses[1]["lip"] < losses[1]["simple"]
+    torch.testing.assert_close(losses[1]["simple"], losses[0]["loss"])
+    torch.testing.assert_close(losses[1]["loss"], losses[1]["simple"] + 3 * losses[1]["lip"])
+
+
 def test_shared_tokens_are_as_good_as_copies():
     attend = CrossAttention(8, 6, 4)
     x, tokens = torch.randn(3, 10, 8), torch.randn(1, 5, 6)
