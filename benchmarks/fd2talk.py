@@ -27,12 +27,12 @@ from held_out import (
     generate,
     mouth,
     psnr,
+    sheet,
     table,
     told,
     words,
-)  # fmt: skip
+)
 from torch import Tensor
-from torchvision.utils import save_image
 
 from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.strategy import FD2Talk
@@ -140,7 +140,7 @@ def opening(strategy: FD2Talk, request: Request, motion: Tensor) -> np.ndarray:
 
 
 @torch.inference_mode()
-def frames(strategy: FD2Talk, asked: SplitRequests, sheet: Path) -> dict[str, float]:
+def frames(strategy: FD2Talk, asked: SplitRequests, path: Path) -> dict[str, float]:
     """Frames made from measured coefficients, and from latents of the frames themselves."""
     gains, rebuilt, copies, moved, looks = [], [], [], [], []
     for i in range(min(len(asked), 2 * SHOWN)):
@@ -160,7 +160,7 @@ def frames(strategy: FD2Talk, asked: SplitRequests, sheet: Path) -> dict[str, fl
         if i < SHOWN:
             for t in range(1, 3 * MOMENTS, 3):
                 looks += [portrait[0], filmed_frames[t], again[t], made[t]]
-    save_image(torch.stack(looks), sheet, nrow=4 * MOMENTS)
+    sheet(looks, 4 * MOMENTS, path)
     names = (
         *("copy of the portrait", "autoencoder alone", "made from measured coefficients"),
         "made from another moment's coefficients",
@@ -193,6 +193,7 @@ def page(rows: dict[str, dict], clips: int) -> str:
     mouths = [[name, f"{value:.2f}"] for name, value in rows["videos"].items()]
     lines += ["## Videos from sound", "", *table([["video", "mouth r"], *mouths]), "", _READ, ""]
     lines += ["## Training", "", *table([["stage", "steps", "minutes"], *times]), ""]
+    lines += ["Wall time on a busy machine, one thread.", ""]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from held_out import account, arguments, correlation, generate, mouth, table, told, words
+from held_out import account, arguments, correlation, generate, mouth, sheet, table, told, words
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -46,15 +46,14 @@ COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 
 
 def main() -> None:
     """Train, measure, report."""
-    given = arguments(__doc__ or "", clips=8)
+    given = arguments(__doc__ or "", clips=16)
     loaded = config.load("hallo", words(given))
     training.fit(loaded)
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"stages": {name: stage_figures(loaded, name) for name in STAGES}}
     found["vae"] = account(loaded, "vae")
-    sheet = folder / "hallo-lips.png"
-    found["lip weight"] = lip_weights(loaded, given.clips, given.split, sheet)
+    found["lip weight"] = lip_weights(loaded, given.clips, given.split, folder / "hallo-lips.png")
     draw_masks(loaded, folder / "hallo-masks.png")
     write_atomic(folder / "hallo.json", json.dumps(found, indent=1) + "\n")
     write_atomic(folder / "hallo.md", page(found, given.clips))
@@ -105,7 +104,7 @@ def _mean_loss(stage: Stage, dataset: Any, size: int) -> float:
 
 
 def lip_weights(
-    loaded: config.Config, clips: int, split: str, sheet: Path
+    loaded: config.Config, clips: int, split: str, path: Path
 ) -> dict[str, dict[str, Any]]:
     """Mouth motion of generated held-out clips by the lip region's weight."""
     asked = SplitRequests(loaded.data, split, loaded.size, limit=clips, frames=FRAMES)
@@ -119,7 +118,7 @@ def lip_weights(
         rows += [to_unit(videos[0][t]) for t in range(0, FRAMES, 6)]
     films = [asked.store.frames(i, np.arange(FRAMES)) for i in range(len(requests))]
     found["true frames"] = motion(films, requests, planted)
-    save_image(rows, sheet, nrow=len(rows) // (len(WEIGHTS) + 1))
+    sheet(rows, len(rows) // (len(WEIGHTS) + 1), path)
     return found
 
 

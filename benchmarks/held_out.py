@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.utils import save_image
 
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
@@ -74,6 +75,12 @@ def psnr(made: Tensor, wanted: Tensor) -> float:
     """Mean over frames, dB; the first frame is the portrait itself and does not count."""
     error = (made[1:] - wanted[1:]).square().mean((1, 2, 3))
     return float((-10 * torch.log10(error.clamp(min=1e-10))).mean())
+
+
+def sheet(pictures: Sequence[Tensor], columns: int, path: Path) -> None:
+    """Pictures (3, H, W) in [0, 1] in rows, twice as large: those of the tiny scale are small."""
+    shown = torch.stack(list(pictures)).repeat_interleave(2, -2).repeat_interleave(2, -1)
+    save_image(shown, path, nrow=columns)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
