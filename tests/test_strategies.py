@@ -20,7 +20,7 @@ def test_every_stage_builds_at_every_scale(name, scale):
         count = sum(p.numel() for p in net.parameters())
         assert count > 0, stage
         if scale == "tiny":
-            assert count < 5e6, f"{stage} has {count / 1e6:.1f}M parameters: not tiny"
+            assert count < 8e6, f"{stage} has {count / 1e6:.1f}M parameters: not tiny"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
