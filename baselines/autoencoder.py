@@ -40,6 +40,9 @@ class BlockCosines(nn.Module):
         size: height and width of a block.
         dim: coefficients per block.
         colour: how much weaker differences of colours are expected to be, in power.
+
+    Raises:
+        UserError: a block has not so many.
     """
 
     basis: Tensor
@@ -47,7 +50,10 @@ class BlockCosines(nn.Module):
     def __init__(self, size: int, dim: int, colour: float = 0.2) -> None:
         super().__init__()
         if not 0 < dim <= 3 * size**2:
-            raise UserError(f"A block of {size} x {size} pixels has no {dim} coefficients.")
+            raise UserError(
+                f"Blocks of {size} x {size} pixels have {3 * size**2} cosines, not {dim}: set"
+                " net.latent_dim lower, or net.cosines=false."
+            )
         self.size = size
         waves = dct(np.eye(size), axis=0, norm="ortho")
         colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])

@@ -67,7 +67,7 @@ def test_cosines_of_blocks_are_an_orthonormal_code_of_smooth_pictures():
     assert lost[0] < 0.02 * lost[1]
     whole = BlockCosines(2, 12)
     torch.testing.assert_close(whole.decode(whole.encode(noise)), noise)
-    with pytest.raises(UserError, match="no 13 coefficients"):
+    with pytest.raises(UserError, match="12 cosines, not 13"):
         BlockCosines(2, 13)
 
 
