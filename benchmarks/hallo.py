@@ -56,7 +56,7 @@ def main() -> None:
     found["lip weight"] = lip_weights(loaded, given.clips, given.split, folder / "hallo-lips.png")
     draw_masks(loaded, folder / "hallo-masks.png")
     write_atomic(folder / "hallo.json", json.dumps(found, indent=1) + "\n")
-    write_atomic(folder / "hallo.md", page(found, given.clips))
+    write_atomic(folder / "hallo.md", page(found, f"{given.clips} {given.split} people"))
     print((folder / "hallo.md").read_text())
 
 
@@ -164,7 +164,7 @@ def masked(request: Request, size: int) -> list[Tensor]:
     return pictures
 
 
-def page(found: dict[str, Any], clips: int) -> str:
+def page(found: dict[str, Any], people: str) -> str:
     """The report."""
     rows = [["stage", "steps", "minutes", "before", "after"]]
     for name, row in found["stages"].items():
@@ -180,7 +180,7 @@ def page(found: dict[str, Any], clips: int) -> str:
         f" levels and noise before and after. The autoencoder took {vae['steps']} steps before"
         " that. Minutes are wall time on a busy machine.",
         "",
-        f"## The lip region's weight, {clips} people, {FRAMES} frames",
+        f"## The lip region's weight, {people}, {FRAMES} frames",
         "",
     ]
     weights = found["lip weight"]

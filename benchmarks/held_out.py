@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,12 @@ def generate(strategy: Strategy, request: Request) -> Tensor:
 
 def mouth(video: Tensor) -> np.ndarray:
     """Mouth opening (T,) that ``synthetic-face`` reads off a video, in the renderer's units."""
-    return SyntheticFace().read(video)[:, READS.index("mouth")].numpy()
+    return _reader().read(video)[:, READS.index("mouth")].numpy()
+
+
+@cache
+def _reader() -> SyntheticFace:
+    return SyntheticFace()
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

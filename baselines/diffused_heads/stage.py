@@ -14,6 +14,7 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Batch, to_unit
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term
+from thbench.diffusion.losses import counted_mean
 from thbench.errors import UserError
 from thbench.nn.regions import box_mask
 from thbench.strategy import Setting, Stage
@@ -88,7 +89,7 @@ class FrameStage(Stage):
         if self.w_lip:
             box = box_mask(batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin)
             box = box * batch.valid[:, middle, None, None, None]
-            losses["lip"] = _mean_in(error[:, :, 0], box)
+            losses["lip"] = counted_mean(error[:, :, 0].mean(1, keepdim=True), box)
             total = total + self.w_lip * losses["lip"]
         if channels is not None:
             losses["bound"] = process.steps * bound_term(process, output, clean, noisy, t).mean()
@@ -139,11 +140,6 @@ class FrameStage(Stage):
         return {
             "generated": torch.cat([to_unit(first.source), filmed, (made[:, :, 0] + 1) / 2], -1)
         }
-
-
-def _mean_in(error: Tensor, box: Tensor) -> Tensor:
-    """Mean of (B, C, H, W) over the pixels of (B, 1, H, W); 0 where there are none."""
-    return (error.mean(1, keepdim=True) * box).sum() / box.sum().clamp(min=1)
 
 
 def _middle(batch: Batch) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from baselines.fd2talk.morphable import coefficients, needed
 from thbench.contracts import Batch
 from thbench.data.morphable import Morphable
+from thbench.diffusion.losses import counted_mean
 from thbench.nn.normalize import RunningStats
 from thbench.strategy import Setting, Stage
 
@@ -134,10 +135,12 @@ def contrast(
     # Binary cross-entropy of probabilities cannot run in half precision.
     with torch.autocast(p.device.type, enabled=False):
         p = p.clamp(EPSILON, 1 - EPSILON)
-        right = _mean(F.binary_cross_entropy(p, torch.ones_like(p), reduction="none"), true)
-        wrong = _mean(F.binary_cross_entropy(p, torch.zeros_like(p), reduction="none"), false)
-    return {"loss": (right + wrong) / 2, "true": _mean(p, true), "false": _mean(p, false)}
-
-
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    return (values * where).sum() / where.sum().clamp(min=1)
+        right = counted_mean(F.binary_cross_entropy(p, torch.ones_like(p), reduction="none"), true)
+        wrong = counted_mean(
+            F.binary_cross_entropy(p, torch.zeros_like(p), reduction="none"), false
+        )
+    return {
+        "loss": (right + wrong) / 2,
+        "true": counted_mean(p, true),
+        "false": counted_mean(p, false),
+    }

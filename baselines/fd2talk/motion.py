@@ -14,6 +14,7 @@ from baselines.fd2talk.motion_net import MotionNet
 from thbench import plans
 from thbench.contracts import Batch
 from thbench.data.morphable import Morphable
+from thbench.diffusion.losses import counted_mean
 from thbench.errors import UserError
 from thbench.strategy import Setting, Stage
 
@@ -84,11 +85,12 @@ class MotionStage(Stage):
         counted = ((t > 0) & valid).float()
         parts = error.split([self.net.expression, error.shape[1] - self.net.expression], dim=1)
         losses = {
-            k: _mean(part.mean(1), counted) for k, part in zip(("exp", "pose"), parts, strict=True)
+            k: counted_mean(part.mean(1), counted)
+            for k, part in zip(("exp", "pose"), parts, strict=True)
         }
         if self.weights["sync"]:
             predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
-            losses["sync"] = _mean(self.sync_loss(predicted, face.identity, audio), counted)
+            losses["sync"] = counted_mean(self.sync_loss(predicted, face.identity, audio), counted)
         total = torch.stack([self.weights[k] * v for k, v in losses.items()]).sum()
         return {"loss": total, **losses}
 
@@ -104,8 +106,3 @@ class MotionStage(Stage):
         expert: LipExpert = needed(self, "lip")
         lips = model.mouths(identity[:, None], motion[..., : self.net.expression])
         return -expert(lips, audio).log()
-
-
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean of (B, T) over frames that count; 0 where none does."""
-    return (values * counted).sum() / counted.sum().clamp(min=1)

@@ -231,6 +231,12 @@ def test_another_file_is_told_in_one_line(tmp_path, changes, says):
         morphable.read(tmp_path / "x.mat")
     with pytest.raises(UserError, match="There is no file"):
         morphable.read(tmp_path / "y.mat")
+    (tmp_path / "empty.mat").touch()
+    with pytest.raises(UserError, match="no BFM file"):
+        morphable.read(tmp_path / "empty.mat")
+    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + b"\0" * 384)
+    with pytest.raises(UserError, match="save it again with '-v7'"):
+        morphable.read(tmp_path / "new.mat")
     (tmp_path / "z.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="holds no morphable model"):
         morphable.read(tmp_path / "z.safetensors")

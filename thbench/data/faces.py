@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from thbench.data import manifest
 from thbench.data.morphable import Moments, Morphable, vertex_error
@@ -55,7 +56,7 @@ def tracks(root: Path, split: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     clips = [clip for clip in manifest.read(root) if clip.split == split]
     if not clips:
         raise UserError(f"{root} has no clips in its split '{split}'.")
-    for clip in clips:
+    for clip in tqdm(clips, split, unit="clip", disable=None):
         with np.load(root / clip.track) as file:
             values = [file[key] for key in ("landmarks", "pose", "valid")]
         landmarks, pose, valid = (torch.from_numpy(value) for value in values)

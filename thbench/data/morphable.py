@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError, matfile_version
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from metrics.morphable import Basis, align, fit, fit_expression, from_tensors, p
 from metrics.weights import WeightsUnreadable, load_state
 from thbench.data.files import replacing
 from thbench.data.pose import RIGID, to_mean_face
+from thbench.diffusion.losses import counted_mean
 from thbench.errors import UserError
 from thbench.nn import regions
 
@@ -30,6 +32,8 @@ N_MESH = 468
 """Face Mesh's vertices; its ten points of the irises, which follow the gaze, are no part of it."""
 N_KEYS = len(IBUG_68)
 POSE_COEFFICIENTS = 6
+HDF5 = 2
+"""Major version of .mat files (7.3) that scipy does not read."""
 
 
 class Morphable(nn.Module):
@@ -257,9 +261,11 @@ def read_bfm(path: Path, noise: float = 1e-4) -> Basis:
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     try:
+        if matfile_version(path)[0] == HDF5:
+            raise UserError(f"{path} is in MATLAB's format 7.3: save it again with '-v7'.")
         file = loadmat(path)
         found = {key: np.asarray(file[key], np.float64) for key in keys}
-    except (KeyError, ValueError, NotImplementedError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, MatReadError) as error:
         raise UserError(f"{path} is no BFM file with {', '.join(keys)} ({error}).") from error
     at = found["keypoints"].ravel().astype(int) - 1
     if len(at) != N_KEYS:
@@ -299,4 +305,4 @@ def vertex_error(model: Morphable, landmarks: Tensor, pose: Tensor, valid: Tenso
     """
     upright = model.align(landmarks, pose)
     distance = (model(*fit(upright, model.basis)) - upright).norm(dim=-1).mean(-1)
-    return (distance * valid).sum() / valid.sum().clamp(min=1)
+    return counted_mean(distance, valid)
