@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from thbench.data import audio, video
+from thbench.data import audio, video, writer
 from thbench.errors import UserError
 
 CLIPS = Path(__file__).parents[3] / "shared" / "clips"
@@ -58,10 +58,22 @@ def test_round_trip_keeps_pixels_count_and_tags(tmp_path: Path) -> None:
     assert difference(torch.cat(list(video.stream(path, 9))), video.read(path)) == 0
 
 
-def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(64, 96), (64, 64), (16, 32), (128, 128)])
+def test_equal_input_gives_equal_bytes(size: tuple[int, int], tmp_path: Path) -> None:
     wave = np.sin(np.arange(40 * 640) / 20).astype(np.float32)
-    files = [write(tmp_path / f"{k}.mp4", moving(), waveform=wave) for k in range(2)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    paths = [write(tmp_path / f"{k}.mp4", moving(40, *size), waveform=wave) for k in range(6)]
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+@pytest.mark.parametrize("size", [(64, 96), (64, 64)])
+def test_processors_write_the_same_bytes(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x264 told to compute as an older processor does; its note of its settings is in the file."""
+    own = write(tmp_path / "own.mp4", moving(40, *size)).read_bytes()
+    assert b" mbtree=0 " in own
+    monkeypatch.setattr(writer, "_X264", f"{writer._X264}:asm=sse4")
+    assert write(tmp_path / "old.mp4", moving(40, *size)).read_bytes() == own
 
 
 @pytest.mark.skipif(not video.has_decord(), reason="decord is not installed")
