@@ -18,7 +18,6 @@ from thbench.contracts import FPS, SAMPLE_RATE
 from thbench.data.files import replacing
 from thbench.errors import UserError
 
-
 # With its macroblock tree, x264 writes other bytes each time for small pictures on processors with
 # AVX-512 (7 files of 10 at 96 x 64). These bytes name data sets and, through them, training runs.
 _X264 = "mbtree=0"
