@@ -6,12 +6,14 @@ features that the metrics ``needs`` name, and gives all metrics the same mapping
 use (T frames, N = 478 landmarks):
 
     frames      (T, 3, H, W) uint8 RGB
+    frames@N    (T, 3, N, N) uint8 RGB, resized from the video's own size as OpenCV does by default
     landmarks   (T, N, 3) float; x, y as fractions of width and height
     pose        (T, 6) float; yaw, pitch, roll in radians first
     eyes        (T, 2) float; height over width of each eye
     mouth       (T,) float; inner-lip height over face size
     valid       (T,) bool; False where no face was found: the four above are no measurements there
-    waveform    (S,) float, 16 kHz; empty for a video without sound
+    waveform    (S,) float, 16 kHz, no longer than the frames and no longer than the sound; empty
+                for a video without sound
     <extractor> (n, d) float, the output of ``metrics.extractors`` under its name
 """
 

@@ -109,6 +109,7 @@ class BAS(ClipMetric):
 
     direction = "reference"
     bounds = (0.0, 1.0)
+    version = 2
     needs = ("pose", "valid", "waveform")
 
     def __init__(

@@ -93,19 +93,19 @@ def frame_mse(frames: Frame, mode: Mode = "formula") -> float:
 
 
 class _Smoothness(ClipMetric):
-    """Both figures read frames, at a size of their own.
+    """Both figures read frames, at the scoring resolution or at a size of their own.
 
     Args:
         mode: ``formula`` or ``as-published``.
-        size: frames are resized to ``size`` x ``size`` (bilinear) first. By default 128 as
-            published, and none in ``formula``.
+        size: frames are brought from the video's own size to ``size`` x ``size`` as OpenCV does it
+            (bilinear, no antialiasing). By default 128 as published, and none in ``formula``.
 
     Raises:
         ValueError: no such mode, or a size under 1.
     """
 
     direction = "reference"
-    needs = ("frames",)
+    version = 2
     title: str
 
     def __init__(self, mode: Mode = "formula", size: int | None = None, **kwargs: Any) -> None:
@@ -116,6 +116,8 @@ class _Smoothness(ClipMetric):
             raise ValueError(f"size is a number of pixels, not {size}")
         self.mode: Mode = mode
         self.size = size or (PUBLISHED_SIZE if mode == "as-published" else None)
+        self.feature = f"frames@{self.size}" if self.size else "frames"
+        self.needs = (self.feature,)
 
     @property
     def name(self) -> str:
@@ -124,10 +126,7 @@ class _Smoothness(ClipMetric):
 
     def pixels(self, features: Features) -> Frame:
         """The clip's frames, (T, H, W, 3)."""
-        frames = features["frames"].permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        if self.size is None or not len(frames):
-            return frames
-        return np.stack([cv2.resize(frame, (self.size, self.size)) for frame in frames])
+        return features[self.feature].permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 class OFM(_Smoothness):

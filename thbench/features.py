@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from metrics.base import BenchMetric
 from metrics.extractors.base import Extractor
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.config import content_hash
+from thbench.contracts import SAMPLES_PER_FRAME
 from thbench.data import video
 from thbench.data.files import replacing, sha256
 from thbench.data.store import resize
@@ -29,7 +31,7 @@ from thbench.protocol import extractor_registry
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
 TRACK_VERSION = 1
 PLAIN = ("frames", "waveform", *TRACK)
-"""Features that need no extractor."""
+"""Features that need no extractor; ``frames@N`` are others."""
 
 Tracker = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -56,13 +58,22 @@ def track(frames: Tensor) -> dict[str, Tensor]:
 
 
 def sound(path: Path, length: int) -> Tensor:
-    """The waveform of the first ``length`` frames, (640 * length,) at 16 kHz; (0,) without any."""
+    """The waveform of the first ``length`` frames, (S,) at 16 kHz; (0,) without any.
+
+    S is at most 640 a frame, and less where the sound ends before the picture: SyncNet's authors
+    count the frames that have sound, so nothing may be put in for it.
+    """
     from thbench.data import audio
 
     try:
-        return torch.as_tensor(audio.fit_length(audio.load(path), length))
+        return torch.as_tensor(audio.load(path)[: length * SAMPLES_PER_FRAME])
     except audio.NoSoundError:
         return torch.zeros(0)
+
+
+def sizes_of(needs: Iterable[str]) -> tuple[int, ...]:
+    """The N of all ``frames@N`` among features."""
+    return tuple(sorted({size for need in needs if (size := _own_size(need))}))
 
 
 class Video:
@@ -72,14 +83,18 @@ class Video:
         path: of the file.
         size: frames are resized to ``size`` x ``size``.
         limit: frames from the start that count, or None for all.
+        sizes: further sizes, for ``frames_at``.
     """
 
-    def __init__(self, path: Path, size: int, limit: int | None) -> None:
+    def __init__(
+        self, path: Path, size: int, limit: int | None, sizes: Collection[int] = ()
+    ) -> None:
         self.path = path
         self.digest = sha256(path)
         self._size = size
         self._limit = limit
-        self._frames: Tensor | None = None
+        self._sizes = sizes
+        self._decoded: dict[int | None, Tensor] = {}
 
     @property
     def frames(self) -> Tensor:
@@ -88,12 +103,26 @@ class Video:
         Raises:
             UserError: the file cannot be read, or its frames are not square.
         """
-        if self._frames is None:
-            self._frames = self._decode()
-        return self._frames
+        return self._all()[None]
 
-    def _decode(self) -> Tensor:
-        parts: list[Tensor] = []
+    def frames_at(self, size: int) -> Tensor:
+        """(T, 3, size, size) uint8: the same, resized by OpenCV's bilinear without antialiasing.
+
+        That is what published evaluations do to the frames of a file of any size.
+
+        Raises:
+            UserError: as for ``frames``.
+        """
+        return self._all()[size]
+
+    def _all(self) -> dict[int | None, Tensor]:
+        """Frames by further size, and those at the scoring resolution under None."""
+        if not self._decoded:
+            self._decoded = self._decode()
+        return self._decoded
+
+    def _decode(self) -> dict[int | None, Tensor]:
+        parts: dict[int | None, list[Tensor]] = {key: [] for key in (None, *self._sizes)}
         count = 0
         for part in video.stream(self.path):
             height, width = part.shape[-2:]
@@ -101,18 +130,20 @@ class Video:
                 raise UserError(
                     f"{self.path} is {width}x{height}, not square: crop it to the face first."
                 )
-            left = len(part) if self._limit is None else self._limit - count
-            parts.append(resize(part[:left], self._size))
-            count += len(parts[-1])
+            part = part if self._limit is None else part[: self._limit - count]
+            parts[None].append(resize(part, self._size))
+            for size in self._sizes:
+                parts[size].append(_resize_opencv(part, size))
+            count += len(part)
             if count == self._limit:
                 break
         if not count:
             raise UserError(f"{self.path} holds no frames.")
-        return torch.cat(parts)
+        return {key: torch.cat(held) for key, held in parts.items()}
 
 
 class FeatureStore:
-    """Computes features and keeps them in a folder, by file hash, extractor, size and length.
+    """Computes features and keeps them by file, extractor, size, length and decoder's version.
 
     Args:
         extractors: by feature name.
@@ -120,6 +151,7 @@ class FeatureStore:
         limit: frames from the start that count, or None for all.
         cache: the folder, or None to keep nothing.
         tracker: finds the face features in frames; ``track`` by default.
+        sizes: the N of the features ``frames@N`` that will be asked for.
     """
 
     def __init__(
@@ -129,17 +161,19 @@ class FeatureStore:
         limit: int | None = None,
         cache: Path | None = None,
         tracker: Tracker | None = None,
+        sizes: Collection[int] = (),
     ) -> None:
         self.extractors = dict(extractors)
         self.size = size
         self.limit = limit
         self.cache = cache
         self.tracker = tracker or track
+        self.sizes = sizes
 
     def open(self, path: Path) -> Video:
         """The video, not decoded yet."""
         try:
-            return Video(path, self.size, self.limit)
+            return Video(path, self.size, self.limit, self.sizes)
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}.") from error
 
@@ -180,6 +214,8 @@ class FeatureStore:
     ) -> Mapping[str, Tensor]:
         if name == "frames":
             return {name: source.frames[:length]}
+        if size := _own_size(name):
+            return {name: source.frames_at(size)[:length]}
         if name == "waveform":
             return {name: sound(source.path, length)}
         if name in TRACK:
@@ -198,7 +234,7 @@ class FeatureStore:
     ) -> Mapping[str, Tensor]:
         if self.cache is None:
             return make()
-        key = content_hash([maker, self.size, length or self.limit])
+        key = content_hash([maker, self.size, length or self.limit, video.decoder()])
         path = self.cache / source.digest[:2] / f"{source.digest}-{key}.npz"
         found = _read_npz(path)
         if found is not None:
@@ -235,8 +271,21 @@ def _recipes(metrics: Iterable[BenchMetric]) -> dict[str, tuple[str, Mapping[str
         need: metric.recipes.get(need, (need, {}))
         for metric in metrics
         for need in metric.needs
-        if need not in PLAIN
+        if need not in PLAIN and not _own_size(need)
     }
+
+
+def _own_size(name: str) -> int | None:
+    """The N of ``frames@N``, None for any other feature."""
+    kind, _, size = name.partition("@")
+    return int(size) if kind == "frames" and size else None
+
+
+def _resize_opencv(frames: Tensor, size: int) -> Tensor:
+    """uint8 (n, 3, H, W) to (n, 3, size, size)."""
+    pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    small = np.stack([cv2.resize(picture, (size, size)) for picture in pictures])
+    return torch.from_numpy(small).permute(0, 3, 1, 2)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor] | None:

@@ -23,8 +23,9 @@ from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench import over_time
 from thbench.config import content_hash
 from thbench.data.files import write_atomic
+from thbench.data.video import decoder
 from thbench.errors import UserError
-from thbench.features import FeatureStore, build_extractors
+from thbench.features import FeatureStore, build_extractors, sizes_of
 from thbench.pairing import Pair
 from thbench.protocol import Protocol, build_metric
 from thbench.results import Coverage, Curve, Figure, ProtocolRef, finite
@@ -67,25 +68,30 @@ class Scorer:
         self.followed: list[BenchMetric] = self.protocol.over_time.build()
         extractors, self.missing = build_extractors([*self.metrics, *self.followed], self.device)
         self.unprepared = dict(self._unprepared())
-        self.store = FeatureStore(extractors, self.protocol.size, self.protocol.frames, self.cache)
         usable = [m for m in self.metrics if not self._why_not(m)]
         self.per_clip = [m for m in usable if isinstance(m, ClipMetric)]
         # All of them compare two sets.
         self.over_sets = [m for m in usable if not isinstance(m, ClipMetric) and not self.alone]
-        followed = [m for m in self.followed if not self._why_not(m)]
-        self.bins_per_clip = [m for m in followed if isinstance(m, ClipMetric)]
+        specs = zip(self.followed, self.protocol.over_time.metrics, strict=True)
+        followed = [(m, spec) for m, spec in specs if not self._why_not(m)]
+        self.bins_per_clip = [m for m, _ in followed if isinstance(m, ClipMetric)]
         self.bins_over_sets = [
-            (m, spec)
-            for m, spec in zip(self.followed, self.protocol.over_time.metrics, strict=True)
-            if m in followed and not isinstance(m, ClipMetric) and not self.alone
+            (m, spec) for m, spec in followed if not isinstance(m, ClipMetric) and not self.alone
         ]
         self.set_needs = _needs([*self.over_sets, *(m for m, _ in self.bins_over_sets)])
         # Features of set metrics, by clip, for leaving clips out and for bins afterwards.
         self.sets: list[tuple[str, Features, Features | None]] = []
+        self.store = FeatureStore(
+            extractors,
+            self.protocol.size,
+            self.protocol.frames,
+            self.cache,
+            sizes=sizes_of(_needs([*usable, *self.bins_per_clip])),
+        )
         fingerprints = sorted(e.fingerprint for e in extractors.values())
         names = [m.name for m in (*self.per_clip, *self.bins_per_clip)]
         self.values_key = content_hash(
-            [VALUES_VERSION, self.protocol.hash, fingerprints, names, self.alone]
+            [VALUES_VERSION, self.protocol.hash, fingerprints, names, self.alone, decoder()]
         )
 
     def add_all(self, pairs: Sequence[Pair], progress: bool) -> None:

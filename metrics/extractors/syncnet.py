@@ -192,6 +192,7 @@ class SyncNet(NetworkExtractor):
     """
 
     name = "syncnet"
+    version = 2
     needs = ("landmarks", "valid", "waveform")
 
     def find(self) -> Path:

@@ -70,12 +70,13 @@ def mouths(frames: Tensor, landmarks: Tensor) -> Tensor:
 
 
 class SyntheticSync(NetworkExtractor):
-    """Embeddings of lips and sound in the layout of ``syncnet``: (T - 5, 64).
+    """Embeddings of lips and sound in the layout of ``syncnet``: (T - 5, 64), T frames with sound.
 
     No rows for clips of five frames or fewer, without a face, or of digital silence.
     """
 
     name = "synthetic-sync"
+    version = 2
     needs = ("landmarks", "valid", "waveform")
 
     def find(self) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from thbench.data import audio, video
+from thbench.data import audio, video, wav2vec
 from thbench.errors import UserError
 
 SMALL = {
@@ -148,22 +149,50 @@ def test_all_layers_stand_side_by_side(tmp_path: Path) -> None:
     assert audio.Wav2Vec2Layers.default_dim == 9216
 
 
-def test_long_sound_is_encoded_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (Wav2Vec2Model, Wav2Vec2Config(**SMALL)),  # a group norm, as the base model
+        (HubertModel, HubertConfig(**SMALL, feat_extract_norm="layer", conv_bias=True)),
+    ],
+    ids=["group norm", "layer norm"],
+)
+def test_convolutions_of_long_sound_are_those_of_the_whole(model: type, config: Any) -> None:
+    torch.manual_seed(0)
+    extractor = model(config).eval().feature_extractor
+    loudness = torch.linspace(0.01, 1, 5 * 16000 + 77)
+    wave = loudness * torch.randn(len(loudness))
+    with torch.inference_mode():
+        whole = extractor(wave[None])
+        for piece in (7, 100, 249, 9999):
+            parts = wav2vec.convolved(extractor, wave, piece)
+            assert parts.shape == whole.shape
+            assert (parts - whole).abs().max() < 1e-4 * whole.abs().max()
+        assert torch.equal(extractor(wave[None]), whole)  # nothing is left behind
+
+
+def test_states_of_long_sound_are_those_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute whose loudness changes: transformers' own call of the base model's kind."""
     torch.manual_seed(0)
     Wav2Vec2Model(Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
     encode = audio.encoder(f"wav2vec2={tmp_path}")
-    wave = np.random.default_rng(0).normal(0, 0.1, 5 * 16000).astype(np.float32)
-    monkeypatch.setattr(audio.Wav2Vec2, "chunk", 2)
-    monkeypatch.setattr(audio.Wav2Vec2, "overlap", 1)
-    lengths: list[int] = []
-    forward = encode._model.forward
-    monkeypatch.setattr(
-        encode._model, "forward", lambda x: (lengths.append(x.shape[-1]), forward(x))[1]
-    )
-    pieces = encode._states(wave)
-    assert max(lengths) <= 4 * 16000
-    assert len(lengths) == 3
-    assert len(pieces) == (len(wave) - 400) // 320 + 1
+    rng = np.random.default_rng(0)
+    wave = (np.linspace(0, 0.3, 65 * 16000) * rng.normal(0, 1, 65 * 16000)).astype(np.float32)
+    with torch.inference_mode():
+        states = Wav2Vec2Model.from_pretrained(tmp_path).eval()(torch.from_numpy(wave)[None])
+    expected = states.last_hidden_state[0].numpy()
+    # frame 10's centre, sample 6720, lies at state 20.375; frame 1610's at 3220.375
+    features = encode(wave, 65 * 25)
+    for frame, state in ((10, 20), (1610, 3220)):
+        wanted = 0.625 * expected[state] + 0.375 * expected[state + 1]
+        np.testing.assert_allclose(features[frame], wanted, atol=2e-4)
+    monkeypatch.setattr(audio.Wav2Vec2, "chunk", 20)
+    monkeypatch.setattr(audio.Wav2Vec2, "overlap", 5)
+    pieces = encode(wave, 65 * 25)
+    assert np.linalg.norm(pieces - features) < 0.01 * np.linalg.norm(features - features.mean(0))
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def clip(i, n=None):
     words = [WORDS[k] for k in torch.randint(len(WORDS), (6,), generator=generator).tolist()]
     features = {
         "frames": frames.to(torch.uint8),
+        "frames@128": torch.nn.functional.interpolate(frames, (128, 128)).to(torch.uint8),
         "lipreader": torch.tensor(list(" ".join(words).encode()), dtype=torch.uint8)[:, None],
         "landmarks": torch.rand(n, 478, 3, generator=generator),
         "pose": 0.1 * torch.randn(n, 6, generator=generator),

@@ -104,15 +104,16 @@ def test_one_pass_over_the_clip_equals_window_by_window(extractor):
     alone = torch.cat(alone)
     assert alone.abs().mean() > 0.01
     assert (alone[0] - alone[1]).abs().max() > 1e-3
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
 def test_batches_do_not_change_the_embeddings(file, extractor):
     frames, given = clip(11)
     whole = SyncNet(path=file, batch_size=100).extract(frames, given)
     assert whole.shape == (6, 2048)
-    torch.testing.assert_close(extractor.extract(frames, given), whole, rtol=1e-5, atol=1e-5)
-    assert extractor.fingerprint.startswith("syncnet-1-")
+    # Processors sum in other orders.
+    torch.testing.assert_close(extractor.extract(frames, given), whole, rtol=1e-3, atol=1e-4)
+    assert extractor.fingerprint.startswith("syncnet-2-")
 
 
 def test_lips_and_sound_of_a_row_begin_at_the_same_frame(extractor):

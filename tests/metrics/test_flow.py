@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.flow import OFM, STILL, FrameMSE, frame_mse, magnitude, optical_flow_magnitude
+from metrics.flow import (
+    OFM,
+    PUBLISHED_SIZE,
+    STILL,
+    FrameMSE,
+    frame_mse,
+    magnitude,
+    optical_flow_magnitude,
+)
 
 
 def video(n=5, size=48, step=2, seed=0):
@@ -15,8 +23,10 @@ def video(n=5, size=48, step=2, seed=0):
     return np.stack([wide[:, 4 * n - i * step :][:, :size] for i in range(n)])
 
 
-def features(frames):
-    return {"frames": torch.from_numpy(frames).permute(0, 3, 1, 2)}
+def features(frames, size=PUBLISHED_SIZE):
+    small = [cv2.resize(f, (size, size)) for f in frames] or np.zeros((0, size, size, 3), np.uint8)
+    names = {"frames": frames, f"frames@{size}": np.stack(small) if len(frames) else small}
+    return {k: torch.from_numpy(v).permute(0, 3, 1, 2) for k, v in names.items()}
 
 
 def slow_ofm(frames, published):
@@ -111,12 +121,16 @@ def test_options_stand_in_the_name_and_one_frame_is_no_figure(cls):
         cls(size=-1)
 
 
-def test_frames_are_resized_as_published():
-    frames = video(3, size=64)
-    small = np.stack([cv2.resize(f, (128, 128)) for f in frames])
-    value = FrameMSE("as-published").measure(features(frames), None)
-    assert value == frame_mse(small, "as-published")
-    assert value != frame_mse(frames, "as-published")
+@pytest.mark.parametrize("cls", [OFM, FrameMSE])
+def test_a_size_of_its_own_is_read_from_frames_of_that_size(cls):
+    assert cls().needs == ("frames",)
+    assert cls("as-published").needs == ("frames@128",)
+    assert cls("formula", size=64).needs == ("frames@64",)
+    frames = video(3, size=96)
+    small = np.stack([cv2.resize(f, (64, 64)) for f in frames])
+    own = cls("formula", size=64).measure(features(frames, 64), None)
+    assert own == cls().measure(features(small), None)
+    assert own != cls().measure(features(frames), None)
 
 
 def test_the_reference_has_a_figure_of_its_own():

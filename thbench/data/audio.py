@@ -10,21 +10,21 @@ import functools
 import wave
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import av
 import librosa
 import numpy as np
+import torch
 from scipy.signal import get_window
+from torch import Tensor
 
 from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.files import replacing
 from thbench.data.video import open_media
+from thbench.data.wav2vec import FIELD, HOP, convolved
 from thbench.errors import UserError
 from thbench.registry import Registry
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class NoSoundError(UserError):
@@ -169,8 +169,9 @@ class Wav2Vec2(AudioEncoder):
     """Last hidden state of wav2vec 2.0 (Baevski et al. 2020), at 50 Hz, interpolated to 25 fps.
 
     State i is centred on sample 320 i + 200, frame t on 640 t + 320; frames are interpolated
-    linearly between the two nearest states. Sound beyond ``chunk`` seconds is encoded in
-    pieces with ``overlap`` seconds of context on both sides, so that memory is bounded.
+    linearly between the two nearest states. Convolutions work in pieces and give what they would
+    give at once. Attention spans the whole sound up to ``chunk`` seconds; of longer ones, pieces of
+    that length with ``overlap`` seconds of context on both sides, so that memory is bounded.
 
     Args:
         source: a folder made by ``save_pretrained``, or a name on the Hugging Face hub.
@@ -182,13 +183,13 @@ class Wav2Vec2(AudioEncoder):
     name = model_type = "wav2vec2"
     default = "facebook/wav2vec2-base-960h"
     default_dim = 768
-    chunk, overlap = 20, 2
+    chunk, overlap = 300, 20
 
     def __init__(self, source: str | None = None) -> None:
         self.source = source or self.default
         self._model, self._normalise = _load_transformer(self.model_type, self.source)
         self.dim = int(self._model.config.hidden_size)
-        self.version = f"{self.name}-1:{self.source}"
+        self.version = f"{self.name}-2:{self.source}"
 
     def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
         if self._normalise:
@@ -203,27 +204,30 @@ class Wav2Vec2(AudioEncoder):
 
     def _states(self, waveform: np.ndarray) -> np.ndarray:
         """Hidden states (about S / 320, D)."""
-        import torch
-
-        step, margin = self.chunk * SAMPLE_RATE, self.overlap * SAMPLE_RATE
-        kept = []
-        for start in range(0, len(waveform), step):
-            first = max(0, start - margin)
-            piece = waveform[first : start + step + margin]
-            if len(piece) < 400:  # shorter than the receptive field of one state
-                piece = np.pad(piece, (0, 400 - len(piece)))
-            with torch.inference_mode():
-                states = self._hidden(torch.from_numpy(piece)[None])
-            skip = (start - first) // 320
-            last = start + step >= len(waveform)
-            kept.append(
-                states[skip:].numpy() if last else states[skip : skip + step // 320].numpy()
-            )
+        if len(waveform) < FIELD:
+            waveform = np.pad(waveform, (0, FIELD - len(waveform)))
+        with torch.inference_mode():
+            features = convolved(self._model.feature_extractor, torch.from_numpy(waveform))
+            step, margin = (seconds * SAMPLE_RATE // HOP for seconds in (self.chunk, self.overlap))
+            kept = []
+            for start in range(0, features.shape[-1], step):
+                first = max(0, start - margin)
+                states = self._hidden(features[..., first : start + step + margin])
+                kept.append(states[start - first :][:step].numpy())
         return np.concatenate(kept)
 
-    def _hidden(self, samples: Tensor) -> Tensor:
-        """States (n, D) of one piece of sound (1, S)."""
-        return self._model(samples).last_hidden_state[0]
+    def _hidden(self, features: Tensor) -> Tensor:
+        """States (n, D) of convolved sound (1, C, n)."""
+        return self._transformed(features).last_hidden_state[0]
+
+    def _transformed(self, features: Tensor, **options: Any) -> Any:
+        """What the model says of convolved sound: of all but its first part, that is."""
+        extractor = self._model.feature_extractor
+        hook = extractor.register_forward_hook(lambda *_: features)
+        try:
+            return self._model(torch.zeros(1, FIELD), **options)
+        finally:
+            hook.remove()
 
 
 class Wav2Vec2Layers(Wav2Vec2):
@@ -237,10 +241,8 @@ class Wav2Vec2Layers(Wav2Vec2):
         super().__init__(source)
         self.dim *= min(self.layers, int(self._model.config.num_hidden_layers))
 
-    def _hidden(self, samples: Tensor) -> Tensor:
-        states = self._model(samples, output_hidden_states=True).hidden_states[1:]
-        import torch
-
+    def _hidden(self, features: Tensor) -> Tensor:
+        states = self._transformed(features, output_hidden_states=True).hidden_states[1:]
         return torch.cat(states[-self.layers :], dim=-1)[0]
 
 

@@ -30,6 +30,7 @@ from thbench.errors import UserError
 __all__ = [
     "VideoInfo",
     "VideoWriter",
+    "decoder",
     "has_decord",
     "open_media",
     "probe",
@@ -61,6 +62,7 @@ class VideoInfo:
         has_audio: there is a sound track.
         container: FFmpeg's name of the format ("mov,mp4,m4a,3gp,3g2,mj2").
         upright: stored as displayed, without rotation or oblong pixels.
+        bits: of a sample of brightness.
     """
 
     width: int
@@ -71,6 +73,7 @@ class VideoInfo:
     has_audio: bool
     container: str
     upright: bool
+    bits: int
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -89,12 +92,13 @@ def probe(path: str | Path) -> VideoInfo:
         n_frames = stream.frames
         has_audio, kind = bool(container.streams.audio), container.format.name
         upright = (width, height) == (first.width, first.height) and not first.rotation
+        bits = first.format.components[0].bits
         seconds = float((stream.duration or 0) * stream.time_base)
     if not n_frames:  # MPEG-1 and Matroska headers do not say
         n_frames = _count_packets(path)
         seconds = n_frames / rate
     return VideoInfo(
-        width, height, rate, n_frames, seconds or n_frames / rate, has_audio, kind, upright
+        width, height, rate, n_frames, seconds or n_frames / rate, has_audio, kind, upright, bits
     )
 
 
@@ -204,6 +208,14 @@ def open_media(path: str | Path) -> InputContainer:
 
 
 @functools.cache
+def decoder() -> str:
+    """What decodes pictures and sound here: another version may give other pixels."""
+    names = ("libavcodec", "libswscale", "libswresample")
+    versions = [f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in names]
+    return ", ".join([f"av {av.__version__}", *versions])
+
+
+@functools.cache
 def has_decord() -> bool:
     """Whether decord can be imported (it has wheels for Linux on x86-64 only)."""
     return importlib.util.find_spec("decord") is not None
@@ -300,9 +312,13 @@ def _read_decord(path: str | Path, indices: Indices) -> Tensor | None:
 
 @functools.lru_cache(maxsize=65_536)
 def _suits_decord(path: str | Path, size: int, changed: int) -> bool:
-    """False where decord errs: it ignores rotation, and misses frames in MPEG streams."""
+    """False where decord errs.
+
+    It ignores rotation, misses frames in MPEG streams, and spreads the colour of over 8 bits over
+    pixels in another way than FFmpeg does now (up to 20 levels).
+    """
     info = probe(path)
-    return info.upright and "mp4" in info.container
+    return info.upright and "mp4" in info.container and info.bits == 8
 
 
 def _read_av(path: str | Path, indices: Indices) -> Tensor:

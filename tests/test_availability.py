@@ -1,0 +1,155 @@
+"""Every protocol, with none, some and all of the published weights, under `score` and `eval`."""
+
+import json
+import shutil
+from functools import cache
+
+import pytest
+import torch
+
+from metrics.extractors import inception
+from metrics.extractors.expression import LandmarkExpression
+from metrics.weights import WEIGHTS, Weights, sha256
+from tests.metrics import test_i3d
+from tests.metrics.test_extractor_arcface import tiny_network
+from tests.metrics.test_extractor_syncnet import published_state
+from tests.metrics.test_extractors import random_state
+from thbench import protocol
+from thbench.cli import main
+from thbench.config import names
+from thbench.data import audio, video
+from thbench.data.morphable import Morphable, write
+
+LONG, SHORT = 26, 21
+"""Frames of the videos to score and of those that `eval` makes: no FVD32 or DR25 among them."""
+
+INCEPTION = ("FID", "DR25", "DR50", "E-FID (inception)")
+OWN = ("synthetic", "pyramid")
+"""In the names of figures whose weights travel with the package, or that have none."""
+SYNC = ("LSE-C", "LSE-D", "AV offset", "AV confidence")
+NEEDS = {
+    "fid-inception": INCEPTION,
+    "i3d-torchscript": ("FVD16", "FVD32"),
+    "syncnet": SYNC,
+    "arcface": ("CSIM",),
+    "landmark-expression": ("E-FID (landmark-expression)",),
+    "lipreader": ("WER (lip reading)",),
+    # Nobody makes this feature; the remedy is an extractor of one's own.
+    "hopenet": ("Diversity (hopenet)",),
+}
+HERE = {"none": set(), "some": {"fid-inception", "syncnet"}, "all": set(NEEDS) - {"hopenet"}}
+UNDEFINED = ("FVD32", "DR25", "DR50", "Blink duration", "BAS")
+"""What clips as short as these need not have a value of."""
+
+
+class Reader:
+    """Reads the same two words off any lips."""
+
+    version = "1"
+
+    def __init__(self, device):
+        pass
+
+    def __call__(self, frames, landmarks, valid):
+        return "two words"
+
+
+@cache
+def states():
+    return {"fid-inception": random_state(), "syncnet": published_state()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Small stand-ins under the published names and with the published names and shapes inside."""
+    folder = tmp_path_factory.mktemp("all")
+    for name, state in states().items():
+        torch.save(state, folder / WEIGHTS[name].file)
+    torch.jit.script(test_i3d.Program()).save(folder / WEIGHTS["i3d-torchscript"].file)
+    tiny_network(folder / WEIGHTS["arcface"].file)
+    write(Morphable(3, LandmarkExpression.dim), folder / LandmarkExpression.file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(bench, tmp_path_factory):
+    """Clips of other people under the test clips' names, larger than they are."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name, other in (("p0003-00", "p0004-00"), ("p0004-00", "p0005-00")):
+        path = bench.data / "clips" / f"{other}.mp4"
+        frames = torch.nn.functional.interpolate(video.read(path).float(), (96, 96)).byte()
+        with video.VideoWriter(folder / f"{name}.mp4", 96, 96, waveform=audio.load(path)) as made:
+            made.write(frames[:LONG])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(params=sorted(HERE))
+def here(request, files, features_folder, monkeypatch, tmp_path):
+    """Which of the weights are here; every file with a hash is taken for the published one."""
+    present = HERE[request.param]
+    for name in present & set(WEIGHTS):
+        entry = WEIGHTS[name]
+        shutil.copy(files / entry.file, tmp_path)
+        known = Weights(entry.file, entry.url, entry.licence, sha256(files / entry.file))
+        monkeypatch.setitem(WEIGHTS, name, known)
+    if "landmark-expression" in present:
+        shutil.copy(files / LandmarkExpression.file, tmp_path)
+    monkeypatch.delenv("THBENCH_LIPREADER", raising=False)
+    if "lipreader" in present:
+        monkeypatch.setenv("THBENCH_LIPREADER", f"{__name__}:Reader")
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("THBENCH_CACHE", str(features_folder))
+    monkeypatch.setattr(inception, "SIZE", 75)  # the least that the network takes, 16 times as fast
+    monkeypatch.chdir(tmp_path)
+    return present
+
+
+def missing(figure, present):
+    """Whether a weight file that a figure needs is not here."""
+    return not any(word in figure for word in OWN) and any(
+        figure.startswith(name) and weights not in present
+        for weights, names in NEEDS.items()
+        for name in names
+    )
+
+
+def check(result, rule, present, out, defined):
+    figures = result["metrics"]
+    assert list(figures) == [m.name for m in protocol.load(rule).build()]
+    for name, figure in figures.items():
+        if missing(name, present):
+            assert figure["value"] is None, name
+            assert figure["unavailable"], name
+            assert name in out.split("unavailable: ", 1)[1], name
+        else:
+            assert figure["unavailable"] is None, name
+            assert figure["value"] is not None or not defined or name.startswith(UNDEFINED), name
+    for name in result["over_time"]:
+        assert not missing(name, present), name
+
+
+@pytest.mark.parametrize("rule", names("protocol"))
+def test_score_measures_what_it_can_and_says_what_it_cannot(
+    rule, here, bench, videos, tmp_path, capsys
+):
+    words = ["score", videos, "--reference", bench.data, "--protocol", rule, "--name", "theirs"]
+    assert main([str(w) for w in [*words, "--ground-truth", "--results", tmp_path / "r"]]) == 0
+    out = capsys.readouterr().out
+    made = json.loads((tmp_path / "r" / f"theirs-{rule}.json").read_text())
+    check(made, rule, here, out, defined=True)
+    assert made["coverage"]["scored"] == 2
+    (truth,) = (tmp_path / "r").glob(f"ground-truth-*-{rule}.json")
+    check(json.loads(truth.read_text()), rule, here, out, defined=False)
+
+
+@pytest.mark.parametrize("rule", names("protocol"))
+def test_eval_measures_what_it_can_and_says_what_it_cannot(rule, here, bench, tmp_path, capsys):
+    words = (f"eval.protocol={rule}", "eval.limit=1", f"eval.frames={SHORT}")
+    assert main(["eval", *bench.dawn, *words, f"results={tmp_path / 'r'}"]) == 0
+    (path,) = (tmp_path / "r").glob("*.json")
+    check(json.loads(path.read_text()), rule, here, capsys.readouterr().out, defined=False)
