@@ -4,13 +4,18 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint type bench tables clean
+.PHONY: demo test test-real lint type bench tables clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
 
 test: $(READY)
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+# Further tests, on clips of real people and the papers' texts that may not lie in the repository.
+test-real: $(READY)
+	@test -n "$(CLIPS)" || { echo "say where the clips are: make test-real CLIPS=folder [PAPERS=folder]"; exit 2; }
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "real or papers" --clips "$(CLIPS)" $(if $(PAPERS),--papers "$(PAPERS)")
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,12 @@
-"""Tests share two cores: one thread each, and no progress of libraries on the terminal."""
+"""Tests share two cores: one thread each, and no progress of libraries on the terminal.
+
+Everything that tests need lies in the repository. What needs a folder from outside is marked so and
+is left out unless its option names the folder: ``real`` (clips of real people, ``--clips``),
+``papers`` (their texts, ``--papers``), ``weights`` (published weight files, ``--weights``).
+"""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,6 +16,43 @@ import torch
 from tests.tiny import bench, files  # noqa: F401
 
 torch.set_num_threads(1)
+
+OUTSIDE = {"real": "clips", "papers": "papers", "weights": "weights"}
+"""Options by the marker of the tests that need them."""
+
+
+def pytest_addoption(parser):
+    for marker, option in OUTSIDE.items():
+        parser.addoption(
+            f"--{option}", type=Path, metavar="FOLDER", help=f"run the tests marked {marker} too"
+        )
+
+
+def pytest_configure(config):
+    for option in OUTSIDE.values():
+        folder = config.getoption(option)
+        if folder is not None and not folder.is_dir():
+            raise pytest.UsageError(f"--{option}: there is no folder {folder}")
+
+
+def pytest_collection_modifyitems(config, items):
+    closed = {m for m, option in OUTSIDE.items() if config.getoption(option) is None}
+    left_out = [item for item in items if any(item.get_closest_marker(m) for m in closed)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session")
+def clips(request):
+    """The folder of real clips, portraits and speech; for tests marked ``real``."""
+    return request.config.getoption("clips").resolve()
+
+
+@pytest.fixture(scope="session")
+def papers(request):
+    """The folder of the papers' texts; for tests marked ``papers``."""
+    return request.config.getoption("papers").resolve()
 
 
 @pytest.fixture(autouse=True)

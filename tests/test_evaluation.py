@@ -1,7 +1,6 @@
 import dataclasses
 import math
 import re
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from metrics.base import ClipMetric
 from metrics.extractors.base import Extractor
 from metrics.weights import WEIGHTS
+from tests.tiny import HDTF
 from thbench import features, protocol, results
 from thbench.config import names
 from thbench.contracts import Clip
@@ -21,8 +21,6 @@ from thbench.evaluation import score
 from thbench.pairing import find_reference, pair_up
 
 SIZE = 32
-CLIPS = Path(__file__).parents[2] / "shared" / "clips" / "hdtf"
-CLIP = CLIPS / "WDA_KatieHill_000.mp4"
 
 
 def frames(n=10, seed=0, size=SIZE):
@@ -235,19 +233,19 @@ def test_a_prepared_data_set_is_a_reference(folders, synthetic):
         run(folders, synthetic, split="val")
 
 
-@pytest.mark.skipif(not CLIP.exists(), reason="the real clips are not here")
-def test_a_real_clip(tmp_path, monkeypatch, synthetic):
+@pytest.mark.real
+def test_a_real_clip(clips, tmp_path, monkeypatch, synthetic):
     monkeypatch.undo()
     for name in ("gen", "ref"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "a.mp4").symlink_to(CLIP)
+        (tmp_path / name / "a.mp4").symlink_to(clips / HDTF)
     short = dataclasses.replace(synthetic, frames=12, size=224)
     result = run(tmp_path, short)
     assert result.per_clip[0]["frames"] == 12
     assert result.metrics["Pose error"].value == 0
     assert result.metrics["Mouth r"].value == pytest.approx(1)
     store = features.FeatureStore({}, 128, 12, tmp_path / "cache")
-    found = store.features(store.open(CLIP), ["eyes", "valid", "waveform"], 12)
+    found = store.features(store.open(clips / HDTF), ["eyes", "valid", "waveform"], 12)
     assert found["valid"].all()
     assert 0.02 < found["eyes"].mean() < 0.6
     assert found["waveform"].shape == (12 * 640,)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-from pathlib import Path
 
 import av
 import numpy as np
@@ -19,8 +18,6 @@ from thbench.errors import UserError
 from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard.rank import tables_of
 
-CLIPS = Path(__file__).parents[2] / "shared" / "clips" / "voxceleb-mini"
-REAL = sorted(CLIPS.rglob("*.mp4"))
 FRAMES = 50
 
 
@@ -152,10 +149,11 @@ def test_order_of_files_and_batches_does_not_matter(folders, rule, monkeypatch):
         assert again.metrics[name].value == pytest.approx(figure.value, rel=1e-6, nan_ok=True)
 
 
-@pytest.mark.skipif(len(REAL) < 2, reason="the real clips are not here")
-def test_of_two_faces_one_is_followed(monkeypatch):
+@pytest.mark.real
+def test_of_two_faces_one_is_followed(clips, monkeypatch):
     monkeypatch.undo()
-    big, small = (read(path)[:6] for path in (REAL[0], REAL[-1]))
+    people = sorted((clips / "voxceleb-mini").rglob("*.mp4"))
+    big, small = (read(path)[:6] for path in (people[0], people[-1]))
     size = big.shape[-1]
     picture = torch.full((6, 3, 2 * size, 2 * size), 128, dtype=torch.uint8)
     picture[:, :, size // 2 : size // 2 + size, :size] = big

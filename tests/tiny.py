@@ -20,6 +20,8 @@ from thbench.data.synthetic.make import synthesize
 from thbench.data.video import VideoWriter
 
 FRAMES = 25
+HDTF = "hdtf/WDA_KatieHill_000.mp4"
+"""A clip among the real ones, 512 x 512 at 25 fps; for tests marked ``real``."""
 NOISE = (
     *("WARNING", "GPU available", "XNNPACK", "absl", "Tip:", "UserWarning", "swscaler"),
     *("FutureWarning", "I0000", "W0000", "Traceback", "[libx264", "rank_zero", "LitLogger"),

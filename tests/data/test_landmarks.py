@@ -1,20 +1,23 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from tests.tiny import HDTF
 from thbench.data import landmarks, pose, video
+from thbench.data.synthetic.perform import perform
+from thbench.data.synthetic.render import render
 
-CLIP = Path(__file__).parents[3] / "shared" / "clips" / "hdtf" / "WDA_KatieHill_000.mp4"
-real = pytest.mark.skipif(not CLIP.exists(), reason="the real clips are not here")
 
-
-@pytest.fixture(scope="module")
-def frames() -> torch.Tensor:
-    return video.read(CLIP, slice(0, 24))[:, :, ::2, ::2].contiguous()
+@pytest.fixture(scope="module", params=["rendered", pytest.param("real", marks=pytest.mark.real)])
+def frames(request: pytest.FixtureRequest) -> torch.Tensor:
+    """24 frames (3, 256, 256) of a talking face."""
+    if request.param == "rendered":
+        played = perform(0, 1, 0, 24)
+        return render(played.who, played.state, 256)
+    clips = request.getfixturevalue("clips")
+    return video.read(clips / HDTF, slice(0, 24))[:, :, ::2, ::2].contiguous()
 
 
 def test_no_face_at_all() -> None:
@@ -32,7 +35,6 @@ def test_gaps_are_filled_linearly() -> None:
     assert filled.dtype == np.float32
 
 
-@real
 def test_a_face_is_followed_and_losses_are_flagged(frames: torch.Tensor) -> None:
     broken = frames.clone()
     broken[8:12] = 0
@@ -43,14 +45,12 @@ def test_a_face_is_followed_and_losses_are_flagged(frames: torch.Tensor) -> None
     assert np.abs(found.landmarks[9] - (low * 0.6 + high * 0.4)).max() < 1e-5
 
 
-@real
 def test_result_does_not_depend_on_the_clip_before(frames: torch.Tensor) -> None:
     first = landmarks.track(frames)
     landmarks.track(frames.flip(-1))
     np.testing.assert_array_equal(first.landmarks, landmarks.track(frames).landmarks)
 
 
-@real
 def test_mirroring_mirrors_the_pose_and_swaps_the_eyes(frames: torch.Tensor) -> None:
     ours, mirrored = landmarks.track(frames), landmarks.track(frames.flip(-1).contiguous())
     expected = ours.pose * (-1, 1, -1, 1, -1, 1)
@@ -64,7 +64,6 @@ def test_mirroring_mirrors_the_pose_and_swaps_the_eyes(frames: torch.Tensor) -> 
     assert ((ours.eyes > 0.1) & (ours.eyes < 0.6)).mean() > 0.9
 
 
-@real
 def test_nothing_is_printed(frames: torch.Tensor, capfd: pytest.CaptureFixture[str]) -> None:
     landmarks.track(frames)
     captured = capfd.readouterr()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mediapipe.python.solutions import face_mesh_connections as connections
 
 from thbench.data import pose
 
@@ -51,7 +52,6 @@ def test_aspect_and_batch() -> None:
     [(pose.RIGHT_EYE, "FACEMESH_RIGHT_EYE"), (pose.LEFT_EYE, "FACEMESH_LEFT_EYE")],
 )
 def test_eye_points_are_corners_and_facing_pairs_of_face_meshs_own_outline(eye, outline) -> None:
-    connections = pytest.importorskip("mediapipe.python.solutions.face_mesh_connections")
     ring = walk(getattr(connections, outline), eye[0])
     at = [ring.index(point) for point in eye]
     half = len(ring) // 2

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import HDTF
 from thbench.contracts import N_LANDMARKS
 from thbench.data import audio, manifest, video
 from thbench.data.crop import Square, choose_square, cut
 from thbench.data.piece import split
 from thbench.data.prepare import Report, SourceVideo, prepare
+from thbench.data.synthetic.perform import perform
+from thbench.data.synthetic.render import render
 from thbench.errors import UserError
-
-CLIP = Path(__file__).parents[3] / "shared" / "clips" / "hdtf" / "WDA_KatieHill_000.mp4"
-real = pytest.mark.skipif(not CLIP.exists(), reason="the real clips are not here")
 
 
 def test_square_shows_the_head_and_stays_inside() -> None:
@@ -52,16 +52,27 @@ def test_split_covers_everything() -> None:
     assert max(p.stop - p.start for p in pieces) <= 25
 
 
-@real
-def test_real_clip_and_bad_ones(tmp_path: Path) -> None:
+@pytest.fixture(params=["rendered", pytest.param("real", marks=pytest.mark.real)])
+def talking(request: pytest.FixtureRequest) -> tuple[torch.Tensor, np.ndarray]:
+    """60 frames (3, 256, 256) of a talking face, and its sound at 16 kHz."""
+    if request.param == "rendered":
+        played = perform(0, 1, 0, 60)
+        return render(played.who, played.state, 256), played.speech.waveform
+    path = request.getfixturevalue("clips") / HDTF
+    return video.read(path, slice(0, 60))[:, :, ::2, ::2], audio.load(path)
+
+
+def test_good_videos_are_cut_and_bad_ones_listed(
+    talking: tuple[torch.Tensor, np.ndarray], tmp_path: Path
+) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
-    frames = video.read(CLIP, slice(0, 60))[:, :, ::2, ::2]
+    frames, sound = talking
     wide = torch.nn.functional.pad(frames, (80, 120))
-    with video.VideoWriter(raw / "good.mp4", 256, 456, waveform=audio.load(CLIP)) as writer:
+    with video.VideoWriter(raw / "good.mp4", 256, 456, waveform=sound) as writer:
         writer.write(wide)
     with video.VideoWriter(raw / "mute.mp4", 256, 256) as writer:
         writer.write(frames)
-    with video.VideoWriter(raw / "nobody.mp4", 64, 64, waveform=audio.load(CLIP)) as writer:
+    with video.VideoWriter(raw / "nobody.mp4", 64, 64, waveform=sound) as writer:
         writer.write(torch.zeros(40, 3, 64, 64, dtype=torch.uint8))
     (raw / "text.mp4").write_text("nothing")
     (raw / "truth.txt").write_text("planted")

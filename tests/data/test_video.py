@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny import HDTF
 from thbench.data import audio, video, writer
 from thbench.errors import UserError
-
-CLIPS = Path(__file__).parents[3] / "shared" / "clips"
 
 
 def moving(n: int = 40, height: int = 64, width: int = 96) -> torch.Tensor:
@@ -87,10 +86,10 @@ def test_backends_agree(tmp_path: Path, indices: video.Indices) -> None:
     assert (ours[:, 0].float().mean((1, 2)) / 6).round().tolist() == expected.tolist()
 
 
-@pytest.mark.skipif(not CLIPS.exists(), reason="the real clips are not here")
-@pytest.mark.parametrize("name", ["hdtf/WDA_KatieHill_000.mp4", "varied/grid_lbax4n.mpg"])
-def test_backends_agree_on_real_clips(name: str) -> None:
-    path = CLIPS / name
+@pytest.mark.real
+@pytest.mark.parametrize("name", [HDTF, "varied/grid_lbax4n.mpg"])
+def test_backends_agree_on_real_clips(clips: Path, name: str) -> None:
+    path = clips / name
     assert difference(video.read(path, [0, 41, 60]), video._read_av(path, [0, 41, 60])) <= 2
     everything = torch.cat(list(video.stream(path, fps=None)))
     assert difference(video._read_av(path, [41, 60]), everything[[41, 60]]) == 0

@@ -14,7 +14,6 @@ from thbench.results import Curve, read_folder, write
 
 ROOT = Path(__file__).parents[2]
 BOARDS = ROOT / "leaderboards"
-PAPER = ROOT.parent / "shared" / "papers" / "dawn.txt"
 
 
 @pytest.fixture
@@ -105,12 +104,12 @@ def test_published_rows_rank_as_the_paper_says():
     assert all(row.origin == "reported" for t in tables.values() for row in t.rows)
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
-def test_published_figures_are_the_papers():
+@pytest.mark.papers
+def test_published_figures_are_the_papers(papers):
     def figures(line):
         return re.sub(r"[^0-9.\- ]", "", re.sub(r"[\t]", " ", line.replace("*", ""))).split()
 
-    lines = [figures(line) for line in PAPER.read_text().splitlines()]
+    lines = [figures(line) for line in (papers / "dawn.txt").read_text().splitlines()]
     for table in published.read(BOARDS / "published" / "dawn.yaml"):
         for row in table.rows:
             cells = [row.cells[c.name].text or "-" for c in table.columns]

@@ -95,7 +95,6 @@ def test_aligned_faces_equal_opencvs_warp():
 
 
 def test_embeddings_of_a_network(tmp_path):
-    pytest.importorskip("onnxruntime")
     path = tiny_network(tmp_path / "tiny.onnx")
     landmarks, _ = face(7, 128)
     frames = torch.tensor([255, 51, 0]).view(1, 3, 1, 1).repeat(7, 1, 128, 128).to(torch.uint8)

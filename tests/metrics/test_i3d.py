@@ -316,12 +316,11 @@ def test_name_feature_and_divisor_follow_the_options():
         FVD(mode="other")
 
 
-def test_golden_value_of_the_published_network():
+@pytest.mark.weights
+def test_golden_value_of_the_published_network(request, monkeypatch):
     """Eight black clips against eight white ones, 30 frames of 64 x 64."""
-    try:
-        extract = I3D(window=30).extract
-    except weights.WeightsMissing as missing:
-        pytest.skip(f"needs the published weights: {missing}")
+    monkeypatch.setenv("THBENCH_WEIGHTS", str(request.config.getoption("weights").resolve()))
+    extract = I3D(window=30).extract
     black, white = (torch.full((30, 3, 64, 64), v, dtype=torch.uint8) for v in (0, 255))
     sides = [extract(frames).repeat(8, 1) for frames in (black, white)]
     assert float(frechet_distance(*sides, ddof=0)) == pytest.approx(151.256, rel=1e-3)

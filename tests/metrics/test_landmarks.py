@@ -1,13 +1,10 @@
 import math
-from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
 
 from metrics.landmarks import IBUG_68, LMD, MOUTH, eye_span, landmark_distance, to_68
-
-CLIP = Path(__file__).parents[3] / "shared" / "clips" / "hdtf" / "WDA_KatieHill_000.mp4"
+from tests.tiny import HDTF
 
 MIRROR = [
     *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31,
@@ -97,11 +94,11 @@ def test_names_and_options():
         LMD(mode="mouth")
 
 
-@pytest.mark.skipif(not CLIP.exists(), reason="no real clips here")
-def test_the_points_of_a_mirrored_face_are_mirrored():
+@pytest.mark.real
+def test_the_points_of_a_mirrored_face_are_mirrored(clips):
     from thbench.data import landmarks, video
 
-    frame = next(islice(video.stream(CLIP), 1))[:1]
+    frame = next(video.stream(clips / HDTF))[:1]
     found, mirrored = (landmarks.track(f) for f in (frame, frame.flip(-1)))
     assert found.valid.all()
     assert mirrored.valid.all()

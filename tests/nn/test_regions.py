@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from mediapipe.python.solutions import face_mesh_connections as mesh
 
 from thbench.nn import regions
 from thbench.nn.regions import POLYGONS, box_mask, region_mask
@@ -81,7 +82,6 @@ def test_half_precision_landmarks_and_unknown_names():
 
 
 def test_outlines_are_face_meshs_own():
-    mesh = pytest.importorskip("mediapipe").solutions.face_mesh_connections
     known = {
         "lips": mesh.FACEMESH_LIPS,
         "mouth": mesh.FACEMESH_LIPS,
