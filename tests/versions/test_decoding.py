@@ -64,7 +64,7 @@ def write(path, matrix, spread, bits=8):
 def filled(kind, pixels):
     """A frame with these planes; PyAV's own from_ndarray takes too few formats."""
     frame = av.VideoFrame(pixels.shape[1], PATCH, kind)
-    pieces = np.split(pixels.reshape(-1), np.cumsum([PATCH * pixels.shape[1]] + [pixels.size // 6]))
+    pieces = np.split(pixels.reshape(-1), np.cumsum([PATCH * pixels.shape[1], pixels.size // 6]))
     for plane, piece in zip(frame.planes, pieces, strict=True):
         rows = piece.reshape(plane.height, plane.width)
         padded = np.zeros((plane.height, plane.line_size // rows.itemsize), rows.dtype)
