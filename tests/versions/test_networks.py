@@ -119,7 +119,8 @@ def test_noise_levels(schedule, expected):
 
 
 def test_lpips():
-    net = build(planted(alexnet(weights=None)).state_dict())
+    trunk = torch.nn.ModuleDict({"features": alexnet(weights=None).features})
+    net = build(planted(trunk).state_dict())
     frames = ((wave(2, 3, 64, 64) + 1) * 127).to(torch.uint8)
     assert lpips_distance(net, frames, frames.flip(-1)).tolist() == near([0.03817, 0.03987], 2e-4)
 
