@@ -9,13 +9,17 @@ SYSTEM := $(shell uname -s -m)
 # For `make lock`: UPGRADE= follows pyproject.toml alone, UPGRADE='--upgrade-package av' renews one.
 UPGRADE ?= --upgrade
 
-.PHONY: demo test lint type bench tables lock clean
+.PHONY: demo test test-lowest lint type bench tables lock clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
 
 test: $(READY)
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+# What depends on decoders and libraries, with the lowest versions that pyproject.toml allows.
+test-lowest: .venv-lowest/.ready
+	.venv-lowest/bin/python -m pytest tests/versions tests/data tests/metrics -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -51,6 +55,11 @@ lock: $(UV)
 $(UV):
 	$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/python -m pip --disable-pip-version-check install --quiet uv
+
+.venv-lowest/.ready: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info
