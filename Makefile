@@ -58,7 +58,7 @@ $(UV):
 
 .venv-lowest/.ready: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-lowest
-	$(UV) pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[dev]'
+	$(UV) pip install --quiet --compile-bytecode --python .venv-lowest --resolution lowest-direct -e '.[dev]'
 	@touch $@
 
 clean:
