@@ -3,8 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+UV     := .venv-uv/bin/uv
+SYSTEM := $(shell uname -s -m)
+# For `make lock`: UPGRADE= follows pyproject.toml alone, UPGRADE='--upgrade-package av' renews one.
+UPGRADE ?= --upgrade
 
-.PHONY: demo test test-real lint type bench tables clean
+.PHONY: demo test test-real test-lowest lint type bench tables lock clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
@@ -16,6 +21,10 @@ test: $(READY)
 test-real: $(READY)
 	@test -n "$(CLIPS)" || { echo "say where the clips are: make test-real CLIPS=folder [PAPERS=folder]"; exit 2; }
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "real or papers" --clips "$(CLIPS)" $(if $(PAPERS),--papers "$(PAPERS)")
+
+# What depends on decoders and libraries, with the lowest versions that pyproject.toml allows.
+test-lowest: .venv-lowest/.ready
+	.venv-lowest/bin/python -m pytest tests/versions tests/data tests/metrics -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,11 +39,32 @@ bench: $(READY)
 tables: $(READY)
 	$(BIN)/thbench leaderboard
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "thbench needs Python 3.11 or 3.12: run make PYTHON=python3.11")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+ifeq ($(SYSTEM),Linux x86_64)
+	$(PIP) --require-hashes --only-binary :all: -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+else
+	@echo "NOT LOCKED: requirements.lock is for Linux on x86-64, this is $(SYSTEM). Installing today's versions." >&2
+	$(PIP) -e '.[dev]'
+endif
+	@touch $@
+
+# One lock for Python 3.11 and 3.12.
+lock: $(UV)
+	$(UV) pip compile --quiet --universal --python-version 3.11 \
+		--extra dev --generate-hashes --only-binary :all: --fork-strategy fewest $(UPGRADE) \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip --disable-pip-version-check install --quiet uv
+
+.venv-lowest/.ready: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-lowest
+	$(UV) pip install --quiet --compile-bytecode --python .venv-lowest --resolution lowest-direct -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-* build dist *.egg-info

@@ -5,6 +5,7 @@ import struct
 from multiprocessing import get_context
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -146,6 +147,13 @@ def test_bad_files_are_explained(tmp_path: Path, kind: str) -> None:
     for read in (video.read, lambda p: list(video.stream(p))):
         with pytest.raises(UserError, match=r"a\.mp4"):
             read(path)
+
+
+def test_log_of_ffmpeg_is_off_whoever_turned_it_on(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", moving(5))
+    av.logging.set_level(av.logging.ERROR)  # as torchvision 0.21 to 0.25 do
+    with video.open_media(path):
+        assert av.logging.get_level() is None
 
 
 def test_sound_only_is_no_video(tmp_path: Path) -> None:

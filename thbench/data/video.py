@@ -201,6 +201,7 @@ def open_media(path: str | Path) -> InputContainer:
         UserError: the file is missing, empty, or of no known format.
     """
     check_file(path)
+    av.logging.set_level(None)  # again: torchvision, up to 0.25, turns it on when it is imported
     try:
         return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
