@@ -1,12 +1,12 @@
 import math
 
-import av
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from metrics.sharpness import CPBD, canny_edges, cpbd, edge_widths, sobel_edges
+from tests import lossless
 from thbench import protocol
 from thbench.evaluation import score
 
@@ -198,24 +198,11 @@ def test_the_slow_transcription_agrees_at_every_pixel(seed):
     assert edges[[0, -1]].any()
 
 
-def lossless(path, images):
-    """An mp4 whose frames are these grey pictures, to the bit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = images[0].shape
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264rgb", rate=25, options={"qp": "0"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "rgb24"
-        for image in images:
-            frame = av.VideoFrame.from_ndarray(np.stack([image] * 3, 2), "rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
 def test_files_go_in_and_the_authors_figure_comes_out(tmp_path):
     keys = list(FIGURES)
     for i, pair in enumerate((keys[:2], keys[2:4])):
-        lossless(tmp_path / "gen" / f"c{i}.mp4", [picture(*key) for key in pair])
-        lossless(tmp_path / "ref" / f"c{i}.mp4", [picture(9)] * 2)
+        lossless.save(tmp_path / "gen" / f"c{i}.mp4", [picture(*key) for key in pair])
+        lossless.save(tmp_path / "ref" / f"c{i}.mp4", [picture(9)] * 2)
     rule = protocol.parse("p", {"size": 200, "metrics": [{"metric": "cpbd"}]})
     kwargs = {"run": "r", "strategy": "s", "progress": False, "cache": tmp_path / "cache"}
     result = score(tmp_path / "gen", tmp_path / "ref", rule, **kwargs)
