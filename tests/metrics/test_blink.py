@@ -46,6 +46,13 @@ def test_slow_drift_and_small_twitches_are_no_blinks():
     assert len(find_blinks(eyes(100, [50], depth=0.1), height=0.03)) == 1
 
 
+def test_a_clip_may_begin_and_end_within_a_blink():
+    opens = np.array([0.2, 0.21, 0.22, 0.21, 0.1, 0.2, *[0.3] * 9])
+    assert [(b.start, b.end) for b in find_blinks(opens)] == [(0, 6)]
+    closes = np.array([*[0.3] * 9, 0.1, 0.2, 0.21])
+    assert [(b.start, b.end) for b in find_blinks(closes)] == [(8, 11)]
+
+
 def test_two_closings_within_the_distance_are_one():
     ratio = np.array([0.3, 0.3, 0.2, 0.28, 0.18, 0.3, 0.3, 0.3, 0.3])
     assert len(find_blinks(ratio)) == 1
