@@ -282,6 +282,9 @@ def test_every_paper_has_its_metrics():
     dawn = {m["metric"]: m for m in protocol.load("dawn").metrics}
     assert dawn["fvd"]["window"] == 32
     assert dawn["dr"]["frames"] == 50
+    heads = {m["metric"]: m for m in protocol.load("diffused-heads").metrics}
+    published = ("blinks", "blink-duration", "ofm", "f-mse")
+    assert all(heads[name]["mode"] == "as-published" for name in published)
 
 
 def test_every_missing_file_of_every_protocol_can_be_pulled(monkeypatch, tmp_path):

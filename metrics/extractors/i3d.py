@@ -2,6 +2,8 @@
 
 Carreira and Zisserman (2017), "Quo vadis, action recognition?", figure 3: Inception-v1 blown up
 into time, trained on Kinetics-400, here up to its logits. TensorFlow's "same" padding throughout.
+TATS and VideoGPT, which published the state dict, add 1e-5 to the variances of batch norm, and so
+do we; DeepMind's own program adds 1e-3.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Unit(nn.Module):
         super().__init__()
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv3d = nn.Conv3d(inside, out, kernel, stride, bias=plain)
-        self.bn = None if plain else nn.BatchNorm3d(out, eps=1e-3)
+        self.bn = None if plain else nn.BatchNorm3d(out, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv3d(pad_same(x, self.kernel, self.stride))
@@ -159,6 +161,7 @@ class I3D(Extractor):
     """
 
     name = "i3d"
+    version = 2
 
     def __init__(
         self,

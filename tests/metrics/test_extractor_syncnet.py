@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from metrics import weights
 from metrics.extractors.syncnet import (
@@ -105,6 +106,61 @@ def test_one_pass_over_the_clip_equals_window_by_window(extractor):
     assert alone.abs().mean() > 0.01
     assert (alone[0] - alone[1]).abs().max() > 1e-3
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+
+
+# As in the authors' SyncNetModel.py: layers with stride and padding, poolings with kernel as well.
+SOUND = [
+    (0, 1, 1), (4, 1, 1), ((3, 3), (1, 2), 0), (8, 1, 1), (11, 1, 1), (14, 1, 1), ((3, 3), 2, 0),
+    (18, 1, 0),
+]  # fmt: skip
+LIPS = [
+    (0, (1, 2, 2), 0), ((1, 3, 3), (1, 2, 2), 0), (4, (1, 2, 2), (0, 1, 1)),
+    ((1, 3, 3), (1, 2, 2), (0, 1, 1)), (8, 1, (0, 1, 1)), (11, 1, (0, 1, 1)), (14, 1, (0, 1, 1)),
+    ((1, 3, 3), (1, 2, 2), 0), (18, 1, 0),
+]  # fmt: skip
+
+
+def transcription(state, tower, plan, x):
+    """One tower and its head, operation by operation; batch norm adds 1e-5 to variances."""
+
+    def normed(name, x):
+        mean, var, gain, bias = (
+            state[f"{name}.{k}"].reshape(-1, *[1] * (x.ndim - 2))
+            for k in ("running_mean", "running_var", "weight", "bias")
+        )
+        return ((x - mean) / (var + 1e-5).sqrt() * gain + bias).clamp(min=0)
+
+    convolve, pool = (F.conv2d, F.max_pool2d) if x.ndim == 4 else (F.conv3d, F.max_pool3d)
+    for what, stride, padding in plan:
+        if isinstance(what, tuple):
+            x = pool(x, what, stride, padding)
+            continue
+        w, b = (state[f"netcnn{tower}.{what}.{k}"] for k in ("weight", "bias"))
+        x = normed(f"netcnn{tower}.{what + 1}", convolve(x, w, b, stride, padding))
+    head = f"netfc{tower}"
+    x = F.linear(x.flatten(1), state[f"{head}.0.weight"], state[f"{head}.0.bias"])
+    return F.linear(normed(f"{head}.1", x), state[f"{head}.3.weight"], state[f"{head}.3.bias"])
+
+
+def test_both_towers_equal_a_transcription_where_variances_are_small():
+    generator = torch.Generator().manual_seed(1)
+    state = published_state()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            state[name] = 1e-4 * (1 + torch.rand(value.shape, generator=generator))
+        elif value.ndim > 1 and not name.endswith("3.weight"):
+            state[name] = value / 100
+        elif name.endswith(("bias", "running_mean")):
+            state[name] = 1e-3 * torch.randn(value.shape, generator=generator)
+    net = build(state)
+    crops = 255 * torch.rand(5, 3, 224, 224, generator=generator)
+    cepstra = 3 * torch.randn(2, 13, 20, generator=generator)
+    with torch.inference_mode():
+        lips = transcription(state, "lip", LIPS, crops.transpose(0, 1)[None])
+        sound = transcription(state, "aud", SOUND, cepstra[:, None])
+        assert min(lips.std(), sound.std()) > 0.1
+        torch.testing.assert_close(net.lips(crops), lips, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(net.sound(cepstra), sound, rtol=1e-3, atol=1e-4)
 
 
 def test_batches_do_not_change_the_embeddings(file, extractor):

@@ -16,6 +16,11 @@ from metrics.extractors.i3d import (
 )
 from metrics.frechet import frechet_distance
 from metrics.fvd import FVD
+from thbench import protocol
+from thbench.data.video import VideoWriter, read
+from thbench.evaluation import score
+
+VARIANCE = 1e-3
 
 # Input channels and those of b0, b1a, b1b, b2a, b2b, b3b, as in the published file.
 TABLE = """
@@ -54,7 +59,10 @@ def units():
 
 @pytest.fixture(scope="module")
 def state():
-    """Random tensors with the published names and shapes, that keep the signal's size."""
+    """Random tensors with the published names and shapes, that keep the signal's size.
+
+    Variances are small, so that what batch norm adds to them matters.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -62,12 +70,12 @@ def state():
 
     made = {}
     for name, inside, out, kernel in units():
-        scale = math.sqrt(2 / (inside * kernel**3))
+        scale = math.sqrt(VARIANCE * 2 / (inside * kernel**3))
         made[f"{name}.conv3d.weight"] = scale * draw(out, inside, kernel, kernel, kernel)
         made[f"{name}.bn.weight"] = 1 + 0.1 * draw(out)
         made[f"{name}.bn.bias"] = 0.1 * draw(out)
-        made[f"{name}.bn.running_mean"] = 0.1 * draw(out)
-        made[f"{name}.bn.running_var"] = 1 + 0.1 * draw(out).abs()
+        made[f"{name}.bn.running_mean"] = 0.1 * math.sqrt(VARIANCE) * draw(out)
+        made[f"{name}.bn.running_var"] = VARIANCE * (1 + 0.1 * draw(out).abs())
         made[f"{name}.bn.num_batches_tracked"] = torch.tensor(7)
     made["logits.conv3d.weight"] = draw(400, 1024, 1, 1, 1) / 32
     made["logits.conv3d.bias"] = draw(400)
@@ -155,7 +163,10 @@ def test_same_padding_is_tensorflows(size, kernel, stride):
 
 
 def transcription(state, x):
-    """The network of the paper's figure, operation by operation."""
+    """The network of the paper's figure, operation by operation, as TATS and VideoGPT run it.
+
+    Their ``pytorch_i3d.py`` adds 1e-5 to variances, where the paper's own program adds 1e-3.
+    """
 
     def around(x, k, s):
         pads = []
@@ -171,7 +182,7 @@ def transcription(state, x):
             state[f"{name}.bn.{k}"].reshape(1, -1, 1, 1, 1)
             for k in ("running_mean", "running_var", "weight", "bias")
         )
-        return ((x - mean) / (var + 1e-3).sqrt() * gain + bias).clamp(min=0)
+        return ((x - mean) / (var + 1e-5).sqrt() * gain + bias).clamp(min=0)
 
     def pool(x, k, s):
         return F.max_pool3d(around(x, k, s), k, s)
@@ -210,6 +221,35 @@ def test_windows_are_cut_batched_and_scored_as_the_transcription_does(state, kin
         expected = transcription(state, pixels.transpose(0, 1)[None])
     assert expected.std() > 0.1
     torch.testing.assert_close(alone[1:], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_files_go_in_and_tats_figure_comes_out(tmp_path, state, kinetics):
+    """Two windows a side: covariances of rank one, whose distance is a closed form."""
+    rows = {}
+    for side, seed in (("gen", 0), ("ref", 2)):
+        for i in range(2):
+            path = tmp_path / side / f"c{i}.mp4"
+            with VideoWriter(path, 64, 64) as writer:
+                writer.write(F.interpolate(clip(9, 8, seed + i).float(), 64).byte())
+            pixels = F.interpolate(read(path).float(), (SIZE, SIZE), mode="bilinear") / 127.5 - 1
+            with torch.inference_mode():
+                found = transcription(state, pixels.transpose(0, 1)[None])
+            rows.setdefault(side, []).append(found[0].double())
+    rule = protocol.parse(
+        "p", {"size": 64, "metrics": [{"metric": "fvd", "window": 9, "mode": "tats"}]}
+    )
+    result = score(
+        tmp_path / "gen", tmp_path / "ref", rule, run="r", strategy="s", progress=False, cache=None
+    )
+    (figure,) = result.metrics.values()
+    (a, b), (c, d) = rows.values()
+    means = ((a + b) / 2 - (c + d) / 2).square().sum()
+    # Divided by n - 1 = 1, the covariance of two points is their difference times itself, halved.
+    spread = ((a - b).square().sum() + (c - d).square().sum()) / 2 - ((a - b) @ (c - d)).abs()
+    expected = float(means + spread)
+    assert expected > 0.1
+    assert figure.value == pytest.approx(expected, rel=1e-4)
+    assert figure.extractors[0].startswith("i3d-2-")
 
 
 def test_preprocessing_spans_minus_one_to_one():
