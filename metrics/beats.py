@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import argrelmin
 
 from metrics.base import ClipMetric, Features
+from metrics.mfcc import pcm16
 
 Signal = Literal["pose", "landmarks"]
 Mode = Literal["audio-beats", "motion-beats"]
@@ -45,7 +46,7 @@ def motion_beats(joints: np.ndarray, smooth: float = 5.0) -> np.ndarray:
 def audio_beats(
     waveform: np.ndarray, fps: int = 25, start_bpm: float = 120.0, tightness: float = 100.0
 ) -> np.ndarray:
-    """Frames at which librosa hears a beat; none in silence.
+    """Frames at which librosa hears a beat; none in digital silence, that is below 16 bits.
 
     Args:
         waveform: (S,) at 16 kHz.
@@ -58,7 +59,7 @@ def audio_beats(
     """
     if RATE % fps:
         raise ValueError(f"16000 samples a second cannot be split into {fps} equal hops")
-    if not np.any(waveform):
+    if not pcm16(waveform).any():
         return np.zeros(0, int)
     import librosa  # brings numba
 

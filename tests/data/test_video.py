@@ -87,6 +87,23 @@ def test_backends_agree(tmp_path: Path, indices: video.Indices) -> None:
     assert (ours[:, 0].float().mean((1, 2)) / 6).round().tolist() == expected.tolist()
 
 
+def test_ten_bits_are_read_the_same_way_in_order_and_by_index(tmp_path: Path) -> None:
+    noise = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    picture = torch.nn.functional.interpolate(noise, (64, 96), mode="bilinear")[0] * 255
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le"
+        for _ in range(5):
+            image = picture.permute(1, 2, 0).byte().contiguous().numpy()
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        file.mux(stream.encode())
+    assert video.probe(path).bits == 10
+    in_order = torch.cat(list(video.stream(path)))
+    assert difference(video.read(path, [0, 3]), in_order[[0, 3]]) == 0
+    assert (in_order[0].float() - picture).abs().mean() < 6
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", [HDTF, "varied/grid_lbax4n.mpg"])
 def test_backends_agree_on_real_clips(clips: Path, name: str) -> None:
