@@ -129,8 +129,11 @@ def check(result, rule, present, out, defined):
         else:
             assert figure["unavailable"] is None, name
             assert figure["value"] is not None or not defined or name.startswith(UNDEFINED), name
-    for name in result["over_time"]:
-        assert not missing(name, present), name
+    followed = [m.name for m in protocol.load(rule).over_time.build()]
+    assert set(result["over_time_unavailable"]) == {n for n in followed if missing(n, present)}
+    assert not set(result["over_time"]) & set(result["over_time_unavailable"])
+    for name in result["over_time_unavailable"]:
+        assert name in out.split("unavailable over time: ", 1)[1], name
 
 
 @pytest.mark.parametrize("rule", names("protocol"))

@@ -51,7 +51,9 @@ def lines(result: Result) -> list[str]:
     text += _named("absent, no video is called so", covered.absent)
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
     text += _named("cut to the shorter of both", list(_shorter(result)))
-    text += _unavailable(result.metrics)
+    reasons = {name: f.unavailable for name, f in result.metrics.items() if f.unavailable}
+    text += _unavailable("unavailable", reasons)
+    text += _unavailable("unavailable over time", result.over_time_unavailable)
     for name, figure in result.metrics.items():
         text += [f"{name}: {note}" for note in figure.notes]
         if figure.missing:
@@ -69,13 +71,12 @@ def _cells(figure: Figure) -> tuple[str, str, str, str]:
     return f"{figure.value:.3f}{unit}", interval, reference, str(figure.n)
 
 
-def _unavailable(metrics: Mapping[str, Figure]) -> list[str]:
+def _unavailable(what: str, reasons: Mapping[str, str]) -> list[str]:
     """A line per remedy: one file often serves several metrics."""
     remedies: dict[str, list[str]] = {}
-    for name, figure in metrics.items():
-        if figure.unavailable:
-            remedies.setdefault(figure.unavailable, []).append(name)
-    return [f"unavailable: {', '.join(names)}: {remedy}" for remedy, names in remedies.items()]
+    for name, remedy in reasons.items():
+        remedies.setdefault(remedy, []).append(name)
+    return [f"{what}: {', '.join(names)}: {remedy}" for remedy, names in remedies.items()]
 
 
 def _shorter(result: Result) -> Iterable[str]:

@@ -157,6 +157,7 @@ class Result:
         space: what the strategy generates in ("flow", "pixels", ...).
         samples_seen: by the trained networks, or None.
         over_time: figures over bins of frames, by the metric's name.
+        over_time_unavailable: those that could not be followed, and the remedy.
         per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
             values by metric, and by metric and bin. Kept in a file beside.
     """
@@ -169,6 +170,7 @@ class Result:
     data: DataRef
     metrics: dict[str, Figure]
     over_time: dict[str, Curve] = field(default_factory=dict)
+    over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     cost: CostSummary | None = None
     seeds: tuple[int, ...] = ()

@@ -179,6 +179,9 @@ class Scorer:
             "protocol": ProtocolRef(self.protocol.name, self.protocol.hash),
             "metrics": self.figures(),
             "over_time": self.curves(),
+            "over_time_unavailable": {
+                m.name: reason for m in self.followed if (reason := self._why_not(m))
+            },
             "coverage": Coverage(
                 expected=expected,
                 scored=len(self.rows),
