@@ -20,7 +20,7 @@ from thbench.config import names
 from thbench.data import audio, video
 from thbench.data.morphable import Morphable, write
 
-LONG, SHORT = 26, 21
+LONG, SHORT = 18, 17
 """Frames of the videos to score and of those that `eval` makes: no FVD32 or DR25 among them."""
 
 INCEPTION = ("FID", "DR25", "DR50", "E-FID (inception)")
