@@ -284,12 +284,41 @@ def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
 # Training of motion
 
 
+def by_hand(face, stage, shown, noisy, t, made):
+    """L_exp, L_pose and L_sync (eq. 8 to 11) of what the network was shown and what it made.
+
+    Over frames that are to be made and show a face.
+    """
+    truth, n = coefficients(face, shown), t.shape[1]
+    wanted = stage.net.to_latent(truth.motion[:, -n:])
+    counted = (t > 0) & shown.valid[:, -n:]
+    error = (made - wanted).square().transpose(1, 2)[counted]
+    expression = stage.net.from_latent(made)[..., :2]
+    lips = face(truth.identity[:, None], expression)[:, :, face.mouth]
+    expert = stage.frozen["lip"].module
+    v, a = expert.lips(lips), expert.sound(shown.audio[:, -n:])
+    p = (v * a).sum(-1) / (v.norm(dim=-1) * a.norm(dim=-1)).clamp(min=EPSILON)
+    sync = -p.clamp(min=EPSILON).log()[counted]
+    return {"exp": error[:, :2].mean(), "pose": error[:, 2:].mean(), "sync": sync.mean()}
+
+
 def test_losses_are_the_three_of_eq_12_with_their_weights(face):
-    stage = motion_stage(face, w_exp=2, w_pose=3, w_sync=5)
-    torch.manual_seed(1)
-    losses = stage.loss(batch())
-    total = 2 * losses["exp"] + 3 * losses["pose"] + 5 * losses["sync"]
-    torch.testing.assert_close(losses["loss"], total)
+    stage, shown, lengths = motion_stage(face, w_exp=2, w_pose=3, w_sync=5), batch(), set()
+    shown.valid[0, 5:7] = False
+    calls, real = [], stage.net.forward
+    stage.net.forward = lambda noisy, t, *rest: (
+        calls.append((noisy, t, real(noisy, t, *rest))) or calls[-1][-1]
+    )
+    for seed in range(6):
+        torch.manual_seed(seed)
+        losses = stage.loss(shown)
+        expected = by_hand(face, stage, shown, *calls[-1])
+        for name, value in expected.items():
+            torch.testing.assert_close(losses[name], value, msg=lambda m, name=name: f"{name}: {m}")
+        total = 2 * expected["exp"] + 3 * expected["pose"] + 5 * expected["sync"]
+        torch.testing.assert_close(losses["loss"], total)
+        lengths.add(calls[-1][1].shape[1])
+    assert lengths == {FRAMES, FRAMES - 3}  # first and later segments
     assert set(motion_stage(face, w_sync=0).loss(batch())) == {"loss", "exp", "pose"}
 
 

@@ -163,24 +163,29 @@ def test_loss_is_the_sum_of_its_terms(options, w_lip, w_clean):
     assert 0 < losses["lip"] < losses["simple"]
 
 
-def test_frames_without_a_face_do_not_count():
-    trained = stage()
-    a, b = batch(), batch()
-    b.video = b.video.clone()
-    b.video[0, 1] = 255
-    for x in (a, b):
-        x.valid = x.valid.clone()
-        x.valid[0, 1] = False
-    seen = []
-    real = trained.net._ordered
-    trained.net._ordered = lambda noisy, *rest: seen.append(noisy) or torch.zeros_like(noisy)
-    values = []
-    for x in (a, b):
+@pytest.mark.parametrize("loss", ["paper", "code"])
+def test_frames_without_a_face_do_not_count(loss):
+    """However wrong the prediction on one of them is, and as if they were not there."""
+    trained, shown = stage(loss=loss), batch()
+
+    def losses(unseen=None, wrong=0.0):
+        shown.valid = torch.ones(2, 4, dtype=torch.bool)
+        made = torch.zeros(2, 3, 4, LATENT, LATENT)
+        if unseen is not None:
+            shown.valid[0, unseen] = False
+        made[0, :, 1] = wrong
+        trained.net._ordered = lambda noisy, *rest: made
         torch.manual_seed(5)
-        values.append(trained.loss(x)["loss"])
-    assert (seen[0] - seen[1]).abs().max() > 0.01
-    torch.testing.assert_close(values[0], values[1])
-    trained.net._ordered = real
+        return trained.loss(shown)
+
+    for name, value in losses(unseen=1).items():
+        torch.testing.assert_close(losses(unseen=1, wrong=100.0)[name], value)
+        assert losses(wrong=100.0)[name] > value + 1
+    # Without each frame of a clip in turn, the mean is over the other seven of the eight.
+    whole = 8 * losses()["simple"]
+    left_out = [whole - 7 * losses(unseen=i)["simple"] for i in range(4)]
+    assert min(left_out) > 0
+    assert max(left_out) < whole / 4
 
 
 def test_observed_frames_are_not_learned():

@@ -130,8 +130,45 @@ def test_kl_is_off_for_a_quarter_then_ramps():
 
 
 def test_the_discriminator_sees_patches():
-    assert Discriminator()(torch.randn(2, 200, 8)).shape == (2, 23)
-    assert Discriminator()(torch.randn(2, 24, 8)).shape == (2, 1)
+    """Each score sees 70 frames, as the patches of Isola et al. are of 70 pixels, 8 apart."""
+    torch.manual_seed(0)
+    judge, motion = Discriminator(), torch.randn(2, 200, 8, requires_grad=True)
+    scores = judge(motion)
+    assert scores.shape == (2, 23)
+    for k in range(23):
+        (slope,) = torch.autograd.grad(scores[0, k], motion, retain_graph=True)
+        seen = slope[0].abs().amax(-1).nonzero().flatten().tolist()
+        # The paddings of the five layers, in frames: 1 + 2 + 4 + 8 + 8 before the first.
+        assert seen == list(range(max(0, 8 * k - 23), min(200, 8 * k - 23 + 70)))
+        assert not slope[1].any()
+        assert slope[0].abs().amax(0).all()  # every kind of motion counts
+    assert judge(torch.randn(2, 24, 8)).shape == (2, 1)
+
+
+def test_the_generator_wants_its_motion_to_be_taken_for_real():
+    module, losses = stage().eval(), []
+    for logit in (-5.0, 5.0):
+        torch.manual_seed(0)
+        module.discriminator.forward = lambda motion, logit=logit: torch.full((4, 1), logit)
+        losses.append(module.loss(batch()))
+    fooled, caught = losses[1]["gan"], losses[0]["gan"]
+    assert fooled < 0.01 < 5 < caught
+    torch.testing.assert_close(losses[0]["loss"] - losses[1]["loss"], 0.6 * (caught - fooled))
+
+
+def test_the_discriminator_learns_to_tell_made_motion_from_real():
+    module = stage()
+    real_descend = module._descend
+
+    def judge_alone(loss, optimizer):
+        if optimizer.param_groups[0]["params"][0] is module.discriminator[0].weight:
+            real_descend(loss, optimizer)
+
+    module._descend = judge_alone
+    fit(module, 20)
+    with torch.no_grad():
+        _, real, made = module.judge(batch(seed=999))
+        assert module.discriminator(real).mean() > 0.5 > -0.5 > module.discriminator(made).mean()
 
 
 def test_the_two_networks_learn_in_turn_and_only_their_own():
