@@ -4,13 +4,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint type bench tables clean
+.PHONY: demo test mutants lint type bench tables clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
 
 test: $(READY)
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+# Breaks the code in a copy and sees whether tests fall: make mutants NAMES="noise ema"
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(NAMES)
 
 lint: $(READY)
 	$(BIN)/ruff check .
