@@ -1,6 +1,7 @@
 """What each draw of a training sample depends on, one by one."""
 
 import pytest
+import torch
 
 from tests import toy_training as toy
 from tests.data.test_datamodule import make
@@ -48,3 +49,13 @@ def test_each_sample_has_colours_of_its_own(root):
     again = make(root, jitter=[0.5, 0, 0, 0]).batch(2, range(4))
     assert (again.video == coloured.video).all()
     assert (other.video.float() - coloured.video.float()).abs().max() > 3
+
+
+def test_each_split_has_its_own_frames_and_measurements(root):
+    for split, people in (("train", range(5)), ("val", (5, 6))):
+        shown = make(root, options={"split": split}).batch(0, range(4))
+        for id, pose, picture in zip(shown.ids, shown.source_pose, shown.source, strict=True):
+            person, frame = divmod(int(pose[0]), 100)
+            assert id == f"person{person}/clip"
+            assert person in people
+            assert abs(picture.float().mean() - toy.grey(person, torch.tensor(frame))) <= 3

@@ -8,6 +8,7 @@ from thbench.dawn.a2v import A2VStage, sample
 from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
 from thbench.dawn.lfg import SourceFeatures
 from thbench.errors import UserError
+from thbench.nn.regions import FACE, LIPS, region_mask
 from thbench.plans import SOURCE
 from thbench.strategy import Setting
 
@@ -129,6 +130,42 @@ def test_flows_are_found_in_chunks_and_put_back_in_order():
     torch.testing.assert_close(a[:, 2, :, 0, 0], 2 * expected[..., 2] - 1)
 
 
+@pytest.mark.parametrize("chunk", [64, 4])
+def test_flows_lead_from_each_clips_own_portrait(chunk):
+    class Between(Planted):
+        def flow(self, source, driving):
+            times = len(driving) // len(source)
+            before = source.mean((2, 3)).repeat_interleave(times, 0)
+            change = (driving.mean((2, 3)) - before)[..., None, None]
+            return change[:, :2].expand(-1, -1, LATENT, LATENT), change[:, 2:].expand(
+                -1, -1, LATENT, LATENT
+            )
+
+    shown = batch(b=3)
+    latent, _ = stage(Between(), chunk=chunk).prepare(shown)
+    change = shown.video.float().mean((3, 4)) - shown.source.float().mean((2, 3))[:, None]
+    torch.testing.assert_close(latent[:, :2, :, 0, 0], change[..., :2].transpose(1, 2) / 255)
+
+
+def test_conditions_of_a_window_are_those_of_its_frames():
+    given = conditions(small_net())
+    frames = torch.tensor([[0, 1, 2], [11, 4, 7]])
+    chosen = given.at(frames).tokens
+    for kind, tokens in given.tokens.items():
+        for row, window in zip(chosen[kind], frames.tolist(), strict=True):
+            torch.testing.assert_close(row, torch.stack([tokens[0, i] for i in window]))
+
+
+@torch.no_grad()
+def test_the_mask_is_of_the_whole_face():
+    net, features, landmarks = small_net(), torch.rand(1, FEATURES, LATENT, LATENT), face(1)
+    before, lips, oval = net.static(features, landmarks), landmarks.clone(), landmarks.clone()
+    lips[:, list(LIPS)] = face(1)[:, list(LIPS)]
+    oval[:, list(FACE)] = face(1)[:, list(FACE)]
+    assert torch.equal(net.static(features, lips), before)
+    assert not torch.equal(net.static(features, oval), before)
+
+
 @pytest.mark.parametrize("normalize", ["none", "location"])
 def test_flows_come_back_from_latents(normalize):
     trained = stage(net={"normalize": normalize})
@@ -161,6 +198,17 @@ def test_loss_is_the_sum_of_its_terms(options, w_lip, w_clean):
     expected = losses["simple"] + w_lip * losses["lip"] + w_clean * losses.get("clean", 0)
     torch.testing.assert_close(losses["loss"], expected)
     assert 0 < losses["lip"] < losses["simple"]
+
+
+def test_errors_are_taken_everywhere_on_each_frames_lips_and_of_the_clean_value():
+    trained, shown = stage(loss="code", net={"process": {"prediction": "x0"}}), batch()
+    trained.net._ordered = lambda noisy, *rest: torch.zeros_like(noisy)
+    latent, _ = trained.prepare(shown)
+    lips = region_mask(shown.landmarks, "lips", LATENT).transpose(1, 2)
+    losses = trained.loss(shown)
+    torch.testing.assert_close(losses["simple"], latent.square().mean())
+    torch.testing.assert_close(losses["lip"], (latent.square() * lips).mean())
+    torch.testing.assert_close(losses["clean"], latent.square().mean())
 
 
 @pytest.mark.parametrize("loss", ["paper", "code"])
@@ -220,8 +268,13 @@ def test_conditions_are_dropped_per_clip():
     trained.loss(batch())
     trained.dropout = 0.0
     trained.loss(batch())
+    trained.dropout = 0.25
+    torch.manual_seed(0)
+    trained.loss(batch(b=32))
     assert not keeps[0].any()
     assert keeps[1].all()
+    assert (keeps[2] == keeps[2][:, :1]).all()
+    assert 16 < keeps[2][:, 0].sum() < 32
 
 
 @torch.no_grad()

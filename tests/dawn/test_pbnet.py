@@ -129,6 +129,25 @@ def test_kl_is_off_for_a_quarter_then_ramps():
     assert weights == pytest.approx([0, 0, 0, 0.005, 0.01, 0.01])
 
 
+def test_the_loss_is_the_weighted_sum_of_its_terms_at_any_time():
+    module = stage(reconstruction=2.0, adversarial=3.0, kl=5.0, steps=100)
+    for seen, kl in ((0, 0.0), (100, 5.0)):
+        module.batches_seen.fill_(seen)
+        losses = module.loss(batch())
+        expected = 2 * losses["rec"] + 3 * losses["gan"] + kl * losses["kl"]
+        torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_latents_are_drawn_from_what_the_encoder_says():
+    module, drawn = stage(), []
+    real = module.net.decode
+    module.net.encode = lambda *_: (torch.full((4, 32, 8), 3.0), torch.full((4, 32, 8), 4.0).log())
+    module.net.decode = lambda latent, *given: drawn.append(latent) or real(latent, *given)
+    module.loss(batch())
+    assert drawn[0].mean() == pytest.approx(3, abs=0.3)
+    assert drawn[0].std() == pytest.approx(2, abs=0.3)  # the root of the variance
+
+
 def test_the_discriminator_sees_patches():
     """Each score sees 70 frames, as the patches of Isola et al. are of 70 pixels, 8 apart."""
     torch.manual_seed(0)
