@@ -216,6 +216,13 @@ def test_true_pairs_are_the_diagonal_and_neighbours_are_neither():
     assert unseen["loss"] == 0
 
 
+def test_the_sound_of_the_same_moment_in_another_clip_is_a_false_one():
+    eyes = torch.eye(6).expand(2, 6, 6)
+    frames, valid = torch.arange(6).expand(2, 6), torch.ones(2, 6, dtype=torch.bool)
+    # Of 12 x 12 pairs 2 x 16 lie within a frame of each other in a clip; 12 others agree.
+    assert contrast(eyes, eyes, frames, valid, near=1)["false"] == pytest.approx(12 / 112, rel=1e-3)
+
+
 def test_the_expert_learns_to_tell_sounds_apart(face):
     torch.manual_seed(0)
     stage = LipStage(setting(morphable=face), net={"width": 32, "dim": 16}, near=0)
