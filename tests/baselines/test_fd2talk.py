@@ -23,6 +23,8 @@ from thbench.contracts import Batch
 from thbench.data.morphable import pose_coefficients
 from thbench.errors import UserError
 from thbench.nn.attention import make_band
+from thbench.nn.perceptual import pixel_features, pyramid_l1
+from thbench.nn.regions import box_mask
 from thbench.nn.silent import silent
 from thbench.stages import build_stage
 from thbench.strategy import Setting
@@ -539,6 +541,43 @@ def mean_loss(stage, shown):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return sum(float(stage.loss(shown)["loss"]) for _ in range(8)) / 8
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_more(face, jitter):
+    torch.manual_seed(0)
+    auto = spread(ReferenceAutoencoder(**AUTO))
+    needs = setting(morphable=face, autoencoder=auto)
+    stage = FrameStage(needs, net={**UNET, "portrait_motion": True}, jitter=jitter, w_lip=3.0)
+    shown, seen = batch(b=3, n=4), {}
+    stage.loss(shown)  # finds statistics
+    stage.eval()
+    motion, forward = stage.net.motion, stage.net.forward
+    stage.net.motion = lambda *args: seen.update(motion=args) or motion(*args)
+    stage.net.forward = lambda *args: seen.update(made=forward(*args)) or seen["made"]
+    losses, truth = stage.loss(shown), coefficients(face, shown)
+    moved = (seen["motion"][0] - truth.motion.flatten(0, 1)) / stage.net.scale_motion.deviation
+    assert moved.std().item() == pytest.approx(jitter, abs=0.1)
+    torch.testing.assert_close(seen["motion"][1], truth.source.repeat_interleave(4, 0))
+    clean = stage.net.to_latent(auto.encode(shown.video.flatten(0, 1) / 255))
+    error = (seen["made"] - clean).square()
+    lips = box_mask(shown.landmarks.flatten(0, 1), "lips", clean.shape[-1], touched=True)
+    assert 0 < lips.mean() < 1
+    torch.testing.assert_close(losses["lip"], (error * lips).mean())
+    torch.testing.assert_close(losses["loss"], error.mean() + 3 * (error * lips).mean())
+
+
+def test_the_autoencoder_is_judged_by_the_second_frame_with_its_weights():
+    torch.manual_seed(0)
+    weights = {"w_rec": 2.0, "w_perceptual": 3.0, "perceptual": "pixel"}
+    stage, shown = ReferenceAutoencoderStage(setting(), net=AUTO, **weights), batch(n=2)
+    spread(stage.net)
+    losses = stage.loss(shown)
+    reference, frames = shown.source.repeat_interleave(2, 0) / 255, shown.video.flatten(0, 1) / 255
+    made = stage.net(reference, frames)
+    rec, per = (made - frames).square().mean(), pyramid_l1(pixel_features, made, frames, scales=1)
+    torch.testing.assert_close(losses["rec"], rec)
+    torch.testing.assert_close(losses["loss"], 2 * rec + 3 * per)
 
 
 def test_the_frame_stage_learns_frames_from_their_motion(face):
