@@ -12,6 +12,7 @@ import torch
 
 from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data import audio, video
+from thbench.data.crop import Square, cut
 from thbench.data.prepare import SourceVideo, prepare
 
 SECONDS = 3
@@ -78,3 +79,10 @@ def test_sample_0_falls_on_the_first_frame(picture: float, sound: float, tmp_pat
     heard = audio.load(tmp_path / "a.mkv")
     assert abs(loudest(heard) - (8080 + (sound - picture) * SAMPLE_RATE)) < 40
     assert abs(len(heard) - (1 + sound - picture) * SAMPLE_RATE) < 40
+
+
+def test_fine_patterns_become_grey_in_a_cut() -> None:
+    """Two black columns around two white ones, reduced to a quarter."""
+    line = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16)
+    small = cut(line.expand(1, 3, 64, 64), Square(0, 0, 64), 16)
+    assert (small[..., 1:-1].float() - 127.5).abs().max() < 20
