@@ -12,7 +12,7 @@ import torch
 
 from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data import audio, video
-from thbench.data.crop import Square, cut
+from thbench.data.crop import Square, choose_square, cut
 from thbench.data.prepare import SourceVideo, prepare
 
 SECONDS = 3
@@ -86,3 +86,10 @@ def test_fine_patterns_become_grey_in_a_cut() -> None:
     line = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16)
     small = cut(line.expand(1, 3, 64, 64), Square(0, 0, 64), 16)
     assert (small[..., 1:-1].float() - 127.5).abs().max() < 20
+
+
+def test_a_square_leaves_more_room_above_the_face_than_below() -> None:
+    square = choose_square(np.array([[300, 300, 400, 400]], float), 720, 1280)
+    assert square is not None
+    above, below = 300 - square.y, square.y + square.side - 400
+    assert below + 10 < above
