@@ -9,7 +9,7 @@ SYSTEM := $(shell uname -s -m)
 # For `make lock`: UPGRADE= follows pyproject.toml alone, UPGRADE='--upgrade-package av' renews one.
 UPGRADE ?= --upgrade
 
-.PHONY: demo test test-real test-lowest lint type bench tables lock clean
+.PHONY: demo test test-real test-lowest mutants lint type bench tables lock clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
@@ -25,6 +25,10 @@ test-real: $(READY)
 # What depends on decoders and libraries, with the lowest versions that pyproject.toml allows.
 test-lowest: .venv-lowest/.ready
 	.venv-lowest/bin/python -m pytest tests/versions tests/data tests/metrics -n 2 --dist worksteal
+
+# Breaks the code in a copy and sees whether tests fall: make mutants NAMES="noise ema"
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(NAMES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

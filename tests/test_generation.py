@@ -1,5 +1,7 @@
 """The runner: what a denoiser is shown, in which order, and that results depend on nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -154,6 +156,55 @@ def test_seed_and_clip_make_the_noise():
     assert torch.equal(first, again)
     assert not torch.equal(first, frames_of(strategy, seed=1)[0])
     assert not torch.equal(first, frames_of(strategy, id="b")[0])
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+def test_no_two_frames_start_from_the_same_noise_and_no_two_steps_draw_the_same(plan, monkeypatch):
+    drawn, real = [], sampling.step
+
+    def step(process, noisy, prediction, t, s, noise, config):
+        drawn.extend(noise)
+        return real(process, noisy, prediction, t, s, noise, config)
+
+    monkeypatch.setattr(sampling, "step", step)
+    strategy = Counting(plan, eta=1.0)
+    frames_of(strategy, 13)
+    firsts = {}
+    for recorder in strategy.recorders.values():
+        for call in recorder.calls:
+            for row, frames in enumerate(call["frames"].tolist()):
+                for j, i in enumerate(frames):
+                    if call["t"][row, j] == strategy.process.steps:
+                        firsts[i] = call["noisy"][row, :, j]
+    assert sorted(firsts) == list(range(13))
+    assert len({x.sum().item() for x in firsts.values()}) == 13
+    assert len({x.sum().item() for x in drawn}) == len(drawn)
+    for values in (torch.stack(list(firsts.values())), torch.cat([x.flatten() for x in drawn])):
+        assert abs(values.mean()) < 0.3
+        assert 0.7 < values.std() < 1.3
+
+
+def test_passes_in_two_spaces_start_from_different_noise():
+    strategy = Counting({"name": "nar"})
+    (one,) = strategy.passes(request(4))
+    starts = []
+    for space in ("motion", "flow", "motion"):
+        for _ in execute(replace(one, space=space), strategy, None, request(4), Cost()):
+            pass
+        starts.append(strategy.recorders["main"].calls[-8]["noisy"])
+    assert torch.equal(starts[0], starts[2])
+    assert not torch.equal(starts[0], starts[1])
+
+
+def test_calls_take_no_more_frames_than_they_may():
+    """But for a window, which is never split."""
+    strategy = Counting({"name": "ttr", "stride": 4})
+    strategy.frames_per_call = 10
+    frames_of(strategy, 29)
+    shown = [call["frames"].numel() for call in strategy.recorders["gaps"].calls]
+    assert set(shown) == {10, 5}
+    strategy.frames_per_call = 3
+    assert len(frames_of(strategy, 29)[0]) == 29
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,16 @@ def test_each_clip_has_a_line_that_vouches_for_it(tmp_path):
     assert costs([tmp_path / "none.mp4"]) is None
 
 
+def test_costs_are_the_means_of_each_kind(tmp_path):
+    writer = ClipWriter(tmp_path, "toy", "r1")
+    for seed, cost in enumerate([Cost(1, 2, 3), Cost(5, 7, 11), Cost(7, 9, 15)]):
+        made = generation()
+        writer(Generation(request(6, seed=seed), made.chunks, cost), "cpu")
+    summary = costs([writer.path("a", seed) for seed in range(3)])
+    # The first of a session pays for warming up and is left out.
+    assert (summary.depth, summary.calls, summary.evaluations, summary.clips) == (6, 8, 13, 2)
+
+
 def test_what_is_done_is_not_made_again(tmp_path):
     writer = ClipWriter(tmp_path, "toy", "r1")
     generate_split(toy(), Asked(), writer, TRAINER)

@@ -16,6 +16,7 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Batch
 from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion import sampler
+from thbench.diffusion.losses import counted_mean
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.normalize import RunningStats
@@ -197,11 +198,13 @@ class FrameStage(Stage):
             noisy, t[:, 0], self.net.motion(motion, portrait), self.net.reference(still), still
         )
         error = (made.float() - target).square()
-        losses = {"simple": error.mean()}
+        # A frame without a face shows no coefficients of its own.
+        counted = batch.valid.flatten()[:, None, None, None].float()
+        losses = {"simple": counted_mean(error, counted)}
         total = losses["simple"]
         if self.w_lip:
             lips = box_mask(batch.landmarks.flatten(0, 1), "lips", clean.shape[-1], touched=True)
-            losses["lip"] = (error * lips).mean()
+            losses["lip"] = counted_mean(error * lips, counted)
             total = total + self.w_lip * losses["lip"]
         return {"loss": total, **losses}
 

@@ -407,6 +407,21 @@ def test_a_lip_weight_of_0_is_no_lip_loss_and_lips_that_are_not_seen_do_not_coun
     assert stage().loss(batch())["lip"] > 0
 
 
+def test_lips_are_looked_for_in_the_frame_that_is_made():
+    made, data = stage(), batch()
+    middle = data.frames.shape[1] // 2
+
+    def lip(moved):
+        landmarks = data.landmarks.clone()
+        landmarks[:, moved] = landmarks[:, moved] * 0.5 + 0.1
+        torch.manual_seed(3)
+        return made.loss(replace(data, landmarks=landmarks))["lip"]
+
+    still = lip([])
+    torch.testing.assert_close(lip([i for i in range(data.frames.shape[1]) if i != middle]), still)
+    assert abs(lip([middle]) - still) > 1e-3
+
+
 def test_the_loss_reaches_every_parameter():
     made = stage()
     optimizer = torch.optim.Adam(made.net.parameters(), 1e-3)

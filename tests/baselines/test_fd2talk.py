@@ -23,6 +23,8 @@ from thbench.contracts import Batch
 from thbench.data.morphable import pose_coefficients
 from thbench.errors import UserError
 from thbench.nn.attention import make_band
+from thbench.nn.perceptual import pixel_features, pyramid_l1
+from thbench.nn.regions import box_mask
 from thbench.nn.silent import silent
 from thbench.stages import build_stage
 from thbench.strategy import Setting
@@ -216,6 +218,13 @@ def test_true_pairs_are_the_diagonal_and_neighbours_are_neither():
     assert unseen["loss"] == 0
 
 
+def test_the_sound_of_the_same_moment_in_another_clip_is_a_false_one():
+    eyes = torch.eye(6).expand(2, 6, 6)
+    frames, valid = torch.arange(6).expand(2, 6), torch.ones(2, 6, dtype=torch.bool)
+    # Of 12 x 12 pairs 2 x 16 lie within a frame of each other in a clip; 12 others agree.
+    assert contrast(eyes, eyes, frames, valid, near=1)["false"] == pytest.approx(12 / 112, rel=1e-3)
+
+
 def test_the_expert_learns_to_tell_sounds_apart(face):
     torch.manual_seed(0)
     stage = LipStage(setting(morphable=face), net={"width": 32, "dim": 16}, near=0)
@@ -284,12 +293,41 @@ def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
 # Training of motion
 
 
+def by_hand(face, stage, shown, noisy, t, made):
+    """L_exp, L_pose and L_sync (eq. 8 to 11) of what the network was shown and what it made.
+
+    Over frames that are to be made and show a face.
+    """
+    truth, n = coefficients(face, shown), t.shape[1]
+    wanted = stage.net.to_latent(truth.motion[:, -n:])
+    counted = (t > 0) & shown.valid[:, -n:]
+    error = (made - wanted).square().transpose(1, 2)[counted]
+    expression = stage.net.from_latent(made)[..., :2]
+    lips = face(truth.identity[:, None], expression)[:, :, face.mouth]
+    expert = stage.frozen["lip"].module
+    v, a = expert.lips(lips), expert.sound(shown.audio[:, -n:])
+    p = (v * a).sum(-1) / (v.norm(dim=-1) * a.norm(dim=-1)).clamp(min=EPSILON)
+    sync = -p.clamp(min=EPSILON).log()[counted]
+    return {"exp": error[:, :2].mean(), "pose": error[:, 2:].mean(), "sync": sync.mean()}
+
+
 def test_losses_are_the_three_of_eq_12_with_their_weights(face):
-    stage = motion_stage(face, w_exp=2, w_pose=3, w_sync=5)
-    torch.manual_seed(1)
-    losses = stage.loss(batch())
-    total = 2 * losses["exp"] + 3 * losses["pose"] + 5 * losses["sync"]
-    torch.testing.assert_close(losses["loss"], total)
+    stage, shown, lengths = motion_stage(face, w_exp=2, w_pose=3, w_sync=5), batch(), set()
+    shown.valid[0, 5:7] = False
+    calls, real = [], stage.net.forward
+    stage.net.forward = lambda noisy, t, *rest: (
+        calls.append((noisy, t, real(noisy, t, *rest))) or calls[-1][-1]
+    )
+    for seed in range(6):
+        torch.manual_seed(seed)
+        losses = stage.loss(shown)
+        expected = by_hand(face, stage, shown, *calls[-1])
+        for name, value in expected.items():
+            torch.testing.assert_close(losses[name], value, msg=lambda m, name=name: f"{name}: {m}")
+        total = 2 * expected["exp"] + 3 * expected["pose"] + 5 * expected["sync"]
+        torch.testing.assert_close(losses["loss"], total)
+        lengths.add(calls[-1][1].shape[1])
+    assert lengths == {FRAMES, FRAMES - 3}  # first and later segments
     assert set(motion_stage(face, w_sync=0).loss(batch())) == {"loss", "exp", "pose"}
 
 
@@ -505,6 +543,46 @@ def mean_loss(stage, shown):
         return sum(float(stage.loss(shown)["loss"]) for _ in range(8)) / 8
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_more(face, jitter):
+    torch.manual_seed(0)
+    auto = spread(ReferenceAutoencoder(**AUTO))
+    needs = setting(morphable=face, autoencoder=auto)
+    stage = FrameStage(needs, net={**UNET, "portrait_motion": True}, jitter=jitter, w_lip=3.0)
+    shown, seen = batch(b=3, n=4), {}
+    stage.loss(shown)  # finds statistics
+    stage.eval()
+    shown.valid[0, 1] = shown.valid[2, 3] = False
+    motion, forward = stage.net.motion, stage.net.forward
+    stage.net.motion = lambda *args: seen.update(motion=args) or motion(*args)
+    stage.net.forward = lambda *args: seen.update(made=forward(*args)) or seen["made"]
+    losses, truth = stage.loss(shown), coefficients(face, shown)
+    moved = (seen["motion"][0] - truth.motion.flatten(0, 1)) / stage.net.scale_motion.deviation
+    assert moved.std().item() == pytest.approx(jitter, abs=0.1)
+    torch.testing.assert_close(seen["motion"][1], truth.source.repeat_interleave(4, 0))
+    clean = stage.net.to_latent(auto.encode(shown.video.flatten(0, 1) / 255))
+    lips = box_mask(shown.landmarks.flatten(0, 1), "lips", clean.shape[-1], touched=True)
+    assert 0 < lips.mean() < 1
+    # A frame without a face has no coefficients to be learned from.
+    seen_in = shown.valid.flatten()
+    error, lips = (seen["made"] - clean)[seen_in].square(), lips[seen_in]
+    torch.testing.assert_close(losses["lip"], (error * lips).mean())
+    torch.testing.assert_close(losses["loss"], error.mean() + 3 * (error * lips).mean())
+
+
+def test_the_autoencoder_is_judged_by_the_second_frame_with_its_weights():
+    torch.manual_seed(0)
+    weights = {"w_rec": 2.0, "w_perceptual": 3.0, "perceptual": "pixel"}
+    stage, shown = ReferenceAutoencoderStage(setting(), net=AUTO, **weights), batch(n=2)
+    spread(stage.net)
+    losses = stage.loss(shown)
+    reference, frames = shown.source.repeat_interleave(2, 0) / 255, shown.video.flatten(0, 1) / 255
+    made = stage.net(reference, frames)
+    rec, per = (made - frames).square().mean(), pyramid_l1(pixel_features, made, frames, scales=1)
+    torch.testing.assert_close(losses["rec"], rec)
+    torch.testing.assert_close(losses["loss"], 2 * rec + 3 * per)
+
+
 def test_the_frame_stage_learns_frames_from_their_motion(face):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
@@ -534,6 +612,19 @@ def test_two_passes_and_all_frames_in_one_round(face):
     generation = made.generate(ask(20))
     assert sum(len(chunk) for chunk in generation.chunks) == 20
     assert generation.cost.calls == 3 * 2 + 1
+
+
+def test_each_frame_shows_its_own_motion(face):
+    made, seen = strategy(face), []
+    conditions = made.encode(ask(6))
+    conditions.motion = torch.randn(6, face.n_expression + 6)
+    real = made.frame.motion
+    made.frame.motion = lambda motion, portrait: seen.append(motion) or real(motion, portrait)
+    frames = torch.tensor([[2], [0], [5]])
+    denoiser = made.passes(ask(6))[1].denoisers["main"]
+    noisy = torch.randn(3, *made.frame.shape[:1], 1, *made.frame.shape[1:])
+    denoiser.denoise(noisy, torch.full((3, 1), 9), frames, conditions, None)
+    torch.testing.assert_close(seen[0], conditions.motion[[2, 0, 5]])
 
 
 def test_a_given_pose_takes_the_place_of_the_predicted_one(face):

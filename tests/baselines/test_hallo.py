@@ -23,7 +23,7 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Batch
 from thbench.diffusion import sampler
 from thbench.errors import UserError
-from thbench.nn.regions import FACE, LIPS
+from thbench.nn.regions import FACE, LIPS, box_mask
 from thbench.nn.silent import silent
 from thbench.plans import SOURCE
 from thbench.strategy import Setting
@@ -544,6 +544,41 @@ def test_the_loss_is_v_prediction_of_the_frames_to_be_made(kind):
     lips[5, 3:5] = 1  # .63 to .695 and .405 to .595, in cells of .125
     torch.testing.assert_close(losses["lip"], (error * lips).mean())
     torch.testing.assert_close(losses["loss"], losses["simple"] + 0.5 * losses["lip"])
+
+
+def test_frames_without_a_face_do_not_count_and_lips_are_looked_for_where_they_are():
+    made, data = stage(VideoStage, w_lip=0.5), batch()
+    data.landmarks = data.landmarks.clone()
+    for k in range(data.landmarks.shape[1]):
+        data.landmarks[:, k, :, 1] -= 0.02 * k  # the head rises
+    data.valid[0, 4] = data.valid[1, 7] = False  # the first and the last frame to be made
+    process, calls = made.net.process, {}
+    target, forward = process.target, made.net.forward
+    process.target = lambda *args: calls.update(wanted=target(*args)) or calls["wanted"]
+    made.net.forward = lambda *args: calls.update(made=forward(*args)) or calls["made"]
+    losses = made.loss(data)
+    error = (calls["made"] - calls["wanted"]).square().transpose(1, 2)
+    shown = data.valid[:, 4:8]
+    lips = box_mask(data.landmarks[:, 4:8], "lips", 8, touched=True)
+    torch.testing.assert_close(losses["simple"], error[shown].mean())
+    torch.testing.assert_close(losses["lip"], (error * lips)[shown].mean())
+
+
+def test_each_condition_of_each_clip_is_hidden_as_often_as_told_and_apart_from_the_others():
+    made, kept = stage(VideoStage, drop={"image": 0.5, "audio": 0.5, "motion": 0.2}), []
+    made.net.forward = lambda noisy, t, portrait, keep, *rest: kept.append(keep) or noisy
+    torch.manual_seed(0)
+    data = batch(b=2)
+    for _ in range(60):
+        made.loss(data)
+    image, audio, motion = (
+        torch.cat([getattr(keep, name) for keep in kept]).float()
+        for name in ("image", "audio", "motion")
+    )
+    for hidden, share in ((image, 0.5), (audio, 0.5), (motion, 0.2)):
+        assert (1 - hidden.mean()).item() == pytest.approx(share, abs=0.12)
+    apart = torch.corrcoef(torch.stack([image, audio, motion])).triu(1).abs()
+    assert apart.max() < 0.3
 
 
 def test_the_second_stage_takes_its_frames_sound_and_motion_from_the_right_places():

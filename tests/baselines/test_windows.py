@@ -74,6 +74,15 @@ def test_training_shows_the_windows_of_the_plan_and_all_kinds_of_them(plan, wind
     assert len(found) > 0.8 * len(kinds)
 
 
+def test_a_window_is_laid_at_every_place_that_the_drawn_frames_have_for_it():
+    trained, data = stage({"name": "sar", "segment": 6, "overlap": 3}, clip=[20, 20]), batch(2, 13)
+    window = plans.sar(20, 6, 3)[1][0]
+    begins = torch.cat([trained.lay(window, data)[..., 0] for _ in range(50)], dim=1)
+    for clip in begins:
+        assert set(clip.tolist()) == set(range(13 - 9 + 1))
+    assert not torch.equal(*begins)
+
+
 @pytest.mark.parametrize(("plan", "window", "clip", "drawn"), CASES, ids=str)
 def test_observed_frames_are_clean_and_in_their_true_places(plan, window, clip, drawn):
     """The planted flow is the frame's colour, which its sound counts, so places can be told."""

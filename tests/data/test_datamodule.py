@@ -13,6 +13,7 @@ from thbench.contracts import Batch
 from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
 from thbench.data.dataset import PreparedDataset, jitter, window_starts
 from thbench.data.store import Store, build_once, resize
+from thbench.data.video import VideoWriter
 from thbench.errors import UserError
 
 
@@ -173,12 +174,29 @@ def test_only_a_small_enough_split_is_cached(root):
     assert not open_store(root, cache_gb=(n_bytes - 1) / 1e9).caches_frames
 
 
+def stripes(n, size):
+    """Columns in fours, two black around two white: a reduction to a quarter that skips pixels
+    finds the white ones alone.
+    """
+    line = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(size // 4)
+    return line.expand(n, 3, size, size)
+
+
 def test_resizing_is_antialiased():
-    stripes = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    stripes[..., ::2] = 255
-    small = resize(stripes, 4)
+    small = resize(stripes(1, 16), 4)
     assert small.dtype == torch.uint8
     assert (small[..., 1:-1].float() - 127.5).abs().max() < 20
+    assert torch.equal(resize(stripes(1, 16), 16), stripes(1, 16))
+
+
+@pytest.mark.parametrize("cache_gb", [8.0, 0.0], ids=["cached", "decoded on demand"])
+def test_training_sees_fine_patterns_as_grey(tmp_path, cache_gb):
+    root = toy.make_root(tmp_path, (6,), "t", size=64)
+    with VideoWriter(root / "clips/person0/clip.mp4", 64, 64) as writer:
+        writer.write(stripes(6, 64))
+    shown = make(root, batch_size=1, options={"size": 16, "cache_gb": cache_gb}).batch(0, [0])
+    for pictures in (shown.video, shown.source):
+        assert (pictures[..., 1:-1].float() - 127.5).abs().max() < 30
 
 
 def test_the_cache_is_built_once_and_whole_or_not_at_all(tmp_path):

@@ -8,6 +8,7 @@ from thbench.dawn.a2v import A2VStage, sample
 from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
 from thbench.dawn.lfg import SourceFeatures
 from thbench.errors import UserError
+from thbench.nn.regions import FACE, LIPS, region_mask
 from thbench.plans import SOURCE
 from thbench.strategy import Setting
 
@@ -129,6 +130,42 @@ def test_flows_are_found_in_chunks_and_put_back_in_order():
     torch.testing.assert_close(a[:, 2, :, 0, 0], 2 * expected[..., 2] - 1)
 
 
+@pytest.mark.parametrize("chunk", [64, 4])
+def test_flows_lead_from_each_clips_own_portrait(chunk):
+    class Between(Planted):
+        def flow(self, source, driving):
+            times = len(driving) // len(source)
+            before = source.mean((2, 3)).repeat_interleave(times, 0)
+            change = (driving.mean((2, 3)) - before)[..., None, None]
+            return change[:, :2].expand(-1, -1, LATENT, LATENT), change[:, 2:].expand(
+                -1, -1, LATENT, LATENT
+            )
+
+    shown = batch(b=3)
+    latent, _ = stage(Between(), chunk=chunk).prepare(shown)
+    change = shown.video.float().mean((3, 4)) - shown.source.float().mean((2, 3))[:, None]
+    torch.testing.assert_close(latent[:, :2, :, 0, 0], change[..., :2].transpose(1, 2) / 255)
+
+
+def test_conditions_of_a_window_are_those_of_its_frames():
+    given = conditions(small_net())
+    frames = torch.tensor([[0, 1, 2], [11, 4, 7]])
+    chosen = given.at(frames).tokens
+    for kind, tokens in given.tokens.items():
+        for row, window in zip(chosen[kind], frames.tolist(), strict=True):
+            torch.testing.assert_close(row, torch.stack([tokens[0, i] for i in window]))
+
+
+@torch.no_grad()
+def test_the_mask_is_of_the_whole_face():
+    net, features, landmarks = small_net(), torch.rand(1, FEATURES, LATENT, LATENT), face(1)
+    before, lips, oval = net.static(features, landmarks), landmarks.clone(), landmarks.clone()
+    lips[:, list(LIPS)] = face(1)[:, list(LIPS)]
+    oval[:, list(FACE)] = face(1)[:, list(FACE)]
+    assert torch.equal(net.static(features, lips), before)
+    assert not torch.equal(net.static(features, oval), before)
+
+
 @pytest.mark.parametrize("normalize", ["none", "location"])
 def test_flows_come_back_from_latents(normalize):
     trained = stage(net={"normalize": normalize})
@@ -163,24 +200,40 @@ def test_loss_is_the_sum_of_its_terms(options, w_lip, w_clean):
     assert 0 < losses["lip"] < losses["simple"]
 
 
-def test_frames_without_a_face_do_not_count():
-    trained = stage()
-    a, b = batch(), batch()
-    b.video = b.video.clone()
-    b.video[0, 1] = 255
-    for x in (a, b):
-        x.valid = x.valid.clone()
-        x.valid[0, 1] = False
-    seen = []
-    real = trained.net._ordered
-    trained.net._ordered = lambda noisy, *rest: seen.append(noisy) or torch.zeros_like(noisy)
-    values = []
-    for x in (a, b):
+def test_errors_are_taken_everywhere_on_each_frames_lips_and_of_the_clean_value():
+    trained, shown = stage(loss="code", net={"process": {"prediction": "x0"}}), batch()
+    trained.net._ordered = lambda noisy, *rest: torch.zeros_like(noisy)
+    latent, _ = trained.prepare(shown)
+    lips = region_mask(shown.landmarks, "lips", LATENT).transpose(1, 2)
+    losses = trained.loss(shown)
+    torch.testing.assert_close(losses["simple"], latent.square().mean())
+    torch.testing.assert_close(losses["lip"], (latent.square() * lips).mean())
+    torch.testing.assert_close(losses["clean"], latent.square().mean())
+
+
+@pytest.mark.parametrize("loss", ["paper", "code"])
+def test_frames_without_a_face_do_not_count(loss):
+    """However wrong the prediction on one of them is, and as if they were not there."""
+    trained, shown = stage(loss=loss), batch()
+
+    def losses(unseen=None, wrong=0.0):
+        shown.valid = torch.ones(2, 4, dtype=torch.bool)
+        made = torch.zeros(2, 3, 4, LATENT, LATENT)
+        if unseen is not None:
+            shown.valid[0, unseen] = False
+        made[0, :, 1] = wrong
+        trained.net._ordered = lambda noisy, *rest: made
         torch.manual_seed(5)
-        values.append(trained.loss(x)["loss"])
-    assert (seen[0] - seen[1]).abs().max() > 0.01
-    torch.testing.assert_close(values[0], values[1])
-    trained.net._ordered = real
+        return trained.loss(shown)
+
+    for name, value in losses(unseen=1).items():
+        torch.testing.assert_close(losses(unseen=1, wrong=100.0)[name], value)
+        assert losses(wrong=100.0)[name] > value + 1
+    # Without each frame of a clip in turn, the mean is over the other seven of the eight.
+    whole = 8 * losses()["simple"]
+    left_out = [whole - 7 * losses(unseen=i)["simple"] for i in range(4)]
+    assert min(left_out) > 0
+    assert max(left_out) < whole / 4
 
 
 def test_observed_frames_are_not_learned():
@@ -215,8 +268,13 @@ def test_conditions_are_dropped_per_clip():
     trained.loss(batch())
     trained.dropout = 0.0
     trained.loss(batch())
+    trained.dropout = 0.25
+    torch.manual_seed(0)
+    trained.loss(batch(b=32))
     assert not keeps[0].any()
     assert keeps[1].all()
+    assert (keeps[2] == keeps[2][:, :1]).all()
+    assert 16 < keeps[2][:, 0].sum() < 32
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import torch
 
 from thbench.config import OptimConfig
 from thbench.contracts import Batch
+from thbench.dawn import lfg
 from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
 from thbench.dawn.lfg_losses import pixel_weight, psnr
 from thbench.dawn.motion import (
@@ -17,9 +18,9 @@ from thbench.dawn.motion import (
     region_maps,
 )
 from thbench.errors import UserError
-from thbench.nn.perceptual import VGG19
+from thbench.nn.perceptual import VGG19, pixel_features, pyramid_l1
 from thbench.nn.regions import LIPS
-from thbench.nn.warp import Deformation, identity_grid
+from thbench.nn.warp import Deformation, identity_grid, warp_by_flow
 from thbench.strategy import Setting
 
 TINY = {
@@ -285,6 +286,44 @@ def test_loss_reaches_every_parameter(frames):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_loss_is_of_frames_made_from_their_own_portraits_with_its_weights(monkeypatch):
+    options = {"reconstruction": 11.0, "equivariance": (5.0, 7.0), "scales": 2}
+    options |= {"warp_weight": 2.0, "smoothness": 3.0, "flow_noise": 0.5}
+    training, data, seen = stage(**options), batch(4, frames=2), {}
+
+    def watch(owner, name):
+        real = getattr(owner, name)
+
+        def watched(*args):
+            seen[name] = (args, real(*args))
+            return seen[name][1]
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in ((training.net, "motion"), (training.net, "decode"), (lfg, "equivariance")):
+        watch(owner, name)
+    losses = training.loss(data)
+    portraits = (data.source / 255).repeat_interleave(2, 0)
+    frames = (data.video / 255).flatten(0, 1)
+    (source, driving), found = seen["motion"]
+    torch.testing.assert_close(source, portraits)
+    torch.testing.assert_close(driving, frames)
+    (features, flow, occlusion), made = seen["decode"]
+    torch.testing.assert_close(features.image, portraits)
+    torch.testing.assert_close(features.latent, training.net.encode(portraits).latent)
+    assert torch.equal(occlusion, found.occlusion)
+    assert (flow - found.flow).std().item() == pytest.approx(0.5, rel=0.1)
+    (_, shown, regions), (shift, affine) = seen["equivariance"]
+    torch.testing.assert_close(shown, training.net.shrink(frames))
+    assert regions is found.regions
+    flow = found.flow
+    uneven = flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean()
+    rebuilt = pyramid_l1(pixel_features, made, frames, scales=2)
+    warped = pyramid_l1(pixel_features, warp_by_flow(portraits, flow), frames, scales=2)
+    expected = 11 * rebuilt + 2 * warped + 3 * uneven + 5 * shift + 7 * affine
+    torch.testing.assert_close(losses["loss"], expected)
 
 
 def test_it_learns_a_translation():

@@ -129,9 +129,65 @@ def test_kl_is_off_for_a_quarter_then_ramps():
     assert weights == pytest.approx([0, 0, 0, 0.005, 0.01, 0.01])
 
 
+def test_the_loss_is_the_weighted_sum_of_its_terms_at_any_time():
+    module = stage(reconstruction=2.0, adversarial=3.0, kl=5.0, steps=100)
+    for seen, kl in ((0, 0.0), (100, 5.0)):
+        module.batches_seen.fill_(seen)
+        losses = module.loss(batch())
+        expected = 2 * losses["rec"] + 3 * losses["gan"] + kl * losses["kl"]
+        torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_latents_are_drawn_from_what_the_encoder_says():
+    module, drawn = stage(), []
+    real = module.net.decode
+    module.net.encode = lambda *_: (torch.full((4, 32, 8), 3.0), torch.full((4, 32, 8), 4.0).log())
+    module.net.decode = lambda latent, *given: drawn.append(latent) or real(latent, *given)
+    module.loss(batch())
+    assert drawn[0].mean() == pytest.approx(3, abs=0.3)
+    assert drawn[0].std() == pytest.approx(2, abs=0.3)  # the root of the variance
+
+
 def test_the_discriminator_sees_patches():
-    assert Discriminator()(torch.randn(2, 200, 8)).shape == (2, 23)
-    assert Discriminator()(torch.randn(2, 24, 8)).shape == (2, 1)
+    """Each score sees 70 frames, as the patches of Isola et al. are of 70 pixels, 8 apart."""
+    torch.manual_seed(0)
+    judge, motion = Discriminator(), torch.randn(2, 200, 8, requires_grad=True)
+    scores = judge(motion)
+    assert scores.shape == (2, 23)
+    for k in range(23):
+        (slope,) = torch.autograd.grad(scores[0, k], motion, retain_graph=True)
+        seen = slope[0].abs().amax(-1).nonzero().flatten().tolist()
+        # The paddings of the five layers, in frames: 1 + 2 + 4 + 8 + 8 before the first.
+        assert seen == list(range(max(0, 8 * k - 23), min(200, 8 * k - 23 + 70)))
+        assert not slope[1].any()
+        assert slope[0].abs().amax(0).all()  # every kind of motion counts
+    assert judge(torch.randn(2, 24, 8)).shape == (2, 1)
+
+
+def test_the_generator_wants_its_motion_to_be_taken_for_real():
+    module, losses = stage().eval(), []
+    for logit in (-5.0, 5.0):
+        torch.manual_seed(0)
+        module.discriminator.forward = lambda motion, logit=logit: torch.full((4, 1), logit)
+        losses.append(module.loss(batch()))
+    fooled, caught = losses[1]["gan"], losses[0]["gan"]
+    assert fooled < 0.01 < 5 < caught
+    torch.testing.assert_close(losses[0]["loss"] - losses[1]["loss"], 0.6 * (caught - fooled))
+
+
+def test_the_discriminator_learns_to_tell_made_motion_from_real():
+    module = stage()
+    real_descend = module._descend
+
+    def judge_alone(loss, optimizer):
+        if optimizer.param_groups[0]["params"][0] is module.discriminator[0].weight:
+            real_descend(loss, optimizer)
+
+    module._descend = judge_alone
+    fit(module, 20)
+    with torch.no_grad():
+        _, real, made = module.judge(batch(seed=999))
+        assert module.discriminator(real).mean() > 0.5 > -0.5 > module.discriminator(made).mean()
 
 
 def test_the_two_networks_learn_in_turn_and_only_their_own():

@@ -7,15 +7,18 @@ the schedule's index in ``tests/diffusion``, eye landmarks in ``tests/data/test_
 
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.dawn.test_a2v import batch
 from tests.toys import request
 from thbench.config import SamplerConfig
 from thbench.dawn import a2v_net
+from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import A2VNet
 from thbench.dawn.dawn import DAWN
 from thbench.dawn.lfg import LatentFlowGenerator
@@ -86,6 +89,18 @@ def test_the_face_mask_reaches_the_denoiser():
     features, faces = torch.rand(1, 16, LATENT, LATENT), torch.rand(2, 478, 3)
     one, other = (net.static(features, face[None]) for face in faces)
     assert (one - other).abs().max() > 1e-4
+
+
+def test_conditions_are_the_same_in_training_and_at_generation():
+    strategy, clip = dawn(), batch(1, 6)
+    stage = A2VStage(Setting(SIZE, AUDIO, needs={"lfg": strategy.lfg}), net=UNET)
+    stage.net.load_state_dict(strategy.a2v.state_dict())
+    own = ("audio", "pose", "eyes", "source", "source_pose", "source_eyes", "source_landmarks")
+    asked = replace(ask(6), **{name: getattr(clip, name)[0] for name in own})
+    shown, made = stage.prepare(clip)[1], strategy.encode(asked)
+    for kind in ("audio", "pose", "eyes"):
+        torch.testing.assert_close(made.tokens[kind], shown.tokens[kind])
+    torch.testing.assert_close(made.static, shown.static)
 
 
 def test_no_clip_is_too_long():

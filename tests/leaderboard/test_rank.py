@@ -148,6 +148,11 @@ def test_the_reference_is_drawn_with_its_clips():
     near = cell([v + 0.01 for v in truth], truth)
     off = cell([v - 0.1 for v in truth], truth)
     assert marks("reference", [off, near, cell([9.0] * 6, truth)]) == ["second", "best", ""]
+    # As far above the reference as below it: their values differ alike on every clip, and they tie.
+    above, below = (
+        cell([v + d + 0.02 * (-1) ** i for i, v in enumerate(truth)], truth) for d in (0.1, -0.1)
+    )
+    assert marks("reference", [above, below, cell([9.0] * 6, truth)]) == ["best", "best", ""]
 
 
 def test_clips_come_from_results_with_the_mean_over_seeds():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from metrics.blink import BlinkRate
+from metrics.extractors.pyramid import Pyramid
 from metrics.extractors.synthetic import SyntheticFace, SyntheticIdentity, SyntheticMotion
 from metrics.extractors.synthetic_sync import SyntheticSync
 from metrics.identity import CSIM
@@ -86,6 +87,16 @@ def test_motion_features_notice_a_frozen_clip():
     assert moving[:, 64:].mean() > 0.05
     assert frozen[:, 64:].abs().max() < 1e-5
     assert expert.extract(frames[:15]).shape == (0, 256)
+
+
+@pytest.mark.parametrize("expert", [SyntheticFace, SyntheticIdentity, Pyramid])
+def test_a_fine_pattern_looks_grey(expert):
+    """Frames are reduced with antialiasing: two black columns around two white ones."""
+    line = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(128)
+    stripes, grey = line.expand(1, 3, 512, 512), torch.full((1, 3, 512, 512), 127).byte()
+    black = torch.zeros_like(grey)
+    striped, plain, dark = (expert().extract(frames) for frames in (stripes, grey, black))
+    assert (striped - plain).norm() < 0.2 * (dark - plain).norm()
 
 
 def test_a_clip_without_a_face_or_sound_has_no_sync():

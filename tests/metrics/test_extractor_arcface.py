@@ -14,6 +14,7 @@ from metrics.extractors.arcface import (
     five_points,
     similarity,
 )
+from metrics.landmarks import to_68
 
 
 def field(number, value):
@@ -37,10 +38,11 @@ def tensor_info(name, *dims):
 
 
 def tiny_network(path):
-    """An ONNX file that gives the mean of each colour of a face."""
+    """An ONNX file that gives the exponential of the mean of each colour of a face."""
     pool = field(1, "x") + field(2, "pooled") + field(4, "GlobalAveragePool")
-    flat = field(1, "pooled") + field(2, "y") + field(4, "Flatten")
-    graph = field(1, pool) + field(1, flat) + field(2, "tiny")
+    grow = field(1, "pooled") + field(2, "grown") + field(4, "Exp")
+    flat = field(1, "grown") + field(2, "y") + field(4, "Flatten")
+    graph = field(1, pool) + field(1, grow) + field(1, flat) + field(2, "tiny")
     graph += field(11, tensor_info("x", "n", 3, 112, 112)) + field(12, tensor_info("y", "n", 3))
     path.write_bytes(field(1, 8) + field(8, field(2, 13)) + field(7, graph))
     return path
@@ -57,6 +59,18 @@ def face(n, size, turn=0.3, scale=0.8, at=(20.0, 30.0)):
             landmarks[:, k, 0] = float(x + 0.5 + spread) / size
             landmarks[:, k, 1] = float(y + 0.5) / size
     return landmarks, points
+
+
+def test_the_five_points_are_those_of_300_w():
+    """The eye on the left of the picture first, as the template has it; an eye between corners."""
+    landmarks = torch.rand(2, 478, 3)
+    known, found = to_68(landmarks), five_points(landmarks)
+    for k, corners in enumerate([(36, 39), (42, 45)]):
+        torch.testing.assert_close(found[:, k], known[:, corners].mean(1))
+    torch.testing.assert_close(found[:, 3:], known[:, (48, 54)])
+    (left, right, nose, *_), across = TEMPLATE, [x for x, _ in TEMPLATE]
+    assert left[0] < nose[0] < right[0]
+    assert across[3] < across[4]
 
 
 def test_similarity_is_the_least_squares_fit():
@@ -103,7 +117,8 @@ def test_embeddings_of_a_network(tmp_path):
     given = {"landmarks": landmarks, "valid": valid}
     found = ArcFace(path=path, batch_size=4).extract(frames, given)
     inside = align(frames[:1], landmarks[:1])[0].numpy() / 127.5 - 1
-    expected = inside.mean((1, 2)) / np.linalg.norm(inside.mean((1, 2)))
+    expected = np.exp(inside.mean((1, 2)))  # tells by how much colours are scaled, not only how
+    expected /= np.linalg.norm(expected)
     assert found.shape == (7, 3)
     assert (found[2] == 0).all()
     np.testing.assert_allclose(found[valid], np.tile(expected, (6, 1)), atol=1e-5)

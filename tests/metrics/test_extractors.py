@@ -27,13 +27,14 @@ def random_state():
     return {k: v * 6**0.5 if v.ndim == 4 else v for k, v in kept.items()}
 
 
-def test_inception_features_equal_pytorch_fids(tmp_path):
+@pytest.mark.parametrize("size", [(72, 64), (420, 512)], ids=["enlarged", "reduced"])
+def test_inception_features_equal_pytorch_fids(size, tmp_path):
     state = random_state()
     path = tmp_path / "weights.pth"
     torch.save(state, path)
     with mock.patch.object(fid, "load_state_dict_from_url", return_value=state):
         theirs = fid.InceptionV3().eval()
-    frames = torch.randint(0, 256, (3, 3, 72, 64), dtype=torch.uint8)
+    frames = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
     ours = Inception(path=path, batch_size=2)
     expected = theirs(frames.float() / 255)[0].flatten(1)
     assert expected.abs().max() > 1e-3

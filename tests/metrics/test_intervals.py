@@ -44,3 +44,20 @@ def test_bootstrap_of_one_column_is_that_of_the_mean():
     assert bootstrap([(v,) for v in values], lambda m: m[:, 0]) == bootstrap_mean(values)
     assert bootstrap([(1.0, 2.0)], lambda m: m[:, 0]) is None
     assert bootstrap([], lambda m: m[:, 0]) is None
+
+
+def test_confidence_draws_and_seed_are_as_told():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    low, high = bootstrap_mean(values, confidence=0.5)
+    assert high - low == pytest.approx(2 * 0.6745 * 2 / 20, rel=0.15)
+    once = bootstrap_mean(values, draws=1)
+    assert once[0] == once[1]
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values)
+    assert bootstrap_mean(values, seed=1) == pytest.approx(bootstrap_mean(values), abs=0.05)
+
+
+def test_every_clip_may_be_drawn_and_each_as_often_as_there_are_clips():
+    assert bootstrap_mean([0.0, 1.0]) == (0, 1)
+    # None, one, two or three of three: in thirds, and all thrice about once in 27 draws.
+    low, high = bootstrap([(0.0,), (0.0,), (1.0,)], lambda m: m[:, 0], confidence=0.99)
+    assert (low, high) == pytest.approx((0, 1))

@@ -73,6 +73,17 @@ def test_normalised_does_not_depend_on_the_resolution():
     )
 
 
+def test_x_is_a_fraction_of_the_width_and_y_of_the_height():
+    mine, theirs = clip(2), clip(2)
+    for features in (mine, theirs):
+        features["frames"] = torch.zeros(2, 3, 20, 80, dtype=torch.uint8)
+    theirs["landmarks"][..., 0] += 0.1
+    assert LMD().measure(mine, theirs) == pytest.approx(8, rel=1e-4)
+    theirs["landmarks"][..., 0] -= 0.1
+    theirs["landmarks"][..., 1] += 0.1
+    assert LMD().measure(mine, theirs) == pytest.approx(2, rel=1e-4)
+
+
 def test_frames_missed_in_either_video_are_left_out():
     mine, theirs = clip(4), clip(4)
     mine["landmarks"][1] += 1

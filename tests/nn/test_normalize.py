@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from thbench.nn import normalize
 from thbench.nn.normalize import RunningStats
 
 
@@ -15,6 +16,21 @@ def test_statistics_are_those_of_all_values_seen_then_frozen():
     torch.testing.assert_close(stats.deviation, flat.std(0, correction=0), rtol=1e-3, atol=1e-3)
     stats.update(torch.full((10, 2, 3), 1e6))
     torch.testing.assert_close(stats.mean, flat.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_all_ranks_find_the_statistics_of_what_all_of_them_saw(monkeypatch):
+    mine, theirs = torch.randn(10, 3), torch.randn(10, 3) * 2 + 5
+
+    def all_reduce(moments):
+        moments += torch.stack([theirs.mean(0), theirs.square().mean(0)])
+
+    monkeypatch.setattr(normalize.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(normalize.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(normalize.dist, "all_reduce", all_reduce)
+    stats, both = RunningStats((3,)), torch.cat([mine, theirs])
+    stats.update(mine)
+    torch.testing.assert_close(stats.mean, both.mean(0))
+    torch.testing.assert_close(stats.deviation, both.std(0, correction=0))
 
 
 def test_their_size_is_one_number_for_all_elements():

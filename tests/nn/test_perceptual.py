@@ -86,6 +86,16 @@ def test_pixel_features_are_values_and_slopes():
     assert (down == 0).all()
 
 
+def test_each_scale_halves_the_pictures():
+    sizes = []
+    pictures = torch.rand(2, 1, 3, 16, 16)
+    value = pyramid_l1(lambda x: sizes.append(x.shape[-1]) or [x], *pictures, scales=3)
+    assert sizes == [16, 16, 8, 8, 4, 4]
+    small = [[torch.nn.functional.avg_pool2d(x, k) for x in pictures] for k in (1, 2, 4)]
+    expected = sum((a - b).abs().mean() for a, b in small)
+    torch.testing.assert_close(value, expected)
+
+
 def test_the_pyramid_adds_up_its_scales_and_weighs_pixels():
     a, b = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)
     plain = pyramid_l1(lambda x: [x], a, b, scales=3)

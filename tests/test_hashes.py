@@ -1,0 +1,132 @@
+"""Whatever changes a stage, a video or a figure changes the hash that names it."""
+
+import dataclasses
+
+import pytest
+
+from tests import toy_training as toy
+from thbench import protocol
+from thbench.assemble import Assembled, videos_folder
+from thbench.config import DrawConfig, SamplerConfig
+from thbench.data import manifest
+from thbench.protocol import Intervals, OverTime
+from thbench.stages import stage_run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return toy.make_root(tmp_path_factory.mktemp("data"), (6, 6), "te")
+
+
+def changed(root, to, **fields):
+    """The manifest of a data set whose first clip has other ``fields``."""
+    clips = manifest.read(root)
+    to.mkdir()
+    manifest.write(to, [dataclasses.replace(clips[0], **fields), *clips[1:]])
+    return to
+
+
+DATA = [{"sha256": "other"}, {"split": "val"}, {"n_frames": 5}, {"identity": "another"}]
+
+
+@pytest.mark.parametrize("fields", DATA, ids=str)
+def test_a_stage_s_folder_follows_its_data(root, tmp_path, fields):
+    here = stage_run(toy.config(root, tmp_path), "toy")
+    there = stage_run(toy.config(changed(root, tmp_path / "other", **fields), tmp_path), "toy")
+    same = stage_run(toy.config(changed(root, tmp_path / "same"), tmp_path), "toy")
+    assert there.hash != here.hash == same.hash
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [{"frames": [2, 5]}, {"source": "first"}, {"jitter": [0.1, 0, 0, 0]}, {"context": 2}],
+    ids=str,
+)
+def test_a_stage_s_folder_follows_how_it_draws(root, tmp_path, draw):
+    made = toy.config(root, tmp_path)
+    other = toy.config(root, tmp_path, draw=DrawConfig(**{"frames": [2, 4], **draw}))
+    assert stage_run(other, "toy").hash != stage_run(made, "toy").hash
+
+
+def test_a_stage_s_folder_follows_its_class_its_sound_and_what_it_starts_from(root, tmp_path):
+    made = toy.config(root, tmp_path)
+    made.stages["second"] = dataclasses.replace(made.stages["toy"], init_from="toy")
+    names = {stage_run(made, name).hash for name in ("toy", "second")}
+    made.stages["toy"].model = {"width": 9}  # what the second starts from is another network
+    names |= {stage_run(made, name).hash for name in ("toy", "second")}
+    made.stages["toy"].target = "tests.toy_training:Needy"
+    names.add(stage_run(made, "toy").hash)
+    made.data.audio = "logmel"
+    names.add(stage_run(made, "toy").hash)
+    assert len(names) == 6
+
+
+ACCOUNTS = {"main": {"hash": "a", "steps": 5}}
+
+
+def run_of(config, accounts=None):
+    return Assembled(None, config, accounts or ACCOUNTS).run  # type: ignore[arg-type]
+
+
+def test_a_run_is_named_by_everything_that_makes_its_videos(root, tmp_path):
+    made = toy.config(root, tmp_path)
+    names = [run_of(made)]
+    for accounts in ({"main": {"hash": "b", "steps": 5}}, {"main": {"hash": "a", "steps": 6}}):
+        names.append(run_of(made, accounts))
+    for change in (
+        {"target": "another"},
+        {"plan": {"name": "ar"}},
+        {"options": {"guidance": 2}},
+        {"sampler": SamplerConfig(eta=0.5)},
+        {"sampler": SamplerConfig(threshold=0.9)},
+    ):
+        names.append(run_of(dataclasses.replace(made, **change)))
+    assert len(set(names)) == len(names)
+
+
+RULE = protocol.parse("p", {"size": 16, "metrics": [{"metric": "psnr"}]})
+
+
+def test_videos_lie_by_run_data_and_what_was_asked_for(root, tmp_path):
+    made = toy.config(root, tmp_path)
+
+    def place(config=made, rule=RULE, accounts=ACCOUNTS, **change):
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **change))
+        return videos_folder(config, Assembled(None, config, accounts), rule)  # type: ignore[arg-type]
+
+    other = dataclasses.replace(
+        made.data, root=str(changed(root, tmp_path / "other", sha256="other"))
+    )
+    places = [
+        place(),
+        place(dataclasses.replace(made, data=other)),
+        place(accounts={"main": {"hash": "b", "steps": 5}}),
+        *(place(**c) for c in ({"split": "val"}, {"limit": 2}, {"frames": 9}, {"watermark": True})),
+        *(
+            place(rule=dataclasses.replace(RULE, **c))
+            for c in ({"source_frame": "random"}, {"pose": "generated"}, {"frames": 5})
+        ),
+    ]
+    assert len(set(places)) == len(places)
+
+
+OTHER = {
+    "size": 32,
+    "metrics": ({"metric": "ssim"},),
+    "frames": 5,
+    "source_frame": "random",
+    "pose": "generated",
+    "seeds": (0, 1),
+    "timing": "another rule",
+    "intervals": Intervals(draws=7),
+    "over_time": OverTime(7),
+}
+"""Another value of everything that a protocol says but its names."""
+
+
+def test_a_protocol_s_hash_follows_every_key_but_its_names():
+    assert {f.name for f in dataclasses.fields(RULE)} == {"name", "title", *OTHER}
+    hashes = {dataclasses.replace(RULE, **{key: value}).hash for key, value in OTHER.items()}
+    assert len(hashes) == len(OTHER)
+    assert RULE.hash not in hashes
+    assert dataclasses.replace(RULE, name="q", title="another").hash == RULE.hash

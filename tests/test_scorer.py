@@ -1,0 +1,163 @@
+"""Intervals and the reference's share in a result, on planted features in place of videos."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from metrics.base import ClipMetric
+from metrics.extractors.base import Extractor
+from metrics.frechet import FrechetMetric, frechet_distance
+from metrics.intervals import bootstrap_mean, jackknife
+from thbench import protocol
+from thbench.pairing import Pair
+from thbench.protocol import Intervals
+from thbench.scorer import Scorer
+
+CLIPS, DIM = 6, 2
+
+
+class Planted(Extractor):
+    name = "planted"
+
+    def forward(self, frames):
+        raise AssertionError("features are given here")
+
+
+class Distance(FrechetMetric):
+    feature, dim, needs = "planted", DIM, ("planted",)
+    name = "Distance"
+
+
+class Share(ClipMetric):
+    """The first number of a clip."""
+
+    direction = "higher"
+    bounds = (0.0, 1.0)
+    needs = ("planted",)
+    name = "Share"
+
+    def measure(self, generated, reference):
+        return float(generated["planted"][0, 0])
+
+
+class Store:
+    """Features by path in place of a ``FeatureStore``."""
+
+    def __init__(self, rows):
+        self.rows, self.extractors = rows, {}
+
+    def open(self, path):
+        return dataclasses.make_dataclass("Video", ["digest"])(str(path))
+
+    def length(self, video):
+        return len(self.rows[video.digest])
+
+    def features(self, video, wanted, length):
+        return {"planted": self.rows[video.digest][:length]}
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    for registry, kind in (
+        (protocol.metric_registry, Distance),
+        (protocol.metric_registry, Share),
+        (protocol.extractor_registry, Planted),
+    ):
+        monkeypatch.setitem(registry._targets, kind.__name__.lower(), f"{__name__}:{kind.__name__}")
+
+
+def rows(seed, shift=0.0):
+    drawn = torch.rand(9, DIM, generator=torch.Generator().manual_seed(seed))
+    return drawn.double() + shift
+
+
+def clip_rows(seed=0):
+    """Features of generated clips, by id."""
+    return {f"c{i}": rows(100 * seed + i, 0.1 * i) / 2 for i in range(CLIPS)}
+
+
+REFERENCES = {f"c{i}": rows(1000 + i) for i in range(CLIPS)}
+
+
+def scored(folder, *seeds, metric="distance", **intervals):
+    """The figure of a metric over clips that were generated once for each of ``seeds``."""
+    rule = protocol.parse("p", {"size": 16, "metrics": [{"metric": metric}]})
+    rule = dataclasses.replace(rule, intervals=Intervals(**intervals))
+    planted = {f"ref/{name}": value for name, value in REFERENCES.items()}
+    pairs = []
+    for seed, clips in enumerate(seeds):
+        planted |= {f"{seed}/{name}": value for name, value in clips.items()}
+        pairs += [Pair(n, seed, Path(f"{seed}/{n}"), Path(f"ref/{n}")) for n in clips]
+    scorer = Scorer(rule, folder)
+    scorer.store = Store(planted)
+    scorer.add_all(sorted(pairs, key=lambda p: (p.id, p.seed)), progress=False)
+    (figure,) = scorer.figures().values()
+    return figure
+
+
+def distance(clips, ids):
+    both = [torch.cat([of[name] for name in ids]) for of in (clips, REFERENCES)]
+    return float(frechet_distance(*both))
+
+
+@pytest.mark.parametrize("groups", [3, 10])
+def test_the_interval_of_a_set_leaves_out_each_group_of_clips_in_turn(tmp_path, groups):
+    clips = clip_rows()
+    figure = scored(tmp_path, clips, groups=groups, confidence=0.8)
+    names, n = sorted(clips), min(groups, CLIPS)
+    left_out = [distance(clips, [k for k in names if k not in names[g::n]]) for g in range(n)]
+    whole = distance(clips, names)
+    low, high = jackknife(whole, left_out, 0.8)
+    assert figure.value == pytest.approx(whole)
+    assert figure.interval == pytest.approx((max(0, low), high))
+    assert high - whole > 0.01 * whole  # leaving clips out makes a difference here
+
+
+def test_a_second_seed_that_says_the_same_makes_no_interval_narrower(tmp_path):
+    """Clips are drawn and left out whole: their seeds are not independent."""
+    for metric in ("distance", "share"):
+        once = scored(tmp_path / "1", clip_rows(), metric=metric)
+        twice = scored(tmp_path / "2", clip_rows(), clip_rows(), metric=metric)
+        assert twice.interval == pytest.approx(once.interval, rel=0.15)
+
+
+def test_a_clip_s_seeds_are_averaged_before_clips_are_drawn(tmp_path):
+    first, second = clip_rows(1), clip_rows(2)
+    for i, name in enumerate(first):
+        first[name], second[name] = (torch.full((9, DIM), (i + s) / 9).double() for s in (0, 3))
+    figure = scored(tmp_path, first, second, metric="share", confidence=0.7, draws=50)
+    assert figure.value == pytest.approx(sum(i + 1.5 for i in range(CLIPS)) / 9 / CLIPS)
+    means = [(i + 1.5) / 9 for i in range(CLIPS)]
+    assert figure.interval == pytest.approx(bootstrap_mean(means, 0.7, 50))
+
+
+def test_the_reference_counts_once_however_many_seeds_there_are(tmp_path):
+    seeds = [clip_rows(s) for s in (1, 2, 3)]
+    made = torch.cat([value for clips in seeds for value in clips.values()])
+    expected = frechet_distance(made, torch.cat(list(REFERENCES.values())))
+    assert scored(tmp_path, *seeds).value == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["distance", "share"])
+def test_intervals_are_as_the_protocol_says(tmp_path, metric):
+    def width(**how):
+        low, high = scored(tmp_path, clip_rows(), metric=metric, **how).interval
+        return high - low
+
+    assert width(confidence=0.5) < 0.8 * width(confidence=0.95)
+    if metric == "share":
+        assert width(draws=1) == 0 < width(draws=1000)
+    else:
+        assert width(groups=3) != width(groups=6)
+
+
+@pytest.mark.parametrize(("metric", "bound"), [("distance", 0.0), ("share", 1.0)])
+def test_no_interval_reaches_beyond_what_a_figure_can_be(tmp_path, metric, bound):
+    """Clips like the reference's but one; shares of 1 and, out of bounds, of 3."""
+    clips = dict(REFERENCES)
+    clips["c0"] = clips["c0"] + 2.0
+    if metric == "share":
+        clips = {name: torch.ones(9, DIM).double() * (3 if name == "c0" else 0.5) for name in clips}
+    assert bound in scored(tmp_path, clips, metric=metric).interval
