@@ -190,8 +190,10 @@ def test_batch_size_does_not_change_features(name):
     cls = load(EXTRACTORS[name])
     frames = clip(0)["frames"]
     whole, one, odd = (cls(batch_size=n).extract(frames, clip(0)) for n in (64, 1, 7))
-    torch.testing.assert_close(one, whole, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(odd, whole, rtol=1e-5, atol=1e-5)
+    # Processors sum a batch in other orders than a picture.
+    near = {"rtol": 1e-3, "atol": 1e-4 * float(whole.abs().max())}
+    torch.testing.assert_close(one, whole, **near)
+    torch.testing.assert_close(odd, whole, **near)
 
 
 def faceless(features):

@@ -38,7 +38,8 @@ def test_inception_features_equal_pytorch_fids(size, tmp_path):
     ours = Inception(path=path, batch_size=2)
     expected = theirs(frames.float() / 255)[0].flatten(1)
     assert expected.abs().max() > 1e-3
-    torch.testing.assert_close(ours.extract(frames), expected, rtol=1e-5, atol=1e-5)
+    least = 1e-4 * float(expected.abs().max())  # processors sum in other orders
+    torch.testing.assert_close(ours.extract(frames), expected, rtol=1e-3, atol=least)
     assert ours.fingerprint.startswith("inception-1-")
 
 
