@@ -7,7 +7,12 @@ per video frame.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import math
+import os
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -61,16 +66,30 @@ def audio_beats(
         raise ValueError(f"16000 samples a second cannot be split into {fps} equal hops")
     if not pcm16(waveform).any():
         return np.zeros(0, int)
+    _compile()
+    return _beats(np.asarray(waveform, np.float32), RATE // fps, start_bpm, tightness)
+
+
+def _beats(waveform: np.ndarray, hop: int, start_bpm: float, tightness: float) -> np.ndarray:
     import librosa  # brings numba
 
-    hop = RATE // fps
-    onsets = librosa.onset.onset_strength(
-        y=np.asarray(waveform, np.float32), sr=RATE, hop_length=hop
-    )
+    onsets = librosa.onset.onset_strength(y=waveform, sr=RATE, hop_length=hop)
     found = librosa.beat.beat_track(
         onset_envelope=onsets, sr=RATE, hop_length=hop, start_bpm=start_bpm, tightness=tightness
     )[1]
     return np.asarray(found, int)
+
+
+@functools.cache
+def _compile() -> None:
+    """Have librosa's kernels compiled, or read, by one process of this machine at a time.
+
+    Numba keeps them on disk, and processes that write there at once leave files that crash.
+    """
+    ours = Path(tempfile.gettempdir()) / f"metrics-beats-{os.getuid()}.lock"
+    with ours.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _beats(np.sin(np.arange(RATE, dtype=np.float32) ** 2), RATE // 25, 120.0, 100.0)
 
 
 def beat_alignment(beats: np.ndarray, others: np.ndarray, width: float = 3.0) -> float:
