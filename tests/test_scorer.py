@@ -42,6 +42,17 @@ class Share(ClipMetric):
         return float(generated["planted"][0, 0])
 
 
+class Gap(ClipMetric):
+    """What the first number is more than the reference's."""
+
+    direction = "zero"
+    needs = ("planted",)
+    name = "Gap"
+
+    def measure(self, generated, reference):
+        return float(generated["planted"][0, 0] - reference["planted"][0, 0])
+
+
 class Store:
     """Features by path in place of a ``FeatureStore``."""
 
@@ -63,6 +74,7 @@ def _registered(monkeypatch):
     for registry, kind in (
         (protocol.metric_registry, Distance),
         (protocol.metric_registry, Share),
+        (protocol.metric_registry, Gap),
         (protocol.extractor_registry, Planted),
     ):
         monkeypatch.setitem(registry._targets, kind.__name__.lower(), f"{__name__}:{kind.__name__}")
@@ -162,3 +174,26 @@ def test_no_interval_reaches_beyond_what_a_figure_can_be(tmp_path, metric, bound
     if metric == "share":
         clips = {name: torch.ones(9, DIM).double() * (3 if name == "c0" else 0.5) for name in clips}
     assert bound in scored(tmp_path, clips, metric=metric).interval
+
+
+def test_values_are_kept_by_pair_protocol_and_weights(tmp_path, monkeypatch):
+    """Each change of one of them measures anew, and nothing else does."""
+    value = 0.0
+
+    def gap(generated="gen/a", reference="ref/a", size=16):
+        rule = protocol.parse("p", {"size": size, "metrics": [{"metric": "gap"}]})
+        scorer = Scorer(rule, tmp_path)
+        planted = {generated: value, reference: 0.0}
+        scorer.store = Store({k: torch.full((9, DIM), v) for k, v in planted.items()})
+        scorer.add(Pair("a", 0, Path(generated), Path(reference)))
+        return scorer.figures()["Gap"].value
+
+    assert gap() == 0
+    for value, change in enumerate(
+        ({"generated": "gen/another"}, {"reference": "ref/another"}, {"size": 32}), 1
+    ):
+        assert gap() == 0  # kept
+        assert gap(**change) == value
+    value = 9.0
+    monkeypatch.setattr(Planted, "digest", "other weights")
+    assert gap() == 9
