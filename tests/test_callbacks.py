@@ -71,3 +71,10 @@ def test_gradients_are_clipped_to_the_stage_s_norm(root, tmp_path):
 def test_an_optimiser_step_is_a_whole_global_batch(root, tmp_path):
     checkpoint = trained(root, tmp_path, accumulate=2)
     assert checkpoint["global_step"] == checkpoint[META]["steps"] == 2
+
+
+def test_the_learning_rate_moves_with_every_step(root, tmp_path):
+    """It rises over three steps to 0.01; the optimiser has the next one's."""
+    for steps, rate in ((1, 2 / 3), (2, 1.0)):
+        (state,) = trained(root, tmp_path / str(steps), max_steps=steps)["optimizer_states"]
+        assert state["param_groups"][0]["lr"] == pytest.approx(0.01 * rate)

@@ -130,3 +130,12 @@ def test_a_protocol_s_hash_follows_every_key_but_its_names():
     assert len(hashes) == len(OTHER)
     assert RULE.hash not in hashes
     assert dataclasses.replace(RULE, name="q", title="another").hash == RULE.hash
+
+
+@pytest.mark.parametrize("versioned", ["metrics.image.PSNR", "metrics.extractors.pyramid.Pyramid"])
+def test_a_protocol_s_hash_follows_the_versions_of_what_it_uses(monkeypatch, versioned):
+    used = {"size": 16, "metrics": [{"metric": "psnr"}, {"metric": "fd-pyramid"}]}
+    before = protocol.parse("p", used).hash
+    assert protocol.parse("p", used).hash == before
+    monkeypatch.setattr(f"{versioned}.version", 99)
+    assert protocol.parse("p", used).hash != before
