@@ -19,8 +19,9 @@ test: $(READY)
 
 # Further tests, on clips of real people and the papers' texts that may not lie in the repository.
 test-real: $(READY)
-	@test -n "$(CLIPS)" || { echo "say where the clips are: make test-real CLIPS=folder [PAPERS=folder]"; exit 2; }
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "real or papers" --clips "$(CLIPS)" $(if $(PAPERS),--papers "$(PAPERS)")
+	@test -n "$(CLIPS)" || { echo "say where the clips are: make test-real CLIPS=folder [PAPERS=folder] [WEIGHTS=folder]"; exit 2; }
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "real or papers or weights" --clips "$(CLIPS)" \
+		$(if $(PAPERS),--papers "$(PAPERS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 # What depends on decoders and libraries, with the lowest versions that pyproject.toml allows.
 test-lowest: .venv-lowest/.ready

@@ -26,6 +26,8 @@ Signal = Literal["pose", "landmarks"]
 Mode = Literal["audio-beats", "motion-beats"]
 
 RATE = 16000
+WINDOW = 2048
+"""Samples of librosa's spectra."""
 LEAST_FRAMES = 4
 """Fewer have no three speeds, so no minimum among them."""
 
@@ -51,7 +53,9 @@ def motion_beats(joints: np.ndarray, smooth: float = 5.0) -> np.ndarray:
 def audio_beats(
     waveform: np.ndarray, fps: int = 25, start_bpm: float = 120.0, tightness: float = 100.0
 ) -> np.ndarray:
-    """Frames at which librosa hears a beat; none in digital silence, that is below 16 bits.
+    """Frames at which librosa hears a beat.
+
+    None in digital silence, that is below 16 bits, nor in less than a window of its spectra.
 
     Args:
         waveform: (S,) at 16 kHz.
@@ -64,7 +68,7 @@ def audio_beats(
     """
     if RATE % fps:
         raise ValueError(f"16000 samples a second cannot be split into {fps} equal hops")
-    if not pcm16(waveform).any():
+    if len(waveform) < WINDOW or not pcm16(waveform).any():
         return np.zeros(0, int)
     _compile()
     return _beats(np.asarray(waveform, np.float32), RATE // fps, start_bpm, tightness)

@@ -106,6 +106,7 @@ class _Smoothness(ClipMetric):
 
     direction = "reference"
     version = 2
+    needs = ("frames",)
     title: str
 
     def __init__(self, mode: Mode = "formula", size: int | None = None, **kwargs: Any) -> None:

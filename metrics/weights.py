@@ -188,13 +188,17 @@ def load_state(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # unpickling a damaged file can raise nearly anything
         reason = str(error).strip().partition("\n")[0]
-        raise WeightsUnreadable(f"{path} is no file of weights alone: {reason}") from error
+        raise WeightsUnreadable(
+            f"{path.name} is no file of weights alone ({reason}): get it again"
+        ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(
         isinstance(v, torch.Tensor) for v in state.values()
     ):
-        raise WeightsUnreadable(f"{path} holds other things than tensors by name")
+        raise WeightsUnreadable(
+            f"{path.name} holds other things than tensors by name: get it again"
+        )
     return dict(state)
 
 
@@ -207,7 +211,9 @@ def fill(net: nn.Module, path: Path) -> None:
     try:
         net.load_state_dict(load_state(path))
     except RuntimeError as error:
-        raise WeightsUnreadable(f"{path} holds the weights of another network") from error
+        raise WeightsUnreadable(
+            f"{path.name} holds the weights of another network: get it again"
+        ) from error
 
 
 def digest(path: Path) -> str:

@@ -37,16 +37,25 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     closed = {m for m, option in OUTSIDE.items() if config.getoption(option) is None}
-    left_out = [item for item in items if any(item.get_closest_marker(m) for m in closed)]
+    kept, left_out = [], []
+    for item in items:
+        (left_out if any(map(item.get_closest_marker, closed)) else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        items[:] = kept
 
 
 @pytest.fixture(scope="session")
 def clips(request):
-    """The folder of real clips, portraits and speech; for tests marked ``real``."""
-    return request.config.getoption("clips").resolve()
+    """The folder of real clips, portraits and speech; for tests marked ``real``.
+
+    What must lie in it stands in CONTRIBUTING.md.
+    """
+    folder = request.config.getoption("clips").resolve()
+    for part in ("hdtf", "portraits", "speech", "varied", "voxceleb-mini"):
+        if not (folder / part).is_dir():
+            pytest.fail(f"--clips {folder} has no folder {part}: see CONTRIBUTING.md", False)
+    return folder
 
 
 @pytest.fixture(scope="session")

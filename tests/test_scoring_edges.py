@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ from metrics.extractors.pyramid import Pyramid
 from tests.test_evaluation import SIZE, fake_track, frames, save
 from thbench import features, protocol, report, results
 from thbench.cli import main
+from thbench.data.files import sha256
 from thbench.data.video import read
 from thbench.errors import UserError
 from thbench.evaluation import score, score_ground_truth
@@ -125,6 +127,41 @@ def test_a_frame_whose_features_are_nan_leaves_its_pair_out(folders, rule, monke
 
 def one_by_one(extractor, device):
     super(Pyramid, extractor).__init__(device, batch_size=1)
+
+
+def test_a_disk_that_takes_nothing_ends_scoring_and_leaves_no_clip_out(folders, rule):
+    digest = sha256(folders / "gen" / "c2.mp4")
+    (folders / "cache").mkdir()
+    (folders / "cache" / digest[:2]).touch()  # where a folder is wanted
+    with pytest.raises(UserError, match="could not be written"):
+        run(folders, rule)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "null", "[]", '{"figures": {"PSNR": 1}, "bins": {}}', '{"figures": []}', "{"]
+)
+def test_kept_values_that_are_damaged_are_measured_again(text, folders, rule):
+    first = run(folders, rule)
+    kept = list((folders / "cache" / "values").rglob("*.json"))
+    assert len(kept) == 4
+    for path in kept:
+        path.write_text(text)
+    assert run(folders, rule).per_clip == first.per_clip
+
+
+def test_kept_features_that_are_damaged_or_others_are_made_again(folders, rule):
+    first = run(folders, rule)
+    kept = sorted((folders / "cache").rglob("*.npz"))
+    for k, path in enumerate(kept):
+        whole = bytearray(path.read_bytes())
+        if k % 3 == 0:
+            np.savez(path, something=np.zeros(3))
+        else:
+            at = whole.index(b"PK\x01\x02") + (6 if k % 3 == 1 else 8)  # version, encryption
+            whole[at] = 173
+            path.write_bytes(whole)
+    shutil.rmtree(folders / "cache" / "values")
+    assert run(folders, rule).per_clip == first.per_clip
 
 
 def test_no_clips_at_all(folders, rule, tmp_path):

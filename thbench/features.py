@@ -1,12 +1,14 @@
 """One decode per video, and from it every feature that metrics ask for; kept on disk.
 
 Features are described in ``metrics.base``. All of them, landmarks too, are taken from the frames at
-the scoring resolution, and by the same code for generated and reference videos.
+the scoring resolution (but for ``frames@N``), and by the same code for generated and reference
+videos.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,7 +141,8 @@ class Video:
                 break
         if not count:
             raise UserError(f"{self.path} holds no frames.")
-        return {key: torch.cat(held) for key, held in parts.items()}
+        # One by one, so that frames are held twice for one size only.
+        return {key: torch.cat(parts.pop(key)) for key in list(parts)}
 
 
 class FeatureStore:
@@ -183,7 +186,7 @@ class FeatureStore:
         def count() -> dict[str, Tensor]:
             return {"length": torch.tensor(len(source.frames))}
 
-        return int(self._kept(source, "length", 0, count)["length"])
+        return int(self._kept(source, "length", 0, ("length",), count)["length"])
 
     def features(self, source: Video, wanted: Collection[str], length: int) -> dict[str, Tensor]:
         """The wanted features of the first ``length`` frames.
@@ -220,24 +223,32 @@ class FeatureStore:
             return {name: sound(source.path, length)}
         if name in TRACK:
             key = f"track-{TRACK_VERSION}"
-            return self._kept(source, key, length, lambda: self.tracker(source.frames[:length]))
+            return self._kept(
+                source, key, length, TRACK, lambda: self.tracker(source.frames[:length])
+            )
         extractor = self.extractors[name]
         return self._kept(
             source,
             extractor.fingerprint,
             length,
+            (name,),
             lambda: {name: extractor.extract(source.frames[:length], given)},
         )
 
     def _kept(
-        self, source: Video, maker: str, length: int, make: Callable[[], Mapping[str, Tensor]]
+        self,
+        source: Video,
+        maker: str,
+        length: int,
+        names: Collection[str],
+        make: Callable[[], Mapping[str, Tensor]],
     ) -> Mapping[str, Tensor]:
         if self.cache is None:
             return make()
         key = content_hash([maker, self.size, length or self.limit, video.decoder()])
         path = self.cache / source.digest[:2] / f"{source.digest}-{key}.npz"
         found = _read_npz(path)
-        if found is not None:
+        if found is not None and set(names) <= set(found):
             return found
         made = make()
         _write_npz(path, made)
@@ -278,7 +289,7 @@ def _recipes(metrics: Iterable[BenchMetric]) -> dict[str, tuple[str, Mapping[str
 def _own_size(name: str) -> int | None:
     """The N of ``frames@N``, None for any other feature."""
     kind, _, size = name.partition("@")
-    return int(size) if kind == "frames" and size else None
+    return int(size) if kind == "frames" and size.isdecimal() else None
 
 
 def _resize_opencv(frames: Tensor, size: int) -> Tensor:
@@ -293,7 +304,7 @@ def _read_npz(path: Path) -> dict[str, Tensor] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile, zlib.error):
         return None
 
 

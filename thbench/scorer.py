@@ -22,7 +22,7 @@ from metrics.intervals import bootstrap_mean, jackknife
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench import over_time
 from thbench.config import content_hash
-from thbench.data.files import write_atomic
+from thbench.data.files import DiskError, write_atomic
 from thbench.data.video import decoder
 from thbench.errors import UserError
 from thbench.features import FeatureStore, build_extractors, sizes_of
@@ -107,7 +107,11 @@ class Scorer:
             raise UserError(f"None of the {len(pairs)} pairs could be scored; the first: {reason}")
 
     def add(self, pair: Pair) -> None:
-        """Score a pair, or note why it cannot be."""
+        """Score a pair, or note why it cannot be.
+
+        Raises:
+            DiskError: what is kept cannot be written, which says nothing of the pair.
+        """
         try:
             paths = [pair.generated] if self.alone else [pair.generated, pair.reference]
             videos = [self.store.open(path) for path in paths]
@@ -118,6 +122,8 @@ class Scorer:
             per_clip = () if values else _needs([*self.per_clip, *self.bins_per_clip])
             wanted = sorted({*self.set_needs, *per_clip})
             mine, *rest = (self.store.features(video, wanted, length) for video in videos)
+        except DiskError:
+            raise
         except UserError as error:
             self.unreadable[pair.name] = _impersonal(str(error), pair)
             return
@@ -282,14 +288,15 @@ class Scorer:
                 yield metric.name, str(error)
 
     def _known(self, key: str) -> Values | None:
+        """None where there is no such file, or a damaged one, which is then made anew."""
         try:
             found = json.loads(self._values_path(key).read_text())
-        except (OSError, ValueError):
+            return Values(
+                {k: (_number(a), _number(b)) for k, (a, b) in found["figures"].items()},
+                {k: [*map(_number, row)] for k, row in found["bins"].items()},
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        return Values(
-            {k: (_number(a), _number(b)) for k, (a, b) in found["figures"].items()},
-            {k: [*map(_number, row)] for k, row in found["bins"].items()},
-        )
 
     def _keep(self, key: str, values: Values) -> None:
         path = self._values_path(key)

@@ -45,11 +45,13 @@ class LandmarkExpression(NetworkExtractor):
         try:
             self.basis = from_tensors(weights.load_state(path))
         except ValueError as error:
-            raise weights.WeightsUnreadable(f"{path} holds no morphable model: {error}") from error
+            raise weights.WeightsUnreadable(
+                f"{path.name} holds no morphable model ({error}): make it anew"
+            ) from error
         found = self.basis.expression.shape[1]
         if found != self.dim:
             raise weights.WeightsUnreadable(
-                f"{path} has {found} expression coefficients, not {self.dim}: make it with"
+                f"{path.name} has {found} expression coefficients, not {self.dim}: make it with"
                 f" --expression {self.dim}"
             )
 

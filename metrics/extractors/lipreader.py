@@ -73,8 +73,8 @@ def _load(target: str, device: torch.device) -> Reader:
     module, _, name = target.partition(":")
     try:
         reader: Reader = getattr(importlib.import_module(module), name)(device)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's own can raise anything
         raise WeightsMissing(f"{VARIABLE}={target} cannot be loaded: {error}") from error
-    if not hasattr(reader, "version"):
-        raise WeightsMissing(f"{VARIABLE}={target} has no 'version'")
+    if not hasattr(reader, "version") or not callable(reader):
+        raise WeightsMissing(f"{VARIABLE}={target} has no 'version', or cannot be called")
     return reader

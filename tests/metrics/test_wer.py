@@ -42,7 +42,8 @@ def test_without_a_lip_reader_the_remedy_is_named(monkeypatch):
     monkeypatch.delenv("THBENCH_LIPREADER", raising=False)
     with pytest.raises(WeightsMissing, match="set THBENCH_LIPREADER=module:Class"):
         LipReader()
-    for wrong in ("nowhere:Reader", "math:Reader", "math", f"{__name__}:Unversioned"):
+    wrongs = ("nowhere:Reader", "math:Reader", "math", "math:pi", "../a:b")
+    for wrong in (*wrongs, f"{__name__}:Unversioned"):
         monkeypatch.setenv("THBENCH_LIPREADER", wrong)
         with pytest.raises(WeightsMissing, match="THBENCH_LIPREADER="):
             LipReader()

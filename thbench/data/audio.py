@@ -221,7 +221,7 @@ class Wav2Vec2(AudioEncoder):
         return self._transformed(features).last_hidden_state[0]
 
     def _transformed(self, features: Tensor, **options: Any) -> Any:
-        """What the model says of convolved sound: of all but its first part, that is."""
+        """What the model makes of convolved sound (1, C, n): all of it but its convolutions."""
         extractor = self._model.feature_extractor
         hook = extractor.register_forward_hook(lambda *_: features)
         try:

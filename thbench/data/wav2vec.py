@@ -54,7 +54,7 @@ def _normalised_as_a_whole(layer: Any, waveform: Tensor) -> Iterator[None]:
 def _moments(conv: Any, waveform: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and reciprocal deviation over a sound of each channel of a convolution, (C, 1) each."""
     (size,), (stride,) = conv.kernel_size, conv.stride
-    step, n = stride * 2**17, 0
+    step, n = stride * 2**14, 0
     total, square = torch.zeros(2, conv.out_channels, dtype=torch.float64)
     for start in range(0, len(waveform) - size + 1, step):
         part = waveform[start : start + step + size - stride]
