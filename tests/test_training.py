@@ -182,7 +182,9 @@ def test_two_ranks_see_what_one_sees(root, whole, tmp_path):
     }
     assert last(tmp_path / "runs")["thbench"]["steps"] == 12
     assert last(tmp_path / "runs", "second")["thbench"]["needs"]["toy"]["steps"] == 12
-    assert len(done.stdout.splitlines()) == 4  # a line when a stage starts and when it ends
+    # A line when a stage starts and when it ends; torch 2.8's gloo puts words of its own between.
+    assert sum(done.stdout.count(f"{stage}: ") for stage in ("toy", "second")) == 4
+    assert len(done.stdout.splitlines()) == 4 or "[Gloo]" in done.stdout
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(root, tmp_path):
