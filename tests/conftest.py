@@ -64,8 +64,17 @@ def papers(request):
     return request.config.getoption("papers").resolve()
 
 
+@pytest.fixture(scope="session")
+def _nobody_s(tmp_path_factory):
+    return tmp_path_factory.mktemp("nobody-s")
+
+
 @pytest.fixture(autouse=True)
-def _no_network(monkeypatch):
-    """Nothing in a test may reach a hub: what needs weights makes small ones."""
+def _alone(monkeypatch, _nobody_s):
+    """No test reaches a hub, or finds weights, features or a lip reader of the user's."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "1")
+    for name in ("WEIGHTS", "CACHE"):
+        monkeypatch.setenv(f"THBENCH_{name}", str(_nobody_s / name.lower()))
+    for name in ("LIPREADER", "MIRROR"):
+        monkeypatch.delenv(f"THBENCH_{name}", raising=False)

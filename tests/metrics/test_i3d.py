@@ -239,7 +239,13 @@ def test_files_go_in_and_tats_figure_comes_out(tmp_path, state, kinetics):
         "p", {"size": 64, "metrics": [{"metric": "fvd", "window": 9, "mode": "tats"}]}
     )
     result = score(
-        tmp_path / "gen", tmp_path / "ref", rule, run="r", strategy="s", progress=False, cache=None
+        tmp_path / "gen",
+        tmp_path / "ref",
+        rule,
+        run="r",
+        strategy="s",
+        progress=False,
+        cache=tmp_path / "cache",
     )
     (figure,) = result.metrics.values()
     (a, b), (c, d) = rows.values()
