@@ -138,7 +138,16 @@ def test_a_disk_that_takes_nothing_ends_scoring_and_leaves_no_clip_out(folders, 
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "null", "[]", '{"figures": {"PSNR": 1}, "bins": {}}', '{"figures": []}', "{"]
+    "text",
+    [
+        "{}",
+        "null",
+        "[]",
+        '{"figures": {}, "bins": {}}',
+        '{"figures": {"PSNR": 1}, "bins": {}}',
+        '{"figures": []}',
+        "{",
+    ],
 )
 def test_kept_values_that_are_damaged_are_measured_again(text, folders, rule):
     first = run(folders, rule)

@@ -291,9 +291,11 @@ class Scorer:
         """None where there is no such file, or a damaged one, which is then made anew."""
         try:
             found = json.loads(self._values_path(key).read_text())
+            figures = {m.name: found["figures"][m.name] for m in self.per_clip}
+            bins = {m.name: found["bins"][m.name] for m in self.bins_per_clip}
             return Values(
-                {k: (_number(a), _number(b)) for k, (a, b) in found["figures"].items()},
-                {k: [*map(_number, row)] for k, row in found["bins"].items()},
+                {name: (_number(a), _number(b)) for name, (a, b) in figures.items()},
+                {name: [*map(_number, row)] for name, row in bins.items()},
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None

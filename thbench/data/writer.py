@@ -27,7 +27,8 @@ class VideoWriter:
     """Writes an mp4: H.264 (yuv420p, BT.601) with AAC sound, 16 kHz mono, where given.
 
     A context manager. The file appears under its name only when all went well; otherwise nothing
-    is left. Equal input gives equal bytes, on any x86-64 processor since SSE4.
+    is left. Equal input gives equal bytes; the picture's do not depend on the x86-64 processor, as
+    far back as SSE4.
 
     Args:
         path: of the mp4; its folder is made.
