@@ -72,6 +72,9 @@ class DrawConfig:
     sample, the same for all its frames. With ``video: false`` no frame is decoded: the batch has
     pose, eyes, landmarks and audio only. ``context`` frames are shown on either side as well;
     beyond the clip's ends its first or last frame is shown again, and ``Batch.frames`` says so.
+
+    A clip needs all ``frames`` unless ``least`` says how few will do. Shorter clips are then shown
+    whole: clips of like length share a batch, whose frames are as many as its shortest clip has.
     """
 
     frames: Any = 1
@@ -79,6 +82,7 @@ class DrawConfig:
     jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     video: bool = True
     context: int = 0
+    least: int | None = None
 
 
 @dataclass

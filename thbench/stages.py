@@ -328,7 +328,9 @@ def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
     for key in ("max_steps", "needs", "init_from"):
         del own[key]
     # Newer than the first trained stages, whose folders keep their names.
-    own["draw"] = {k: v for k, v in own["draw"].items() if k != "context" or v}
+    own["draw"] = {k: v for k, v in own["draw"].items() if k not in ("context", "least") or v}
+    version = resolve(stage.target, Stage).version  # type: ignore[type-abstract]
+    own |= {"version": version} if version > 1 else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,

@@ -74,6 +74,8 @@ class Stage(L.LightningModule, ABC):
 
     net: nn.Module
     batches_seen: Tensor
+    version: ClassVar[int] = 1
+    """Raised when the same settings and data give other weights; part of the stage's hash."""
     paper_audio: ClassVar[str] = "hubert"
     """The audio encoder of the paper's sizes, by which parameters are counted."""
 

@@ -152,6 +152,20 @@ class PreparedDataset:
         )
 
 
+def least_frames(draw: DrawConfig) -> int:
+    """Frames that a clip must have to be drawn from.
+
+    Raises:
+        UserError: the draw makes no sense.
+    """
+    most = _frame_range(draw.frames)[1]
+    if draw.least is None:
+        return most
+    if type(draw.least) is not int or not 1 <= draw.least <= most:
+        raise UserError(f"draw.least must be from 1 to {most} frames, or null, not {draw.least}.")
+    return draw.least
+
+
 def window_starts(valid: np.ndarray, n_frames: int, first: bool) -> np.ndarray:
     """Frames at which a window may begin, ascending.
 
