@@ -19,6 +19,9 @@ from thbench.errors import UserError
 from thbench.nn.regions import box_mask
 from thbench.strategy import Setting, Stage
 
+BOUNDS = ("mean", "sum")
+"""What the variational bound's terms at all levels are brought to."""
+
 
 @dataclass
 class Example:
@@ -41,7 +44,8 @@ class FrameStage(Stage):
     """Trains ``FrameNet`` on random frames of clips, with the frames filmed before them.
 
     Loss (eq. 19): ``L_simple + w_bound L_vlb + w_lip L_ls``, the last in the box around the lips
-    (figure 3). L_vlb is estimated from one level per frame, times the number of levels.
+    (figure 3). L_vlb is estimated from one level per frame: the mean over all levels, times their
+    number with ``bound: sum`` (eq. 10).
 
     A draw is one frame with ``context`` frames on either side; motion frames that lie before the
     clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
@@ -50,12 +54,15 @@ class FrameStage(Stage):
         setting: see ``Stage``.
         net: arguments of ``FrameNet``.
         w_lip: lambda_ls; 0 is the ablation without.
-        w_bound: lambda_vlb.
+        w_bound: lambda_vlb. The paper gives none; 1e-4 is the released code's, for the mean.
+        bound: what L_vlb is: ``mean`` over the levels, as in the released code, or their ``sum``
+            (eq. 10; so Nichol and Dhariwal, whose weight is 1e-3).
         lip_margin: what is added on each side to the box around the lips, as a fraction of the
             frame's width.
     """
 
     net: FrameNet
+    version = 2
 
     def __init__(
         self,
@@ -64,11 +71,15 @@ class FrameStage(Stage):
         net: Mapping[str, Any] | None = None,
         w_lip: float = 0.2,
         w_bound: float = 1e-4,
+        bound: str = "mean",
         lip_margin: float = 0.05,
     ) -> None:
         super().__init__(setting)
+        if bound not in BOUNDS:
+            raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
         self.net = FrameNet(setting.audio_dim, setting.size, **(net or {}))
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
+        self.levels = self.net.process.steps if bound == "sum" else 1
 
     def trained_for(self) -> dict[str, Any]:
         """Exactly so many observed frames, and one noise level for what is made."""
@@ -92,7 +103,8 @@ class FrameStage(Stage):
             losses["lip"] = counted_mean(error[:, :, 0].mean(1, keepdim=True), box)
             total = total + self.w_lip * losses["lip"]
         if channels is not None:
-            losses["bound"] = process.steps * bound_term(process, output, clean, noisy, t).mean()
+            term = bound_term(process, output, clean, noisy, t).mean()
+            losses["bound"] = self.levels * term
             total = total + self.w_bound * losses["bound"]
         return {"loss": total, **losses}
 

@@ -355,8 +355,9 @@ def test_the_box_around_the_lips_is_upright_and_holds_them():
     assert box_mask(points, "lips", 20, 0.1)[0].sum() == 9 * 6
 
 
-def test_the_loss_is_the_formula_written_out(monkeypatch):
-    made, given = stage(w_lip=0.5, w_bound=1e-3), batch(seed=3)
+@pytest.mark.parametrize(("name", "levels"), [("sum", 1000), ("mean", 1)])
+def test_the_loss_is_the_formula_written_out(name, levels):
+    made, given = stage(w_lip=0.5, w_bound=1e-3, bound=name), batch(seed=3)
     spread(made.net)
     torch.manual_seed(1)
     losses = made.loss(given)
@@ -372,7 +373,7 @@ def test_the_loss_is_the_formula_written_out(monkeypatch):
     inside = box_mask(given.landmarks[:, 3], "lips", SIZE, 0.05)[:, 0].bool()
     lip = torch.cat([e[:, mask].flatten() for e, mask in zip(error, inside, strict=True)]).mean()
     bound = (
-        1000
+        levels
         * bound_term(
             made.net.process, output[:, :, None], clean[:, :, None], noisy[:, :, None], t
         ).mean()
@@ -381,6 +382,50 @@ def test_the_loss_is_the_formula_written_out(monkeypatch):
     torch.testing.assert_close(losses["lip"], lip)
     torch.testing.assert_close(losses["bound"], bound)
     torch.testing.assert_close(losses["loss"], error.mean() + 0.5 * lip + 1e-3 * bound)
+
+
+def test_both_bounds_are_the_terms_of_all_levels_summed_or_averaged(monkeypatch):
+    """Every level is drawn once: a batch of all levels estimates without error."""
+    steps = 12
+    given = batch(middle=(7,) * steps)
+    given = given.map(lambda tensor: tensor[:1].expand(steps, *tensor.shape[1:]))
+    real = torch.randint
+    monkeypatch.setattr(
+        torch, "randint", lambda *a, **k: torch.arange(1, steps + 1)[:, None] if a[0] == 1
+        else real(*a, **k),
+    )  # fmt: skip
+    found, terms = {}, []
+    for name in ("sum", "mean"):
+        made = stage(bound=name, options={"process": {"steps": steps}})
+        spread(made.net)
+        monkeypatch.setattr(
+            "baselines.diffused_heads.stage.bound_term",
+            lambda *a: terms.append(bound_term(*a)) or terms[-1],
+        )
+        torch.manual_seed(1)
+        found[name] = made.loss(given)["bound"]
+    assert terms[0].shape == (steps, 1)
+    torch.testing.assert_close(found["sum"], terms[0].sum())
+    torch.testing.assert_close(found["mean"], terms[0].sum() / steps)
+
+
+def test_the_variance_s_share_of_the_gradient_is_the_released_one_or_1000_times_it():
+    """Paper scale's weight; the gradient of L_simple to the predicted noise for comparison."""
+    pulls, word = {}, config.load("diffused_heads", ["scale=paper"]).stages["frame"].model
+    for name in ("mean", "sum", word["bound"]):
+        made = stage(w_lip=0, w_bound=word["w_bound"], bound=name)
+        torch.manual_seed(1)
+        made.loss(batch())["loss"].backward()
+        noise, variance = made.net.unet.head.bias.grad.split(3)
+        pulls[name] = (noise.norm(), variance.norm())
+    torch.testing.assert_close(pulls["mean"][0], pulls["sum"][0])
+    torch.testing.assert_close(1000 * pulls["mean"][1], pulls["sum"][1], rtol=1e-3, atol=0)
+    assert 0 < pulls[word["bound"]][1] < 1e-3 * pulls[word["bound"]][0]
+    tiny = config.load("diffused_heads", ["scale=tiny"]).stages["frame"].model
+    steps = tiny["net"]["process"]["steps"] if tiny["bound"] == "sum" else 1
+    assert tiny["w_bound"] * steps == pytest.approx(1e-2)  # as it was tuned
+    with pytest.raises(UserError, match="bound must be mean or sum, not 'median'"):
+        stage(bound="median")
 
 
 def test_the_loss_is_the_same_in_half_precision():
