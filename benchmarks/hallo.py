@@ -24,7 +24,7 @@ from held_out import account, arguments, correlation, generate, mouth, sheet, ta
 from torch import Tensor
 from torchvision.utils import save_image
 
-from baselines.hallo.masks import region_masks
+from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
 from thbench import assemble, config, training
 from thbench.contracts import Request, to_unit
 from thbench.nn.regions import box_mask
@@ -153,9 +153,10 @@ def draw_masks(loaded: config.Config, path: Path) -> None:
 
 
 def masked(request: Request, size: int) -> list[Tensor]:
-    """The portrait three times, each with a region in its colour (``disjoint`` masks)."""
+    """The portrait three times, each with a region at generation in its colour (``disjoint``)."""
     portrait = to_unit(request.source)
-    masks = region_masks(request.source_landmarks[None], size, tuple(COLOURS), "disjoint")
+    boxes = enlarge_boxes(boxes_around(request.source_landmarks[None, None]), ENLARGED)
+    masks = region_masks(boxes, size, tuple(COLOURS), "disjoint")
     full = torch.nn.functional.interpolate(masks, portrait.shape[-2:], mode="nearest")[0]
     pictures = []
     for mask, colour in zip(full, COLOURS.values(), strict=True):

@@ -99,6 +99,8 @@ class Batch:
         frames: (B, T) int64, the frames' indices in their clip.
         source_frame: (B,) int64, the portrait's index in its clip.
         ids: the clips' ids.
+        extent: (B, 2, 478, 2) float32, the least and the greatest x and y of each landmark over
+            all frames of the clip in which the face was found; None where that is not known.
     """
 
     video: Tensor
@@ -114,6 +116,7 @@ class Batch:
     frames: Tensor
     source_frame: Tensor
     ids: tuple[str, ...]
+    extent: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

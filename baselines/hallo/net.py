@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from baselines.hallo.face import FaceTokens
-from baselines.hallo.masks import check_regions, region_masks
+from baselines.hallo.masks import (
+    ENLARGED,
+    RELEASED_UNION,
+    boxes_around,
+    check_boxes,
+    check_regions,
+    enlarge_boxes,
+    region_masks,
+)
 from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.walk import build_unet, transformers, walk
@@ -66,6 +74,10 @@ class HalloNet(nn.Module):
         audio_context, audio_hidden, audio_tokens: see ``SoundTokens``.
         regions: where the sound acts; Table 4's rows are ``[full]``, ``[full, lip]``, ...
         masks: see ``region_masks``.
+        boxes: where the regions lie. ``clip``: in training what lips and face reach in the whole
+            clip, at generation the portrait's boxes, enlarged. ``released``, as the authors' code:
+            the same, with the lips' union enlarged twice and, at generation, soft edges.
+            ``portrait``: the portrait's own boxes in both, which lips and face soon leave.
         fusion: see ``HierarchicalAttention`` (Table 5).
         motion: frames of the segment before that are seen.
         motion_heads, motion_max: of the temporal modules.
@@ -97,6 +109,7 @@ class HalloNet(nn.Module):
         audio_tokens: int = 32,
         regions: Sequence[str] = ("lip", "expression", "pose"),
         masks: str = "paper",
+        boxes: str = "clip",
         fusion: str = "zero_conv",
         motion: int = 2,
         motion_heads: int = 8,
@@ -107,6 +120,7 @@ class HalloNet(nn.Module):
     ) -> None:
         super().__init__()
         check_regions(regions, masks)
+        check_boxes(boxes)
         published = {
             "schedule": "scaled_linear",
             "beta_start": 0.00085,
@@ -117,6 +131,7 @@ class HalloNet(nn.Module):
         self.process = NoiseProcess(**{**published, **(process or {})})
         self.shape = (latent_dim, size, size)
         self.regions, self.masks = tuple(regions), masks
+        self.boxes = boxes
         self.motion, self.longest, self.shortcut = motion, motion_max, shortcut
         sizes: dict[str, Any] = {
             "channels": channels,
@@ -154,17 +169,46 @@ class HalloNet(nn.Module):
         """Statistics of differences between latents of frames and of their portraits."""
         return cast(RunningStats, self.statistics["latent"])
 
-    def portrait(self, latent: Tensor, picture: Tensor, landmarks: Tensor) -> Portrait:
+    def portrait(
+        self,
+        latent: Tensor,
+        picture: Tensor,
+        landmarks: Tensor,
+        extent: Tensor | None = None,
+        enlarged: Mapping[str, float] = ENLARGED,
+    ) -> Portrait:
         """What is computed once per portrait.
 
         Args:
             latent: (B, C, h, w), the autoencoder's.
             picture: (B, 3, H, W) uint8.
             landmarks: (B, 478, 3).
+            extent: (B, 2, 478, 2) of the clips that are trained on, as ``Batch.extent``; None at
+                generation, where only the portrait is known.
+            enlarged: by what the portrait's boxes are multiplied then, by part.
         """
         face = self.face(picture, landmarks)
-        masks = {s: region_masks(landmarks, s, self.regions, self.masks) for s in self.grids}
+        boxes = self.boxes_of(landmarks, extent, enlarged)
+        blurred = self.boxes == "released" and extent is None
+        masks = {
+            s: region_masks(boxes, s, self.regions, self.masks, blurred=blurred) for s in self.grids
+        }
         return Portrait(latent, self._look(latent, face).features, face, masks)
+
+    def boxes_of(
+        self,
+        landmarks: Tensor,
+        extent: Tensor | None = None,
+        enlarged: Mapping[str, float] = ENLARGED,
+    ) -> Tensor:
+        """Boxes (B, 2, 2, 2) of lips and face, see ``boxes_around``; arguments as ``portrait``."""
+        own = boxes_around(landmarks[:, None])
+        if self.boxes == "portrait":
+            return own
+        if extent is None:
+            return enlarge_boxes(own, enlarged)
+        union = boxes_around(extent)
+        return enlarge_boxes(union, RELEASED_UNION) if self.boxes == "released" else union
 
     def motion_maps(self, clips: Tensor, portrait: Portrait) -> list[Tensor]:
         """Feature maps of motion frames, once per segment: (B, motion, C, h, w) for each place.

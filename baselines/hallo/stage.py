@@ -147,6 +147,12 @@ class HalloStage(Stage):
 
         return predict
 
+    def _portrait(self, latent: Tensor, batch: Batch) -> Portrait:
+        """What is known of the portraits in training, the extents of their clips included."""
+        if batch.extent is None:
+            raise ValueError("Hallo trains on batches that know the extent of their clips")
+        return self.net.portrait(latent, batch.source, batch.source_landmarks, batch.extent)
+
     def _frames(self, batch: Batch) -> Tensor:
         """The batch's frames without those that are there for their sound alone."""
         return batch.video
@@ -194,7 +200,7 @@ class ImageStage(HalloStage):
 
     def prepare(self, batch: Batch) -> Example:
         source, clips = self._latents(batch)
-        portrait = self.net.portrait(source, batch.source, batch.source_landmarks)
+        portrait = self._portrait(source, batch)
         clean = self.net.to_latent(clips, source)
         return Example(clean, portrait, batch.landmarks, batch.valid)
 
@@ -212,6 +218,8 @@ class VideoStage(HalloStage):
         segment: frames to be made.
         setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
+
+    version = 2
 
     def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
         super().__init__(setting, **options)
@@ -235,7 +243,7 @@ class VideoStage(HalloStage):
         motion, around = self.net.motion, self.net.sound.context
         with torch.no_grad():
             source, clips = self._latents(batch)
-            portrait = self.net.portrait(source, batch.source, batch.source_landmarks)
+            portrait = self._portrait(source, batch)
             whole = self.net.to_latent(clips, source)
             before = self.net.motion_maps(whole[:, :, :motion], portrait) if motion else None
         made = slice(around + motion, batch.frames.shape[1] - around)

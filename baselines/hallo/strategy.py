@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder
-from baselines.hallo.masks import REGIONS
+from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
 from baselines.hallo.net import HalloNet, Keep, Portrait
 from thbench import plans
 from thbench.config import SamplerConfig
@@ -104,6 +104,8 @@ class Hallo(Strategy):
             (Table 6). 1 is none.
         weights: by region (``lip``, ``expression``, ``pose``), 1 being what was trained: more
             moves more (figure 11), 0 silences a region.
+        enlarge: width and height of the portrait's ``lip`` and ``face`` boxes are multiplied by
+            these, since lips and face will move; ``ENLARGED`` by default.
 
     Raises:
         UserError: another plan, or an option that the network has no part for.
@@ -120,6 +122,7 @@ class Hallo(Strategy):
         *,
         guidance: float | Mapping[str, float] = 3.5,
         weights: Mapping[str, float] | None = None,
+        enlarge: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(nets, setting, plan, sampler)
         vae, net = self.nets["vae"], self.nets["denoiser"]
@@ -130,10 +133,19 @@ class Hallo(Strategy):
         net.face.check()
         self.scales = _scales(guidance)
         self.weights = _weights(weights or {}, net.regions)
+        check_enlarged(enlarge or {})
+        if enlarge and net.boxes == "portrait":
+            raise UserError("This network's regions are the portrait's own: drop options.enlarge.")
+        self.enlarged = {**ENLARGED, **(enlarge or {})}
 
     def encode(self, request: Request) -> HalloConditions:
         latent = self.vae.encode(to_unit(request.source)[None])
-        portrait = self.net.portrait(latent, request.source[None], request.source_landmarks[None])
+        portrait = self.net.portrait(
+            latent,
+            request.source[None],
+            request.source_landmarks[None],
+            enlarged=self.enlarged,
+        )
         return HalloConditions(portrait, request.audio[None])
 
     def passes(self, request: Request) -> Sequence[Pass]:

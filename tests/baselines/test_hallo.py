@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel
 
 from baselines.autoencoder import Autoencoder
 from baselines.hallo import face as faces
-from baselines.hallo.masks import region_masks
+from baselines.hallo.masks import boxes_around, enlarge_boxes, region_masks
 from baselines.hallo.net import HalloNet, Keep
 from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.stage import ImageStage, VideoStage
@@ -66,6 +66,10 @@ def landmarks(*shape):
     return points.expand(*shape, 478, 3)
 
 
+def boxes():
+    return boxes_around(landmarks(1, 1))
+
+
 def batch(b=2, n=6, around=2, seed=0):
     torch.manual_seed(seed)
     whole = n + 2 * around
@@ -83,6 +87,7 @@ def batch(b=2, n=6, around=2, seed=0):
         frames=torch.arange(whole).expand(b, whole),
         source_frame=torch.zeros(b, dtype=torch.int64),
         ids=tuple("abcd"[:b]),
+        extent=landmarks(b)[:, None, :, :2].repeat(1, 2, 1, 1),
     )
 
 
@@ -157,7 +162,7 @@ def test_places_and_modules_of_the_walk_fit_each_other():
 def test_masks_of_the_regions_cover_them_at_every_level():
     for size in (4, 8, 32, 64):
         lip, expression, pose = region_masks(
-            landmarks(1), size, ("lip", "expression", "pose"), "disjoint"
+            boxes(), size, ("lip", "expression", "pose"), "disjoint"
         )[0].bool()
         assert torch.equal(
             (lip.int() + expression.int() + pose.int()), torch.ones(size, size).int()
@@ -171,7 +176,7 @@ def test_masks_of_the_regions_cover_them_at_every_level():
 
 def test_masks_follow_equations_7_to_10():
     lip, expression, pose, full = region_masks(
-        landmarks(1), 40, ("lip", "expression", "pose", "full"), "paper"
+        boxes(), 40, ("lip", "expression", "pose", "full"), "paper"
     )[0].bool()
     rows, columns = (lip.any(d).nonzero().flatten() for d in (1, 0))
     assert (rows[0], rows[-1]) == (25, 27)  # .63 to .695 in cells of .025
@@ -180,6 +185,96 @@ def test_masks_follow_equations_7_to_10():
     assert (lip & pose).sum() == lip.sum()  # eq. 10: what is no expression is pose, lips too
     assert not (lip & expression).any()
     assert full.all()
+
+
+def moving(n=20, reach=0.15):
+    """A clip whose face goes to and fro: landmarks (n, 478, 3) and what they reach (2, 478, 2)."""
+    clip = landmarks(n).clone()
+    clip[:, :, 0] += reach * torch.linspace(-torch.pi, torch.pi, n).sin()[:, None]
+    clip[:, list(LIPS), 1] += torch.linspace(0, reach / 2, n)[:, None]
+    return clip, torch.stack([clip.amin(0), clip.amax(0)])[..., :2]
+
+
+def outside(masks, clip, members):
+    """Share of points of all frames that lie outside the one mask (s, s)."""
+    at = (clip[:, list(members), :2] * masks.shape[-1]).long()
+    return 1 - masks[at[..., 1], at[..., 0]].float().mean()
+
+
+def regions_of(made, clip, extent=None, **options):
+    """Masks by name on 64 x 64 cells, for the portrait in the clip's first frame."""
+    found = made.boxes_of(clip[:1], None if extent is None else extent[None], **options)
+    soft = made.boxes == "released" and extent is None
+    names = ("lip", "expression", "pose")
+    masks = region_masks(found, 64, names, "disjoint", blurred=soft)[0]
+    return dict(zip(names, masks, strict=True))
+
+
+def test_lips_and_face_stay_in_their_regions():
+    """In training always; at generation all but a few, where the portrait's boxes lose many."""
+    clip, extent = moving()
+    own = regions_of(net(boxes="portrait"), clip, extent)
+    union, guess = regions_of(net(), clip, extent), regions_of(net(), clip)
+    assert outside(own["lip"], clip, LIPS) > 0.35
+    assert outside(own["lip"] + own["expression"], clip, FACE) > 0.1
+    assert outside(union["lip"], clip, LIPS) == 0
+    assert outside(union["lip"] + union["expression"], clip, FACE) == 0
+    assert outside(guess["lip"], clip, LIPS) < outside(own["lip"], clip, LIPS) / 2
+    wide = regions_of(net(), clip, enlarged={"lip": 4, "face": 2})
+    assert outside(wide["lip"], clip, LIPS) < 0.05
+    assert outside(wide["lip"] + wide["expression"], clip, FACE) == 0
+
+
+def test_enlarged_boxes_keep_their_centres_and_may_leave_the_picture():
+    grown = enlarge_boxes(boxes(), {"lip": 2, "face": 1.2})
+    torch.testing.assert_close(grown.mean(2), boxes().mean(2))
+    sides = (grown[0, :, 1] - grown[0, :, 0]) / (boxes()[0, :, 1] - boxes()[0, :, 0])
+    torch.testing.assert_close(sides, torch.tensor([[2.0, 2.0], [1.2, 1.2]]))
+    for moved, left in ((0.0, True), (0.5, True), (0.7, False), (5.0, False)):
+        there = boxes_around(landmarks(1, 1) + torch.tensor([moved, 0, 0]))
+        for blurred in (False, True):
+            names = ("lip", "expression", "pose")
+            lip, *others = region_masks(there, 16, names, "disjoint", blurred=blurred)[0]
+            assert bool(lip.any()) == left
+            torch.testing.assert_close(lip + sum(others), torch.ones(16, 16))
+
+
+def test_the_released_regions_are_the_union_enlarged_and_at_generation_soft():
+    clip, extent = moving()
+    made = net(boxes="released")
+    hard, soft = regions_of(made, clip, extent), regions_of(made, clip)
+    union = boxes_around(extent[None])
+    expected = region_masks(enlarge_boxes(union, {"lip": 2, "face": 1}), 64, ("lip",), "disjoint")
+    assert torch.equal(hard["lip"], expected[0, 0])
+    assert set(hard["lip"].unique().tolist()) == {0, 1}
+    assert soft["lip"].max() == 1
+    assert ((soft["lip"] > 0.1) & (soft["lip"] < 0.9)).any()
+    # A Gaussian of 5 cells: half of the box's edge, and a sixth one deviation further.
+    wide = torch.tensor([[[[-9.0, -9.0], [0.5, 9.0]]] * 2])
+    edge = region_masks(wide, 64, ("lip",), "disjoint", blurred=True)[0, 0, 32]
+    assert edge[31:33].mean() == pytest.approx(0.5, abs=0.01)
+    assert edge[36:38].mean() == pytest.approx(0.159, abs=0.01)
+
+
+@torch.no_grad()
+def test_training_sees_the_union_and_generation_the_enlarged_portrait():
+    extent = moving(n=10)[1]
+    made, given = stage(), batch()
+    given.extent = extent.expand(2, *extent.shape).clone()
+    seen = made.prepare(given).portrait.masks
+    union = boxes_around(given.extent)
+    for size, masks in seen.items():
+        assert torch.equal(masks, region_masks(union, size, made.net.regions, made.net.masks))
+    asked = ask(5)
+    built = strategy(made=made.net, enlarge={"lip": 3})
+    around = enlarge_boxes(
+        boxes_around(asked.source_landmarks[None, None]), {"lip": 3, "face": 1.2}
+    )
+    for size, masks in built.encode(asked).portrait.masks.items():
+        assert torch.equal(masks, region_masks(around, size, made.net.regions, made.net.masks))
+    given.extent = None
+    with pytest.raises(ValueError, match="extent"):
+        made.prepare(given)
 
 
 # Sound
@@ -203,7 +298,7 @@ def test_a_new_attention_changes_nothing_and_a_trained_one_only_its_region(fusio
     torch.manual_seed(0)
     module = HierarchicalAttention(8, 8, 2, 3, fusion)
     x, sound = torch.randn(1, 8, 8, 8), torch.randn(1, 3, 8)
-    masks = region_masks(landmarks(1), 8, ("lip", "expression", "pose"), "disjoint")
+    masks = region_masks(boxes(), 8, ("lip", "expression", "pose"), "disjoint")
     assert torch.equal(module(x, sound, masks, (1, 1, 1)), x)
     spread(module)
     plain = module(x, sound, masks, (1, 1, 1))
@@ -224,6 +319,7 @@ def test_fusions_and_regions_that_do_not_exist_are_refused():
         ({"regions": ["lips"]}, "Did you mean 'lip'"),
         ({"regions": []}, "one region"),
         ({"masks": "round"}, "masks"),
+        ({"boxes": "union"}, "one of clip, portrait, released"),
         ({"face": "clip"}, "No face embedding"),
     ]:
         with pytest.raises(UserError, match=words):
@@ -404,6 +500,9 @@ def test_options_that_make_no_sense_are_refused():
         ({"guidance": "high"}, "guidance"),
         ({"weights": {"lips": 1}}, "Did you mean 'lip'"),
         ({"weights": {"lip": "more"}}, "weights.lip"),
+        ({"enlarge": {"lips": 2}}, "Did you mean 'lip'"),
+        ({"enlarge": {"lip": 0.5}}, "enlarge.lip"),
+        ({"enlarge": {"lip": 2}, "made": net(boxes="portrait")}, "drop options.enlarge"),
         ({"plan": {"name": "nar"}}, "plan"),
         ({"plan": {"name": "sar", "segment": 4, "overlap": 3}}, "plan"),
         ({"plan": {"name": "sar", "segment": 31, "overlap": 2}}, "plan.segment=30"),

@@ -45,7 +45,7 @@ def test_a_batch_is_what_the_contract_says(root):
         "video": (4, 3, 3, s, s), "source": (4, 3, s, s), "audio": (4, 3, 3), "pose": (4, 3, 6),
         "eyes": (4, 3, 2), "landmarks": (4, 3, 478, 3), "valid": (4, 3), "source_pose": (4, 6),
         "source_eyes": (4, 2), "source_landmarks": (4, 478, 3), "frames": (4, 3),
-        "source_frame": (4,),
+        "source_frame": (4,), "extent": (4, 2, 478, 2),
     }  # fmt: skip
     assert {name: tuple(getattr(batch, name).shape) for name in shapes} == shapes
     kinds = {"video": torch.uint8, "valid": torch.bool, "frames": torch.int64}
@@ -82,6 +82,25 @@ def test_batches_are_functions_of_seed_batch_and_slot(root):
     assert torch.equal(dataset.batch(7, [2]).frames[0], whole.frames[2])
     assert not equal(whole, dataset.batch(8, range(4)))
     assert not equal(whole, make(root, frames=[2, 4], seed=1).batch(7, range(4)))
+
+
+def test_extents_are_of_the_whole_clip_where_a_face_was_found(tmp_path):
+    """A clip that moves to the right, but for a frame without a face far to the left."""
+    root = toy.make_root(tmp_path, (6, 5), "tt")
+    path = root / "clips/person0/clip.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    points = np.zeros((6, 478, 3), np.float16)
+    points[:, :, 0] = 0.25 + np.arange(6)[:, None] / 16
+    points[:, :, 1] = np.arange(478) / 1024
+    points[1] = -5  # frame 1 is not valid
+    np.savez(path, **{**arrays, "landmarks": points})
+    batch = make(root, frames=2, batch_size=2).batch(0, range(2))
+    extent = batch.extent[batch.ids.index("person0/clip")].numpy()
+    assert (extent[0, :, 0] == 0.25).all()
+    assert (extent[1, :, 0] == 0.25 + 5 / 16).all()
+    assert (extent[:, :, 1] == points[0, :, 1]).all()
+    assert batch.map(lambda tensor: tensor[:1]).extent.shape == (1, 2, 478, 2)
 
 
 def test_lengths_are_drawn_once_per_batch(root):

@@ -112,6 +112,7 @@ class PreparedDataset:
             },
             frames=torch.from_numpy(frames),
             source_frame=torch.tensor([d.source for d in draws]),
+            extent=torch.from_numpy(np.stack([self.store.extent(d.clip) for d in draws])),
             ids=tuple(self.store.clips[d.clip].id for d in draws),
         )
 

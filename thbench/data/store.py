@@ -81,12 +81,20 @@ class Store:
         self._check_audio()
         build_once(self._path("motion"), self._motion_shape, np.float32, self._fill_motion)
         build_once(self._path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
+        build_once(self._path("extent"), self._extent_shape, np.float16, self._fill_extent)
         if self.caches_frames:
             build_once(self._path("frames"), self._frames_shape, np.uint8, self._fill_frames)
 
     def valid(self, i: int) -> np.ndarray:
         """(n_frames,) bool of clip ``i``."""
         return self._motion[self.offsets[i] : self.offsets[i + 1], -1] > 0
+
+    def extent(self, i: int) -> np.ndarray:
+        """(2, 478, 2) float32: least and greatest x and y of each landmark over clip ``i``.
+
+        Frames without a face do not count; NaN where there is no other.
+        """
+        return self._extent[i].astype(np.float32)
 
     def track(self, i: int, indices: np.ndarray) -> Track:
         """Measurements on frames ``indices`` of clip ``i``."""
@@ -129,6 +137,10 @@ class Store:
         return np.load(self._path("landmarks"), mmap_mode="r")
 
     @cached_property
+    def _extent(self) -> np.ndarray:
+        return np.load(self._path("extent"), mmap_mode="r")
+
+    @cached_property
     def _frames(self) -> np.ndarray:
         return np.load(self._path("frames"), mmap_mode="r")
 
@@ -143,6 +155,10 @@ class Store:
     @property
     def _mesh_shape(self) -> tuple[int, ...]:
         return (int(self.offsets[-1]), N_LANDMARKS, 3)
+
+    @property
+    def _extent_shape(self) -> tuple[int, ...]:
+        return (len(self.clips), 2, N_LANDMARKS, 2)
 
     @property
     def _frames_shape(self) -> tuple[int, ...]:
@@ -179,6 +195,11 @@ class Store:
     def _fill_landmarks(self, out: np.ndarray) -> None:
         for a, clip, npz in self._tracks("packing landmarks"):
             out[a : a + clip.n_frames] = npz["landmarks"]
+
+    def _fill_extent(self, out: np.ndarray) -> None:
+        for i in range(len(self.clips)):
+            points = self._landmarks[self.offsets[i] : self.offsets[i + 1], :, :2][self.valid(i)]
+            out[i] = [points.min(0), points.max(0)] if len(points) else np.nan
 
     def _tracks(self, title: str) -> Iterator[tuple[int, Clip, Any]]:
         for a, clip in zip(self.offsets, _bar(self.clips, title), strict=False):

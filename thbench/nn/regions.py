@@ -74,12 +74,46 @@ def box_mask(
         raise ValueError(f"no region '{region}' among {', '.join(POLYGONS)}")
     members = [i for ring in POLYGONS[region] for i in ring]
     points = landmarks[..., members, :2].float()
-    reach = margin + (0.5 / size if touched else 0.0)
-    low, high = points.amin(-2) - reach, points.amax(-2) + reach
-    centres = (torch.arange(size, device=points.device) + 0.5) / size
-    inside = (centres >= low[..., None]) & (centres <= high[..., None])
+    return fill_box(points.amin(-2) - margin, points.amax(-2) + margin, size, touched=touched)
+
+
+def fill_box(low: Tensor, high: Tensor, size: int, *, touched: bool = False) -> Tensor:
+    """Pixels whose centre lies in upright boxes.
+
+    Args:
+        low: (..., 2), least x and y, as fractions of width and height.
+        high: (..., 2), the greatest.
+        size: the mask is size x size pixels.
+        touched: every pixel that the box reaches into counts.
+
+    Returns:
+        (..., 1, size, size), 0 or 1, float32; nothing of a box beyond the picture.
+    """
+    reach = 0.5 / size if touched else 0.0
+    centres = (torch.arange(size, device=low.device) + 0.5) / size
+    inside = (centres >= low[..., None] - reach) & (centres <= high[..., None] + reach)
     across, down = inside.unbind(-2)
     return (down[..., :, None] & across[..., None, :])[..., None, :, :].float()
+
+
+def soft_box(low: Tensor, high: Tensor, size: int, deviation: float) -> Tensor:
+    """The visible part of upright boxes, blurred by a Gaussian and scaled to a greatest value of 1.
+
+    Args:
+        low: (..., 2), least x and y, as fractions of width and height.
+        high: (..., 2), the greatest.
+        size: the mask is size x size pixels.
+        deviation: of the Gaussian, as a fraction of the frame.
+
+    Returns:
+        (..., 1, size, size) in [0, 1], float32; 0 of a box beyond the picture.
+    """
+    low, high = low.clamp(0, 1), high.clamp(0, 1)
+    centres = (torch.arange(size, device=low.device) + 0.5) / size
+    inside = torch.special.ndtr((centres - low[..., None]) / deviation)
+    across, down = (inside - torch.special.ndtr((centres - high[..., None]) / deviation)).unbind(-2)
+    mask = (down[..., :, None] * across[..., None, :])[..., None, :, :].float()
+    return mask / mask.amax((-2, -1), keepdim=True).clamp(min=1e-6)
 
 
 def _covered(points: Tensor, polygon: Tensor, margin: float) -> Tensor:
