@@ -43,6 +43,34 @@ def test_every_data_file_fits_the_schema(name):
     assert config.load("dawn", [f"data={name}"]).data.root
 
 
+SOUNDS = {"diffused_heads": "logmel", "fd2talk": "wav2vec2", "hallo": "wav2vec2-layers"}
+"""Of the papers; DAWN, and what is compared on its latents, hears HuBERT."""
+
+
+@pytest.mark.parametrize("name", config.names("strategy"))
+def test_each_strategy_hears_as_its_paper_does_whatever_the_data(name):
+    paper = config.load(name, ["scale=paper", "data=hdtf"])
+    assert (paper.data.audio, paper.data.root) == (SOUNDS.get(name, "hubert"), "data/hdtf")
+    assert config.load(name, ["scale=tiny", "data=cremad"]).data.audio == "logmel"
+    chosen = config.load(name, ["data=synthetic", "data.audio=hubert=w", "scale=paper"])
+    assert chosen.data.audio == "hubert=w"
+
+
+def test_a_block_without_a_root_chooses_no_data_set(tmp_path):
+    def load(text, *words):
+        path = tmp_path / "toy.yaml"
+        path.write_text(f"{{title: Toy, target: 'a:B', {text}}}")
+        data = config.load(str(path), words).data
+        return data.root, data.audio
+
+    assert load("data: {audio: x}") == ("data/synthetic", "x")
+    assert load("data: {audio: x}", "data=hdtf") == ("data/hdtf", "x")
+    assert load("data: hdtf, scales: {tiny: {data: {audio: x}}}") == ("data/hdtf", "x")
+    assert load("data: {root: mine}, scales: {tiny: {data: {audio: x}}}") == ("mine", "x")
+    assert load("data: {root: mine}, scales: {tiny: {data: hdtf}}") == ("data/hdtf", "logmel")
+    assert load("data: {audio: x}", "data={root: yours}") == ("yours", "x")
+
+
 def test_layers_override_in_the_documented_order(toy):
     tiny = config.load(toy, ["stages.one.model.width=7"])
     assert (tiny.size, tiny.stages["one"].max_steps) == (64, 5)
@@ -134,3 +162,6 @@ def test_the_data_to_test_on_is_the_training_data_unless_said_otherwise(toy, tmp
     chosen = config.load(toy, [f"eval.data={tmp_path}", "data.audio=hubert"])
     assert (chosen.tested.root, chosen.tested.audio) == (str(tmp_path), "hubert")
     assert chosen.data.root == config.load(toy).data.root
+    cached = config.load(toy, [f"eval.data={tmp_path}", "data.cache=here"])
+    assert cached.tested.cache == "here"
+    assert config.load(toy, [f"eval.data={tmp_path}", "eval.data.cache=x"]).tested.cache == "x"

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests import toy_training as toy
-from thbench import protocol
+from thbench import config, protocol
 from thbench.assemble import Assembled, videos_folder
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.data import manifest
@@ -59,6 +59,18 @@ def test_a_stage_s_folder_follows_its_class_its_sound_and_what_it_starts_from(ro
     made.data.audio = "logmel"
     names.add(stage_run(made, "toy").hash)
     assert len(names) == 6
+
+
+def test_a_stage_that_hears_nothing_is_shared_by_strategies_of_any_encoder(root, tmp_path):
+    deaf = {"dawn": {"lfg"}, "hallo": {"vae"}, "diffused_heads": set(),
+            "fd2talk": {"morphable", "autoencoder", "frame"}}  # fmt: skip
+    for strategy, expected in deaf.items():
+        found = []
+        for encoder in ("logmel", "hubert"):
+            words = [f"data={root}", f"data.audio={encoder}", f"runs={tmp_path}"]
+            loaded = config.load(strategy, words)
+            found.append({name: stage_run(loaded, name).hash for name in loaded.stages})
+        assert {name for name in found[0] if found[0][name] == found[1][name]} == expected
 
 
 ACCOUNTS = {"main": {"hash": "a", "steps": 5}}

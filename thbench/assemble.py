@@ -87,7 +87,7 @@ def assemble(config: Config) -> Assembled:
     kind = check(config)
     trained, accounts = load_nets(config, sorted(set(config.nets.values())))
     nets: dict[str, nn.Module] = {role: trained[stage] for role, stage in config.nets.items()}
-    dims = {account["audio_dim"] for account in accounts.values()}
+    dims = {account["audio_dim"] for account in accounts.values() if account["audio"]}
     setting = Setting(config.size, dims.pop() if dims else 0, seed=config.seed)
     options = {"plan": config.plan, "sampler": config.sampler, **config.options}
     strategy = kind(nets, setting, **options)

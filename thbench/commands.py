@@ -293,8 +293,10 @@ def _data() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("name", "root", "audio", "here")]
     for name in configs.names("data"):
         block = configs.read_data(name)
-        here = (Path(block["root"]) / "manifest.jsonl").is_file()
-        rows.append((name, block["root"], block.get("audio", ""), "yes" if here else "no"))
+        root = Path(block["root"])
+        here = (root / "manifest.jsonl").is_file()
+        heard = ",".join(sorted(path.name for path in (root / "audio").glob("*") if path.is_dir()))
+        rows.append((name, block["root"], heard, "yes" if here else "no"))
     return rows
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,14 +110,17 @@ class StageConfig:
 class DataConfig:
     """A prepared data set. ``root`` holds manifest.jsonl; ``audio`` names the audio encoder.
 
-    Decoded frames of a split are kept in ``<root>/cache`` where they fit in ``cache_gb``
-    gigabytes; a larger split is decoded on demand.
+    Decoded frames of a split are kept where they fit in ``cache_gb`` gigabytes; a larger split is
+    decoded on demand. They and other caches lie in the folder ``cache``, else in that of
+    ``$THBENCH_CACHE``, else in ``<root>/cache``, or in ``~/.cache/thbench/data`` where ``root``
+    cannot be written.
     """
 
     name: str = ""
     root: str = ""
     audio: str = "logmel"
     cache_gb: float = 8.0
+    cache: str | None = None
 
 
 @dataclass
@@ -221,7 +224,9 @@ class Config:
     def tested(self) -> DataConfig:
         """The data set that is generated and scored, with the audio encoder of the trained nets."""
         chosen = self.eval.data
-        return replace(chosen, audio=self.data.audio) if chosen.root else self.data
+        if not chosen.root:
+            return self.data
+        return replace(chosen, audio=self.data.audio, cache=chosen.cache or self.data.cache)
 
 
 def configs_root() -> Path:
@@ -287,12 +292,7 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     content["scale"] = scale
     switches = content.pop("switches", {})
     layers = [content, scales.get(scale, {}), *layering.take_switches(switches, words)]
-    data = words.pop("data", None) or _last(layers, "data") or "synthetic"
-    for layer in layers:
-        if isinstance(layer.get("data"), str):
-            del layer["data"]
-    if isinstance(data, str):
-        layers.append({"data": read_data(data)})
+    layers += list(_data_layers(layers, words))
     if isinstance(words.get("eval.data"), str):
         layers.append({"eval": {"data": read_data(words.pop("eval.data"))}})
     layers += layering.take_plan(words)
@@ -308,6 +308,27 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
         raise UserError(_explain(error, merged)) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path.name}: {str(error).splitlines()[0]}") from error
+
+
+def _data_layers(
+    layers: Iterable[dict[str, Any]], words: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The data set that is named last, by the user or a layer; its name is taken out.
+
+    A layer that has a ``data:`` block without a root says how any data set is used.
+    """
+    chosen: Any = "synthetic"
+    for layer in layers:
+        block = layer.get("data")
+        if isinstance(block, str):
+            chosen = layer.pop("data")
+        elif isinstance(block, Mapping) and block.get("root"):
+            chosen = None
+    chosen = words.pop("data", None) or chosen
+    if isinstance(chosen, str):
+        yield {"data": read_data(chosen)}
+    elif chosen:
+        yield {"data": chosen}
 
 
 def read_data(name: str) -> dict[str, Any]:
@@ -382,11 +403,6 @@ def _parse(overrides: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"'{word}': the value is not valid YAML.") from error
     return words
-
-
-def _last(layers: Iterable[Mapping[str, Any]], key: str) -> Any:
-    found = [layer[key] for layer in layers if key in layer]
-    return found[-1] if found else None
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:

@@ -7,7 +7,6 @@ videos.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from metrics.extractors.base import Extractor
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.config import content_hash
 from thbench.contracts import SAMPLES_PER_FRAME
-from thbench.data import video
+from thbench.data import places, video
 from thbench.data.files import replacing, sha256
 from thbench.data.store import resize
 from thbench.errors import UserError
@@ -40,8 +39,8 @@ Tracker = Callable[[Tensor], Mapping[str, Tensor]]
 
 def default_cache() -> Path:
     """``$THBENCH_CACHE``, or ``~/.cache/thbench/features``."""
-    given = os.environ.get("THBENCH_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "thbench" / "features"
+    given = places.named()
+    return Path(given) if given else places.user_cache("features")
 
 
 def track(frames: Tensor) -> dict[str, Tensor]:

@@ -9,9 +9,8 @@ from torch import nn
 
 from thbench import config as configs
 from thbench.data.audio import ENCODERS
-from thbench.registry import resolve
+from thbench.data.embeddings import kind_of
 from thbench.stages import build_stage, order
-from thbench.strategy import Stage
 
 TOTAL = "total"
 OWN = "(own)"
@@ -23,15 +22,14 @@ def build(strategy: str, scale: str) -> dict[str, nn.Module]:
 
     Args:
         strategy: a name in configs/strategy, or a YAML file.
-        scale: ``paper``, with the audio encoder of each stage's paper, or ``tiny``, with log-mel.
+        scale: ``paper`` or ``tiny``, each with the audio encoder that the strategy's YAML names.
     """
     loaded = configs.load(strategy, [f"scale={scale}"])
+    sound = ENCODERS.load(kind_of(loaded.data.audio))
     nets: dict[str, nn.Module] = {}
     with torch.device("meta"):
         for name in order(loaded):
             stage = loaded.stages[name]
-            kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
-            sound = ENCODERS.load(kind.paper_audio if scale == "paper" else "logmel")
             needs = {need: nets[need] for need in stage.needs}
             nets[name] = build_stage(loaded, name, needs, sound.default_dim).net
     return nets

@@ -24,6 +24,8 @@ class PictureStage(Stage):
         vgg: the features, in place of ImageNet's.
     """
 
+    hears = False
+
     def __init__(
         self, setting: Setting, perceptual: str = "vgg", vgg: nn.Module | None = None
     ) -> None:

@@ -1,9 +1,10 @@
 """Stages by content: their order, run folders, checkpoints and trained networks.
 
 A stage's result is determined by its class, model, draw, optimiser, global batch size, averaging,
-clipping, precision, frame size, audio encoder, seed, data and the stages that it builds on. The
-hash of these names its folder ``<runs>/<stage>-<hash>``, so strategies that share a stage share
-its training, and a run that is started again, on other devices or by a requeued job, goes on.
+clipping, precision, frame size, seed, data, the stages that it builds on and, where it hears
+anything, audio encoder. The hash of these names its folder ``<runs>/<stage>-<hash>``, so strategies
+that share a stage share its training, and a run that is started again, on other devices or by a
+requeued job, goes on.
 """
 
 from __future__ import annotations
@@ -189,7 +190,8 @@ def load_net(
 
     Returns:
         the network on the CPU in eval mode, and the checkpoint's own account of itself: stage,
-        target, hash, steps, needs, trained_for, size, audio, audio_dim.
+        target, hash, steps, needs, trained_for, size, and audio and audio_dim, which are None and 0
+        of a stage that hears nothing.
 
     Raises:
         UserError: it is not trained, was trained as something else, or the stages it needs have
@@ -271,14 +273,15 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
 def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
     """What a checkpoint of this run says of itself, but for the steps done."""
     stage = _stage(config, run.name)
+    hears = "audio" in run.determines
     return {
         "stage": run.name,
         "target": stage.target,
         "hash": run.hash,
         "strategy": config.strategy,
         "size": config.size,
-        "audio": config.data.audio,
-        "audio_dim": audio_dim,
+        "audio": config.data.audio if hears else None,
+        "audio_dim": audio_dim if hears else 0,
         "needs": _needs(run),
     }
 
@@ -329,13 +332,13 @@ def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
         del own[key]
     # Newer than the first trained stages, whose folders keep their names.
     own["draw"] = {k: v for k, v in own["draw"].items() if k not in ("context", "least") or v}
-    version = resolve(stage.target, Stage).version  # type: ignore[type-abstract]
-    own |= {"version": version} if version > 1 else {}
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    own |= {"version": kind.version} if kind.version > 1 else {}
+    own |= {"audio": config.data.audio} if kind.hears else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,
         "size": config.size,
-        "audio": config.data.audio,
         "seed": config.seed,
         "data": data,
         "needs": {n: content_hash(_determines(config, n, data)) for n in stage.needs},

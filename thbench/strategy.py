@@ -76,8 +76,8 @@ class Stage(L.LightningModule, ABC):
     batches_seen: Tensor
     version: ClassVar[int] = 1
     """Raised when the same settings and data give other weights; part of the stage's hash."""
-    paper_audio: ClassVar[str] = "hubert"
-    """The audio encoder of the paper's sizes, by which parameters are counted."""
+    hears: ClassVar[bool] = True
+    """Whether the result depends on the sound; if not, strategies of any encoder share it."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()

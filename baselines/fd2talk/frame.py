@@ -167,6 +167,7 @@ class FrameStage(Stage):
     """
 
     net: FrameNet
+    hears = False
 
     def __init__(
         self,

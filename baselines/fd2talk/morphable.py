@@ -30,6 +30,7 @@ class MorphableStage(Stage):
     """
 
     net: Morphable
+    hears = False
 
     def __init__(
         self,

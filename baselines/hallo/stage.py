@@ -63,7 +63,6 @@ class HalloStage(Stage):
     """
 
     net: HalloNet
-    paper_audio = "wav2vec2-layers"
 
     def __init__(
         self,

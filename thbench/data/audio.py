@@ -7,6 +7,7 @@ An embedding is float32 (n_frames, D); row t describes the 40 ms of frame t, sam
 from __future__ import annotations
 
 import functools
+import hashlib
 import wave
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -97,13 +98,17 @@ class AudioEncoder(ABC):
         name: as in ``ENCODERS``.
         dim: D.
         default_dim: D with the default weights, known without having them.
-        version: changes when the same sound would give other numbers.
+        version: changes when the same sound and weights would give other numbers.
+        source: where the weights come from, None without any.
+        weights: a digest of them, empty without any.
     """
 
     name: ClassVar[str]
     default_dim: ClassVar[int]
+    version: ClassVar[str]
     dim: int
-    version: str
+    source: str | None = None
+    weights: str = ""
 
     def __init__(self, source: str | None = None) -> None:
         if source:
@@ -181,15 +186,24 @@ class Wav2Vec2(AudioEncoder):
     """
 
     name = model_type = "wav2vec2"
+    version = "wav2vec2-2"
     default = "facebook/wav2vec2-base-960h"
     default_dim = 768
+    source: str
     chunk, overlap = 300, 20
 
     def __init__(self, source: str | None = None) -> None:
         self.source = source or self.default
         self._model, self._normalise = _load_transformer(self.model_type, self.source)
         self.dim = int(self._model.config.hidden_size)
-        self.version = f"{self.name}-2:{self.source}"
+
+    @functools.cached_property
+    def weights(self) -> str:  # type: ignore[override]
+        found = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+        return found.hexdigest()[:16]
 
     def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
         if self._normalise:
@@ -234,6 +248,7 @@ class Wav2Vec2Layers(Wav2Vec2):
     """The last twelve hidden states of wav2vec 2.0 side by side (Xu et al. 2024, section 3.2)."""
 
     name = "wav2vec2-layers"
+    version = "wav2vec2-layers-2"
     layers = 12
     default_dim = layers * Wav2Vec2.default_dim
 
@@ -250,6 +265,7 @@ class Hubert(Wav2Vec2):
     """Last hidden state of HuBERT (Hsu et al. 2021), otherwise as ``Wav2Vec2``."""
 
     name = model_type = "hubert"
+    version = "hubert-2"
     default = "facebook/hubert-large-ls960-ft"
     default_dim = 1024
 

@@ -49,6 +49,7 @@ def check(root: str | Path, progress: bool = True) -> list[str]:
         return [str(error)]
     folders = sorted(p for p in (root / "audio").glob("*") if p.is_dir())
     problems = [] if folders else [f"{root / 'audio'} has no embeddings: {_AGAIN}."]
+    problems += _strangers(folders)
     for clip in tqdm(clips, "check", unit="clip", disable=None if progress else True):
         problems += [f"{clip.id}: {problem}." for problem in _problems(root, clip, folders)]
     return problems + list(_crossings(clips))
@@ -113,6 +114,15 @@ def _embedding(folder: Path, clip: Clip) -> Iterator[str]:
         yield f"{path} is {found.dtype} {found.shape}, not {wanted}: {_REDO} with --audio {encoder}"
     elif not np.isfinite(found).all():
         yield f"{path} has values that are not finite: {_REDO} with --audio {encoder}"
+
+
+def _strangers(folders: Sequence[Path]) -> Iterator[str]:
+    """Folders whose embeddings another version of their encoder made."""
+    for folder in folders:
+        try:
+            embeddings.check(folder, folder.name)
+        except UserError as error:
+            yield str(error)
 
 
 def _crossings(clips: Sequence[Clip]) -> Iterator[str]:

@@ -164,7 +164,9 @@ class ClipData(L.LightningDataModule):
         self.validate_batches = validate_batches
         self._prepared = False
         self.stores = {
-            split: Store(Path(data.root), split, size, data.audio, data.cache_gb, draw.video)
+            split: Store(
+                Path(data.root), split, size, data.audio, data.cache_gb, draw.video, data.cache
+            )
             for split in ("train", "val")
         }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from thbench.contracts import Clip
 from thbench.data.crop import Square
+from thbench.data.embeddings import kind_of
 from thbench.data.files import replacing, write_atomic
 from thbench.errors import UserError
 
@@ -128,7 +129,7 @@ class Job:
         return [name for name in self.encoders if not self.embedding(name, clip.id).is_file()]
 
     def embedding(self, encoder: str, clip_id: str) -> Path:
-        return self.out / "audio" / encoder.partition("=")[0] / f"{clip_id}.npy"
+        return self.out / "audio" / kind_of(encoder) / f"{clip_id}.npy"
 
     def forget_embeddings(self, clip_id: str) -> None:
         """Delete what any encoder heard in an earlier state of the video."""

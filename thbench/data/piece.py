@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from thbench.contracts import FPS, SAMPLES_PER_FRAME, Clip, Track
-from thbench.data import audio, video
+from thbench.data import audio, embeddings, video
 from thbench.data.crop import MESH_SIZE, FaceLocator, Square, choose_square, cut
 from thbench.data.files import DiskError, replacing, sha256
 from thbench.data.job import Job, Record, Rejection
@@ -269,5 +269,4 @@ def _embed(job: Job, clip: Clip) -> None:
     waveform = audio.load(job.out / clip.video)
     for name in missing:
         features = audio.encoder(name)(waveform, clip.n_frames)
-        with replacing(job.embedding(name, clip.id)) as temporary, open(temporary, "wb") as file:
-            np.save(file, features)
+        embeddings.write(job.embedding(name, clip.id), features)

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from thbench.contracts import Clip
-from thbench.data import audio, manifest
+from thbench.data import audio, embeddings, manifest
 from thbench.data.files import remove_leftovers, write_atomic
 from thbench.data.job import Job, Record, Rejection, Settings, SourceVideo
 from thbench.data.piece import process
@@ -90,8 +90,8 @@ def prepare(
 
     Raises:
         UserError: no videos, none is usable, an id comes twice, ``out`` was made with other
-            settings or is being filled by another run, an encoder's weights are missing, or the
-            disk is full.
+            settings or is being filled by another run, an encoder's weights are missing or others
+            than those of embeddings that are there, or the disk is full.
     """
     start, out = time.monotonic(), Path(out)
     chosen = Settings(size, **settings)
@@ -103,6 +103,8 @@ def prepare(
     jobs = [Job(source, out, chosen, tuple(encoders)) for source in sources]
     with _alone(out):
         _clear(out, sources)
+        for name in encoders:
+            embeddings.claim(out / "audio" / embeddings.kind_of(name), name)
         waiting = [job for job in jobs if not job.is_done()]
         bar = tqdm(_run(waiting, workers), "prepare", len(waiting), unit="video",
                    disable=None if progress and waiting else True)  # fmt: skip

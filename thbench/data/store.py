@@ -3,13 +3,13 @@
 Opening an mp4 for one random frame costs milliseconds, so decoded frames are kept in one
 memory-mapped file, ``<root>/cache/frames-<size>-<hash>.npy`` (N, 3, size, size) uint8, where they
 fit below a limit. What is measured on the frames (36 bytes of motion and 2.9 kB of landmarks per
-frame) is always packed the same way. The hash covers the data set's content, the split and the
-size; a file is written under a temporary name and renamed, so it is whole or absent.
+frame) is always packed the same way. ``thbench.data.places`` says where these lie if ``root``
+cannot be written. The hash covers the data set's content, the split and the size; a file is written
+under a temporary name and renamed, so it is whole or absent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -28,6 +28,8 @@ from tqdm import tqdm
 from thbench.config import content_hash
 from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
 from thbench.data import manifest, video
+from thbench.data.embeddings import Embeddings, say_once
+from thbench.data.places import caches, locked, named
 from thbench.errors import UserError
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1
@@ -42,9 +44,10 @@ class Store:
         root: the prepared data set.
         split: ``train``, ``val`` or ``test``.
         size: frames are resized to ``size`` x ``size``, antialiased.
-        audio: the audio encoder whose embeddings are read.
+        audio: the audio encoder whose embeddings are read, and made where they are missing.
         cache_gb: frames are cached if they take no more than this.
         video: frames are wanted at all.
+        cache: where caches are kept if not beside the data, as ``data.cache``.
     """
 
     root: Path
@@ -53,6 +56,12 @@ class Store:
     audio: str
     cache_gb: float = 8.0
     video: bool = True
+    cache: str | None = None
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """Of all clips of the data set."""
+        return Embeddings(self.root, self.audio, self.cache)
 
     @cached_property
     def clips(self) -> tuple[Clip, ...]:
@@ -73,12 +82,14 @@ class Store:
         """Check what is needed and build the missing caches. One process per machine calls this.
 
         Raises:
-            UserError: embeddings are missing, a file disagrees with the manifest, or the cache
-                cannot be written.
+            UserError: embeddings are missing and cannot be made, a file disagrees with the
+                manifest, or the cache cannot be written.
         """
         if not self.clips:
             return
+        self.embeddings.prepare()
         self._check_audio()
+        self._say_where()
         build_once(self._path("motion"), self._motion_shape, np.float32, self._fill_motion)
         build_once(self._path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
         build_once(self._path("extent"), self._extent_shape, np.float16, self._fill_extent)
@@ -121,7 +132,7 @@ class Store:
         return resize(found, self.size)[torch.from_numpy(back)]
 
     def audio_path(self, i: int) -> Path:
-        return self.root / "audio" / self.audio / f"{self.clips[i].id}.npy"
+        return self.embeddings.path(self.clips[i].id)
 
     @cached_property
     def audio_dim(self) -> int:
@@ -174,15 +185,21 @@ class Store:
 
     def _path(self, kind: str) -> Path:
         name = f"{kind}-{self.size}" if kind == "frames" else kind
-        return self.root / "cache" / f"{name}-{self._digest}.npy"
+        beside = self.root / "cache" / f"{name}-{self._digest}.npy"
+        return beside if beside.is_file() else self._new / beside.name
+
+    @cached_property
+    def _new(self) -> Path:
+        """Where caches that do not exist yet are kept."""
+        return caches(self.root, self.cache)
+
+    def _say_where(self) -> None:
+        here = self.root / "cache"
+        if not self.cache and not named() and self._new != here:
+            say_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
 
     def _check_audio(self) -> None:
         for i, clip in enumerate(self.clips):
-            if not self.audio_path(i).is_file():
-                raise UserError(
-                    f"{self.root} has no '{self.audio}' embedding of clip '{clip.id}':"
-                    f" prepare the data set again with the encoder '{self.audio}'."
-                )
             length = len(np.load(self.audio_path(i), mmap_mode="r"))
             if length != clip.n_frames:
                 raise UserError(_disagree(self.audio_path(i), length, clip))
@@ -252,11 +269,11 @@ def build_once(
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             if not path.is_file():
                 _build(path, shape, dtype, fill)
     except OSError as error:
-        remedy = "make it writable, or copy the data set to where you may write"
+        remedy = "make it writable, or set data.cache to a folder where you may write"
         if error.errno == errno.ENOSPC:
             remedy = "free some space, or set data.cache_gb=0 to decode frames on demand"
         raise UserError(f"Cannot write {path} ({error.strerror or error}): {remedy}.") from error
@@ -278,16 +295,6 @@ def _build(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl
-
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    # The file stays: removing it would let a third process lock another one of that name.
 
 
 def _bar(items: Any, title: str, total: int | None = None) -> Any:
