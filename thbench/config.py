@@ -67,9 +67,9 @@ class DrawConfig:
     """How a stage draws training samples from clips.
 
     ``frames`` is the number of consecutive frames, or ``[least, most]``, drawn once per batch.
-    ``source`` is where the portrait comes from: ``first`` of those frames, or a ``random`` frame
-    of the clip. ``jitter`` is colour jitter (brightness, contrast, saturation, hue), one draw per
-    sample, the same for all its frames. With ``video: false`` no frame is decoded: the batch has
+    ``source`` is where the portrait comes from: ``first`` of those frames, a ``random`` frame of
+    the clip, or any ``other`` than those frames. ``jitter`` is colour jitter (brightness, contrast,
+    saturation, hue), one draw per sample, the same for all its frames. With ``video: false`` no frame is decoded: the batch has
     pose, eyes, landmarks and audio only. ``context`` frames are shown on either side as well;
     beyond the clip's ends its first or last frame is shown again, and ``Batch.frames`` says so.
 

@@ -128,6 +128,19 @@ def test_windows_and_portraits_cover_the_clip(root):
     assert all(first.plan(k, 0).start == first.plan(k, 0).source for k in range(50))
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_portrait_may_be_any_other_frame_than_those_to_be_made(tmp_path, frames):
+    dataset = make(toy.make_root(tmp_path, (5, 4), "tt"), frames=frames, source="other")
+    draws = [dataset.plan(k, j) for k in range(60) for j in range(4)]
+    assert all(d.source not in range(d.start, d.start + frames) for d in draws)
+    # Frame 1 shows no face: four or three frames do, and one must be left outside a window.
+    assert {d.clip for d in draws} == ({0, 1} if frames == 1 else {0})
+    assert {d.source for d in draws if d.clip == 0} == ({0, 2, 3, 4} if frames == 1 else {0})
+    both = make(tmp_path, frames=frames, source="random")
+    found = [both.plan(k, j) for k in range(60) for j in range(4)]
+    assert any(d.source in range(d.start, d.start + frames) for d in found)
+
+
 def test_window_starts():
     valid = np.array([1, 0, 1, 1, 1, 1, 0, 0], bool)
     assert window_starts(valid, 2, first=False).tolist() == [2, 3, 4]

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
-from thbench.data import manifest, video
+from thbench.data import embeddings, manifest, video
 from thbench.data.files import sha256
 from thbench.errors import UserError
 

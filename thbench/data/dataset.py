@@ -75,8 +75,10 @@ class PreparedDataset:
         self.seed = seed
         self.fewest, self.most = frame_range(draw.frames)
         self.least = least_frames(draw)
-        if draw.source not in ("first", "random"):
-            raise UserError(f"draw.source must be 'first' or 'random', not '{draw.source}'.")
+        if draw.source not in ("first", "random", "other"):
+            raise UserError(
+                f"draw.source must be 'first', 'random' or 'other', not '{draw.source}'."
+            )
         if len(draw.jitter) != 4 or min(draw.jitter) < 0 or draw.jitter[3] > 0.5:
             raise UserError("draw.jitter must be four numbers >= 0, the last (hue) <= 0.5.")
         if draw.context < 0:
@@ -113,6 +115,9 @@ class PreparedDataset:
         valid = self.store.valid(clip)
         first = self.draw.source == "first"
         start = int(rng.choice(window_starts(valid, self.length(batch), first)))
+        if self.draw.source == "other":
+            valid = valid.copy()
+            valid[start : start + self.length(batch)] = False
         source = start if first else int(rng.choice(np.flatnonzero(valid)))
         return Draw(clip, start, source, rng)
 
@@ -181,7 +186,8 @@ class PreparedDataset:
     def _usable(self, i: int) -> int:
         """Frames of a clip from the first on with which a window may begin; 0 without a face."""
         valid = self.store.valid(i)
-        if not valid.any():
+        # Of so many frames with a face, one lies outside any window.
+        if valid.sum() <= (self.most if self.draw.source == "other" else 0):
             return 0
         return len(valid) - (int(valid.argmax()) if self.draw.source == "first" else 0)
 
