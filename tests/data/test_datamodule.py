@@ -310,8 +310,8 @@ def test_the_cache_is_built_once_and_whole_or_not_at_all(tmp_path):
 
 def test_disagreements_are_named(tmp_path):
     root = toy.make_root(tmp_path / "a", (6, 6), "tt")
-    with pytest.raises(UserError, match="no 'hubert' embedding of clip 'person0/clip'"):
-        open_store(root, audio="hubert")
+    with pytest.raises(UserError, match="no 'mel' embedding of clip 'person0/clip'"):
+        open_store(root, audio="mel")
     np.save(root / "audio/toy/person1/clip.npy", np.zeros((5, 3), np.float32))
     with pytest.raises(UserError, match="has 5 frames, the manifest says 6"):
         open_store(root)
