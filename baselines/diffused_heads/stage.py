@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Batch, to_unit
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term
-from thbench.diffusion.losses import counted_mean
+from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
+from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.strategy import Setting, Stage
 
@@ -49,13 +50,15 @@ class FrameStage(Stage):
     Args:
         setting: see ``Stage``.
         net: arguments of ``FrameNet``.
-        w_lip: lambda_ls; 0 is the ablation without.
+        w_lip: lambda_ls, of the mean error over the pixels of each frame's box; 0 is the ablation
+            without.
         w_bound: lambda_vlb.
         lip_margin: what is added on each side to the box around the lips, as a fraction of the
             frame's width.
     """
 
     net: FrameNet
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class FrameStage(Stage):
         if self.w_lip:
             box = box_mask(batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin)
             box = box * batch.valid[:, middle, None, None, None]
-            losses["lip"] = counted_mean(error[:, :, 0].mean(1, keepdim=True), box)
+            losses["lip"] = clip_mean(error[:, :, 0].mean(1, keepdim=True), box)
             total = total + self.w_lip * losses["lip"]
         if channels is not None:
             losses["bound"] = process.steps * bound_term(process, output, clean, noisy, t).mean()
@@ -104,6 +107,7 @@ class FrameStage(Stage):
                 f"This network sees {reach} frames beside the one that it makes: draw.frames must"
                 f" be 1, and draw.context {reach} or more."
             )
+        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         portrait = _signed(batch.source)
         still = self.net.still(portrait)
         if self.net.motion:

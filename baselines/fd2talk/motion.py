@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from baselines.fd2talk.motion_net import MotionNet
 from thbench import plans
 from thbench.contracts import Batch
 from thbench.data.morphable import Morphable
-from thbench.diffusion.losses import counted_mean
+from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
 from thbench.strategy import Setting, Stage
 
@@ -34,6 +34,7 @@ class MotionStage(Stage):
     """
 
     net: MotionNet
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class MotionStage(Stage):
         if batch.frames.shape[1] <= self.overlap:
             raise UserError(f"draw.frames must exceed the plan's overlap of {self.overlap} frames.")
         face = coefficients(needed(self, "morphable"), batch)
-        self.net.scale.update(face.motion.flatten(0, 1))
+        self.net.scale.update(face.motion[batch.valid])
         self.net.scale_sound.update(batch.audio.flatten(0, 1))
         continues = bool(torch.randint(2, ()))
         shown = slice(0 if continues else self.overlap, None)
@@ -85,12 +86,12 @@ class MotionStage(Stage):
         counted = ((t > 0) & valid).float()
         parts = error.split([self.net.expression, error.shape[1] - self.net.expression], dim=1)
         losses = {
-            k: counted_mean(part.mean(1), counted)
+            k: clip_mean(part.mean(1), counted)
             for k, part in zip(("exp", "pose"), parts, strict=True)
         }
         if self.weights["sync"]:
             predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
-            losses["sync"] = counted_mean(self.sync_loss(predicted, face.identity, audio), counted)
+            losses["sync"] = clip_mean(self.sync_loss(predicted, face.identity, audio), counted)
         total = torch.stack([self.weights[k] * v for k, v in losses.items()]).sum()
         return {"loss": total, **losses}
 

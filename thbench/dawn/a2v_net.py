@@ -1,8 +1,8 @@
 """The network of DAWN's audio-to-video flow diffusion model (section 3.3).
 
 The latent of a frame is (flow x, flow y, 2 * occlusion - 1) at the latent flow generator's
-resolution, normalised per location or as it is. Networks see conditions as differences to the
-portrait's.
+resolution, normalised per location or as it is. Networks see poses and eyes as differences to the
+portrait's, and all conditions normalised by the data's statistics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.attention import make_band, stand_in
-from thbench.nn.normalize import RunningStats
+from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
 from thbench.strategy import Denoiser
@@ -65,9 +65,9 @@ class A2VNet(nn.Module):
         mask_dim: channels of the embedded face mask.
         window: frames that temporal attention reaches over, half on either side, or None.
         use_pose, use_eyes: False leaves the condition out (the paper's "w/o PBNet" leaves both).
-        normalize: ``location`` (mean and deviation of each location of the latent and of each
-            condition) or ``none`` (the paper's).
-        floor: see ``RunningStats``.
+        normalize: of the latent: ``location`` (mean and deviation of each location) or ``none``
+            (the paper's). Conditions are always normalised.
+        floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``NoiseProcess``.
     """
@@ -118,11 +118,10 @@ class A2VNet(nn.Module):
         )
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
-        self.statistics = nn.ModuleDict()
+        found = {"audio": sound_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
+        self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
         if normalize == "location":
             self.statistics["flow"] = RunningStats(shape, floor=floor)
-            for kind, width in kinds.items():
-                self.statistics[kind] = RunningStats((width,), floor=0.1 * (kind == "audio"))
         self.shortcut: nn.Linear | None = None
         if shortcut:
             self.shortcut = nn.Linear(sum(kinds.values()), FLOW_DIM * latent_size**2, bias=False)
@@ -130,7 +129,8 @@ class A2VNet(nn.Module):
 
     def to_latent(self, flow: Tensor, occlusion: Tensor) -> Tensor:
         """(N, 2, h, w) and (N, 1, h, w) in [0, 1] to latents (N, 3, h, w)."""
-        return self._normalize("flow", torch.cat([flow, 2 * occlusion - 1], dim=1))
+        latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        return self.statistics["flow"](latent) if "flow" in self.statistics else latent
 
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``to_latent``; the occlusion is clamped to [0, 1]."""
@@ -163,7 +163,7 @@ class A2VNet(nn.Module):
             eyes: (B, T, 2), likewise.
         """
         given = {"audio": audio, "pose": pose, "eyes": eyes}
-        tokens = {kind: self._normalize(kind, given[kind]) for kind in self.kinds}
+        tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
         return FlowConditions(tokens, self.static(source.latent, landmarks), source)
 
     def static(self, features: Tensor, landmarks: Tensor) -> Tensor:
@@ -218,9 +218,6 @@ class A2VNet(nn.Module):
             seen = torch.cat([tokens[kind] for kind in self.kinds], dim=-1) * keep[..., None]
             made = made + self.shortcut(seen).view_as(made)
         return made.transpose(1, 2)
-
-    def _normalize(self, kind: str, values: Tensor) -> Tensor:
-        return self.statistics[kind](values) if kind in self.statistics else values
 
 
 class FlowDenoiser(Denoiser):
