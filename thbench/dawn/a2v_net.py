@@ -115,13 +115,18 @@ class A2VNet(nn.Module):
             nn.Conv2d(1, mask_dim // 2, 3, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv2d(mask_dim // 2, mask_dim, 3, stride=2, padding=1),
+            # What is the same everywhere says nothing, and would drown where the face is.
+            nn.InstanceNorm2d(mask_dim),
         )
+        _share_entry(self.unet.stem_static, feature_dim * area, mask_dim * area)
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
         found = {"audio": sound_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
         if normalize == "location":
             self.statistics["flow"] = RunningStats(shape, floor=floor)
+        else:
+            self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
         if shortcut:
             self.shortcut = nn.Linear(sum(kinds.values()), FLOW_DIM * latent_size**2, bias=False)
@@ -140,7 +145,8 @@ class A2VNet(nn.Module):
 
     def observe_statistics(self, flow: Tensor, occlusion: Tensor, **conditions: Tensor) -> None:
         """Let training data count towards the statistics, while they are being found."""
-        values = {"flow": torch.cat([flow, 2 * occlusion - 1], dim=1), **conditions}
+        latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
             stats = _stats(module)
             stats.update(values[kind].reshape(-1, *stats.mean.shape))
@@ -211,13 +217,27 @@ class A2VNet(nn.Module):
         keep: Tensor,
     ) -> Tensor:
         band = make_band(places, self.window, noisy.device)
-        cells = F.pixel_unshuffle(noisy.transpose(1, 2), self.patch).transpose(1, 2)
+        seen = self._standardised(noisy, t).transpose(1, 2)
+        cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
         made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)
         made = F.pixel_shuffle(made, self.patch)
         if self.shortcut is not None:
             seen = torch.cat([tokens[kind] for kind in self.kinds], dim=-1) * keep[..., None]
             made = made + self.shortcut(seen).view_as(made)
         return made.transpose(1, 2)
+
+    def _standardised(self, noisy: Tensor, t: Tensor) -> Tensor:
+        """Noisy latents with mean 0 and deviation 1 in each channel, whatever their level.
+
+        Flows are small: without this, observed frames would be hardly seen. (As c_in of Karras et
+        al. 2022; latents that are normalised by location are about so already.)
+        """
+        if "entry" not in self.statistics:
+            return noisy
+        stats = _stats(self.statistics["entry"])
+        mean, deviation = (x[:, None, None, None] for x in (stats.mean, stats.deviation))
+        kept, added = self.process.variances(t, noisy)
+        return (noisy - kept.sqrt() * mean) / (kept * deviation.square() + added).sqrt()
 
 
 class FlowDenoiser(Denoiser):
@@ -262,6 +282,12 @@ def _check(
             f"A flow latent of {latent_size} x {latent_size} does not divide by {multiple}:"
             " take fewer mults, a smaller patch, or another size."
         )
+
+
+@torch.no_grad()
+def _share_entry(conv: nn.Conv2d, features: int, mask: int) -> None:
+    """Let the few channels of the mask begin with as much weight as the many of the portrait."""
+    conv.weight[:, features:] *= (features / mask) ** 0.5
 
 
 def _stats(module: nn.Module) -> RunningStats:

@@ -1,0 +1,298 @@
+"""How much each network answers to each of its conditions, before it has learned anything.
+
+    python -m tests.conditions [--full]
+
+prints, for every network of every strategy at both scales, the answer to one standard deviation of
+each condition and writes it to ``docs/sensitivity-conditions.md``; ``tests/test_conditions.py``
+holds the answers of one network to a factor of each other.
+
+A condition of one clip is replaced by that of another clip, all else staying as it is. The root
+mean square of what this changes in the output, over that of the output, is divided by the root of
+two, by which two draws differ more than a draw from the mean. Layers that start at zero, so that
+nothing behind them is seen, are given the initialisation that they would have had. Looked at is
+the network itself, without the estimate (``shortcut``) that its output corrects: that one holds the
+portrait by design.
+
+Sound is speech of the synthetic voices as log-mel; other encoders are stood in for by a fixed
+random layer over it, with channels of other means and sizes. Poses and eyes are the synthetic
+heads'. Portraits are drawings; what encoders make of them, fixed random layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.hallo.net import Keep
+from thbench import config as configs
+from thbench import plans
+from thbench.data.audio import LogMel
+from thbench.data.synthetic.perform import Performance, perform
+from thbench.dawn.lfg import SourceFeatures
+from thbench.nn.normalize import RunningStats
+from thbench.nn.regions import FACE, LEFT_EYE, LIPS, RIGHT_EYE, region_mask
+from thbench.plans import SOURCE
+from thbench.registry import resolve
+from thbench.stages import build_stage
+from thbench.strategy import Stage
+
+SEED, PEOPLE, LENGTH = 11, 12, 60
+LEVEL = 0.5
+"""Noise level at which networks are asked, as a share of all."""
+
+POSE_UNITS = torch.tensor([1, 1, 1, 0.5, 1, 1])
+"""Heads are half as large as the frame."""
+OWN = 0.03
+"""By so much people differ in size and place, in fractions of the frame."""
+
+Given = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that answers to conditions.
+
+    Attributes:
+        answer: from conditions by name to the output.
+        draw: conditions of so many clips, the draws of different seeds being of different clips.
+    """
+
+    answer: Callable[[Given], Tensor]
+    draw: Callable[[int], Given]
+
+
+def responses(network: Network, draws: int = 2) -> dict[str, float]:
+    """The answer to one standard deviation of each condition, by its name."""
+    found: dict[str, list[float]] = {}
+    for k in range(draws):
+        given, other = network.draw(2 * k), network.draw(2 * k + 1)
+        with torch.no_grad():
+            before = network.answer(given)
+            for name in given:
+                moved = network.answer(given | {name: other[name]}) - before
+                found.setdefault(name, []).append(float(rms(moved) / rms(before)) / 2**0.5)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def rms(values: Tensor) -> Tensor:
+    return values.float().square().mean().sqrt()
+
+
+def awake(net: nn.Module) -> nn.Module:
+    """The network with the usual initialisation of each layer that starts at zero."""
+    torch.manual_seed(SEED)
+    for module in net.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d) and not weight.any():
+            module.reset_parameters()
+    return net
+
+
+# What there is to be given
+
+
+@functools.cache
+def played(person: int) -> Performance:
+    return perform(SEED, person, 0, LENGTH)
+
+
+def places(frames: int) -> Tensor:
+    """So many moments of a performance, from end to end."""
+    return torch.linspace(LENGTH - 4, 3, frames).long().flip(0)
+
+
+@functools.cache
+def speech(person: int) -> Tensor:
+    """Log-mel (LENGTH, 320)."""
+    return torch.from_numpy(LogMel()(played(person).speech.waveform, LENGTH))
+
+
+def sound(people: Sequence[int], frames: int, width: int) -> Tensor:
+    """(B, T, width)."""
+    heard = torch.stack([speech(p)[places(frames)] for p in people])
+    if width == LogMel.dim:
+        return heard
+    lift = torch.Generator().manual_seed(SEED)
+    weight = torch.randn(LogMel.dim, width, generator=lift) / LogMel.dim**0.5
+    size = 0.3 * torch.exp(0.5 * torch.randn(width, generator=lift))
+    mean = 0.3 * torch.randn(width, generator=lift)
+    return torch.tanh(heard @ weight) * size + mean
+
+
+def head(people: Sequence[int], frames: int) -> tuple[Tensor, Tensor]:
+    """Poses (B, T, 6) and eyes (B, T, 2)."""
+    poses, eyes = [], []
+    for person in people:
+        motion, who = played(person).motion, torch.Generator().manual_seed(person)
+        own = OWN * torch.randn(3, generator=who)
+        names = ("yaw", "pitch", "roll", "scale", "tx", "ty")
+        curves = torch.stack([torch.as_tensor(getattr(motion, n)) for n in names], -1).float()
+        poses.append(curves[:frames] * POSE_UNITS + F.pad(own, (3, 0)))
+        eyes.append((0.3 * (1 - torch.from_numpy(motion.closure)))[:frames, None].expand(-1, 2))
+    return torch.stack(poses).float(), torch.stack(eyes).float()
+
+
+def moving(people: Sequence[int], frames: int) -> tuple[Tensor, Tensor]:
+    """Differences of poses and eyes to a portrait, which is another moment of the clip."""
+    still = LENGTH // 2
+    return tuple(x[:, places(frames)] - x[:, still, None] for x in head(people, LENGTH))  # type: ignore[return-value]
+
+
+def marks(people: Sequence[int]) -> Tensor:
+    """Landmarks (B, 478, 3): ovals of face, lips and eyes in their places."""
+    found = torch.full((len(people), 478, 3), 0.5)
+    pose = head(people, LENGTH)[0][:, -1]
+    rings = ((FACE, 0.0, 0.0, 0.45, 0.6), (LIPS, 0.0, 0.3, 0.15, 0.06))
+    eyes = ((RIGHT_EYE, -0.2, -0.12, 0.08, 0.03), (LEFT_EYE, 0.2, -0.12, 0.08, 0.03))
+    for row, p in zip(found, pose, strict=True):
+        for ring, x, y, across, down in (*rings, *eyes):
+            turn = torch.linspace(0, 2 * torch.pi, len(ring) + 1)[:-1]
+            row[list(ring), 0] = 0.5 + p[4] + p[3] * (x + across * turn.sin())
+            row[list(ring), 1] = 0.5 + p[5] + p[3] * (y - down * turn.cos())
+    return found
+
+
+def portraits(people: Sequence[int], size: int) -> Tensor:
+    """Drawings (B, 3, size, size) in [0, 1] of a face before a wall."""
+    points = marks(people)
+    drawn = []
+    for person, row in zip(people, points, strict=True):
+        chance = torch.Generator().manual_seed(1000 + person)
+        wall = F.interpolate(torch.rand(1, 3, 3, 3, generator=chance), size=size, mode="bicubic")
+        picture = wall[0].clamp(0, 1)
+        for region in ("face", "lips", "eyes"):
+            colour = torch.rand(3, 1, 1, generator=chance)
+            picture = torch.where(region_mask(row[None], region, size)[0] > 0, colour, picture)
+        drawn.append(picture)
+    return torch.stack(drawn)
+
+
+def lifted(pictures: Tensor, channels: int, size: int, *, rectified: bool = False) -> Tensor:
+    """Pictures as an encoder might have them: (B, channels, size, size), of unit deviation."""
+    lift = torch.Generator().manual_seed(SEED)
+    weight = torch.randn(channels, 3, 3, 3, generator=lift)
+    seen = F.conv2d(F.adaptive_avg_pool2d(pictures, size) - 0.5, weight, padding=1)
+    seen = seen / seen.std((0, 2, 3), keepdim=True)
+    return F.relu(seen) if rectified else seen
+
+
+def flows(people: Sequence[int], frames: int, size: int) -> Tensor:
+    """Flows and occlusions (B, 3, T, size, size) of turning heads."""
+    pose, _ = moving(people, frames)
+    axis = torch.linspace(-1, 1, size)
+    near = torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.5)
+    yaw, pitch, roll = (pose[..., k, None, None] for k in range(3))
+    across = -(0.3 * yaw - roll * axis[:, None]) * near
+    down = (0.3 * pitch - roll * axis) * near
+    hidden = 1 - 4 * across.abs().clamp(max=0.2)
+    return torch.stack([across, down, 2 * hidden - 1], dim=1)
+
+
+# The networks
+
+
+def stage_net(strategy: str, name: str, scale: str, words: Sequence[str] = ()) -> Stage:
+    """A stage with new weights; the stages that it needs have none."""
+    loaded = configs.load(strategy, [f"scale={scale}", *words])
+    nets: dict[str, nn.Module] = {}
+
+    def width(stage: str) -> int:
+        kind: type[Stage] = resolve(loaded.stages[stage].target, Stage)  # type: ignore[type-abstract]
+        from thbench.data.audio import ENCODERS
+
+        return ENCODERS.load(kind.paper_audio if scale == "paper" else "logmel").default_dim
+
+    def build(stage: str) -> Stage:
+        for need in loaded.stages[stage].needs:
+            if need not in nets:
+                with torch.device("meta"):
+                    nets[need] = build(need).net
+        needs = {need: nets[need] for need in loaded.stages[stage].needs}
+        return build_stage(loaded, stage, needs, width(stage))
+
+    return build(name)
+
+
+def find(stats: nn.Module, values: Tensor) -> None:
+    """Let statistics be those of ``values``, after several batches like them."""
+    assert isinstance(stats, RunningStats)
+    stats.train().update(values.reshape(-1, *stats.mean.shape))
+
+
+EVERYBODY = tuple(range(PEOPLE))
+
+
+def pair(seed: int) -> tuple[int, int]:
+    """Two people."""
+    return (2 * seed) % PEOPLE, (2 * seed + 1) % PEOPLE
+
+
+def dawn(
+    strategy: str, name: str, scale: str, words: Sequence[str] = (), **plan: Any
+) -> Network:
+    """DAWN's denoiser, on a window of the strategy's plan that observes frames where it has any."""
+    stage = stage_net(strategy, name, scale, words)
+    net: Any = stage.net
+    loaded = configs.load(strategy, [f"scale={scale}"])
+    window = _window({**loaded.plan, **plan}, net, loaded.stages[name].model.get("window", "main"))
+    places = torch.tensor([[*window.observe, *window.generate]])
+    seen, n = len(window.observe), places.shape[1]
+    everyone = moving(EVERYBODY, LENGTH)
+    latents = flows(EVERYBODY, LENGTH, net.latent_size).transpose(1, 2).flatten(0, 1)
+    net.train().observe_statistics(
+        latents[:, :2],
+        (latents[:, 2:] + 1) / 2,
+        audio=sound(EVERYBODY, 40, net.kinds["audio"]).flatten(0, 1),
+        pose=everyone[0].flatten(0, 1),
+        eyes=everyone[1].flatten(0, 1),
+    )
+    awake(net.unet)
+    net.eval()
+    features = net.unet.stem_static.in_channels // net.patch**2 - net.mask_encoder[-1].num_features
+
+    def draw(seed: int) -> Given:
+        people = pair(seed)
+        pose, eyes = moving(people, n)
+        given: Given = {"sound": sound(people, n, net.kinds["audio"]), "pose": pose, "eyes": eyes}
+        picture = portraits(people, 4 * net.latent_size)
+        given["portrait"] = lifted(picture, features, net.latent_size, rectified=True)
+        given["mask"] = marks(people)
+        if seen:
+            clean = flows(people, seen, net.latent_size).transpose(1, 2).flatten(0, 1)
+            latent = net.to_latent(clean[:, :2], (clean[:, 2:] + 1) / 2)
+            given["motion frames"] = latent.unflatten(0, (2, seen)).transpose(1, 2)
+        return given
+
+    def answer(given: Given) -> Tensor:
+        torch.manual_seed(SEED)
+        source = SourceFeatures(given["portrait"], (given["portrait"],))
+        made = net.conditions(source, given["mask"], given["sound"], given["pose"], given["eyes"])
+        noisy = torch.randn(2, net.shape[0], n, *net.shape[1:])
+        t = torch.full((2, n), round(LEVEL * net.process.steps))
+        if seen:
+            noisy[:, :, :seen], t[:, :seen] = given["motion frames"], 0
+        keep = torch.ones(2, n, dtype=torch.bool)
+        out = net(noisy, t, places.expand(2, -1), made, keep)
+        return out[:, :, seen:]
+
+    return Network(answer, draw)
+
+
+def _window(plan: dict[str, Any], net: Any, model: str) -> Any:
+    """The window of a plan for a clip of 48 frames that observes most, cut to few frames."""
+    windows = [w for w in plans.windows(plans.build(**{"n": 48, **plan})) if w.model == model]
+    # Of the one-round plan all frames are one window: eight of them show what all do.
+    best = max(windows, key=lambda w: (sum(i != SOURCE for i in w.observe), len(w.generate)))
+    return best
+
+
+def main() -> None:
+    pass
