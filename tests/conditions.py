@@ -34,7 +34,9 @@ from torch import Tensor, nn
 from baselines.hallo.net import Keep
 from thbench import config as configs
 from thbench import plans
-from thbench.data.audio import LogMel
+from thbench.contracts import EYES_DIM, POSE_DIM
+from thbench.data.audio import ENCODERS, LogMel
+from thbench.data.morphable import POSE_COEFFICIENTS
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.dawn.lfg import SourceFeatures
 from thbench.nn.normalize import RunningStats
@@ -206,8 +208,6 @@ def stage_net(strategy: str, name: str, scale: str, words: Sequence[str] = ()) -
 
     def width(stage: str) -> int:
         kind: type[Stage] = resolve(loaded.stages[stage].target, Stage)  # type: ignore[type-abstract]
-        from thbench.data.audio import ENCODERS
-
         return ENCODERS.load(kind.paper_audio if scale == "paper" else "logmel").default_dim
 
     def build(stage: str) -> Stage:
@@ -292,6 +292,183 @@ def _window(plan: dict[str, Any], net: Any, model: str) -> Any:
     # Of the one-round plan all frames are one window: eight of them show what all do.
     best = max(windows, key=lambda w: (sum(i != SOURCE for i in w.observe), len(w.generate)))
     return best
+
+
+def pbnet(scale: str, part: str) -> Network:
+    """DAWN's pose and blink network: the ``encoder``, or what is decoded as ``pose`` or ``eyes``."""
+    net: Any = stage_net("dawn", "pbnet", scale).net
+    width = net.statistics["audio"].mean.numel()
+    still = head(EVERYBODY, LENGTH)
+    pose, eyes = moving(EVERYBODY, LENGTH)
+    net.train().observe_statistics(
+        pose=pose, eyes=eyes, source_pose=still[0], source_eyes=still[1],
+        audio=sound(EVERYBODY, LENGTH, width),
+    )  # fmt: skip
+    net.eval()
+    own = {"pose": "portrait's pose", "eyes": "portrait's eyes"}
+
+    def draw(seed: int) -> Given:
+        people = pair(seed)
+        given: Given = {"sound": sound(people, 24, width)}
+        given |= {own[k]: v[:, LENGTH // 2] for k, v in zip(own, head(people, LENGTH), strict=True)}
+        if part != "encoder":
+            return {k: given[k] for k in ("sound", own[part])}
+        return given | dict(zip(("pose", "eyes"), moving(people, 24), strict=True))
+
+    def answer(given: Given) -> Tensor:
+        torch.manual_seed(SEED)
+        empty = {own["pose"]: torch.zeros(2, POSE_DIM), own["eyes"]: torch.zeros(2, EYES_DIM)}
+        given = empty | given
+        source = net.source(given[own["pose"]], given[own["eyes"]])
+        heard = net.normalize("audio", given["sound"])
+        if part == "encoder":
+            seen = (net.normalize(kind, given[kind]) for kind in ("pose", "eyes"))
+            return net.encode(*seen, heard, source)[0]
+        return dict(zip(own, net.decode(torch.randn(2, 24, net.latent), heard, source)))[part]
+
+    return Network(answer, draw)
+
+
+def coefficients(people: Sequence[int], frames: int, n: int) -> Tensor:
+    """Expression and pose coefficients (B, T, n), slowly changing."""
+    drawn = []
+    for person in people:
+        chance = torch.Generator().manual_seed(2000 + person)
+        knots = torch.randn(1, n, 10, generator=chance)
+        curve = F.interpolate(knots, size=LENGTH, mode="linear")[0].T
+        drawn.append(curve[places(frames)] * torch.linspace(3, 0.1, n))
+    return torch.stack(drawn)
+
+
+def fd2talk_motion(scale: str) -> Network:
+    """FD2Talk's transformers, on a segment that observes the end of the one before."""
+    stage: Any = stage_net("fd2talk", "motion", scale)
+    net, overlap = stage.net, stage.overlap
+    width, n = net.scale_sound.mean.numel(), int(stage.plan["segment"]) + overlap
+    find(net.scale_sound, sound(EVERYBODY, LENGTH, width))
+    find(net.scale, coefficients(EVERYBODY, LENGTH, net.channels))
+    awake(net).eval()
+
+    def draw(seed: int) -> Given:
+        people = pair(seed)
+        observed = net.to_latent(coefficients(people, overlap, net.channels))
+        return {"sound": sound(people, n, width), "motion frames": observed}
+
+    def answer(given: Given) -> Tensor:
+        torch.manual_seed(SEED)
+        noisy = torch.randn(2, net.channels, n)
+        t = torch.full((2, n), round(LEVEL * net.process.steps))
+        noisy[:, :, :overlap], t[:, :overlap] = given["motion frames"], 0
+        return net(noisy, t, torch.arange(n).expand(2, -1), given["sound"])[:, :, overlap:]
+
+    return Network(answer, draw)
+
+
+def fd2talk_frame(scale: str, words: Sequence[str] = ()) -> Network:
+    """FD2Talk's U-Net."""
+    net: Any = stage_net("fd2talk", "frame", scale, words).net
+    channels, n = net.shape[0], net.scale_motion.mean.numel()
+    expression = n - POSE_COEFFICIENTS
+
+    def latents(people: Sequence[int]) -> Tensor:
+        return lifted(portraits(people, 4 * net.shape[1]), channels, net.shape[1])
+
+    find(net.scale, latents(EVERYBODY))
+    find(net.scale_motion, coefficients(EVERYBODY, LENGTH, n))
+    net.shortcut = False
+    awake(net).eval()
+
+    def draw(seed: int) -> Given:
+        people = pair(seed)
+        motion = coefficients(people, 1, n)[:, 0]
+        given = {"expression": motion[:, :expression], "pose": motion[:, expression:]}
+        if net.portrait_motion:
+            given["portrait's motion"] = coefficients(people, 2, n)[:, 1]
+        return given | {"portrait": net.to_latent(latents(people))}
+
+    def answer(given: Given) -> Tensor:
+        torch.manual_seed(SEED)
+        motion = torch.cat([given["expression"], given["pose"]], dim=1)
+        tokens = net.motion(motion, given.get("portrait's motion", motion))
+        still, t = given["portrait"], torch.full((2,), round(LEVEL * net.process.steps))
+        return net(torch.randn(2, *net.shape), t, tokens, net.reference(still), still)
+
+    return Network(answer, draw)
+
+
+def hallo(scale: str, words: Sequence[str] = (), *, segment: int = 4, clips: bool = True) -> Network:
+    """Hallo's denoiser: of the second stage, or with ``clips=False`` of the first."""
+    net: Any = stage_net("hallo", "video", scale, words).net
+    width, (channels, size, _) = net.statistics["audio"].mean.numel(), net.shape
+    find(net.statistics["audio"], sound(EVERYBODY, LENGTH, width))
+    face_width = net.face.project.in_features
+
+    def latents(people: Sequence[int]) -> Tensor:
+        return lifted(portraits(people, 4 * size), channels, size)
+
+    if net.shortcut:
+        everyone = latents(EVERYBODY)
+        find(net.statistics["latent"], 0.3 * (everyone - everyone.roll(1, 0)))
+        net._correct = lambda made, *rest: made
+    awake(net).eval()
+
+    def draw(seed: int) -> Given:
+        people, chance = pair(seed), torch.Generator().manual_seed(seed)
+        given: Given = {"portrait": latents(people)}
+        given["face"] = torch.randn(2, face_width, generator=chance)
+        if clips:
+            given["sound"] = sound(people, segment, width)
+            given["mask"] = marks(people)
+        if clips and net.motion:
+            still = latents(people)[:, :, None].expand(-1, -1, net.motion, -1, -1)
+            given["motion frames"] = still
+        return given
+
+    def answer(given: Given) -> Tensor:
+        torch.manual_seed(SEED)
+        n = segment if clips else 1
+        net.face.embed = lambda *_: given["face"]
+        portrait = net.portrait(given["portrait"], None, given.get("mask", marks((0, 0))))
+        t = torch.full((2, n), round(LEVEL * net.process.steps))
+        rest: list[Any] = []
+        if clips:
+            rest.append(net.tokens(given["sound"], torch.arange(n).expand(2, -1)))
+        if "motion frames" in given:
+            before = net.to_latent(given["motion frames"], portrait.latent)
+            rest.append(net.motion_maps(before, portrait))
+        keep = Keep.all(2, t.device)
+        return net(torch.randn(2, channels, n, size, size), t, portrait, keep, *rest)
+
+    return Network(answer, draw)
+
+
+def diffused_heads(scale: str, words: Sequence[str] = ()) -> Network:
+    """Diffused Heads' U-Net."""
+    net: Any = stage_net("diffused_heads", "frame", scale, words).net
+    width = net.scale_sound.mean.numel()
+    find(net.scale_sound, sound(EVERYBODY, LENGTH, width))
+    net.shortcut = False
+    awake(net).eval()
+
+    def draw(seed: int) -> Given:
+        people = pair(seed)
+        pictures = 2 * portraits(people, net.size) - 1
+        given = {"sound": sound(people, 1 + 2 * net.audio_context, width), "portrait": pictures}
+        if net.motion:
+            given["motion frames"] = pictures[:, :, None].expand(-1, -1, net.motion, -1, -1)
+        return given
+
+    def answer(given: Given) -> Tensor:
+        torch.manual_seed(SEED)
+        still = net.still(given["portrait"])
+        if net.motion:
+            still = still + net.moving(given["motion frames"])
+        heard = net.sound(given["sound"], torch.tensor([net.audio_context]))[:, 0]
+        t = torch.full((2,), round(LEVEL * net.process.steps))
+        noisy = torch.randn(2, 3, net.size, net.size)
+        return net.process.split(net(noisy, t, given["portrait"], still, heard))[0]
+
+    return Network(answer, draw)
 
 
 def main() -> None:

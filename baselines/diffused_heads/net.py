@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from baselines.diffused_heads.unet import UNet
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
+from thbench.nn.entry import level
 from thbench.nn.normalize import sound_stats
 
 RGB = 3
@@ -101,11 +102,11 @@ class FrameNet(nn.Module):
         self.motion, self.audio_context, self.grey = motion, audio_context, grey
         width, cell = width or 4 * dim, patch**2
         self.scale_sound = sound_stats(audio_dim)
-        self.embed = nn.Linear(audio_dim, audio_width)
+        self.embed = level(nn.Linear(audio_dim, audio_width))
         self.mix = nn.Sequential(
-            nn.Linear((2 * audio_context + 1) * audio_width, width),
+            level(nn.Linear((2 * audio_context + 1) * audio_width, width)),
             nn.SiLU(),
-            nn.Linear(width, width),
+            level(nn.Linear(width, width)),
         )
         self.stem_portrait = nn.Conv2d(RGB * cell, dim, 3, padding=1, bias=False)
         seen = motion * (1 if grey else RGB) * cell

@@ -19,6 +19,7 @@ from thbench.diffusion import sampler
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
+from thbench.nn.entry import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
 from thbench.pictures import pairs
@@ -81,12 +82,12 @@ class FrameNet(nn.Module):
         self.joined, self.shortcut = conditions == "concatenated", shortcut
         self.tokens, self.portrait_motion = tokens, portrait_motion
         width = width or 4 * dim
-        n_motion = (expression + POSE_COEFFICIENTS) * (2 if portrait_motion else 1)
+        motion = [expression, POSE_COEFFICIENTS] * (2 if portrait_motion else 1)
         self.scale = RunningStats((1, 1, 1))
         self.change = RunningStats(self.shape)
         self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
-        self.motion_tokens = nn.Linear(n_motion, tokens * width)
-        self.reference_tokens = nn.Linear(latent, width)
+        self.motion_tokens = share(nn.Linear(sum(motion), tokens * width), motion)
+        self.reference_tokens = level(nn.Linear(latent, width))
         places = get_2d_sincos_pos_embed(width, side, output_type="pt")
         self.register_buffer("places", places.float(), persistent=False)
         self.pixel_places = nn.Conv2d(width, dim, 1)

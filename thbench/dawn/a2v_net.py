@@ -20,6 +20,7 @@ from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.attention import make_band, stand_in
+from thbench.nn.entry import share
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
@@ -118,7 +119,7 @@ class A2VNet(nn.Module):
             # What is the same everywhere says nothing, and would drown where the face is.
             nn.InstanceNorm2d(mask_dim),
         )
-        _share_entry(self.unet.stem_static, feature_dim * area, mask_dim * area)
+        share(self.unet.stem_static, (feature_dim * area, mask_dim * area))
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
         found = {"audio": sound_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
@@ -282,12 +283,6 @@ def _check(
             f"A flow latent of {latent_size} x {latent_size} does not divide by {multiple}:"
             " take fewer mults, a smaller patch, or another size."
         )
-
-
-@torch.no_grad()
-def _share_entry(conv: nn.Conv2d, features: int, mask: int) -> None:
-    """Let the few channels of the mask begin with as much weight as the many of the portrait."""
-    conv.weight[:, features:] *= (features / mask) ** 0.5
 
 
 def _stats(module: nn.Module) -> RunningStats:
