@@ -235,9 +235,7 @@ def pair(seed: int) -> tuple[int, int]:
     return (2 * seed) % PEOPLE, (2 * seed + 1) % PEOPLE
 
 
-def dawn(
-    strategy: str, name: str, scale: str, words: Sequence[str] = (), **plan: Any
-) -> Network:
+def dawn(strategy: str, name: str, scale: str, words: Sequence[str] = (), **plan: Any) -> Network:
     """DAWN's denoiser, on a window of the strategy's plan that observes frames where it has any."""
     stage = stage_net(strategy, name, scale, words)
     net: Any = stage.net
@@ -396,7 +394,9 @@ def fd2talk_frame(scale: str, words: Sequence[str] = ()) -> Network:
     return Network(answer, draw)
 
 
-def hallo(scale: str, words: Sequence[str] = (), *, segment: int = 4, clips: bool = True) -> Network:
+def hallo(
+    scale: str, words: Sequence[str] = (), *, segment: int = 4, clips: bool = True
+) -> Network:
     """Hallo's denoiser: of the second stage, or with ``clips=False`` of the first."""
     net: Any = stage_net("hallo", "video", scale, words).net
     width, (channels, size, _) = net.statistics["audio"].mean.numel(), net.shape
