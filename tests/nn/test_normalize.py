@@ -27,11 +27,10 @@ def test_statistics_are_those_of_all_values_seen_then_frozen():
 
 
 def test_all_ranks_find_the_statistics_of_what_all_of_them_saw(monkeypatch):
-    mine, theirs = torch.randn(10, 3), torch.randn(10, 3) * 2 + 5
-
+    mine, theirs = torch.randn(10, 3), torch.randn(30, 3) * 2 + 5
     both = torch.cat([mine, theirs])
     others = [
-        torch.cat([theirs.sum(0), torch.tensor([20.0])]),
+        torch.cat([theirs.sum(0), torch.tensor([30.0])]),
         (theirs - both.mean(0)).square().sum(0),
     ]
     monkeypatch.setattr(normalize.dist, "is_initialized", lambda: True)
