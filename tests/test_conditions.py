@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conditions import MOST, Network, awake, cases, farthest, responses
+from tests.conditions import MOST, Network, awake, cases, draws_for, farthest, responses
 from thbench.nn.entry import level, share
 from thbench.nn.silent import silent
 
@@ -56,8 +56,7 @@ def test_joined_inputs_weigh_alike_and_gains_are_one():
 )
 def test_one_deviation_of_each_condition_is_answered_alike(scale, strategy, network, build):
     """Within a factor of five; measured as ``tests/conditions.py`` says."""
-    # Portraits with eyes closed are few, and far from the others.
-    found = responses(build(), draws=4 if "PBNet" in network else 1)
+    found = responses(build(), draws_for(network))
     assert len(found) > 1
     assert min(found.values()) > 0.02, found
     assert farthest(found) < MOST, found

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conditions import MOST, cases, farthest, responses
+from tests.conditions import MOST, cases, draws_for, farthest, responses
 
 pytestmark = pytest.mark.paper
 CASES = list(cases("paper"))
@@ -13,5 +13,5 @@ CASES = list(cases("paper"))
 )
 def test_one_deviation_of_each_condition_is_answered_alike(strategy, network, build):
     """Within a factor of five. Hallo's networks take 10 GiB, the others little."""
-    found = responses(build(), draws=4 if "PBNet" in network else 1)
+    found = responses(build(), draws_for(network))
     assert farthest(found) < MOST, found
