@@ -13,7 +13,7 @@ from baselines.fd2talk.morphable import coefficients, needed
 from thbench.contracts import Batch
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
-from thbench.nn.normalize import RunningStats, sound_stats
+from thbench.nn.normalize import RunningStats, shown_once, sound_stats
 from thbench.strategy import Setting, Stage
 
 EPSILON = 1e-6
@@ -106,7 +106,7 @@ class LipStage(Stage):
         face = coefficients(model, batch)
         vertices = model.mouths(face.identity[:, None], face.motion[..., : model.n_expression])
         self.net.scale_lips.update(vertices.flatten(2)[batch.valid])
-        self.net.scale_sound.update(batch.audio.flatten(0, 1))
+        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         lips, sound = self.net.lips(vertices), self.net.sound(batch.audio)
         return contrast(lips, sound, batch.frames, batch.valid, self.near)
 

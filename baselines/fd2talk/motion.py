@@ -18,6 +18,7 @@ from thbench.data.dataset import frame_range, least_frames
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
+from thbench.nn.normalize import shown_once
 from thbench.strategy import Setting, Stage
 
 
@@ -77,7 +78,7 @@ class MotionStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         face = coefficients(needed(self, "morphable"), batch)
         self.net.scale.update(face.motion[batch.valid])
-        self.net.scale_sound.update(batch.audio.flatten(0, 1))
+        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         continues = bool(torch.randint(2, ()))
         shown = slice(0 if continues else self.overlap, None)
         frames, audio, valid = (x[:, shown] for x in (batch.frames, batch.audio, batch.valid))

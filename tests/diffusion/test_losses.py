@@ -16,6 +16,7 @@ from tests.data.test_morphable import model as found_model
 from tests.dawn import test_a2v as a2v
 from tests.dawn import test_pbnet as pbnet
 from thbench.diffusion.losses import clip_mean, counted_mean, frame_mean, region_mean
+from thbench.nn.normalize import RunningStats
 
 
 def test_clips_weigh_alike_however_many_of_their_frames_count():
@@ -111,3 +112,24 @@ def test_a_batch_s_gradient_is_the_mean_of_its_clips_whatever_frames_they_lack(n
     assert scale > 0
     mean = torch.stack([found for _, found in alone]).mean(0)
     torch.testing.assert_close(whole / scale, mean / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_is_no_data_is_no_statistic(name):
+    """Faces that were not found, and frames that only repeat a clip's first or last."""
+    stage, batch = STAGES[name]()
+    stage.train()
+    batch.valid[0, 1] = False
+    for values in (batch.pose, batch.eyes, batch.landmarks):
+        values[0, 1] = 1e6
+    if name not in ("windows", "pbnet"):  # these draw no frames beyond a clip's ends
+        batch.frames = batch.frames.clone()
+        batch.frames[2, -1] = batch.frames[2, -2]
+        batch.audio[2, -1] = 1e6
+    stage.loss(batch)
+    found = [m for m in stage.net.modules() if isinstance(m, RunningStats)]
+    assert found
+    for stats in found:
+        assert int(stats.count) == 1
+        assert stats.mean.abs().max() < 1e3
+        assert stats.deviation.max() < 1e3
