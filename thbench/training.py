@@ -28,6 +28,7 @@ from thbench.contracts import Batch
 from thbench.data.datamodule import ClipData, Share
 from thbench.devices import is_first, make_trainer, quiet
 from thbench.errors import UserError
+from thbench.nn.normalize import count_in_parts
 from thbench.optim import build_optimizer
 from thbench.results import provenance
 from thbench.samples import SampleVideos
@@ -96,6 +97,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
             fill(stage.net, origin, f"stage '{name}', which starts from it")
         if not resume:
             stage.start()
+        count_in_parts(stage.net, config.trainer.accumulate)
         if config.trainer.compile:
             for part in stage.net.children():  # losses call these, and seldom the net itself
                 part.compile()

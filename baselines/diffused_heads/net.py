@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from baselines.diffused_heads.unet import UNet
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
+from thbench.nn.entry import level
+from thbench.nn.normalize import sound_stats
 
 RGB = 3
 LUMA = (0.299, 0.587, 0.114)
@@ -99,11 +101,12 @@ class FrameNet(nn.Module):
         self.size, self.patch, self.shortcut = size, patch, shortcut
         self.motion, self.audio_context, self.grey = motion, audio_context, grey
         width, cell = width or 4 * dim, patch**2
-        self.embed = nn.Linear(audio_dim, audio_width)
+        self.scale_sound = sound_stats(audio_dim)
+        self.embed = level(nn.Linear(audio_dim, audio_width))
         self.mix = nn.Sequential(
-            nn.Linear((2 * audio_context + 1) * audio_width, width),
+            level(nn.Linear((2 * audio_context + 1) * audio_width, width)),
             nn.SiLU(),
-            nn.Linear(width, width),
+            level(nn.Linear(width, width)),
         )
         self.stem_portrait = nn.Conv2d(RGB * cell, dim, 3, padding=1, bias=False)
         seen = motion * (1 if grey else RGB) * cell
@@ -145,7 +148,7 @@ class FrameNet(nn.Module):
         """
         around = torch.arange(-self.audio_context, self.audio_context + 1, device=at.device)
         places = (at[:, None] + around).clamp(0, audio.shape[1] - 1)
-        return self.mix(self.embed(audio)[:, places].flatten(2))
+        return self.mix(self.embed(self.scale_sound(audio))[:, places].flatten(2))
 
     def moving(self, before: Tensor) -> Tensor:
         """The motion frames' part of the first convolution, (B, dim, h, w).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Batch, to_unit
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term
-from thbench.diffusion.losses import counted_mean
+from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
+from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.strategy import Setting, Stage
 
@@ -53,7 +54,8 @@ class FrameStage(Stage):
     Args:
         setting: see ``Stage``.
         net: arguments of ``FrameNet``.
-        w_lip: lambda_ls; 0 is the ablation without.
+        w_lip: lambda_ls, of the mean error over the pixels of each frame's box; 0 is the ablation
+            without.
         w_bound: lambda_vlb. The paper gives none; 1e-4 is the released code's, for the mean.
         bound: what L_vlb is: ``mean`` over the levels, as in the released code, or their ``sum``
             (eq. 10; so Nichol and Dhariwal, whose weight is 1e-3).
@@ -62,7 +64,7 @@ class FrameStage(Stage):
     """
 
     net: FrameNet
-    version = 2
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class FrameStage(Stage):
         if self.w_lip:
             box = box_mask(batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin)
             box = box * batch.valid[:, middle, None, None, None]
-            losses["lip"] = counted_mean(error[:, :, 0].mean(1, keepdim=True), box)
+            losses["lip"] = clip_mean(error[:, :, 0].mean(1, keepdim=True), box)
             total = total + self.w_lip * losses["lip"]
         if channels is not None:
             term = bound_term(process, output, clean, noisy, t).mean()
@@ -116,6 +118,7 @@ class FrameStage(Stage):
                 f"This network sees {reach} frames beside the one that it makes: draw.frames must"
                 f" be 1, and draw.context {reach} or more."
             )
+        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         portrait = _signed(batch.source)
         still = self.net.still(portrait)
         if self.net.motion:

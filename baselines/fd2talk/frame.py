@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
@@ -16,9 +16,10 @@ from thbench.config import SamplerConfig
 from thbench.contracts import Batch
 from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion import sampler
-from thbench.diffusion.losses import counted_mean
+from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
+from thbench.nn.entry import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
 from thbench.pictures import pairs
@@ -81,12 +82,12 @@ class FrameNet(nn.Module):
         self.joined, self.shortcut = conditions == "concatenated", shortcut
         self.tokens, self.portrait_motion = tokens, portrait_motion
         width = width or 4 * dim
-        n_motion = (expression + POSE_COEFFICIENTS) * (2 if portrait_motion else 1)
+        motion = [expression, POSE_COEFFICIENTS] * (2 if portrait_motion else 1)
         self.scale = RunningStats((1, 1, 1))
         self.change = RunningStats(self.shape)
         self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
-        self.motion_tokens = nn.Linear(n_motion, tokens * width)
-        self.reference_tokens = nn.Linear(latent, width)
+        self.motion_tokens = share(nn.Linear(sum(motion), tokens * width), motion)
+        self.reference_tokens = level(nn.Linear(latent, width))
         places = get_2d_sincos_pos_embed(width, side, output_type="pt")
         self.register_buffer("places", places.float(), persistent=False)
         self.pixel_places = nn.Conv2d(width, dim, 1)
@@ -163,10 +164,11 @@ class FrameStage(Stage):
         net: arguments of ``FrameNet``.
         jitter: noise on the coefficients, in deviations, for those that will be predicted.
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
-            none.
+            none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times another.
     """
 
     net: FrameNet
+    version: ClassVar[int] = 2
     hears = False
 
     def __init__(
@@ -198,14 +200,14 @@ class FrameStage(Stage):
         made = self.net(
             noisy, t[:, 0], self.net.motion(motion, portrait), self.net.reference(still), still
         )
-        error = (made.float() - target).square()
+        error = (made.float() - target).square().unflatten(0, batch.frames.shape)
         # A frame without a face shows no coefficients of its own.
-        counted = batch.valid.flatten()[:, None, None, None].float()
-        losses = {"simple": counted_mean(error, counted)}
+        counted = batch.valid[:, :, None, None, None].float()
+        losses = {"simple": clip_mean(error, counted)}
         total = losses["simple"]
         if self.w_lip:
-            lips = box_mask(batch.landmarks.flatten(0, 1), "lips", clean.shape[-1], touched=True)
-            losses["lip"] = counted_mean(error * lips, counted)
+            lips = box_mask(batch.landmarks, "lips", clean.shape[-1], touched=True)
+            losses["lip"] = clip_mean(error * lips, counted)
             total = total + self.w_lip * losses["lip"]
         return {"loss": total, **losses}
 
@@ -219,12 +221,12 @@ class FrameStage(Stage):
         face = coefficients(needed(self, "morphable"), batch)
         reference, frames = pairs(batch)
         made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
-        motion = face.motion.flatten(0, 1)
-        self.net.scale.update(made.flatten()[:, None, None, None])
-        self.net.scale_motion.update(motion)
+        motion, seen = face.motion.flatten(0, 1), batch.valid.flatten()
+        self.net.scale.update(made[seen].flatten()[:, None, None, None])
+        self.net.scale_motion.update(motion[seen])
         portrait = face.source.repeat_interleave(batch.frames.shape[1], dim=0)
         made, still = self.net.to_latent(made), self.net.to_latent(still)
-        self.net.change.update(made - still)
+        self.net.change.update((made - still)[seen])
         return made, still, motion, portrait
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from baselines.fd2talk.morphable import coefficients, needed
 from thbench.contracts import Batch
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
-from thbench.nn.normalize import RunningStats
+from thbench.nn.normalize import RunningStats, shown_once, sound_stats
 from thbench.strategy import Setting, Stage
 
 EPSILON = 1e-6
@@ -60,7 +60,7 @@ class LipExpert(nn.Module):
     def __init__(self, vertices: int, audio_dim: int, *, width: int = 512, dim: int = 256) -> None:
         super().__init__()
         self.scale_lips = RunningStats((3 * vertices,), floor=0.1)
-        self.scale_sound = RunningStats((audio_dim,), floor=0.1)
+        self.scale_sound = sound_stats(audio_dim)
         self.lips_tower = Tower(3 * vertices, width, dim)
         self.sound_tower = Tower(audio_dim, width, dim)
 
@@ -81,7 +81,8 @@ class LipStage(Stage):
     """Trains ``LipExpert`` to tell the sound of now from that of other moments and people.
 
     Binary cross-entropy of the cosine (Wav2Lip, section 3.2), over all pairs of frames in the
-    batch; true pairs weigh as much as all false ones. Frames next to each other are neither.
+    batch; true pairs weigh as much as all false ones. Frames next to each other are neither. On
+    several devices or in several parts, false pairs are only those within each.
 
     Args:
         setting: ``needs`` holds ``morphable``.
@@ -90,6 +91,7 @@ class LipStage(Stage):
     """
 
     net: LipExpert
+    version: ClassVar[int] = 2
 
     def __init__(
         self, setting: Setting, *, net: Mapping[str, Any] | None = None, near: int = 2
@@ -103,8 +105,8 @@ class LipStage(Stage):
         model: Morphable = needed(self, "morphable")
         face = coefficients(model, batch)
         vertices = model.mouths(face.identity[:, None], face.motion[..., : model.n_expression])
-        self.net.scale_lips.update(vertices.flatten(2).flatten(0, 1))
-        self.net.scale_sound.update(batch.audio.flatten(0, 1))
+        self.net.scale_lips.update(vertices.flatten(2)[batch.valid])
+        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         lips, sound = self.net.lips(vertices), self.net.sound(batch.audio)
         return contrast(lips, sound, batch.frames, batch.valid, self.near)
 

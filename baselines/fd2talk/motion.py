@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from thbench.config import DrawConfig
 from thbench.contracts import Batch
 from thbench.data.dataset import frame_range, least_frames
 from thbench.data.morphable import Morphable
-from thbench.diffusion.losses import counted_mean
+from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
+from thbench.nn.normalize import shown_once
 from thbench.strategy import Setting, Stage
 
 
@@ -36,6 +37,7 @@ class MotionStage(Stage):
     """
 
     net: MotionNet
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -75,8 +77,8 @@ class MotionStage(Stage):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         face = coefficients(needed(self, "morphable"), batch)
-        self.net.scale.update(face.motion.flatten(0, 1))
-        self.net.scale_sound.update(batch.audio.flatten(0, 1))
+        self.net.scale.update(face.motion[batch.valid])
+        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         continues = bool(torch.randint(2, ()))
         shown = slice(0 if continues else self.overlap, None)
         frames, audio, valid = (x[:, shown] for x in (batch.frames, batch.audio, batch.valid))
@@ -93,12 +95,12 @@ class MotionStage(Stage):
         counted = ((t > 0) & valid).float()
         parts = error.split([self.net.expression, error.shape[1] - self.net.expression], dim=1)
         losses = {
-            k: counted_mean(part.mean(1), counted)
+            k: clip_mean(part.mean(1), counted)
             for k, part in zip(("exp", "pose"), parts, strict=True)
         }
         if self.weights["sync"]:
             predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
-            losses["sync"] = counted_mean(self.sync_loss(predicted, face.identity, audio), counted)
+            losses["sync"] = clip_mean(self.sync_loss(predicted, face.identity, audio), counted)
         total = torch.stack([self.weights[k] * v for k, v in losses.items()]).sum()
         return {"loss": total, **losses}
 

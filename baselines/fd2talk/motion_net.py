@@ -12,7 +12,7 @@ from thbench.data.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.attention import make_band, stand_in
-from thbench.nn.normalize import RunningStats
+from thbench.nn.normalize import RunningStats, sound_stats
 from thbench.nn.transformer import stack
 from thbench.nn.unet3d import sinusoid
 
@@ -95,7 +95,7 @@ class MotionNet(nn.Module):
         self.sizes = sizes
         self.transformers = nn.ModuleList(DiT(size, audio_dim, **dit) for size in sizes)
         self.scale = RunningStats((self.channels,))
-        self.scale_sound = RunningStats((audio_dim,), floor=0.1)
+        self.scale_sound = sound_stats(audio_dim)
 
     def forward(self, noisy: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
         """The prediction (B, E + 6, T).

@@ -23,7 +23,7 @@ from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.walk import build_unet, transformers, walk
 from thbench.diffusion.process import NoiseProcess
-from thbench.nn.normalize import RunningStats
+from thbench.nn.normalize import RunningStats, sound_stats
 
 
 @dataclass
@@ -84,8 +84,8 @@ class HalloNet(nn.Module):
         motion_mid: there is a temporal module in the middle too; AnimateDiff's first version has
             none.
         shortcut: latents are differences to the portrait's, scaled as a whole, the network corrects
-            their best linear estimate from what is noisy (``NoiseProcess.estimate``), and sounds
-            are normalised. A small network would take long to learn to copy.
+            their best linear estimate from what is noisy (``NoiseProcess.estimate``). A small
+            network would take long to learn to copy.
         process: arguments of ``NoiseProcess``.
     """
 
@@ -159,10 +159,9 @@ class HalloNet(nn.Module):
             channels, layers, heads=motion_heads, groups=groups, longest=motion_max, mid=motion_mid
         )
         self.grids = _grids(size, len(channels))
-        self.statistics = nn.ModuleDict()
+        self.statistics = nn.ModuleDict({"audio": sound_stats(audio_dim)})
         if shortcut:
             self.statistics["latent"] = RunningStats(self.shape)
-            self.statistics["audio"] = RunningStats((audio_dim,), floor=0.1)
 
     @property
     def change(self) -> RunningStats:
@@ -234,17 +233,20 @@ class HalloNet(nn.Module):
         """Undo ``to_latent`` for frames (N, C, h, w) and portraits (N or 1, C, h, w)."""
         return latents * self.change.size + portrait if self.shortcut else latents
 
-    def observe_statistics(self, clips: Tensor, portrait: Tensor, audio: Tensor) -> None:
-        """Let training data count towards the statistics, while they are being found."""
-        if self.statistics:
-            change = (clips - portrait[:, :, None]).transpose(1, 2)
-            values = {"latent": change.flatten(0, 1), "audio": audio.flatten(0, 1)}
-            for kind, stats in self.statistics.items():
-                cast(RunningStats, stats).update(values[kind])
+    def observe_statistics(self, change: Tensor, audio: Tensor) -> None:
+        """Let training data count towards the statistics, while they are being found.
+
+        Args:
+            change: (N, C, h, w), latents of frames less their portraits'.
+            audio: (M, D).
+        """
+        values = {"latent": change, "audio": audio}
+        for kind, stats in self.statistics.items():
+            cast(RunningStats, stats).update(values[kind])
 
     def tokens(self, audio: Tensor, at: Tensor) -> Tensor:
         """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of sounds (B, T, D)."""
-        return self.sound(self.statistics["audio"](audio) if self.statistics else audio, at)
+        return self.sound(self.statistics["audio"](audio), at)
 
     def forward(
         self,

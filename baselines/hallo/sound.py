@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from thbench.errors import UserError
+from thbench.nn.entry import level
 from thbench.nn.silent import silent
 
 FUSIONS = ("zero_conv", "addition", "self_attention")
@@ -123,4 +124,7 @@ class HierarchicalAttention(nn.Module):
 
 
 def _attention(channels: int, heads: int, dim: int | None = None) -> Attention:
-    return Attention(channels, dim, heads=heads, dim_head=channels // heads)
+    made = Attention(channels, dim, heads=heads, dim_head=channels // heads)
+    level(made.to_v)
+    level(made.to_out[0])
+    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
@@ -20,6 +20,7 @@ from thbench.contracts import Batch, to_unit
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean
 from thbench.errors import UserError, did_you_mean
+from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.optim import build_optimizer
 from thbench.strategy import Setting, Stage
@@ -58,11 +59,13 @@ class HalloStage(Stage):
             hub; which ones, the stages say.
         drop: how often ``image``, ``audio`` and ``motion`` are hidden, in place of ``DROPS``.
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper
-            has none.
+            has none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times
+            another.
         chunk: frames that the autoencoder encodes at once.
     """
 
     net: HalloNet
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -137,7 +140,7 @@ class HalloStage(Stage):
         noise = torch.randn_like(example.clean)
         made = sampler.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
         latents = self.net.from_latent(made, example.portrait.latent)
-        filmed = to_unit(self._frames(first)[0, -len(made) :])
+        filmed = to_unit(self._made(first.video)[0, -len(made) :])
         return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}
 
     def _predict(self, example: Example, keep: Keep) -> Callable[[Tensor, Tensor], Tensor]:
@@ -152,15 +155,18 @@ class HalloStage(Stage):
             raise ValueError("Hallo trains on batches that know the extent of their clips")
         return self.net.portrait(latent, batch.source, batch.source_landmarks, batch.extent)
 
-    def _frames(self, batch: Batch) -> Tensor:
-        """The batch's frames without those that are there for their sound alone."""
-        return batch.video
+    def _made(self, values: Tensor) -> Tensor:
+        """Values (B, T, ...) without those of frames that are there for their sound alone."""
+        return values
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The autoencoder's latents of portraits (B, C, h, w) and frames (B, C, T, h, w)."""
-        frames = torch.cat([batch.source[:, None], self._frames(batch)], dim=1)
+        frames = torch.cat([batch.source[:, None], self._made(batch.video)], dim=1)
         latents = encode_clips(self.vae, frames, self.chunk)
-        self.net.observe_statistics(latents[:, :, 1:], latents[:, :, 0], batch.audio)
+        real = shown_once(batch.frames)
+        seen = self._made(real & batch.valid)
+        change = (latents[:, :, 1:] - latents[:, :, :1]).transpose(1, 2)
+        self.net.observe_statistics(change[seen], batch.audio[real])
         return latents[:, :, 0], latents[:, :, 1:]
 
 
@@ -218,7 +224,6 @@ class VideoStage(HalloStage):
         setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
-    version = 2
 
     def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
         super().__init__(setting, **options)
@@ -252,9 +257,9 @@ class VideoStage(HalloStage):
         shown = batch.landmarks[:, made], batch.valid[:, made]
         return Example(clean, portrait, *shown, sound, before)
 
-    def _frames(self, batch: Batch) -> Tensor:
+    def _made(self, values: Tensor) -> Tensor:
         around = self.net.sound.context
-        return batch.video[:, around : batch.video.shape[1] - around]
+        return values[:, around : values.shape[1] - around]
 
     def _check(self, batch: Batch) -> None:
         around, frames = self.net.sound.context, self.net.motion + self.segment

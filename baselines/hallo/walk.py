@@ -14,6 +14,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, cat, nn
 
+from thbench.nn.entry import level
+
 
 class Guide(Protocol):
     """What is done on the way. Places and transformers are numbered in order of the walk."""
@@ -49,6 +51,11 @@ def build_unet(
         norm_num_groups=groups,
         cross_attention_dim=token_dim,
     )
+    for transformer in transformers(unet):
+        # The portrait is among all that a self-attention averages over.
+        own = transformer.transformer_blocks[0].attn1
+        level(own.to_v)
+        level(own.to_out[0])
     return unet  # type: ignore[no-any-return]
 
 

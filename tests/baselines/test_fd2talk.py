@@ -296,19 +296,23 @@ def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
 def by_hand(face, stage, shown, noisy, t, made):
     """L_exp, L_pose and L_sync (eq. 8 to 11) of what the network was shown and what it made.
 
-    Over frames that are to be made and show a face.
+    Over each clip's frames that are to be made and show a face, then over clips.
     """
     truth, n = coefficients(face, shown), t.shape[1]
     wanted = stage.net.to_latent(truth.motion[:, -n:])
     counted = (t > 0) & shown.valid[:, -n:]
-    error = (made - wanted).square().transpose(1, 2)[counted]
+    error = (made - wanted).square().transpose(1, 2)
     expression = stage.net.from_latent(made)[..., :2]
     lips = face(truth.identity[:, None], expression)[:, :, face.mouth]
     expert = stage.frozen["lip"].module
     v, a = expert.lips(lips), expert.sound(shown.audio[:, -n:])
     p = (v * a).sum(-1) / (v.norm(dim=-1) * a.norm(dim=-1)).clamp(min=EPSILON)
-    sync = -p.clamp(min=EPSILON).log()[counted]
-    return {"exp": error[:, :2].mean(), "pose": error[:, 2:].mean(), "sync": sync.mean()}
+    sync = -p.clamp(min=EPSILON).log()
+
+    def mean(values):
+        return torch.stack([v[c].mean() for v, c in zip(values, counted, strict=True)]).mean()
+
+    return {"exp": mean(error[..., :2]), "pose": mean(error[..., 2:]), "sync": mean(sync)}
 
 
 def test_losses_are_the_three_of_eq_12_with_their_weights(face):
@@ -566,10 +570,14 @@ def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_mo
     lips = box_mask(shown.landmarks.flatten(0, 1), "lips", clean.shape[-1], touched=True)
     assert 0 < lips.mean() < 1
     # A frame without a face has no coefficients to be learned from.
-    seen_in = shown.valid.flatten()
-    error, lips = (seen["made"] - clean)[seen_in].square(), lips[seen_in]
-    torch.testing.assert_close(losses["lip"], (error * lips).mean())
-    torch.testing.assert_close(losses["loss"], error.mean() + 3 * (error * lips).mean())
+    error = (seen["made"] - clean).square().mean((1, 2, 3)).unflatten(0, (3, 4))
+    inside = ((seen["made"] - clean).square() * lips).mean((1, 2, 3)).unflatten(0, (3, 4))
+    simple, lip = (
+        torch.stack([e[v].mean() for e, v in zip(errors, shown.valid, strict=True)]).mean()
+        for errors in (error, inside)
+    )
+    torch.testing.assert_close(losses["lip"], lip)
+    torch.testing.assert_close(losses["loss"], simple + 3 * lip)
 
 
 def test_the_autoencoder_is_judged_by_the_second_frame_with_its_weights():

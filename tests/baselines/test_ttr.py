@@ -20,7 +20,7 @@ def net(features, scale, **options):
     made = A2VNet(AUDIO, features, LATENT, **(SMALL | options))
     stats = made.statistics["flow"]
     stats.mean.fill_(0.1 * scale)
-    stats.square.fill_((0.1 * scale) ** 2 + scale**2)
+    stats.variance.fill_(scale**2)
     return made.eval()
 
 

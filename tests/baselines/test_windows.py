@@ -91,7 +91,7 @@ def test_observed_frames_are_clean_and_in_their_true_places(plan, window, clip, 
     colour = data.video[:, :, :, 0, 0].float() / 255
     portrait = data.source.float().mean((2, 3)) / 255
     first = int(data.frames[0, 0])
-    for call in shown_to(stage(plan, window, clip), [data] * 12):
+    for call in shown_to(stage(plan, window, clip).eval(), [data] * 12):
         per_clip = len(call["frames"]) // 2
         for row, (frames, t) in enumerate(zip(call["frames"], call["t"], strict=True)):
             clip_of = row // per_clip

@@ -1,8 +1,16 @@
 import pytest
 import torch
+from torch import nn
 
 from thbench.nn import normalize
-from thbench.nn.normalize import RunningStats
+from thbench.nn.normalize import (
+    RunningStats,
+    count_in_parts,
+    eyes_stats,
+    pose_stats,
+    shown_once,
+    sound_stats,
+)
 
 
 def test_statistics_are_those_of_all_values_seen_then_frozen():
@@ -19,18 +27,84 @@ def test_statistics_are_those_of_all_values_seen_then_frozen():
 
 
 def test_all_ranks_find_the_statistics_of_what_all_of_them_saw(monkeypatch):
-    mine, theirs = torch.randn(10, 3), torch.randn(10, 3) * 2 + 5
-
-    def all_reduce(moments):
-        moments += torch.stack([theirs.mean(0), theirs.square().mean(0)])
-
+    mine, theirs = torch.randn(10, 3), torch.randn(30, 3) * 2 + 5
+    both = torch.cat([mine, theirs])
+    others = [
+        torch.cat([theirs.sum(0), torch.tensor([30.0])]),
+        (theirs - both.mean(0)).square().sum(0),
+    ]
     monkeypatch.setattr(normalize.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(normalize.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(normalize.dist, "all_reduce", all_reduce)
-    stats, both = RunningStats((3,)), torch.cat([mine, theirs])
+    monkeypatch.setattr(normalize.dist, "all_reduce", lambda values: values.add_(others.pop(0)))
+    stats = RunningStats((3,))
     stats.update(mine)
     torch.testing.assert_close(stats.mean, both.mean(0))
     torch.testing.assert_close(stats.deviation, both.std(0, correction=0))
+
+
+def test_a_batch_in_parts_counts_as_the_whole_and_freezes_after_as_many_batches():
+    torch.manual_seed(0)
+    whole, parted = RunningStats((3,), batches=2), RunningStats((3,), batches=2)
+    count_in_parts(nn.Sequential(parted), 4)
+    for k in range(3):
+        values = torch.randn(8, 3) * (1 + k) + 5
+        whole.update(values)
+        for rows in values.split([5, 1, 0, 2]):
+            parted.update(rows)
+    assert int(whole.count) == int(parted.count) == 2
+    torch.testing.assert_close(parted.mean, whole.mean)
+    torch.testing.assert_close(parted.deviation, whole.deviation)
+    # Another stage that starts from it keeps them, in however many parts it comes.
+    other = RunningStats((3,), batches=2)
+    other.load_state_dict(parted.state_dict())
+    count_in_parts(other, 8)
+    other.update(torch.full((8, 3), 1e6))
+    torch.testing.assert_close(other.mean, whole.mean)
+
+
+def test_a_large_mean_costs_no_precision():
+    torch.manual_seed(0)
+    stats = RunningStats((2,))
+    for _ in range(4):
+        stats.update(1e4 + torch.randn(500, 2) * torch.tensor([1.0, 0.1]))
+    torch.testing.assert_close(stats.deviation, torch.tensor([1.0, 0.1]), rtol=0.05, atol=0)
+
+
+def test_constant_channels_and_a_few_loud_ones_leave_the_others_alone():
+    torch.manual_seed(0)
+    stats = sound_stats(20)
+    size = torch.ones(20)
+    size[0], size[1] = 0.0, 100.0
+    values = torch.randn(4000, 20) * size + 3
+    stats.update(values)
+    made = stats(values)
+    assert made[:, 0].abs().max() < 0.01
+    torch.testing.assert_close(made[:, 1:].std(0), torch.ones(19), rtol=0.05, atol=0)
+    silence = sound_stats(4)
+    silence.update(torch.full((100, 4), -2.5))
+    assert silence(torch.full((4,), -2.5) + 1e-6).abs().max() < 0.01
+
+
+def test_poses_that_never_change_are_not_blown_up():
+    poses, eyes = pose_stats(), eyes_stats()
+    poses.update(1e-4 * torch.randn(1000, 6) + 0.5)
+    eyes.update(1e-4 * torch.randn(1000, 2) + 0.3)
+    assert poses(0.5 + 1e-4 * torch.ones(6)).abs().max() < 0.05
+    assert eyes(0.3 + 1e-4 * torch.ones(2)).abs().max() < 0.05
+    poses, moved = (
+        pose_stats(),
+        torch.randn(4000, 6) * torch.tensor([0.2, 0.1, 0.1, 0.03, 0.03, 0.03]),
+    )
+    poses.update(moved)
+    torch.testing.assert_close(poses(moved).std(0), torch.ones(6), rtol=0.05, atol=0)
+
+
+def test_stand_ins_and_repeated_frames_are_no_data():
+    frames = torch.tensor([[-1, -1, 0, 1], [3, 4, 4, 4], [0, 0, 1, 2]])
+    assert shown_once(frames).tolist() == [
+        [False, False, True, True],
+        [True, True, False, False],
+        [True, False, True, True],
+    ]
 
 
 def test_their_size_is_one_number_for_all_elements():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,13 +13,20 @@ from thbench.contracts import Batch, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion import sampler
-from thbench.diffusion.losses import frame_mean
+from thbench.diffusion.losses import frame_mean, region_mean
 from thbench.errors import UserError
-from thbench.nn.regions import region_mask
+from thbench.nn.normalize import shown_once
+from thbench.nn.regions import box_mask, region_mask
 from thbench.strategy import Setting, Stage, iterate_slices
 
 LOSSES = {"paper": (1.0, 0.0), "code": (0.15, 0.15)}
-"""Weights of the lip mask and of the clean value's error: section A.2, and the released code."""
+"""Weights of the lips' error and of the clean value's: section A.2, and the released code.
+
+Of ``paper``, lips are their outline, and their error is divided by all cells, as L_simple is, of
+which Eq. 7 masks a part: a cell of the lips weighs 1 + w_lip times another. Of ``code``, lips are
+the box around them, and the error, summed over the three channels, is divided by the box's cells
+alone: with a fiftieth of the cells inside, 0.15 lets one of them weigh 24 times another.
+"""
 
 
 class A2VStage(Stage):
@@ -31,14 +38,16 @@ class A2VStage(Stage):
     Args:
         setting: ``needs`` holds ``lfg``.
         net: arguments of ``A2VNet``.
-        loss: ``paper`` or ``code``: weights of the lip term and of the clean value's error.
-        w_lip: weight of the lip mask in place of ``loss``'s.
+        loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
+            clean value's error.
+        w_lip: weight of the lips' error in place of ``loss``'s; what it is divided by stays.
         dropout: how often all conditions of a clip are hidden, for guidance.
         levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
         chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
     """
 
     net: A2VNet
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class A2VStage(Stage):
         size = lfg.latent_size(setting.size)
         self.net = A2VNet(setting.audio_dim, lfg.latent_dim, size, **(net or {}))
         self.w_lip, self.w_clean = LOSSES[loss]
+        self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip
         self.dropout, self.levels, self.chunk = dropout, levels, chunk
 
@@ -101,9 +111,8 @@ class A2VStage(Stage):
         keep = torch.rand(len(latent), 1, device=latent.device) >= self.dropout
         prediction = self.net(noisy, t, batch.frames, given, keep.expand_as(batch.frames))
         error = (prediction.float() - process.target(latent, noise, t)).square()
-        lips = region_mask(batch.landmarks, "lips", self.net.latent_size).transpose(1, 2)
         counted = ((t > 0) & batch.valid)[:, None, :, None, None].float()
-        simple, lip = frame_mean(error, counted), frame_mean(error * lips, counted)
+        simple, lip = frame_mean(error, counted), self._lip_error(error, batch.landmarks, counted)
         losses = {"simple": simple, "lip": lip}
         total = simple + self.w_lip * lip
         if self.w_clean:
@@ -112,17 +121,32 @@ class A2VStage(Stage):
             total = total + self.w_clean * losses["clean"]
         return {"loss": total, **losses}
 
+    def _lip_error(self, error: Tensor, landmarks: Tensor, counted: Tensor) -> Tensor:
+        size = self.net.latent_size
+        if self.boxed:
+            box = box_mask(landmarks, "lips", size, touched=True).transpose(1, 2)
+            return region_mean(error, box, counted)
+        lips = region_mask(landmarks, "lips", size).transpose(1, 2)
+        return frame_mean(error * lips, counted)
+
     def prepare(self, batch: Batch) -> tuple[Tensor, FlowConditions]:
         """Clean latents (B, 3, T, h, w) and conditions of a batch.
 
-        Frames with a negative index are the portrait; they do not count in statistics.
+        Frames with a negative index are the portrait; they do not count in statistics, nor does
+        what is seen of a face where none was found.
         """
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         flow, occlusion, source = self._flows(batch)
-        real = batch.frames >= 0
-        seen = {"audio": batch.audio[real], "pose": pose[real], "eyes": eyes[real]}
-        self.net.observe_statistics(flow[real.flatten()], occlusion[real.flatten()], **seen)
+        real = shown_once(batch.frames)
+        seen = real & batch.valid
+        self.net.observe_statistics(
+            flow[seen.flatten()],
+            occlusion[seen.flatten()],
+            audio=batch.audio[real],
+            pose=pose[seen],
+            eyes=eyes[seen],
+        )
         latent = self.net.to_latent(flow, occlusion).unflatten(0, batch.frames.shape)
         given = self.net.conditions(source, batch.source_landmarks, batch.audio, pose, eyes)
         return latent.transpose(1, 2), given

@@ -1,8 +1,8 @@
 """The network of DAWN's audio-to-video flow diffusion model (section 3.3).
 
 The latent of a frame is (flow x, flow y, 2 * occlusion - 1) at the latent flow generator's
-resolution, normalised per location or as it is. Networks see conditions as differences to the
-portrait's.
+resolution, normalised per location or as it is. Networks see poses and eyes as differences to the
+portrait's, and all conditions normalised by the data's statistics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.nn.attention import make_band, stand_in
-from thbench.nn.normalize import RunningStats
+from thbench.nn.entry import share
+from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
 from thbench.strategy import Denoiser
@@ -65,9 +66,9 @@ class A2VNet(nn.Module):
         mask_dim: channels of the embedded face mask.
         window: frames that temporal attention reaches over, half on either side, or None.
         use_pose, use_eyes: False leaves the condition out (the paper's "w/o PBNet" leaves both).
-        normalize: ``location`` (mean and deviation of each location of the latent and of each
-            condition) or ``none`` (the paper's).
-        floor: see ``RunningStats``.
+        normalize: of the latent: ``location`` (mean and deviation of each location) or ``none``
+            (the paper's). Conditions are always normalised.
+        floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``NoiseProcess``.
     """
@@ -115,14 +116,18 @@ class A2VNet(nn.Module):
             nn.Conv2d(1, mask_dim // 2, 3, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv2d(mask_dim // 2, mask_dim, 3, stride=2, padding=1),
+            # What is the same everywhere says nothing, and would drown where the face is.
+            nn.InstanceNorm2d(mask_dim),
         )
+        share(self.unet.stem_static, (feature_dim * area, mask_dim * area))
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
-        self.statistics = nn.ModuleDict()
+        found = {"audio": sound_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
+        self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
         if normalize == "location":
             self.statistics["flow"] = RunningStats(shape, floor=floor)
-            for kind, width in kinds.items():
-                self.statistics[kind] = RunningStats((width,), floor=0.1 * (kind == "audio"))
+        else:
+            self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
         if shortcut:
             self.shortcut = nn.Linear(sum(kinds.values()), FLOW_DIM * latent_size**2, bias=False)
@@ -130,7 +135,8 @@ class A2VNet(nn.Module):
 
     def to_latent(self, flow: Tensor, occlusion: Tensor) -> Tensor:
         """(N, 2, h, w) and (N, 1, h, w) in [0, 1] to latents (N, 3, h, w)."""
-        return self._normalize("flow", torch.cat([flow, 2 * occlusion - 1], dim=1))
+        latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        return self.statistics["flow"](latent) if "flow" in self.statistics else latent
 
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``to_latent``; the occlusion is clamped to [0, 1]."""
@@ -140,7 +146,8 @@ class A2VNet(nn.Module):
 
     def observe_statistics(self, flow: Tensor, occlusion: Tensor, **conditions: Tensor) -> None:
         """Let training data count towards the statistics, while they are being found."""
-        values = {"flow": torch.cat([flow, 2 * occlusion - 1], dim=1), **conditions}
+        latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
             stats = _stats(module)
             stats.update(values[kind].reshape(-1, *stats.mean.shape))
@@ -163,7 +170,7 @@ class A2VNet(nn.Module):
             eyes: (B, T, 2), likewise.
         """
         given = {"audio": audio, "pose": pose, "eyes": eyes}
-        tokens = {kind: self._normalize(kind, given[kind]) for kind in self.kinds}
+        tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
         return FlowConditions(tokens, self.static(source.latent, landmarks), source)
 
     def static(self, features: Tensor, landmarks: Tensor) -> Tensor:
@@ -211,7 +218,8 @@ class A2VNet(nn.Module):
         keep: Tensor,
     ) -> Tensor:
         band = make_band(places, self.window, noisy.device)
-        cells = F.pixel_unshuffle(noisy.transpose(1, 2), self.patch).transpose(1, 2)
+        seen = self._standardised(noisy, t).transpose(1, 2)
+        cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
         made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)
         made = F.pixel_shuffle(made, self.patch)
         if self.shortcut is not None:
@@ -219,8 +227,18 @@ class A2VNet(nn.Module):
             made = made + self.shortcut(seen).view_as(made)
         return made.transpose(1, 2)
 
-    def _normalize(self, kind: str, values: Tensor) -> Tensor:
-        return self.statistics[kind](values) if kind in self.statistics else values
+    def _standardised(self, noisy: Tensor, t: Tensor) -> Tensor:
+        """Noisy latents with mean 0 and deviation 1 in each channel, whatever their level.
+
+        Flows are small: without this, observed frames would be hardly seen. (As c_in of Karras et
+        al. 2022; latents that are normalised by location are about so already.)
+        """
+        if "entry" not in self.statistics:
+            return noisy
+        stats = _stats(self.statistics["entry"])
+        mean, deviation = (x[:, None, None, None] for x in (stats.mean, stats.deviation))
+        kept, added = self.process.variances(t, noisy)
+        return (noisy - kept.sqrt() * mean) / (kept * deviation.square() + added).sqrt()
 
 
 class FlowDenoiser(Denoiser):

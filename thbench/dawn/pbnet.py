@@ -5,7 +5,7 @@ The latent has one vector per frame, so a clip of any length is made in one pass
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from thbench.config import DrawConfig
 from thbench.contracts import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import frame_range, least_frames
+from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
 from thbench.nn.attention import Band, make_band
-from thbench.nn.normalize import RunningStats
+from thbench.nn.entry import level
+from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.transformer import stack
 from thbench.optim import build_optimizer
 from thbench.strategy import Setting, Stage
@@ -80,7 +82,8 @@ class Decoder(nn.Module):
         self, audio_dim: int, latent: int, audio: int, dim: int, layer: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.audio = nn.Sequential(nn.Linear(audio_dim, audio), nn.GELU(), nn.Linear(audio, dim))
+        layers = level(nn.Linear(audio_dim, audio)), nn.GELU(), level(nn.Linear(audio, dim))
+        self.audio = nn.Sequential(*layers)
         self.latent = nn.Linear(latent, dim)
         self.pose, self.eyes = Branch(POSE_DIM, dim, layer), Branch(EYES_DIM, dim, layer)
 
@@ -122,10 +125,15 @@ class PBNet(nn.Module):
         self.latent, self.window = latent, window
         self.encoder = Encoder(audio_dim, latent, (pose, eyes, audio), layer)
         self.decoder = Decoder(audio_dim, latent, audio, dim, layer)
-        sizes = {"pose": POSE_DIM, "eyes": EYES_DIM}
-        sizes |= {"source_pose": POSE_DIM, "source_eyes": EYES_DIM}
-        self.statistics = nn.ModuleDict({k: RunningStats((n,)) for k, n in sizes.items()})
-        self.statistics["audio"] = RunningStats((audio_dim,), floor=0.1)
+        self.statistics = nn.ModuleDict(
+            {
+                "pose": pose_stats(),
+                "eyes": eyes_stats(),
+                "source_pose": pose_stats(),
+                "source_eyes": eyes_stats(),
+                "audio": sound_stats(audio_dim),
+            }
+        )
 
     def encode(
         self, pose: Tensor, eyes: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
@@ -224,6 +232,7 @@ class PBNetStage(Stage):
     """
 
     net: PBNet
+    version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -278,7 +287,7 @@ class PBNetStage(Stage):
         real = torch.cat([pose, eyes], dim=-1)
         made = torch.cat(self.net.decode(latent, audio, source), dim=-1)
         losses = {
-            "rec": _clip_mean((made - real).square().mean(-1), batch.valid),
+            "rec": clip_mean((made - real).square().mean(-1), batch.valid),
             "kl": kl_divergence(mean, log_variance),
             "gan": self._bce(self.discriminator(made), real=True),
         }
@@ -314,11 +323,6 @@ class PBNetStage(Stage):
     def _bce(logits: Tensor, *, real: bool) -> Tensor:
         wanted = torch.full_like(logits, float(real))
         return F.binary_cross_entropy_with_logits(logits, wanted)
-
-
-def _clip_mean(error: Tensor, valid: Tensor) -> Tensor:
-    """Mean over each clip's valid frames, then over clips, so that a batch may be split up."""
-    return ((error * valid).sum(1) / valid.sum(1).clamp(1)).mean()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

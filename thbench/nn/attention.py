@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.errors import UserError
+from thbench.nn.entry import level
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,9 @@ class TemporalAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
         self.bias = nn.Embedding(buckets, heads)
         nn.init.zeros_(self.bias.weight)
+        # At first attention averages over frames, and what a few of them say is faint.
+        level(self.to_qkv, slice(-heads * head_dim, None))
+        level(self.to_out)
 
     def forward(self, x: Tensor, band: Band) -> Tensor:
         """(B, T, C, h, w) to the same, with the residual added."""

@@ -1,4 +1,8 @@
-"""Statistics of data, found while training begins and then kept with the network."""
+"""Statistics of data, found while training begins and then kept with the network.
+
+Every network normalises what it is given by these, each condition by statistics of its own, so that
+radians, fractions, ratios and the channels of an audio encoder all come at about unit size.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +12,96 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from thbench.contracts import EYES_DIM
+
+LEAST_POSE = (0.01, 0.01, 0.01, 0.005, 0.005, 0.005)
+"""Least deviations of a pose, in its units (radians, fractions of the frame): about the error of
+measuring it. Pictures cropped to the face leave some elements nothing but that error."""
+LEAST_EYES = 0.01
+"""Likewise of the eyes' aspect ratios."""
+LEAST_SOUND = 1e-3
+"""Likewise of audio embeddings, whose channels deviate by .1 to 1; silence deviates by nothing."""
+
 
 class RunningStats(nn.Module):
     """Mean and deviation of each element, over the first ``batches`` batches; then frozen.
 
     They are buffers: saved, averaged with the weights, inherited by a stage that starts from this
-    one. Deviations have a floor, or elements that hardly vary would have their noise blown up to
-    the size of everything else's signal.
+    one. Every value weighs the same, however a global batch is divided over devices and parts.
+    Deviations have a floor, or elements that hardly vary would have their noise blown up to the
+    size of everything else's signal.
 
     Args:
         shape: of one element's statistics.
-        batches: how many calls of ``update`` count.
-        floor: least deviation, as a fraction of the root mean square deviation over the elements
-            (over all but the first axis where ``shape`` has more than one, so per channel). Only
-            for elements of one unit.
+        batches: how many global batches count.
+        floor: least deviation, as a fraction of what is typical: of a vector the median over its
+            elements, which a few loud channels leave alone; of a map the root mean square over its
+            locations, per channel. Only for elements of one unit.
+        least: least deviation, in the elements' own units; one for all, or one for each.
+
+    Attributes:
+        parts: calls of ``update`` that make a global batch (``trainer.accumulate``).
     """
 
     mean: Tensor
-    square: Tensor
+    variance: Tensor
+    rows: Tensor
     count: Tensor
+    least: Tensor
 
-    def __init__(self, shape: Sequence[int], batches: int = 64, floor: float = 0.0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        batches: int = 64,
+        floor: float = 0.0,
+        least: float | Sequence[float] = 1e-6,
+    ) -> None:
         super().__init__()
         self.batches, self.floor = batches, floor
+        self.parts, self._part = 1, 0
         self.register_buffer("mean", torch.zeros(*shape))
-        self.register_buffer("square", torch.ones(*shape))
+        self.register_buffer("variance", torch.ones(*shape))
+        self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("least", torch.as_tensor(least).float(), persistent=False)
 
     @property
     def deviation(self) -> Tensor:
         """Of each element, floor included."""
-        variance = (self.square - self.mean**2).clamp(min=0)
-        axes = tuple(range(1, variance.ndim)) or (0,)
-        typical = variance.mean(axes, keepdim=True)
-        return torch.maximum(variance, self.floor**2 * typical).sqrt().clamp(min=1e-6)
+        axes = tuple(range(1, self.variance.ndim))
+        typical = self.variance.mean(axes, keepdim=True) if axes else self.variance.median()
+        floor = torch.maximum(self.floor**2 * typical, self.least.square())
+        return torch.maximum(self.variance, floor).sqrt()
 
     @property
     def size(self) -> Tensor:
         """The root mean square of all elements together, a scalar."""
-        return self.square.mean().sqrt().clamp(min=1e-6)
+        return (self.variance + self.mean.square()).mean().sqrt().clamp(min=1e-6)
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Take in ``values`` (N, *shape), until frozen. All ranks must call it together."""
-        if int(self.count) >= self.batches or not self.training:
+        """Take in ``values`` (N, *shape), N may be 0, until frozen. All ranks must call together.
+
+        Nothing happens in eval mode.
+        """
+        if not self.training or int(self.count) >= self.batches:
             return
         values = values.float()
-        moments = torch.stack([values.mean(0), values.square().mean(0)])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(moments)
-            moments /= dist.get_world_size()
-        self.count += 1
-        self.mean.lerp_(moments[0], 1.0 / int(self.count))
-        self.square.lerp_(moments[1], 1.0 / int(self.count))
+        sums = _over_ranks(torch.cat([values.sum(0).flatten(), values.new_tensor([len(values)])]))
+        n, seen = round(float(sums[-1])), int(self.rows)
+        if n:
+            # About the mean: a square less the mean's square cancels where means are large.
+            mean = sums[:-1].view_as(self.mean) / n
+            spread = _over_ranks((values - mean).square().sum(0))
+            away, share = mean - self.mean, n / (seen + n)
+            self.variance.mul_(1 - share).add_(spread / (seen + n))
+            self.variance.add_(away.square() * (share * (1 - share)))
+            self.mean.add_(away * share)
+            self.rows += n
+        self._part += 1
+        if self._part >= self.parts:
+            self._part = 0
+            self.count += 1
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., *shape), normalised."""
@@ -69,3 +110,46 @@ class RunningStats(nn.Module):
     def inverse(self, values: Tensor) -> Tensor:
         """Undo ``forward``."""
         return values * self.deviation + self.mean
+
+
+def sound_stats(width: int) -> RunningStats:
+    """Of audio embeddings of ``width`` channels."""
+    return RunningStats((width,), floor=0.1, least=LEAST_SOUND)
+
+
+def pose_stats() -> RunningStats:
+    """Of poses or of their differences."""
+    return RunningStats((len(LEAST_POSE),), least=LEAST_POSE)
+
+
+def eyes_stats() -> RunningStats:
+    """Of the eyes' aspect ratios or of their differences."""
+    return RunningStats((EYES_DIM,), least=LEAST_EYES)
+
+
+def count_in_parts(module: nn.Module, parts: int) -> None:
+    """Tell all statistics of a network that a global batch comes in so many parts."""
+    for stats in module.modules():
+        if isinstance(stats, RunningStats):
+            stats.parts = parts
+
+
+def shown_once(frames: Tensor) -> Tensor:
+    """Which frames count as data: no stand-ins for the portrait, no repetitions at a clip's ends.
+
+    Args:
+        frames: (B, T) indices in the clip, negative for the portrait.
+
+    Returns:
+        (B, T) bool.
+    """
+    repeated = torch.zeros_like(frames, dtype=torch.bool)
+    repeated[:, 1:] = frames[:, 1:] == frames[:, :-1]
+    return (frames >= 0) & ~repeated
+
+
+def _over_ranks(values: Tensor) -> Tensor:
+    """Summed over all ranks."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values
