@@ -1,5 +1,6 @@
 """From trained stages to a strategy, its videos and its result."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from thbench.cli import main
 from thbench.data import video
 from thbench.data.synthetic.make import synthesize
 from thbench.errors import UserError
+from thbench.strategy import Setting
 
 
 @pytest.fixture
@@ -54,6 +56,8 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
+        ("stages.a2v2.model.nte.use_pose=false", "Did you mean 'net'"),
+        ("stages.lfg.model.scales=null", "scales takes no null: without it, LFGStage has 4"),
         ("target=thbench.dawn.lfg:LFGStage", "is no Strategy"),
     ],
 )
@@ -70,6 +74,59 @@ def test_a_network_that_refuses_its_options_is_a_users_error(load):
 
 def test_what_is_right_passes(load):
     assert assemble.check(load("plan={name: rolling, window: 2}", "options.window=9")).__name__
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("stages.a2v2.model.net.use_poze=false", "stages.a2v2.*Did you mean 'use_pose'"),
+        ("stages.a2v2.model.net.dim=x", "stages.a2v2"),
+        ("stages.pbnet.model.net.latnt=3", "stages.pbnet.*Did you mean 'latent'"),
+    ],
+)
+def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, bench, tmp_path):
+    """At paper scale ``dawn.yaml`` has no ``net:`` at all."""
+    chosen = config.load("dawn", ["scale=paper", word])
+    with pytest.raises(UserError, match=says):
+        assemble.check_networks(chosen)
+    if "pbnet" in word:  # which these do not need
+        assemble.check_networks(config.load("dawn", ["scale=paper", word]), "a2v2")
+        assemble.check_networks(config.load("dawn", ["scale=paper", word, "without_pbnet=true"]))
+    assert main(["fit", *bench.dawn, f"runs={tmp_path}", word]) == 2
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("name", ["dawn", "ar", "sar", "ttr", "rolling"])
+def test_without_pbnet_none_is_trained_and_nothing_is_led(name, scale):
+    """Table 4 of DAWN, for every order of frames."""
+    led, alone = (
+        config.load(name, [f"scale={scale}", f"without_pbnet={on}"]) for on in ("false", "true")
+    )
+    assert "pbnet" in stages.order(led)
+    assert stages.order(alone) == [stage for stage in stages.order(led) if stage != "pbnet"]
+    assert alone.title == f"{led.title}, without PBNet"
+    for stage in alone.nets.values():
+        if stage != "lfg":
+            net = alone.stages[stage].model["net"]
+            assert (net["use_pose"], net["use_eyes"]) == (False, False)
+            assert {**led.stages[stage].model.get("net", {}), **net} == net
+
+
+def test_without_pbnet_a_video_is_made(load):
+    chosen = load("without_pbnet=true", "eval.frames=3")
+    rule = dataclasses.replace(protocol.load("synthetic"), pose="generated")
+    request = assemble.requests_of(chosen, rule)[0]
+    width, nets = request.audio.shape[1], {}
+    for stage in stages.order(chosen):
+        needs = {need: nets[need] for need in chosen.stages[stage].needs}
+        nets[stage] = stages.build_stage(chosen, stage, needs, width).net
+    assert "pose" not in nets["a2v2"].kinds
+    roles = {role: nets[stage] for role, stage in chosen.nets.items()}
+    strategy = assemble.check(chosen)(
+        roles, Setting(chosen.size, width), chosen.plan, chosen.sampler
+    )
+    assert sum(len(part) for part in strategy.generate(request).chunks) == 3
 
 
 # Runs

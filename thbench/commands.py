@@ -22,6 +22,7 @@ def fit(arguments: argparse.Namespace) -> None:
     from thbench import assemble, training
 
     assemble.check(config)  # before hours of training, not after
+    assemble.check_networks(config, only)
     for name, folder in training.fit(config, only).items():
         print(f"{name}: {folder}")
 
