@@ -16,13 +16,14 @@ from thbench.config import Config, content_hash
 from thbench.data import manifest
 from thbench.data.audio import ENCODERS
 from thbench.errors import UserError, did_you_mean
-from thbench.evaluation import score
+from thbench.evaluation import score, with_own_motion
 from thbench.protocol import Protocol
 from thbench.registry import resolve
 from thbench.requests import SplitRequests
 from thbench.results import Result
 from thbench.stages import bind, build_stage, load_nets, locate, order
 from thbench.strategy import Setting, Stage, Strategy
+from thbench.timing import timed
 
 
 @dataclass(frozen=True)
@@ -167,28 +168,52 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     rule = protocol.load(config.eval.protocol)
     asked = requests_of(config, rule)
     made = assemble(config)
+    follows = made.strategy.follows if rule.pose == "reference" else frozenset()
+    own = rule.of_own_motion(follows)
+    out = videos_folder(config, made, rule)
+    # All processes make all videos; the first one then goes on alone.
+    first = _generate(config, made, rule)
+    first = (own is None or _generate(config, made, own)) and first
+    if not first:
+        return None
+    scored: dict[str, Any] = {
+        "run": f"{config.strategy}-{config.tested.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
+        "strategy": config.strategy,
+        "title": config.title,
+        "origin": origin,
+        "split": config.eval.split,
+        "limit": config.eval.limit,
+        "device": device,
+        "progress": config.trainer.progress,
+        "config_hash": content_hash(config),
+        "samples_seen": made.samples_seen,
+        "space": made.strategy.space,
+        "notes": (*made.zero_shot(asked.longest), *_trained_on(config)),
+        "data": config.tested.name,
+    }
+    root = Path(config.tested.root)
+    if rule.timing and config.eval.timing:
+        scored["timed"] = timed(
+            made.strategy,
+            asked,
+            rule.timing,
+            config.trainer,
+            device=device,
+            run=made.run,
+            folder=out,
+        )
+    result = score(out, root, replace(rule, frames=asked.frames), follows=follows, **scored)
+    if own is None:
+        return result
+    again = videos_folder(config, made, own)
+    return with_own_motion(result, score(again, root, replace(own, frames=asked.frames), **scored))
+
+
+def _generate(config: Config, made: Assembled, rule: Protocol) -> bool:
+    """Make a split's videos; whether this is the process that goes on."""
     out = videos_folder(config, made, rule)
     writer = predict.ClipWriter(out, config.strategy, made.run, config.eval.watermark)
-    if not predict.generate_split(made.strategy, asked, writer, config.trainer):
-        return None
-    return score(
-        out,
-        Path(config.tested.root),
-        replace(rule, frames=asked.frames),
-        run=f"{config.strategy}-{config.tested.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
-        strategy=config.strategy,
-        title=config.title,
-        origin=origin,
-        split=config.eval.split,
-        limit=config.eval.limit,
-        device=device,
-        progress=config.trainer.progress,
-        config_hash=content_hash(config),
-        samples_seen=made.samples_seen,
-        space=made.strategy.space,
-        notes=(*made.zero_shot(asked.longest), *_trained_on(config)),
-        data=config.tested.name,
-    )
+    return predict.generate_split(made.strategy, requests_of(config, rule), writer, config.trainer)
 
 
 def requests_of(config: Config, rule: Protocol) -> SplitRequests:

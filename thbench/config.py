@@ -180,6 +180,7 @@ class EvalConfig:
     """What ``thbench eval`` generates; how it is scored stands in the protocol.
 
     ``data`` is a prepared data set other than the one trained on; without a root, that one.
+    ``timing: false`` leaves out the protocol's measurement of time and memory.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -188,6 +189,7 @@ class EvalConfig:
     limit: int | None = None
     frames: int | None = None
     watermark: bool = False
+    timing: bool = True
 
 
 @dataclass

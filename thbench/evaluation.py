@@ -13,6 +13,8 @@ it should be:
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def score(
     split: str = "test",
     limit: int | None = None,
     data: str | None = None,
+    follows: Collection[str] = (),
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
@@ -57,6 +60,7 @@ def score(
         split: of a prepared data set.
         limit: only the first so many clips of the reference.
         data: what the reference is called; by default as its folder.
+        follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
         cache: folder of features; ``thbench.features.default_cache`` by default.
         device: where extractors run.
         progress: show a bar.
@@ -72,7 +76,7 @@ def score(
             f"No video in {generated} is named like a clip of {reference}:"
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
-    scorer = Scorer(protocol, cache or default_cache(), device)
+    scorer = Scorer(protocol, cache or default_cache(), device, follows=follows)
     scorer.add_all(pairs, progress)
     return Result(
         run=run,
@@ -84,6 +88,30 @@ def score(
         seeds=tuple(sorted({pair.seed for pair in pairs})),
         **scorer.outcome(len(truth.videos), unpaired, absent),
         **{**provenance(), **row},
+    )
+
+
+def with_own_motion(result: Result, own: Result) -> Result:
+    """A result whose figures of head motion and blinks are those of clips with own motion.
+
+    Args:
+        result: of clips that follow the reference.
+        own: figures of the same clips made once more, with the strategy's own motion.
+    """
+    note = "of clips made once more, with the strategy's own head motion and blinks"
+    figures = {n: replace(f, notes=(note, *f.notes)) for n, f in own.metrics.items()}
+    rows = {(row["id"], row["seed"]): row for row in result.per_clip}
+    for row in own.per_clip:
+        whole = rows.get((row["id"], row["seed"]), row)
+        both = {key: {**whole[key], **row[key]} for key in ("metrics", "reference")}
+        rows[row["id"], row["seed"]] = {**whole, **both}
+    unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
+    covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
+    return replace(
+        result,
+        metrics={name: figures.get(name, figure) for name, figure in result.metrics.items()},
+        per_clip=tuple(rows.values()),
+        coverage=covered,
     )
 
 

@@ -224,6 +224,11 @@ class Strategy(L.LightningModule, ABC):
         self.sampler = sampler
         self.eval().requires_grad_(False)
 
+    @property
+    def follows(self) -> frozenset[str]:
+        """Which of a request's ``pose`` and ``eyes`` the videos follow; none by default."""
+        return frozenset()
+
     @abstractmethod
     def encode(self, request: Request) -> Any:
         """Conditions: what is computed once per portrait and sound."""

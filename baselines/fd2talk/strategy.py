@@ -123,6 +123,10 @@ class FD2Talk(Strategy):
         self.morphable, self.motion_net, self.autoencoder, self.frame = model, motion, auto, frame
         self.frame_sampler = _changed(sampler, frame_sampler or {})
 
+    @property
+    def follows(self) -> frozenset[str]:
+        return frozenset({"pose"})
+
     def encode(self, request: Request) -> Conditions:
         latent = self.autoencoder.encode(to_unit(request.source)[None])
         still = self.frame.to_latent(latent.float())

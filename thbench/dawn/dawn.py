@@ -71,6 +71,11 @@ class DAWN(Strategy):
                 if isinstance(net, A2VNet):
                     net.window = _window(window)
 
+    @property
+    def follows(self) -> frozenset[str]:
+        nets = [net for net in self.nets.values() if isinstance(net, A2VNet)]
+        return frozenset({"pose", "eyes"} & {kind for net in nets for kind in net.kinds})
+
     def encode(self, request: Request) -> Conditions:
         portrait = to_unit(request.source)[None]
         pose, eyes = self._motion(request)
