@@ -259,8 +259,8 @@ PROTOCOLS = {
     "dawn": "fid fvd fvd lse-c lse-d csim bas blinks dr dr",
     "diffused-heads": "fvd fid blinks blink-duration ofm f-mse av-offset av-confidence wer cpbd mse"
     " ssim psnr lmd",
-    "fd2talk": "lse-c av-confidence diversity diversity bas e-fid fid psnr ssim",
-    "hallo": "fid fvd lse-c lse-d e-fid e-fid diversity",
+    "fd2talk": "lse-c diversity diversity bas e-fid fid psnr ssim",
+    "hallo": "fid fvd lse-c lse-d e-fid diversity",
     "stylegan-v": "fvd fid",
     "wav2lip": "lse-d lse-c fid",
 }

@@ -158,14 +158,15 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     """Generate a split's clips, resuming, and score them.
 
     Args:
-        config: a strategy; ``config.eval`` says what and by which protocol.
+        config: a strategy; ``config.eval`` says what and, unless ``protocol_of`` finds it, by
+            which protocol.
         device: where scoring runs; generation follows ``config.trainer``.
         origin: ``measured`` or ``smoke``.
 
     Returns:
         The result, not yet written; None on ranks other than the first.
     """
-    rule = protocol.load(config.eval.protocol)
+    rule = protocol_of(config)
     asked = requests_of(config, rule)
     made = assemble(config)
     follows = made.strategy.follows if rule.pose == "reference" else frozenset()
@@ -190,6 +191,7 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
         "space": made.strategy.space,
         "notes": (*made.zero_shot(asked.longest), *_trained_on(config)),
         "data": config.tested.name,
+        "named": config.eval.protocol is not None,
     }
     root = Path(config.tested.root)
     if rule.timing and config.eval.timing:
@@ -214,6 +216,16 @@ def _generate(config: Config, made: Assembled, rule: Protocol) -> bool:
     out = videos_folder(config, made, rule)
     writer = predict.ClipWriter(out, config.strategy, made.run, config.eval.watermark)
     return predict.generate_split(made.strategy, requests_of(config, rule), writer, config.trainer)
+
+
+def protocol_of(config: Config) -> Protocol:
+    """The protocol that ``eval.protocol`` names, else the one that fits data and strategy.
+
+    Raises:
+        UserError: there is none of that name, or the strategy has none of its own.
+    """
+    named = config.eval.protocol
+    return protocol.load(named or protocol.default(Path(config.tested.root), config.protocol))
 
 
 def requests_of(config: Config, rule: Protocol) -> SplitRequests:

@@ -179,12 +179,14 @@ class TrackingConfig:
 class EvalConfig:
     """What ``thbench eval`` generates; how it is scored stands in the protocol.
 
+    Without a ``protocol``, synthetic data is scored by ``synthetic``, recordings by the strategy's
+    own.
     ``data`` is a prepared data set other than the one trained on; without a root, that one.
     ``timing: false`` leaves out the protocol's measurement of time and memory.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    protocol: str = "synthetic"
+    protocol: str | None = None
     split: str = "test"
     limit: int | None = None
     frames: int | None = None
@@ -197,7 +199,8 @@ class Config:
     """A strategy, whole.
 
     ``nets`` maps the roles of the strategy's networks to the stages that train them, null for a
-    role that nobody plays; ``options`` are the strategy's own switches.
+    role that nobody plays; ``options`` are the strategy's own switches; ``protocol`` is that of its
+    paper.
     """
 
     strategy: str = ""
@@ -214,6 +217,7 @@ class Config:
     plan: dict[str, Any] = field(default_factory=lambda: {"name": "nar"})
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     options: dict[str, Any] = field(default_factory=dict)
+    protocol: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from metrics import METRICS
 from metrics.extractors import EXTRACTORS
-from thbench.config import content_hash, find, read_yaml
+from thbench.config import content_hash, find, names, read_yaml
+from thbench.data import manifest
 from thbench.errors import UserError, did_you_mean
 from thbench.registry import Registry
 
@@ -175,6 +177,25 @@ def load(name: str) -> Protocol:
     """
     path = find("protocol", name)
     return parse(path.stem, read_yaml(path))
+
+
+def default(root: Path, own: str) -> str:
+    """The name of the protocol where the user names none: it follows the data.
+
+    Args:
+        root: of the reference.
+        own: the protocol for recordings, that of the strategy's paper.
+
+    Raises:
+        UserError: the data set was recorded, and there is no such protocol.
+    """
+    name = "synthetic" if manifest.is_synthetic(root) else own
+    if not name:
+        raise UserError(
+            "This strategy names no protocol of its own for recorded data: say eval.protocol=NAME"
+            f" ({', '.join(names('protocol'))})."
+        )
+    return name
 
 
 def parse(name: str, content: Mapping[str, Any]) -> Protocol:
