@@ -77,6 +77,8 @@ class TTR(DAWN):
     both roles; a plan with ``single_model: true`` asks the first for everything.
     """
 
+    roles = ("lfg", "a2v", "gaps")
+
     @property
     def gaps(self) -> A2VNet:
         """Fills the gaps."""

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
-from thbench import assemble, config, protocol, results, stages
+from thbench import assemble, config, features, protocol, results, stages
 from thbench.cli import main
 from thbench.data import video
 from thbench.data.synthetic.make import synthesize
@@ -56,6 +58,8 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
+        ("nets.lfg=null", "nets.lfg is missing: DAWN cannot do without it. Say nets.lfg=STAGE"),
+        ("nets.pbnte=pbnet", "DAWN has no such role. Did you mean 'pbnet'"),
         ("stages.a2v2.model.nte.use_pose=false", "Did you mean 'net'"),
         ("stages.lfg.model.scales=null", "scales takes no null: without it, LFGStage has 4"),
         ("target=thbench.dawn.lfg:LFGStage", "is no Strategy"),
@@ -127,6 +131,7 @@ def test_without_pbnet_a_video_is_made(load):
         roles, Setting(chosen.size, width), chosen.plan, chosen.sampler
     )
     assert sum(len(part) for part in strategy.generate(request).chunks) == 3
+    assert strategy.follows == frozenset()
 
 
 # Runs
@@ -291,6 +296,64 @@ def test_every_command_gives_the_result_a_place(bench, evaluate, tmp_path, capsy
     assert "[smoke]: 3 of 3 clips scored" in shown
     assert f" s for {FRAMES} frames, the first after " in shown
     assert f"result: {tmp_path / 'results'}" in shown.replace("\n", "")
+
+
+def test_the_default_protocol_follows_data_and_strategy(load, tmp_path, bench):
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    lines = (bench.data / "manifest.jsonl").read_text()
+    (recorded / "manifest.jsonl").write_text(re.sub(r'"extra": {[^}]*}', '"extra": {}', lines))
+    assert assemble.protocol_of(load()).name == "synthetic"
+    for words in ([f"data={recorded}"], [f"eval.data={recorded}"]):
+        assert assemble.protocol_of(load(*words)).name == "dawn"
+        assert assemble.protocol_of(load(*words, "eval.protocol=synthetic")).name == "synthetic"
+    assert assemble.protocol_of(load("eval.protocol=hallo")).name == "hallo"
+    with pytest.raises(UserError, match=r"eval\.protocol=NAME \(dawn, "):
+        assemble.protocol_of(load(f"data={recorded}", "protocol=''"))
+
+
+@pytest.mark.parametrize("name", config.names("strategy"))
+def test_every_strategy_names_its_paper_s_protocol(name):
+    own = config.load(name).protocol
+    assert own == {"diffused_heads": "diffused-heads", "fd2talk": "fd2talk", "hallo": "hallo"}.get(
+        name, "dawn"
+    )
+    assert protocol.load(own).pose in protocol.POSES
+
+
+MOVING = """
+size: 64
+pose: reference
+own_motion: {}
+timing: {{frames: 12, warmup: 0, repeats: 1}}
+metrics: [{{metric: psnr}}, {{metric: diversity}}, {{metric: blinks}}]
+"""
+
+
+def test_own_motion_is_measured_on_clips_made_once_more(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "track", fake_track)
+    monkeypatch.setenv("THBENCH_CACHE", str(tmp_path / "cache"))
+    words, found = ["eval.limit=1", "eval.frames=9", "eval.timing=true"], {}
+    for kind in ("noted", "generated"):
+        (tmp_path / f"{kind}.yaml").write_text(MOVING.format(kind))
+        found[kind] = evaluate(*words, f"eval.protocol={tmp_path / kind}.yaml")[0]
+    free = tmp_path / "free.yaml"
+    free.write_text(MOVING.format("noted").replace("pose: reference", "pose: generated"))
+    own = evaluate(*words, f"eval.protocol={free}")[0]
+    name = "Diversity (pose)"
+    led, again = found["noted"].metrics, found["generated"].metrics
+    assert led["PSNR"] == again["PSNR"] != own.metrics["PSNR"]
+    assert again[name].value == own.metrics[name].value != led[name].value
+    assert "made once more" in again[name].notes[0]
+    assert "which the clips follow" in led[name].notes[0]
+    assert len(evaluate.folders()) == 2  # clips with own motion are those of a free protocol
+    (row,) = found["generated"].per_clip
+    assert set(row["metrics"]) == {"PSNR", name, "Blink/s"}
+    # The time is of what the protocol's other figures are of, at the length that it says.
+    for result in (*found.values(), own):
+        assert (result.timed.frames, result.timed.repeats) == (12, 1)
+        assert result.cost.frames == 9
+    assert found["noted"].timed == found["generated"].timed != own.timed
 
 
 def test_another_data_set_is_generated_and_scored_by_the_nets_of_the_first(

@@ -346,6 +346,20 @@ def test_a_failure_does_not_take_the_old_video(generate, refused, tmp_path):
 # Scoring
 
 
+def test_the_protocol_that_nobody_named_is_told(bench, tmp_path, capsys):
+    words = ["score", bench.data / "clips", "--reference"]
+    names = {}
+    for reference in (bench.data, bench.data / "clips"):
+        out = ["--results", tmp_path / "r", "--split", "val"]
+        assert main([str(w) for w in [*words, reference, *out]]) == 0
+        names[reference] = capsys.readouterr().out.splitlines()[0]
+    assert names[bench.data].startswith("protocol synthetic, for synthetic faces; another: --prot")
+    assert names[bench.data / "clips"].startswith("protocol dawn, for recordings; another: --prot")
+    assert [p.name for p in sorted((tmp_path / "r").glob("*.json"))] == [
+        "clips-dawn.json", "clips-synthetic.json"
+    ]  # fmt: skip
+
+
 def test_score_says_what_is_wrong(bench, files, refused, tmp_path):
     clips = bench.data / "clips"
     assert "is named like a clip" in refused(

@@ -107,6 +107,7 @@ def check(config: Config) -> type[Strategy]:
         UserError: no such class, stage, plan or option, or steps that do not fit the plan.
     """
     kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+    _check_roles(config, kind)
     for role, stage in config.nets.items():
         if stage not in config.stages:
             known = did_you_mean(stage, config.stages)
@@ -124,6 +125,21 @@ def check(config: Config) -> type[Strategy]:
     plans.steps_per_level(plans.build(n=1, **config.plan), config.sampler.steps)
     bind_options(kind, config.options)
     return kind
+
+
+def _check_roles(config: Config, kind: type[Strategy]) -> None:
+    for role in kind.roles:
+        if role not in config.nets:
+            raise UserError(
+                f"nets.{role} is missing: {kind.__name__} cannot do without it. Say nets.{role}="
+                f"STAGE, one of {', '.join(config.stages)}."
+            )
+    known = (*kind.roles, *kind.optional_roles)
+    for role in config.nets:
+        if known and role not in known:
+            raise UserError(
+                f"nets.{role}: {kind.__name__} has no such role.{did_you_mean(role, known)}"
+            )
 
 
 def check_networks(config: Config, only: str | None = None) -> None:

@@ -62,6 +62,7 @@ class DiffusedHeads(Strategy):
         UserError: another plan, or another number of motion frames.
     """
 
+    roles = ("frame",)
     space = "pixels"
 
     def __init__(

@@ -102,6 +102,7 @@ class FD2Talk(Strategy):
             ``{steps: 10}``.
     """
 
+    roles = ("morphable", "motion", "autoencoder", "frame")
     space = LATENTS
 
     def __init__(

@@ -109,6 +109,7 @@ class Hallo(Strategy):
         UserError: another plan, or an option that the network has no part for.
     """
 
+    roles = ("vae", "denoiser")
     space = "vae"
 
     def __init__(

@@ -48,6 +48,8 @@ class DAWN(Strategy):
             limit; by default what the network was built with.
     """
 
+    roles = ("lfg", "a2v")
+    optional_roles = ("pbnet",)
     space = "flow"
 
     def __init__(
