@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class TTR(DAWN):
     both roles; a plan with ``single_model: true`` asks the first for everything.
     """
 
-    roles = ("lfg", "a2v", "gaps")
+    roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v", "gaps")
 
     @property
     def gaps(self) -> A2VNet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ class FD2Talk(Strategy):
             ``{steps: 10}``.
     """
 
-    roles = ("morphable", "motion", "autoencoder", "frame")
+    roles: ClassVar[tuple[str, ...]] = ("morphable", "motion", "autoencoder", "frame")
     space = LATENTS
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,8 @@ class DAWN(Strategy):
             limit; by default what the network was built with.
     """
 
-    roles = ("lfg", "a2v")
-    optional_roles = ("pbnet",)
+    roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v")
+    optional_roles: ClassVar[tuple[str, ...]] = ("pbnet",)
     space = "flow"
 
     def __init__(
