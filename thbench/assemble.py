@@ -240,8 +240,13 @@ def protocol_of(config: Config) -> Protocol:
     Raises:
         UserError: there is none of that name, or the strategy has none of its own.
     """
-    named = config.eval.protocol
-    return protocol.load(named or protocol.default(Path(config.tested.root), config.protocol))
+    return protocol.load(protocol_name(config))
+
+
+def protocol_name(config: Config) -> str:
+    """The name of that protocol."""
+    own = config.protocol
+    return config.eval.protocol or protocol.default(Path(config.tested.root), own)
 
 
 def requests_of(config: Config, rule: Protocol) -> SplitRequests:

@@ -34,7 +34,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
     if config.eval.protocol is None and devices.is_first():
-        _say_protocol(assemble.protocol_of(config).name, "eval.protocol=NAME")
+        _say_protocol(assemble.protocol_name(config), "eval.protocol=NAME")
     result = assemble.evaluate(config, device=_device(config), origin=origin)
     if result is not None:
         path = assemble.write_result(config, result)
