@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -76,6 +76,8 @@ class TTR(DAWN):
     ``nets``: ``lfg``, ``pbnet``, ``a2v`` for the key frames and ``gaps``. One network may play
     both roles; a plan with ``single_model: true`` asks the first for everything.
     """
+
+    roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v", "gaps")
 
     @property
     def gaps(self) -> A2VNet:

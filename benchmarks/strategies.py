@@ -20,7 +20,7 @@ from pathlib import Path
 
 from learning import render
 
-from thbench import assemble, config, protocol, training
+from thbench import assemble, config, training
 from thbench.contracts import Cost, Generation
 from thbench.data.synthetic.make import synthesize
 from thbench.evaluation import score, score_ground_truth
@@ -79,7 +79,7 @@ def evaluate(loaded: config.Config) -> Path:
 
 def yardsticks(loaded: config.Config, out: Path) -> list[Path]:
     """Rows to compare with: the portrait standing still, and the filmed clips themselves."""
-    rule = protocol.load(loaded.eval.protocol)
+    rule = assemble.protocol_of(loaded)
     asked = assemble.requests_of(loaded, rule)
     folder = out / f"still-{loaded.tested.name}"
     for i in range(len(asked)):

@@ -45,6 +45,8 @@ class BenchMetric(torchmetrics.Metric, ABC):
         needs: names of the features it reads.
         recipes: of the features that an extractor makes with options: the extractor's registered
             name and the options. A feature made in two ways has two names.
+        own_motion: ``pose`` or ``eyes`` where the figure is of how a head moves or its eyes blink.
+            Of clips that follow the reference's, it is the reference's figure, not the strategy's.
         version: raised whenever the same input gives another figure than before.
     """
 
@@ -53,6 +55,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
     bounds: tuple[float, float] = (-math.inf, math.inf)
     needs: tuple[str, ...] = ()
     recipes: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
+    own_motion: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     is_differentiable = False
@@ -67,6 +70,11 @@ class BenchMetric(torchmetrics.Metric, ABC):
     @abstractmethod
     def name(self) -> str:
         """The column's title: whatever option changes the number's meaning stands in it."""
+
+    @property
+    def same_as(self) -> str:
+        """The name of another metric whose figure is always this one; "" for none."""
+        return ""
 
     def notes(self) -> list[str]:
         """Cautions about the present figure, for people."""

@@ -133,6 +133,7 @@ class BAS(ClipMetric):
 
     direction = "reference"
     bounds = (0.0, 1.0)
+    own_motion = "pose"
     version = 2
     needs = ("pose", "valid", "waveform")
 

@@ -166,6 +166,7 @@ class _BlinkMetric(ClipMetric):
 
     direction = "reference"
     bounds = (0.0, math.inf)
+    own_motion = "eyes"
     needs = ("eyes", "valid")
     title: str
 

@@ -52,6 +52,7 @@ class Diversity(ClipMetric):
 
     direction = "higher"
     bounds = (0.0, math.inf)
+    own_motion = "pose"
 
     def __init__(self, mode: Mode = "pose", feature: str = "hopenet", **kwargs: Any) -> None:
         super().__init__(**kwargs)

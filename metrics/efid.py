@@ -48,10 +48,15 @@ class EFID(FrechetMetric):
                 "mode is 'inception' alone, or 'coefficients' with their feature and dim"
             )
         super().__init__(ddof=ddof, **kwargs)
+        self.mode = mode
 
     @property
     def name(self) -> str:
         return f"E-FID ({self.feature})"
+
+    @property
+    def same_as(self) -> str:
+        return "FID" if self.mode == "inception" and self.ddof == 1 else ""
 
     def rows(self, features: Features) -> Tensor:
         rows = features[self.feature]

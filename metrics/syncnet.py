@@ -125,11 +125,14 @@ class _SyncMetric(ClipMetric):
 
     @property
     def name(self) -> str:
+        return self._named(self.title)
+
+    def _named(self, title: str) -> str:
         source = "" if self.features == "syncnet" else self.features
         pairs = "valid pairs" if self.how["valid_only"] else ""
         span = "" if self.how["vshift"] == 15 else f"±{self.how['vshift']}"
         marks = ", ".join(mark for mark in (source, pairs, span) if mark)
-        return f"{self.title} ({marks})" if marks else self.title
+        return f"{title} ({marks})" if marks else title
 
     def agreement(self, generated: Features) -> Sync:
         """The three figures of a clip."""
@@ -165,6 +168,10 @@ class AVConfidence(LSEC):
     """The same figure under the name that SyncNet's authors give it."""
 
     title = "AV confidence"
+
+    @property
+    def same_as(self) -> str:
+        return self._named(LSEC.title)
 
 
 class AVOffset(_SyncMetric):

@@ -1,17 +1,21 @@
 """From trained stages to a strategy, its videos and its result."""
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
-from thbench import assemble, config, protocol, results, stages
+from thbench import assemble, config, features, protocol, results, stages
 from thbench.cli import main
 from thbench.data import video
 from thbench.data.synthetic.make import synthesize
 from thbench.errors import UserError
+from thbench.strategy import Setting
 
 
 @pytest.fixture
@@ -54,6 +58,10 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
+        ("nets.lfg=null", "nets.lfg is missing: DAWN cannot do without it. Say nets.lfg=STAGE"),
+        ("nets.pbnte=pbnet", "DAWN has no such role. Did you mean 'pbnet'"),
+        ("stages.a2v2.model.nte.use_pose=false", "Did you mean 'net'"),
+        ("stages.lfg.model.scales=null", "scales takes no null: without it, LFGStage has 4"),
         ("target=thbench.dawn.lfg:LFGStage", "is no Strategy"),
     ],
 )
@@ -70,6 +78,60 @@ def test_a_network_that_refuses_its_options_is_a_users_error(load):
 
 def test_what_is_right_passes(load):
     assert assemble.check(load("plan={name: rolling, window: 2}", "options.window=9")).__name__
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("stages.a2v2.model.net.use_poze=false", "stages.a2v2.*Did you mean 'use_pose'"),
+        ("stages.a2v2.model.net.dim=x", "stages.a2v2"),
+        ("stages.pbnet.model.net.latnt=3", "stages.pbnet.*Did you mean 'latent'"),
+    ],
+)
+def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, bench, tmp_path):
+    """At paper scale ``dawn.yaml`` has no ``net:`` at all."""
+    chosen = config.load("dawn", ["scale=paper", word])
+    with pytest.raises(UserError, match=says):
+        assemble.check_networks(chosen)
+    if "pbnet" in word:  # which these do not need
+        assemble.check_networks(config.load("dawn", ["scale=paper", word]), "a2v2")
+        assemble.check_networks(config.load("dawn", ["scale=paper", word, "without_pbnet=true"]))
+    assert main(["fit", *bench.dawn, f"runs={tmp_path}", word]) == 2
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("name", ["dawn", "ar", "sar", "ttr", "rolling"])
+def test_without_pbnet_none_is_trained_and_nothing_is_led(name, scale):
+    """Table 4 of DAWN, for every order of frames."""
+    led, alone = (
+        config.load(name, [f"scale={scale}", f"without_pbnet={on}"]) for on in ("false", "true")
+    )
+    assert "pbnet" in stages.order(led)
+    assert stages.order(alone) == [stage for stage in stages.order(led) if stage != "pbnet"]
+    assert alone.title == f"{led.title}, without PBNet"
+    for stage in alone.nets.values():
+        if stage != "lfg":
+            net = alone.stages[stage].model["net"]
+            assert (net["use_pose"], net["use_eyes"]) == (False, False)
+            assert {**led.stages[stage].model.get("net", {}), **net} == net
+
+
+def test_without_pbnet_a_video_is_made(load):
+    chosen = load("without_pbnet=true", "eval.frames=3")
+    rule = dataclasses.replace(protocol.load("synthetic"), pose="generated")
+    request = assemble.requests_of(chosen, rule)[0]
+    width, nets = request.audio.shape[1], {}
+    for stage in stages.order(chosen):
+        needs = {need: nets[need] for need in chosen.stages[stage].needs}
+        nets[stage] = stages.build_stage(chosen, stage, needs, width).net
+    assert "pose" not in nets["a2v2"].kinds
+    roles = {role: nets[stage] for role, stage in chosen.nets.items()}
+    strategy = assemble.check(chosen)(
+        roles, Setting(chosen.size, width), chosen.plan, chosen.sampler
+    )
+    assert sum(len(part) for part in strategy.generate(request).chunks) == 3
+    assert strategy.follows == frozenset()
 
 
 # Runs
@@ -234,6 +296,64 @@ def test_every_command_gives_the_result_a_place(bench, evaluate, tmp_path, capsy
     assert "[smoke]: 3 of 3 clips scored" in shown
     assert f" s for {FRAMES} frames, the first after " in shown
     assert f"result: {tmp_path / 'results'}" in shown.replace("\n", "")
+
+
+def test_the_default_protocol_follows_data_and_strategy(load, tmp_path, bench):
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    lines = (bench.data / "manifest.jsonl").read_text()
+    (recorded / "manifest.jsonl").write_text(re.sub(r'"extra": {[^}]*}', '"extra": {}', lines))
+    assert assemble.protocol_of(load()).name == "synthetic"
+    for words in ([f"data={recorded}"], [f"eval.data={recorded}"]):
+        assert assemble.protocol_of(load(*words)).name == "dawn"
+        assert assemble.protocol_of(load(*words, "eval.protocol=synthetic")).name == "synthetic"
+    assert assemble.protocol_of(load("eval.protocol=hallo")).name == "hallo"
+    with pytest.raises(UserError, match=r"eval\.protocol=NAME \(dawn, "):
+        assemble.protocol_of(load(f"data={recorded}", "protocol=''"))
+
+
+@pytest.mark.parametrize("name", config.names("strategy"))
+def test_every_strategy_names_its_paper_s_protocol(name):
+    own = config.load(name).protocol
+    assert own == {"diffused_heads": "diffused-heads", "fd2talk": "fd2talk", "hallo": "hallo"}.get(
+        name, "dawn"
+    )
+    assert protocol.load(own).pose in protocol.POSES
+
+
+MOVING = """
+size: 64
+pose: reference
+own_motion: {}
+timing: {{frames: 12, warmup: 0, repeats: 1}}
+metrics: [{{metric: psnr}}, {{metric: diversity}}, {{metric: blinks}}]
+"""
+
+
+def test_own_motion_is_measured_on_clips_made_once_more(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "track", fake_track)
+    monkeypatch.setenv("THBENCH_CACHE", str(tmp_path / "cache"))
+    words, found = ["eval.limit=1", "eval.frames=9", "eval.timing=true"], {}
+    for kind in ("noted", "generated"):
+        (tmp_path / f"{kind}.yaml").write_text(MOVING.format(kind))
+        found[kind] = evaluate(*words, f"eval.protocol={tmp_path / kind}.yaml")[0]
+    free = tmp_path / "free.yaml"
+    free.write_text(MOVING.format("noted").replace("pose: reference", "pose: generated"))
+    own = evaluate(*words, f"eval.protocol={free}")[0]
+    name = "Diversity (pose)"
+    led, again = found["noted"].metrics, found["generated"].metrics
+    assert led["PSNR"] == again["PSNR"] != own.metrics["PSNR"]
+    assert again[name].value == own.metrics[name].value != led[name].value
+    assert "made once more" in again[name].notes[0]
+    assert "which the clips follow" in led[name].notes[0]
+    assert len(evaluate.folders()) == 2  # clips with own motion are those of a free protocol
+    (row,) = found["generated"].per_clip
+    assert set(row["metrics"]) == {"PSNR", name, "Blink/s"}
+    # The time is of what the protocol's other figures are of, at the length that it says.
+    for result in (*found.values(), own):
+        assert (result.timed.frames, result.timed.repeats) == (12, 1)
+        assert result.cost.frames == 9
+    assert found["noted"].timed == found["generated"].timed != own.timed
 
 
 def test_another_data_set_is_generated_and_scored_by_the_nets_of_the_first(

@@ -13,6 +13,7 @@ from tests.tiny import NOISE, command, env, thbench
 from thbench import cli
 from thbench.cli import main
 from thbench.data.store import Store
+from thbench.errors import UserError
 
 COMMANDS = ["fit", "eval", "generate", "score", "leaderboard", "data", "weights", "ls", "config"]
 COMMANDS += ["demo"]
@@ -344,6 +345,26 @@ def test_a_failure_does_not_take_the_old_video(generate, refused, tmp_path):
 
 
 # Scoring
+
+
+def test_the_protocol_that_nobody_named_is_told(bench, tmp_path, capsys, monkeypatch):
+    """One line, and what is told is what is taken."""
+    taken = []
+
+    def scored(videos, reference, rule, *, named, **_):
+        taken.append((rule.name, named))
+        raise UserError("enough")
+
+    monkeypatch.setattr("thbench.evaluation.score", scored)
+    clips = bench.data / "clips"
+    for reference, more in ((bench.data, []), (clips, []), (clips, ["--protocol", "synthetic"])):
+        words = ["score", clips, "--reference", reference, *more]
+        assert main([str(w) for w in words]) == 2
+    told = capsys.readouterr().out.splitlines()
+    assert taken == [("synthetic", False), ("dawn", False), ("synthetic", True)]
+    assert len(told) == 2
+    assert told[0].startswith("protocol synthetic, for synthetic faces; another: --protocol NAME")
+    assert told[1].startswith("protocol dawn, for recordings; another: --protocol NAME")
 
 
 def test_score_says_what_is_wrong(bench, files, refused, tmp_path):

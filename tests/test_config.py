@@ -107,6 +107,31 @@ def test_wrong_words_are_one_clear_line(toy, words, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [
+        (["stages.one.model.net.deep.x=false"], {"width": 3, "net": {"deep": {"x": False}}}),
+        (["stages.one.model={net: {x: 1}}"], {"width": 3, "net": {"x": 1}}),
+        (["stages.one.model.net.x=1", "stages.one.model.net=null"], {"width": 3}),
+        (["stages.one.model.width=null"], {"width": None}),  # a value that a class may know
+        (["stages.one.model=null", "stages.one.model.x=2"], {"x": 2}),
+    ],
+    ids=str,
+)
+def test_a_model_takes_keys_that_the_file_does_not_have(toy, words, model):
+    assert config.load(toy, words).stages["one"].model == model
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["stages.one.model.width.x=1", "stages.one.draw.deep.x=1", "stages.two.model.x=1",
+     "stages.one.modle.x=1", "stages.one.draw={framez: 2}"],
+)  # fmt: skip
+def test_what_the_schema_fixes_takes_no_new_keys(toy, word):
+    with pytest.raises(UserError, match="There is no key"):
+        config.load(toy, [word])
+
+
 def test_a_misspelt_key_in_a_file_is_found(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("{target: a:B, sampler: {stepz: 3}}")

@@ -10,14 +10,15 @@ from metrics.base import ClipMetric
 from metrics.extractors.base import Extractor
 from metrics.weights import WEIGHTS
 from tests.tiny import HDTF
-from thbench import features, protocol, results
+from thbench import features, protocol, report, results
 from thbench.config import names
 from thbench.contracts import Clip
 from thbench.data import manifest
 from thbench.data.files import sha256
 from thbench.data.video import VideoWriter, read
 from thbench.errors import UserError
-from thbench.evaluation import score
+from thbench.evaluation import score, score_ground_truth
+from thbench.leaderboard import rank
 from thbench.pairing import find_reference, pair_up
 
 SIZE = 32
@@ -259,8 +260,8 @@ PROTOCOLS = {
     "dawn": "fid fvd fvd lse-c lse-d csim bas blinks dr dr",
     "diffused-heads": "fvd fid blinks blink-duration ofm f-mse av-offset av-confidence wer cpbd mse"
     " ssim psnr lmd",
-    "fd2talk": "lse-c av-confidence diversity diversity bas e-fid fid psnr ssim",
-    "hallo": "fid fvd lse-c lse-d e-fid e-fid diversity",
+    "fd2talk": "lse-c diversity diversity bas e-fid fid psnr ssim",
+    "hallo": "fid fvd lse-c lse-d e-fid diversity",
     "stylegan-v": "fvd fid",
     "wav2lip": "lse-d lse-c fid",
 }
@@ -338,11 +339,167 @@ def test_hash_follows_everything_that_changes_a_figure(synthetic, monkeypatch):
         ({"size": 0}, "positive whole number"),
         ({"pose": "referance"}, "Did you mean 'reference'"),
         ({"intervals": {"draw": 3}}, "Did you mean 'draws'"),
+        ({"own_motion": "note"}, "Did you mean 'noted'"),
+        ({"timing": "first clip is warm-up"}, "timing is written {frames: 200"),
+        ({"timing": {"frame": 3}}, "timing has no key 'frame'. Did you mean 'frames'"),
+        ({"timing": {"repeats": 0}}, "repeats must be a positive whole number"),
+        ({"timing": {"warmup": -1}}, "warmup must be a whole number or 0"),
+        (
+            {"metrics": [{"metric": "lse-c"}, {"metric": "av-confidence"}]},
+            "'AV confidence' is always equal to 'LSE-C'",
+        ),
+        (
+            {
+                "metrics": [
+                    {"metric": "av-confidence", "vshift": 9},
+                    {"metric": "lse-c", "vshift": 9},
+                ]
+            },
+            "'AV confidence .±9.' is always equal to 'LSE-C .±9.'",
+        ),
+        ({"metrics": [{"metric": "fid"}, {"metric": "e-fid"}]}, "is always equal to 'FID'"),
     ],
 )
 def test_wrong_protocols_are_explained(change, message):
     with pytest.raises(UserError, match=message):
         protocol.parse("p", {"size": SIZE, "metrics": [{"metric": "psnr"}], **change})
+
+
+def test_metrics_that_are_always_equal_are_and_others_may_stand_together(folders):
+    """What ``same_as`` says is so: both figures of the same clips."""
+    both = ({"metric": "lse-c", "features": "synthetic-sync"},)
+    both += ({"metric": "av-confidence", "features": "synthetic-sync"},)
+    rules = [of(one) for one in both]
+    (one,), (other,) = (rule.build() for rule in rules)
+    assert other.same_as == one.name
+    lips = torch.randn(30, 64, generator=torch.Generator().manual_seed(0))
+    found = [m.measure({"synthetic-sync": lips}, None) for m in (one, other)]
+    assert found[0] == found[1] > 0
+    apart = {"metric": "av-confidence", "features": "synthetic-sync", "vshift": 9}
+    assert len(of(both[0], apart).build()) == 2
+
+
+# Own motion
+
+MOVING = ({"metric": "bas"}, {"metric": "diversity"}, {"metric": "blinks"}, {"metric": "psnr"})
+
+
+def led(folders, follows, **content):
+    """Figures of clips that follow so much of the reference, and those over time."""
+    metrics = [dict(spec) for spec in MOVING]
+    block = {"frames": 4, "metrics": [{"metric": "diversity"}, {"metric": "psnr"}]}
+    rule = protocol.parse("p", {"size": SIZE, "metrics": metrics, "over_time": block, **content})
+    return run(folders, rule, follows=follows)
+
+
+def test_motion_that_clips_follow_is_no_figure_of_the_strategy(folders):
+    free = led(folders, ())
+    assert not any(figure.unavailable for figure in free.metrics.values())
+    for follows, absent in (
+        ({"pose"}, {"BAS (pose)", "Diversity (pose)"}),
+        ({"eyes"}, {"Blink/s"}),
+        ({"pose", "eyes"}, {"BAS (pose)", "Diversity (pose)", "Blink/s"}),
+    ):
+        found = led(folders, follows)
+        assert {n for n, f in found.metrics.items() if f.unavailable} == absent
+        assert all(found.metrics[name].value is None for name in absent)
+        assert "PSNR" not in found.over_time_unavailable
+        assert ("Diversity (pose)" in found.over_time_unavailable) == ("pose" in follows)
+        assert found.metrics["PSNR"] == free.metrics["PSNR"]
+    assert (
+        "follow the reference's head motion"
+        in led(folders, {"pose"}).metrics["BAS (pose)"].unavailable
+    )
+
+
+def test_motion_that_clips_follow_is_noted_where_the_protocol_says_so(folders):
+    free, noted = led(folders, ()), led(folders, {"pose"}, own_motion="noted")
+    name = "Diversity (pose)"
+    assert noted.metrics[name].value == free.metrics[name].value > 0
+    assert noted.metrics[name].notes == (
+        "of the reference's own head motion, which the clips follow",
+    )
+    assert noted.metrics["Blink/s"].notes == noted.metrics["PSNR"].notes == ()
+    assert "BAS (pose), Diversity (pose): of the reference's own head motion" in "\n".join(
+        report.lines(noted)
+    )
+    (table,) = rank.tables_of([noted])
+    assert any(
+        "BAS (pose), Diversity (pose): of the reference's own" in note for note in table.notes
+    )
+
+
+def test_every_protocol_says_what_becomes_of_motion_that_clips_follow():
+    """In the papers' tables a column of motion is the model's own."""
+    said = {"synthetic": "noted", "fd2talk": "generated"}
+    for name in names("protocol"):
+        content = protocol.read_yaml(protocol.find("protocol", name))
+        kinds = [protocol.metric_registry.load(spec["metric"]) for spec in content["metrics"]]
+        if content["pose"] == "reference" and any(kind.own_motion for kind in kinds):
+            assert content["own_motion"] == said.pop(name)
+    assert not said
+    part = protocol.load("fd2talk").of_own_motion({"pose"})
+    assert [m.name for m in part.build()] == [
+        "Diversity (hopenet)", "Diversity (pose)", "BAS (pose)"
+    ]  # fmt: skip
+    assert part.pose == "generated"
+    assert protocol.load("fd2talk").of_own_motion(()) is None
+    assert protocol.load("synthetic").of_own_motion({"pose"}) is None
+    assert protocol.load("dawn").of_own_motion({"pose"}) is None
+
+
+# Experts of drawn faces
+
+DRAWN = ({"metric": "fd-synthetic"}, {"metric": "csim", "features": "synthetic-identity"})
+DRAWN += ({"metric": "psnr"},)
+
+
+def test_experts_of_drawn_faces_refuse_recordings_unless_the_protocol_is_named(folders):
+    block = {"frames": 4, "metrics": [dict(DRAWN[1])]}
+    rule = protocol.parse("p", {"size": SIZE, "metrics": [*DRAWN], "over_time": block})
+    drawn = ["FD-synthetic", "CSIM (synthetic-identity)"]
+    refused = run(folders, rule, named=False)
+    assert [n for n, f in refused.metrics.items() if f.unavailable] == drawn
+    assert "knows drawn faces only" in refused.metrics[drawn[0]].unavailable
+    assert list(refused.over_time_unavailable) == [drawn[1]]
+    named = run(folders, rule)
+    for name in drawn:
+        assert named.metrics[name].value is not None
+        assert any("knows drawn faces only" in note for note in named.metrics[name].notes)
+    assert named.metrics["PSNR"].notes == ()
+    assert named.metrics["PSNR"] == refused.metrics["PSNR"]
+    truth = score_ground_truth(
+        folders / "ref", rule, named=False, cache=folders / "cache", progress=False
+    )
+    assert truth.metrics[drawn[1]].unavailable
+
+
+def test_experts_of_drawn_faces_measure_drawn_faces_without_a_word(folders):
+    def clip(i, **extra):
+        name = f"id{i}/a"
+        digest = sha256(folders / "ref" / f"{name}.mp4")
+        return Clip(name, f"id{i}", "test", 10, f"{name}.mp4", f"{name}.npz", digest, extra)
+
+    rule = protocol.parse("p", {"size": SIZE, "metrics": [*DRAWN]})
+    for extra, drawn in (({"truth": "x.npz"}, True), ({"source": "x"}, False)):
+        manifest.write(folders / "ref", [clip(i, **extra) for i in range(4)])
+        assert protocol.default(folders / "ref", "dawn") == ("synthetic" if drawn else "dawn")
+        found = run(folders, rule, named=False).metrics["FD-synthetic"]
+        assert (found.value is not None) == drawn
+        assert not any("drawn faces" in note for note in found.notes)
+
+
+def test_what_experts_of_drawn_faces_measure_carries_their_name():
+    rule, found = protocol.load("synthetic"), 0
+    for metric in (*rule.build(), *rule.over_time.build()):
+        drawn = features.domain_of(metric) == "synthetic"
+        assert drawn == ("synthetic" in metric.name)
+        found += drawn
+    assert found > 6
+    for name, domain in (("arcface", ""), ("synthetic-identity", "synthetic")):
+        assert protocol.extractor_registry.load(name).domain == domain
+    named = [name for name in protocol.extractor_registry if name.startswith("synthetic")]
+    assert all(protocol.extractor_registry.load(name).domain == "synthetic" for name in named)
 
 
 # Generating a split

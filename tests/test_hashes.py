@@ -9,7 +9,7 @@ from thbench import config, protocol
 from thbench.assemble import Assembled, videos_folder
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.data import manifest
-from thbench.protocol import Intervals, OverTime
+from thbench.protocol import Intervals, OverTime, Timing
 from thbench.stages import stage_run
 
 
@@ -128,8 +128,9 @@ OTHER = {
     "frames": 5,
     "source_frame": "random",
     "pose": "generated",
+    "own_motion": "noted",
     "seeds": (0, 1),
-    "timing": "another rule",
+    "timing": Timing(),
     "intervals": Intervals(draws=7),
     "over_time": OverTime(7),
 }

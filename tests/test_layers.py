@@ -88,6 +88,55 @@ def test_a_switch_is_a_layer(toy):
         config.load(toy, ["wide=3"])
 
 
+NULLS = """
+target: a:B
+plan: {name: sar, segment: 40}
+options: {guidance: 2, weights: {lip: 1, eyes: 2}}
+nets: {one: a, two: b}
+stages: {a: {target: "a:C", model: {net: {x: 1}, w: 2}}, b: {like: a}}
+switches:
+  less:
+    title: "{title}, less"
+    nets: {two: null}
+    plan: {segment: null}
+    options: {weights: {lip: null}}
+    stages: {a: {model: {net: null}}, b: null}
+  more: {title: "{title}, more", options: null}
+"""
+
+
+def test_null_takes_out_in_layers(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text("title: Toy" + NULLS)
+    left = config.load(str(path), ["less=true"])
+    assert (left.title, left.nets, left.plan) == ("Toy, less", {"one": "a"}, {"name": "sar"})
+    assert left.options == {"guidance": 2, "weights": {"eyes": 2}}
+    assert list(left.stages) == ["a"]
+    assert left.stages["a"].model == {"w": 2}
+    both = config.load(str(path), ["less=true", "more=true"])
+    assert (both.title, both.options) == ("Toy, less, more", {})
+
+
+def test_null_in_a_file_s_switch_outlives_that_of_its_base():
+    base = {"switches": {"s": {"options": {"weights": {"lip": 1}}}}}
+    merged = layers.stack([base, {"switches": {"s": {"options": {"weights": None}}}}])
+    below = {"options": {"weights": {"eyes": 2}, "guidance": 1}}
+    on = layers.take_switches(merged["switches"], {"s": True})
+    assert layers.stack([below, *on]) == {"options": {"guidance": 1}}
+
+
+def test_null_takes_out_in_words(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text("title: Toy" + NULLS)
+    words = ["nets.two=null", "plan.segment=null", "options.weights={lip: null}", "stages.b=null"]
+    left = config.load(str(path), words)
+    assert (left.nets, left.plan, list(left.stages)) == ({"one": "a"}, {"name": "sar"}, ["a"])
+    assert left.options == {"guidance": 2, "weights": {"eyes": 2}}
+    assert config.load(str(path), ["options=null"]).options == {}
+    with pytest.raises(UserError, match=r"no key 'nets\.twoo' to take out.*'nets\.two'"):
+        config.load(str(path), ["nets.twoo=null"])
+
+
 def test_layers_are_left_as_they_were():
     low = {"a": {"b": 1}}
     assert layers.stack([low, {"a": {"c": 2}}]) == {"a": {"b": 1, "c": 2}}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thbench import config, params, plans
+from thbench import assemble, config, params, plans
 from thbench.data.dataset import least_frames
 from thbench.registry import resolve
 from thbench.stages import order
@@ -39,6 +39,8 @@ def test_its_class_its_roles_and_its_plan_exist(name):
         loaded = config.load(name, [f"scale={scale}"])
         assert issubclass(resolve(loaded.target, Strategy), Strategy)
         assert set(loaded.nets.values()) <= set(loaded.stages)
+        assert resolve(loaded.target, Strategy).roles
+        assemble.check(loaded)
         for n in (1, 7, 60, 200):
             plan = plans.build(n=n, **loaded.plan)
             plans.check(plan)

@@ -182,6 +182,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made):
     assert not torch.equal(first, made.frames(3, id="another")[0])
 
 
+def test_it_says_what_motion_it_follows(made):
+    asked = made.asked(3, pose=torch.zeros(3, 6), eyes=torch.zeros(3, 2))
+    with torch.inference_mode():
+        given = made.strategy.motion(made.strategy.encode(asked))
+    followed = {kind for kind, m in zip(("pose", "eyes"), given, strict=True) if m is not None}
+    assert followed == made.strategy.follows
+
+
 def test_splitting_a_round_makes_the_same_video(made):
     """A window larger than the budget is made whole."""
     whole = made.frames(17)[0]

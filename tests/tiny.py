@@ -53,6 +53,7 @@ TINY = (
     "trainer.workers=0",
     "trainer.progress=false",
     "tracking.wandb=off",
+    "eval.timing=false",
     "data.cache_gb=0.1",
 )
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from thbench import plans, predict, protocol, results
 from thbench.config import Config, content_hash
 from thbench.data import manifest
+from thbench.data.audio import ENCODERS
 from thbench.errors import UserError, did_you_mean
-from thbench.evaluation import score
+from thbench.evaluation import score, with_own_motion
 from thbench.protocol import Protocol
 from thbench.registry import resolve
 from thbench.requests import SplitRequests
 from thbench.results import Result
-from thbench.stages import bind, load_nets, locate, order
+from thbench.stages import bind, build_stage, load_nets, locate, order
 from thbench.strategy import Setting, Stage, Strategy
+from thbench.timing import timed
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def check(config: Config) -> type[Strategy]:
         UserError: no such class, stage, plan or option, or steps that do not fit the plan.
     """
     kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+    _check_roles(config, kind)
     for role, stage in config.nets.items():
         if stage not in config.stages:
             known = did_you_mean(stage, config.stages)
@@ -122,6 +127,44 @@ def check(config: Config) -> type[Strategy]:
     return kind
 
 
+def _check_roles(config: Config, kind: type[Strategy]) -> None:
+    for role in kind.roles:
+        if role not in config.nets:
+            raise UserError(
+                f"nets.{role} is missing: {kind.__name__} cannot do without it. Say nets.{role}="
+                f"STAGE, one of {', '.join(config.stages)}."
+            )
+    known = (*kind.roles, *kind.optional_roles)
+    for role in config.nets:
+        if known and role not in known:
+            raise UserError(
+                f"nets.{role}: {kind.__name__} has no such role.{did_you_mean(role, known)}"
+            )
+
+
+def check_networks(config: Config, only: str | None = None) -> None:
+    """Build the networks of the stages that ``fit`` would train, without memory for weights.
+
+    So a wrong key or size inside ``model.net`` of a late stage is found before the first is
+    trained. A network that cannot be built so is left to its own stage.
+
+    Raises:
+        UserError: a network refuses its settings.
+    """
+    encoder, _, _ = config.data.audio.partition("=")
+    width = ENCODERS.load(encoder).default_dim if encoder in ENCODERS else None
+    if width is None:
+        return
+    nets: dict[str, nn.Module] = {}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        for name in order(config, only):
+            needs = config.stages[name].needs
+            if not nets.keys() >= set(needs):
+                continue
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # it reads its weights
+                nets[name] = build_stage(config, name, {n: nets[n] for n in needs}, width).net
+
+
 def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
     """Check ``options:`` against what the strategy's constructor takes beyond the common part."""
     bind(kind, {"setting": 0, "plan": 0, "sampler": 0, **options}, "options")
@@ -131,38 +174,79 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     """Generate a split's clips, resuming, and score them.
 
     Args:
-        config: a strategy; ``config.eval`` says what and by which protocol.
+        config: a strategy; ``config.eval`` says what and, unless ``protocol_of`` finds it, by
+            which protocol.
         device: where scoring runs; generation follows ``config.trainer``.
         origin: ``measured`` or ``smoke``.
 
     Returns:
         The result, not yet written; None on ranks other than the first.
     """
-    rule = protocol.load(config.eval.protocol)
+    rule = protocol_of(config)
     asked = requests_of(config, rule)
     made = assemble(config)
+    follows = made.strategy.follows if rule.pose == "reference" else frozenset()
+    own = rule.of_own_motion(follows)
+    out = videos_folder(config, made, rule)
+    # All processes make all videos; the first one then goes on alone.
+    first = _generate(config, made, rule)
+    first = (own is None or _generate(config, made, own)) and first
+    if not first:
+        return None
+    scored: dict[str, Any] = {
+        "run": f"{config.strategy}-{config.tested.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
+        "strategy": config.strategy,
+        "title": config.title,
+        "origin": origin,
+        "split": config.eval.split,
+        "limit": config.eval.limit,
+        "device": device,
+        "progress": config.trainer.progress,
+        "config_hash": content_hash(config),
+        "samples_seen": made.samples_seen,
+        "space": made.strategy.space,
+        "notes": (*made.zero_shot(asked.longest), *_trained_on(config)),
+        "data": config.tested.name,
+        "named": config.eval.protocol is not None,
+    }
+    root = Path(config.tested.root)
+    if rule.timing and config.eval.timing:
+        scored["timed"] = timed(
+            made.strategy,
+            asked,
+            rule.timing,
+            config.trainer,
+            device=device,
+            run=made.run,
+            folder=out,
+        )
+    result = score(out, root, replace(rule, frames=asked.frames), follows=follows, **scored)
+    if own is None:
+        return result
+    again = videos_folder(config, made, own)
+    return with_own_motion(result, score(again, root, replace(own, frames=asked.frames), **scored))
+
+
+def _generate(config: Config, made: Assembled, rule: Protocol) -> bool:
+    """Make a split's videos; whether this is the process that goes on."""
     out = videos_folder(config, made, rule)
     writer = predict.ClipWriter(out, config.strategy, made.run, config.eval.watermark)
-    if not predict.generate_split(made.strategy, asked, writer, config.trainer):
-        return None
-    return score(
-        out,
-        Path(config.tested.root),
-        replace(rule, frames=asked.frames),
-        run=f"{config.strategy}-{config.tested.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
-        strategy=config.strategy,
-        title=config.title,
-        origin=origin,
-        split=config.eval.split,
-        limit=config.eval.limit,
-        device=device,
-        progress=config.trainer.progress,
-        config_hash=content_hash(config),
-        samples_seen=made.samples_seen,
-        space=made.strategy.space,
-        notes=(*made.zero_shot(asked.longest), *_trained_on(config)),
-        data=config.tested.name,
-    )
+    return predict.generate_split(made.strategy, requests_of(config, rule), writer, config.trainer)
+
+
+def protocol_of(config: Config) -> Protocol:
+    """The protocol that ``eval.protocol`` names, else the one that fits data and strategy.
+
+    Raises:
+        UserError: there is none of that name, or the strategy has none of its own.
+    """
+    return protocol.load(protocol_name(config))
+
+
+def protocol_name(config: Config) -> str:
+    """The name of that protocol."""
+    own = config.protocol
+    return config.eval.protocol or protocol.default(Path(config.tested.root), own)
 
 
 def requests_of(config: Config, rule: Protocol) -> SplitRequests:

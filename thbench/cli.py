@@ -174,7 +174,10 @@ def _score(commands: Commands) -> None:
     parser.add_argument(
         "--reference", required=True, metavar="DIR", help="ground truth: prepared, or any videos"
     )
-    parser.add_argument("--protocol", default="synthetic", help="see `thbench ls protocols`")
+    parser.add_argument(
+        "--protocol",
+        help="see `thbench ls protocols` (default: synthetic for synthetic data, else dawn)",
+    )
     parser.add_argument("--name", help="the row's name (default: the folder's)")
     parser.add_argument("--split", default="test", help="split of a prepared reference")
     parser.add_argument(

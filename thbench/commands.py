@@ -22,6 +22,7 @@ def fit(arguments: argparse.Namespace) -> None:
     from thbench import assemble, training
 
     assemble.check(config)  # before hours of training, not after
+    assemble.check_networks(config, only)
     for name, folder in training.fit(config, only).items():
         print(f"{name}: {folder}")
 
@@ -29,9 +30,11 @@ def fit(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Generate, score, write a result."""
     config = configs.load(arguments.strategy, arguments.overrides)
-    from thbench import assemble, report
+    from thbench import assemble, devices, report
 
     origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
+    if config.eval.protocol is None and devices.is_first():
+        _say_protocol(assemble.protocol_name(config), "eval.protocol=NAME")
     result = assemble.evaluate(config, device=_device(config), origin=origin)
     if result is not None:
         path = assemble.write_result(config, result)
@@ -82,18 +85,31 @@ def score(arguments: argparse.Namespace) -> None:
 
     videos = Path(arguments.videos)
     name = arguments.name or videos.resolve().name
-    rule = protocol.load(arguments.protocol)
+    reference, split = Path(arguments.reference), arguments.split
+    named = arguments.protocol is not None
+    rule = protocol.load(arguments.protocol or protocol.default(reference, SCORED_BY))
     where = results.path_of(f"{name}-{rule.name}", Path(arguments.results))
     _check_place(where)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reference, split = Path(arguments.reference), arguments.split
-    made = [run(videos, reference, rule, run=where.stem, strategy=name, split=split, device=device)]
+    if not named:
+        _say_protocol(rule.name, "--protocol NAME")
+    how: dict[str, Any] = {"split": split, "device": device, "named": named}
+    made = [run(videos, reference, rule, run=where.stem, strategy=name, **how)]
     if arguments.ground_truth:
-        made.append(score_ground_truth(reference, rule, split=split, device=device))
+        made.append(score_ground_truth(reference, rule, **how))
     for result in made:
         path = results.write(result, where.parent)
         report.show(result)
         print(f"\nresult: {path}")
+
+
+SCORED_BY = "dawn"
+"""The protocol by which recordings are scored where the user names none."""
+
+
+def _say_protocol(name: str, word: str) -> None:
+    kind = "synthetic faces" if name == "synthetic" else "recordings"
+    print(f"protocol {name}, for {kind}; another: {word}, see `thbench ls protocols`")
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:

@@ -183,23 +183,28 @@ class TrackingConfig:
 class EvalConfig:
     """What ``thbench eval`` generates; how it is scored stands in the protocol.
 
+    Without a ``protocol``, synthetic data is scored by ``synthetic``, recordings by the strategy's
+    own.
     ``data`` is a prepared data set other than the one trained on; without a root, that one.
+    ``timing: false`` leaves out the protocol's measurement of time and memory.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    protocol: str = "synthetic"
+    protocol: str | None = None
     split: str = "test"
     limit: int | None = None
     frames: int | None = None
     watermark: bool = False
+    timing: bool = True
 
 
 @dataclass
 class Config:
     """A strategy, whole.
 
-    ``nets`` maps the roles of the strategy's networks to the stages that train them; ``options``
-    are the strategy's own switches.
+    ``nets`` maps the roles of the strategy's networks to the stages that train them, null for a
+    role that nobody plays; ``options`` are the strategy's own switches; ``protocol`` is that of its
+    paper.
     """
 
     strategy: str = ""
@@ -216,6 +221,7 @@ class Config:
     plan: dict[str, Any] = field(default_factory=lambda: {"name": "nar"})
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     options: dict[str, Any] = field(default_factory=dict)
+    protocol: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -299,7 +305,7 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     layers += layering.take_plan(words)
     merged: Any = OmegaConf.structured(Config)
     try:
-        raw = layering.stack(layers)
+        raw = layering.without_nulls(layering.stack(layers))
         raw["stages"] = layering.complete_stages(raw.get("stages", {}))
         merged = OmegaConf.merge(merged, raw)
         for key, value in words.items():
@@ -407,15 +413,56 @@ def _parse(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _set(config: DictConfig, key: str, value: Any) -> None:
-    """Like a dot-list entry, but a key that the schema fixes must exist."""
-    parent_key, _, leaf = key.rpartition(".")
-    parent = OmegaConf.select(config, parent_key) if parent_key else config
-    if parent is None or not OmegaConf.is_config(parent):
+    """Like a dot-list entry, but a key that the schema fixes must exist.
+
+    New keys may lie at any depth of a free mapping; null takes out as ``thbench.layers`` says.
+    """
+    *path, leaf = key.split(".")
+    parent = _block(config, path, key)
+    there = _child(parent, leaf)
+    if isinstance(value, Mapping) and value and (OmegaConf.is_dict(there) or _is_free(path)):
+        for name, inner in value.items():
+            _set(config, f"{key}.{name}", inner)
+    elif leaf not in parent and OmegaConf.get_type(parent) is not dict:
         raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
-    typed = OmegaConf.get_type(parent) is not dict
-    if typed and leaf not in parent:
-        raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
-    OmegaConf.update(config, key, value, merge=True)
+    elif value is not None:
+        OmegaConf.update(config, key, value, merge=True)
+    elif path in (["nets"], ["stages"]):
+        if leaf not in parent:
+            raise UserError(f"There is no key '{key}' to take out.{_nearest(config, key)}")
+        del parent[leaf]
+    elif OmegaConf.is_dict(there) and _is_free([*path, leaf]):
+        # ``options``, ``plan`` and ``model`` themselves are part of the schema.
+        parent[leaf] = {}
+        if _is_free(path):
+            del parent[leaf]
+    elif leaf in parent and path[:1] in (["plan"], ["options"]):
+        del parent[leaf]
+    else:
+        OmegaConf.update(config, key, None)
+
+
+def _block(config: DictConfig, path: list[str], key: str) -> DictConfig:
+    """The mapping at ``path``; in a free mapping it is made where there is none."""
+    parent = config
+    for depth, name in enumerate(path):
+        if _child(parent, name) is None and _is_free(path[:depth]):
+            parent[name] = {}
+        child = _child(parent, name)
+        if not isinstance(child, DictConfig):
+            raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
+        parent = child
+    return parent
+
+
+def _child(parent: DictConfig, name: str) -> Any:
+    """None where there is no such key: a typed block's own ``get`` is an error then."""
+    return parent[name] if name in parent else None  # noqa: SIM401
+
+
+def _is_free(path: list[str]) -> bool:
+    """Whether the schema leaves it open what the mapping at ``path`` holds."""
+    return path[:1] in (["plan"], ["options"]) or (path[:1], path[2:3]) == (["stages"], ["model"])
 
 
 def _nearest(config: DictConfig, key: str) -> str:

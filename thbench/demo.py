@@ -27,7 +27,15 @@ CLIPS = 2
 SAMPLED = 10
 """Steps of the sampler, where the strategy does not take fewer."""
 SHOWN = (
-    *("Time (s)", "First frame (s)", "Depth", "Frames evaluated", "FD-pyramid", "FVD16-synthetic"),
+    *(
+        "Time (s)",
+        "First frame (s)",
+        "Peak memory (GB)",
+        "Depth",
+        "Frames evaluated",
+        "FD-pyramid",
+        "FVD16-synthetic",
+    ),
     *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Pose error", "DR25 (pyramid)"),
 )
 """Columns of the table that ends it."""

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
@@ -90,6 +91,34 @@ def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n
         )
         trainer.predict(strategy, requests, return_predictions=False)
     return bool(trainer.is_global_zero)
+
+
+@contextlib.contextmanager
+def alone(strategy: Strategy, kind: str, settings: TrainerConfig) -> Iterator[torch.device]:
+    """A strategy on one device, in the settings' precision, in this process; then on the CPU again.
+
+    Args:
+        strategy: ready to generate.
+        kind: ``cpu`` or ``cuda``; of several devices, the first that the settings name.
+        settings: precision, threads and devices.
+    """
+    torch.set_float32_matmul_precision("high")
+    use_threads(settings)
+    chosen = few(settings, 1)
+    index = f":{chosen[0]}" if kind == "cuda" and isinstance(chosen, list) else ""
+    device = torch.device(kind + index)
+    how: Precision = Precision()
+    if settings.precision.endswith("16-mixed"):
+        how = MixedPrecision(settings.precision, device.type)  # type: ignore[arg-type]
+    elif settings.precision.endswith("16-true"):
+        how = HalfPrecision(settings.precision)  # type: ignore[arg-type]
+    strategy.to(device)
+    try:
+        with how.forward_context():
+            how.convert_module(strategy)
+            yield device
+    finally:
+        strategy.cpu()
 
 
 def use_threads(settings: TrainerConfig) -> None:

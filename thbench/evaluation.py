@@ -13,6 +13,8 @@ it should be:
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 
 from thbench.errors import UserError
 from thbench.features import default_cache
-from thbench.pairing import Pair, find_reference, find_videos, pair_up
+from thbench.pairing import Pair, Reference, find_reference, find_videos, pair_up
 from thbench.predict import costs
 from thbench.protocol import Protocol
 from thbench.results import GROUND_TRUTH, Result, provenance
@@ -39,6 +41,8 @@ def score(
     split: str = "test",
     limit: int | None = None,
     data: str | None = None,
+    follows: Collection[str] = (),
+    named: bool = True,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
@@ -57,6 +61,9 @@ def score(
         split: of a prepared data set.
         limit: only the first so many clips of the reference.
         data: what the reference is called; by default as its folder.
+        follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
+        named: the user named the protocol: its experts of drawn faces then measure recordings of
+            real ones as well, with a note, and are refused otherwise.
         cache: folder of features; ``thbench.features.default_cache`` by default.
         device: where extractors run.
         progress: show a bar.
@@ -72,7 +79,8 @@ def score(
             f"No video in {generated} is named like a clip of {reference}:"
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
-    scorer = Scorer(protocol, cache or default_cache(), device)
+    beyond = _beyond(truth, named)
+    scorer = Scorer(protocol, cache or default_cache(), device, follows=follows, beyond=beyond)
     scorer.add_all(pairs, progress)
     return Result(
         run=run,
@@ -87,6 +95,30 @@ def score(
     )
 
 
+def with_own_motion(result: Result, own: Result) -> Result:
+    """A result whose figures of head motion and blinks are those of clips with own motion.
+
+    Args:
+        result: of clips that follow the reference.
+        own: figures of the same clips made once more, with the strategy's own motion.
+    """
+    note = "of clips made once more, with the strategy's own head motion and blinks"
+    figures = {n: replace(f, notes=(note, *f.notes)) for n, f in own.metrics.items()}
+    rows = {(row["id"], row["seed"]): row for row in result.per_clip}
+    for row in own.per_clip:
+        whole = rows.get((row["id"], row["seed"]), row)
+        both = {key: {**whole[key], **row[key]} for key in ("metrics", "reference")}
+        rows[row["id"], row["seed"]] = {**whole, **both}
+    unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
+    covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
+    return replace(
+        result,
+        metrics={name: figures.get(name, figure) for name, figure in result.metrics.items()},
+        per_clip=tuple(rows.values()),
+        coverage=covered,
+    )
+
+
 def score_ground_truth(
     reference: Path,
     protocol: Protocol,
@@ -94,6 +126,7 @@ def score_ground_truth(
     split: str = "test",
     limit: int | None = None,
     data: str | None = None,
+    named: bool = True,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
@@ -109,7 +142,8 @@ def score_ground_truth(
         UserError: the folder is missing, or none of its videos can be scored.
     """
     truth = find_reference(reference, split, limit, data)
-    scorer = Scorer(protocol, cache or default_cache(), device, alone=True)
+    beyond = _beyond(truth, named)
+    scorer = Scorer(protocol, cache or default_cache(), device, alone=True, beyond=beyond)
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
     return Result(
         run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
@@ -120,3 +154,10 @@ def score_ground_truth(
         **scorer.outcome(len(truth.videos)),
         **provenance(),
     )
+
+
+def _beyond(truth: Reference, named: bool) -> str:
+    """What ``Scorer`` is to do about experts of drawn faces."""
+    if truth.synthetic:
+        return ""
+    return "noted" if named else "refused"

@@ -275,6 +275,12 @@ def build_extractors(
     return built, missing
 
 
+def domain_of(metric: BenchMetric) -> str:
+    """The only pictures that a metric's networks know, "" for all; see ``Extractor``."""
+    names = {name for name, _ in _recipes([metric]).values() if name in extractor_registry}
+    return next(filter(None, (extractor_registry.load(name).domain for name in sorted(names))), "")
+
+
 def _recipes(metrics: Iterable[BenchMetric]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """The extractor, and its options, of every feature that needs one."""
     return {

@@ -1,10 +1,13 @@
 """How the layers of a strategy's YAML are put together. No torch is imported here.
 
-Layers merge key by key, with three rules of their own:
+Layers merge key by key, with these rules of their own:
 
 - A layer that names another plan takes none of the options of the plan below it.
 - A stage may be ``like: other``: it has what the other stage has, but for what it says itself.
-- A block of ``switches:`` is merged where the user says ``<its name>=true``.
+- A block of ``switches:`` is merged where the user says ``<its name>=true``. In its title,
+  ``{title}`` is the title below.
+- Null takes out what lies below: a role of ``nets``, a stage, an option of ``plan`` or
+  ``options``, any mapping. Elsewhere it is a value like any other; a list is replaced whole.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any
 from thbench.errors import UserError, did_you_mean
 
 Layer = Mapping[str, Any]
+LAYERS = ("scales", "switches")
+"""Keys of a YAML file whose blocks are layers themselves."""
 
 
 def stack(layers: Iterable[Layer]) -> dict[str, Any]:
@@ -31,6 +36,9 @@ def merge(below: Layer, above: Layer) -> dict[str, Any]:
     Raises:
         UserError: a plan that is neither a name nor a mapping.
     """
+    if isinstance(above.get("title"), str):
+        title = above["title"].replace("{title}", str(below.get("title", "")))
+        above = {**above, "title": title}
     if "plan" in above:
         plan = above["plan"]
         plan = {"name": plan} if isinstance(plan, str) else plan
@@ -43,6 +51,17 @@ def merge(below: Layer, above: Layer) -> dict[str, Any]:
         if "name" in plan and plan["name"] != before.get("name"):
             below = {key: value for key, value in below.items() if key != "plan"}
     return _merged(below, above)
+
+
+def without_nulls(content: Layer) -> dict[str, Any]:
+    """The merged layers without what null has taken out of mappings by name."""
+    kept = dict(content)
+    for block in ("nets", "stages"):
+        if isinstance(kept.get(block), Mapping):
+            kept[block] = {k: v for k, v in kept[block].items() if v is not None}
+    for block in ("plan", "options"):
+        kept |= {block: _dropped(kept[block])} if block in kept else {}
+    return kept
 
 
 def complete_stages(stages: Layer) -> dict[str, Any]:
@@ -95,12 +114,23 @@ def take_plan(words: MutableMapping[str, Any]) -> list[Layer]:
     return taken
 
 
-def _merged(below: Layer, above: Layer) -> dict[str, Any]:
-    """Mappings merge, anything else replaces what was there."""
+def _dropped(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {k: _dropped(v) for k, v in value.items() if v is not None}
+
+
+def _merged(below: Layer, above: Layer, later: bool = False) -> dict[str, Any]:
+    """Mappings merge, null takes a mapping out, anything else replaces what was there.
+
+    ``later``: this is part of a layer that is yet to be merged, where its nulls are needed.
+    """
     merged = dict(below)
     for key, value in above.items():
         before = merged.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            value = _merged(before, value)
+            value = _merged(before, value, later or key in LAYERS)
         merged[key] = value
+        if value is None and isinstance(before, Mapping) and not later:
+            del merged[key]
     return merged

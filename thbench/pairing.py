@@ -17,10 +17,14 @@ _SEED = re.compile(r"seed-(\d+)/(.+)")
 
 @dataclass(frozen=True)
 class Reference:
-    """What is scored against: videos by clip id, in order of id, and where they come from."""
+    """What is scored against: videos by clip id, in order of id, and where they come from.
+
+    ``synthetic``: they were drawn, not recorded.
+    """
 
     videos: Mapping[str, Path]
     data: DataRef
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ def find_reference(
     Raises:
         UserError: the folder is missing or holds none.
     """
-    if (folder / "manifest.jsonl").is_file():
-        from thbench.data import manifest
+    from thbench.data import manifest
 
+    if (folder / manifest.NAME).is_file():
         clips = {c.id: folder / c.video for c in manifest.read(folder) if c.split == split}
         digest, named = manifest.digest(folder), split
     else:
@@ -59,7 +63,7 @@ def find_reference(
     if not chosen:
         raise UserError(f"{folder} holds no clips" + (f" of split '{split}'." if named else "."))
     data = DataRef(name or folder.resolve().name, digest, named, content_hash(list(chosen)))
-    return Reference(chosen, data)
+    return Reference(chosen, data, manifest.is_synthetic(folder))
 
 
 def find_videos(folder: Path) -> dict[str, Path]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from metrics import METRICS
 from metrics.extractors import EXTRACTORS
-from thbench.config import content_hash, find, read_yaml
+from thbench.config import content_hash, find, names, read_yaml
+from thbench.data import manifest
 from thbench.errors import UserError, did_you_mean
 from thbench.registry import Registry
 
 SOURCE_FRAMES = ("first", "random")
 POSES = ("reference", "generated")
+OWN_MOTION = ("unavailable", "noted", "generated")
 
 
 def _registry(kind: str, base: str, names: Mapping[str, str]) -> Registry[Any]:
@@ -51,6 +54,24 @@ class OverTime:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How time and memory of generation are measured; see ``thbench.timing``.
+
+    Attributes:
+        frames: of the clip that is made. A longer sound is cut, a shorter one is repeated from its
+            start. None for the clips' own lengths.
+        clips: so many, from the first of the split.
+        warmup: runs of each clip that do not count.
+        repeats: runs of each clip of which the median is taken.
+    """
+
+    frames: int | None = None
+    clips: int = 1
+    warmup: int = 1
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How videos are scored.
 
@@ -62,8 +83,11 @@ class Protocol:
         metrics: ``{"metric": name, **options}`` each.
         source_frame: which frame of the reference clip is the portrait: ``first`` or ``random``.
         pose: whether clips follow the ``reference``'s pose and blinks, or ``generated`` ones.
+        own_motion: what becomes of figures of head motion and blinks where clips follow the
+            reference's: ``unavailable``; ``noted``, measured all the same with a note; or
+            ``generated``, measured on clips made once more with the strategy's own motion.
         seeds: clips are generated once for each.
-        timing: the rule by which times are taken.
+        timing: how time and memory are measured, or None: they are not.
         intervals: how confidence intervals are made.
         over_time: what is followed from the first frames to the last.
     """
@@ -75,8 +99,9 @@ class Protocol:
     frames: int | None = None
     source_frame: str = "first"
     pose: str = "reference"
+    own_motion: str = "unavailable"
     seeds: tuple[int, ...] = (0,)
-    timing: str = ""
+    timing: Timing | None = None
     intervals: Intervals = field(default_factory=Intervals)
     over_time: OverTime = field(default_factory=OverTime)
 
@@ -91,6 +116,23 @@ class Protocol:
     def build(self) -> list[Any]:
         """The metrics, empty, in the protocol's order."""
         return [build_metric(spec) for spec in self.metrics]
+
+    def of_own_motion(self, follows: Collection[str]) -> Protocol | None:
+        """The part that is scored on clips made once more, with the strategy's own motion.
+
+        Args:
+            follows: which of ``pose`` and ``eyes`` the strategy's videos follow.
+
+        Returns:
+            None where nothing is to be made again.
+        """
+        if self.pose != "reference" or self.own_motion != "generated":
+            return None
+        metrics = zip(self.build(), self.metrics, strict=True)
+        specs = tuple(spec for metric, spec in metrics if metric.own_motion in follows)
+        if not specs:
+            return None
+        return replace(self, pose="generated", metrics=specs, over_time=OverTime())
 
     def _versions(self) -> dict[str, int]:
         versions = {}
@@ -137,6 +179,25 @@ def load(name: str) -> Protocol:
     return parse(path.stem, read_yaml(path))
 
 
+def default(root: Path, own: str) -> str:
+    """The name of the protocol where the user names none: it follows the data.
+
+    Args:
+        root: of the reference.
+        own: the protocol for recordings, that of the strategy's paper.
+
+    Raises:
+        UserError: the data set was recorded, and there is no such protocol.
+    """
+    name = "synthetic" if manifest.is_synthetic(root) else own
+    if not name:
+        raise UserError(
+            "This strategy names no protocol of its own for recorded data: say eval.protocol=NAME"
+            f" ({', '.join(names('protocol'))})."
+        )
+    return name
+
+
 def parse(name: str, content: Mapping[str, Any]) -> Protocol:
     """A protocol from the content of its YAML file, checked."""
     where = f"Protocol '{name}'"
@@ -150,6 +211,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Protocol:
     values.setdefault("title", name)
     values["metrics"] = _metric_blocks(where, content["metrics"])
     values["over_time"] = _over_time(f"{where}, over_time", content.get("over_time", {}))
+    values["timing"] = _timing(f"{where}, timing", content.get("timing"))
     values["seeds"] = tuple(content.get("seeds", (0,)))
     protocol = Protocol(**values)
     _check_values(where, protocol)
@@ -163,6 +225,21 @@ def _over_time(where: str, content: Mapping[str, Any]) -> OverTime:
     _check_size(where, "frames", over_time.frames)
     _check_names(where, over_time.build())
     return over_time
+
+
+def _timing(where: str, content: Any) -> Timing | None:
+    if content is None:
+        return None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} is written {{frames: 200, clips: 1, warmup: 1, repeats: 3}}.")
+    _check_keys(where, content, [f.name for f in fields(Timing)])
+    timing = Timing(**content)
+    for key in ("frames", "clips", "repeats"):
+        if key != "frames" or timing.frames is not None:
+            _check_size(where, key, getattr(timing, key))
+    if not isinstance(timing.warmup, int) or timing.warmup < 0:
+        raise UserError(f"{where}: warmup must be a whole number or 0, not '{timing.warmup}'.")
+    return timing
 
 
 def _metric_blocks(where: str, specs: Iterable[Any]) -> tuple[dict[str, Any], ...]:
@@ -181,7 +258,8 @@ def _check_keys(where: str, content: Mapping[str, Any], known: list[str]) -> Non
 
 
 def _check_values(where: str, protocol: Protocol) -> None:
-    for key, known in (("source_frame", SOURCE_FRAMES), ("pose", POSES)):
+    choices = (("source_frame", SOURCE_FRAMES), ("pose", POSES), ("own_motion", OWN_MOTION))
+    for key, known in choices:
         value = getattr(protocol, key)
         if value not in known:
             raise UserError(f"{where}: {key} is '{value}'.{did_you_mean(str(value), known)}")
@@ -199,7 +277,12 @@ def _check_size(where: str, key: str, value: Any) -> None:
 
 
 def _check_names(where: str, metrics: Iterable[Any]) -> None:
+    metrics = list(metrics)
     names = [metric.name for metric in metrics]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{where} has two metrics that are called '{name}'.")
+    for metric in metrics:
+        if names.count(metric.name) > 1:
+            raise UserError(f"{where} has two metrics that are called '{metric.name}'.")
+        if metric.same_as in names:
+            raise UserError(
+                f"{where}: '{metric.name}' is always equal to '{metric.same_as}': name one of them."
+            )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.results import Figure, Result
+from thbench.results import Figure, Result, Timed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+GIGA = 1e9
 NAMED = 5
 """So many clips are named, the others counted."""
 
@@ -47,6 +48,8 @@ def lines(result: Result) -> list[str]:
             f" {cost.first_frame:.2f} s; depth {cost.depth:.0f}, {cost.calls:.0f} calls,"
             f" {cost.evaluations:.0f} frames evaluated"
         )
+    if result.timed:
+        text.append(f"by the protocol: {describe(result.timed)}")
     text += _named("unpaired, no reference is called so", covered.unpaired)
     text += _named("absent, no video is called so", covered.absent)
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
@@ -54,12 +57,39 @@ def lines(result: Result) -> list[str]:
     reasons = {name: f.unavailable for name, f in result.metrics.items() if f.unavailable}
     text += _unavailable("unavailable", reasons)
     text += _unavailable("unavailable over time", result.over_time_unavailable)
+    text += [f"{', '.join(names)}: {note}" for note, names in notes_of(result).items()]
     for name, figure in result.metrics.items():
-        text += [f"{name}: {note}" for note in figure.notes]
         if figure.missing:
             undefined = [row["id"] for row in result.per_clip if row["metrics"].get(name) is None]
             text += _named(f"{name} is not defined", undefined)
     return text
+
+
+def describe(timed: Timed) -> str:
+    """Time and memory, how they were measured, and on what."""
+    clips = "" if timed.clips == 1 else f" of each of {timed.clips} clips"
+    text = (
+        f"{timed.seconds:.2f} s for {timed.frames:.0f} frames, the first after"
+        f" {timed.first_frame:.2f} s ({rule_of(timed)}{clips}; {timed.hardware})"
+    )
+    if timed.memory is not None:
+        text += f"; {timed.memory / GIGA:.2f} GB ({timed.memory_is})"
+    return text
+
+
+def rule_of(timed: Timed) -> str:
+    """How a time was taken."""
+    runs = "one run" if timed.repeats == 1 else f"median of {timed.repeats} runs"
+    return f"{runs} after {timed.warmup or 'no'} warm-up, sound encoded before"
+
+
+def notes_of(result: Result) -> dict[str, list[str]]:
+    """Cautions, each with the figures that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, figure in result.metrics.items():
+        for note in figure.notes:
+            about.setdefault(note, []).append(name)
+    return about
 
 
 def _cells(figure: Figure) -> tuple[str, str, str, str]:

@@ -147,6 +147,33 @@ class CostSummary:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """Time and memory of generation, measured as the protocol says. See ``thbench.timing``.
+
+    Attributes:
+        seconds: to make a clip, without encoding its sound; median of all runs.
+        first_frame: seconds to its first frame, median.
+        frames: in the clip, a mean where there are several.
+        hardware: what it ran on.
+        clips: how many were made.
+        warmup: runs of each clip that do not count.
+        repeats: runs of each clip that do.
+        memory: in bytes at most, over all runs, or None where that cannot be known.
+        memory_is: what that counts.
+    """
+
+    seconds: float
+    first_frame: float
+    frames: float
+    hardware: str
+    clips: int
+    warmup: int
+    repeats: int
+    memory: int | None = None
+    memory_is: str = ""
+
+
+@dataclass(frozen=True)
 class Result:
     """A row of a table, with where it comes from.
 
@@ -154,6 +181,7 @@ class Result:
         run: names the run and the file.
         origin: ``measured``; ``reported`` by a paper; or ``smoke``, from tiny models.
         metrics: figures by the metric's name, in the protocol's order.
+        timed: time and memory by the protocol's rule, or None.
         space: what the strategy generates in ("flow", "pixels", ...).
         samples_seen: by the trained networks, or None.
         over_time: figures over bins of frames, by the metric's name.
@@ -173,6 +201,7 @@ class Result:
     over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     cost: CostSummary | None = None
+    timed: Timed | None = None
     seeds: tuple[int, ...] = ()
     config_hash: str | None = None
     samples_seen: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from thbench.config import content_hash
 from thbench.data.files import DiskError, write_atomic
 from thbench.data.video import decoder
 from thbench.errors import UserError
-from thbench.features import FeatureStore, build_extractors, sizes_of
+from thbench.features import FeatureStore, build_extractors, domain_of, sizes_of
 from thbench.pairing import Pair
 from thbench.protocol import Protocol, build_metric
 from thbench.results import Coverage, Curve, Figure, ProtocolRef, finite
 
 Features = Mapping[str, Tensor]
+MOTION = {"pose": "head motion", "eyes": "blinks"}
 VALUES_VERSION = 2
 """Of the files that keep values by pair."""
 
@@ -52,13 +53,18 @@ class Values:
 class Scorer:
     """Takes in pairs one by one and knows the figures in the end.
 
-    ``alone``: the pairs' generated videos are measured without a reference.
+    ``beyond``: what becomes of figures of experts of drawn faces: they are taken (""), as on such
+    faces; taken and noted (``noted``), or ``refused``, as on recordings of real ones.
+    ``alone``: the pairs' generated videos are measured without a reference. ``follows``: which of
+    the reference's ``pose`` and ``eyes`` the generated videos follow.
     """
 
     protocol: Protocol
     cache: Path
     device: torch.device | str = "cpu"
     alone: bool = False
+    follows: Collection[str] = ()
+    beyond: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     shorter: int = 0
@@ -239,7 +245,7 @@ class Scorer:
             # Alone, a metric without any value is one that compares.
             missing=len(self.rows) - n if n or not self.alone else 0,
             reference=reference,
-            notes=tuple(metric.notes()),
+            notes=tuple(self._cautions(metric)),
         )
 
     def _interval(
@@ -276,7 +282,25 @@ class Scorer:
                     metric.update(mine, theirs)
             yield float(metric.compute()) if metric.update_count else math.nan
 
+    def _cautions(self, metric: BenchMetric) -> Iterator[str]:
+        if metric.own_motion in self.follows:
+            yield f"of the reference's own {MOTION[metric.own_motion]}, which the clips follow"
+        if self.beyond and domain_of(metric) == "synthetic":
+            yield "by an expert that knows drawn faces only, on recordings of real ones"
+        yield from metric.notes()
+
     def _why_not(self, metric: BenchMetric) -> str | None:
+        if metric.own_motion in self.follows and self.protocol.own_motion != "noted":
+            what = MOTION[metric.own_motion]
+            return (
+                f"the clips follow the reference's {what}, so this would be the reference's own"
+                " figure: take a protocol with `pose: generated` or `own_motion: generated`"
+            )
+        if self.beyond == "refused" and domain_of(metric) == "synthetic":
+            return (
+                "its expert knows drawn faces only, and these are recordings: name the protocol to"
+                " measure all the same"
+            )
         reasons = [self.missing[need] for need in metric.needs if need in self.missing]
         return reasons[0] if reasons else self.unprepared.get(metric.name)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,14 +154,28 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
         return kind(setting, **stage.model)
     except (TypeError, ValueError) as error:  # from the networks, deeper inside
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"stages.{name}.model: {kind.__name__} says: {reason}.") from error
+        hint = _nearest_keyword(error)
+        raise UserError(f"stages.{name}.model: {kind.__name__} says: {reason}.{hint}") from error
+
+
+def _nearest_keyword(error: Exception) -> str:
+    """Of a keyword that a network inside does not know: the nearest that it does."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    kind = trace.tb_frame.f_globals.get(found[1]) if found and trace else None
+    if not found or not isinstance(kind, type):
+        return ""
+    known = [p for p in inspect.signature(kind).parameters if p != found[2]]
+    return did_you_mean(found[2], known)
 
 
 def bind(kind: type, options: Mapping[str, Any], where: str) -> None:
     """Check ``options`` against a constructor that takes them after ``self`` and a setting.
 
     Raises:
-        UserError: an option it does not know (with the nearest) or misses.
+        UserError: an option it does not know (with the nearest), misses, or has no null for.
     """
     parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]  # type: ignore[misc]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -169,9 +184,19 @@ def bind(kind: type, options: Mapping[str, Any], where: str) -> None:
             if key not in known:
                 raise UserError(f"There is no key '{where}.{key}'.{did_you_mean(key, known)}")
     for p in parameters:
+        if options.get(p.name, "") is None and not _takes_null(p):
+            own = "" if p.default is p.empty else f": without it, {kind.__name__} has {p.default}"
+            raise UserError(f"{where}.{p.name} takes no null{own}.")
         required = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         if required and p.name not in options:
             raise UserError(f"{where}.{p.name} is missing: {kind.__name__} cannot do without it.")
+
+
+def _takes_null(parameter: inspect.Parameter) -> bool:
+    """Whether None is among what a parameter says that it takes; one that says nothing may."""
+    unsaid = parameter.annotation is parameter.empty
+    named = re.search(r"\bNone\b|\bOptional\b|^Any$", str(parameter.annotation))
+    return unsaid or parameter.default is None or named is not None
 
 
 def load_net(

@@ -201,6 +201,8 @@ class Strategy(L.LightningModule, ABC):
     Subclasses take their own switches as further keyword arguments.
 
     Attributes:
+        roles: of the networks that it cannot do without, as ``nets:`` names them.
+        optional_roles: of those that it can. A class that names none at all takes any.
         decode_chunk: frames decoded at a time.
         frames_per_call: at most so many frames in one network call, where a round allows to split;
             None for no limit. Changes memory and speed, not the result.
@@ -208,6 +210,8 @@ class Strategy(L.LightningModule, ABC):
         writer: takes the generations of ``predict_step``, with the device they were made on.
     """
 
+    roles: ClassVar[tuple[str, ...]] = ()
+    optional_roles: ClassVar[tuple[str, ...]] = ()
     space: str = ""
     writer: Callable[[Generation, torch.device], None] | None = None
     decode_chunk: int = 16
@@ -226,6 +230,11 @@ class Strategy(L.LightningModule, ABC):
         self.plan = dict(plan)
         self.sampler = sampler
         self.eval().requires_grad_(False)
+
+    @property
+    def follows(self) -> frozenset[str]:
+        """Which of a request's ``pose`` and ``eyes`` the videos follow; none by default."""
+        return frozenset()
 
     @abstractmethod
     def encode(self, request: Request) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class DiffusedHeads(Strategy):
         UserError: another plan, or another number of motion frames.
     """
 
+    roles: ClassVar[tuple[str, ...]] = ("frame",)
     space = "pixels"
 
     def __init__(

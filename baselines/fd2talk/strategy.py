@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,7 @@ class FD2Talk(Strategy):
             ``{steps: 10}``.
     """
 
+    roles: ClassVar[tuple[str, ...]] = ("morphable", "motion", "autoencoder", "frame")
     space = LATENTS
 
     def __init__(
@@ -122,6 +123,10 @@ class FD2Talk(Strategy):
         assert isinstance(frame, FrameNet)
         self.morphable, self.motion_net, self.autoencoder, self.frame = model, motion, auto, frame
         self.frame_sampler = _changed(sampler, frame_sampler or {})
+
+    @property
+    def follows(self) -> frozenset[str]:
+        return frozenset({"pose"})
 
     def encode(self, request: Request) -> Conditions:
         latent = self.autoencoder.encode(to_unit(request.source)[None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,7 @@ class Hallo(Strategy):
         UserError: another plan, or an option that the network has no part for.
     """
 
+    roles: ClassVar[tuple[str, ...]] = ("vae", "denoiser")
     space = "vae"
 
     def __init__(

@@ -21,6 +21,7 @@ class Extractor(ABC):
         name: of the feature, as metrics ask for it.
         version: raised whenever the same frames give other features than before.
         needs: other features that it reads beside the frames, such as ``landmarks``.
+        domain: the only pictures that its features say something of, "" for all: ``synthetic``.
         digest: of the weight file in use, "" where there is none.
 
     Args:
@@ -31,6 +32,7 @@ class Extractor(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
+    domain: ClassVar[str] = ""
     digest: str = ""
 
     def __init__(self, device: torch.device | str = "cpu", batch_size: int = 32) -> None:

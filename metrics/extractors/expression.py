@@ -76,6 +76,7 @@ class SyntheticExpression(LandmarkExpression):
     """The same of rendered people, by a basis that travels with the package."""
 
     name = "synthetic-expression"
+    domain = "synthetic"
     file = "expression.safetensors"
     dim = 16
 

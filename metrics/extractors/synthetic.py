@@ -56,6 +56,7 @@ def shrink(frames: Tensor) -> Tensor:
 class _Expert(NetworkExtractor):
     """Args: ``path`` is a safetensors file; by default the one that travels with the package."""
 
+    domain = "synthetic"
     file: str
     outputs: int
     dim: int

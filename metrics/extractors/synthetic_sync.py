@@ -76,6 +76,7 @@ class SyntheticSync(NetworkExtractor):
     """
 
     name = "synthetic-sync"
+    domain = "synthetic"
     version = 2
     needs = ("landmarks", "valid", "waveform")
 

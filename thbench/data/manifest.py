@@ -51,6 +51,16 @@ def read(root: str | Path) -> list[Clip]:
     return list(clips.values())
 
 
+def is_synthetic(root: str | Path) -> bool:
+    """Whether a prepared data set's clips were drawn: their rows name what was planted in them.
+
+    False where there is no manifest, as in any folder of videos.
+    """
+    if not (Path(root) / NAME).is_file():
+        return False
+    return any("truth" in clip.extra for clip in read(root))
+
+
 def write(root: str | Path, clips: Iterable[Clip]) -> None:
     """Write the manifest, sorted by id, whole or not at all.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class DAWN(Strategy):
             limit; by default what the network was built with.
     """
 
+    roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v")
+    optional_roles: ClassVar[tuple[str, ...]] = ("pbnet",)
     space = "flow"
 
     def __init__(
@@ -70,6 +72,11 @@ class DAWN(Strategy):
             for net in self.nets.values():
                 if isinstance(net, A2VNet):
                     net.window = _window(window)
+
+    @property
+    def follows(self) -> frozenset[str]:
+        nets = [net for net in self.nets.values() if isinstance(net, A2VNet)]
+        return frozenset({"pose", "eyes"} & {kind for net in nets for kind in net.kinds})
 
     def encode(self, request: Request) -> Conditions:
         portrait = to_unit(request.source)[None]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.results import GROUND_TRUTH, CostSummary, Curve, Result
+from thbench.report import GIGA, notes_of, rule_of
+from thbench.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
 
 Interval = tuple[float, float]
 LEAST_PAIRS = 6
@@ -225,6 +226,14 @@ _COSTS: dict[str, Callable[[CostSummary], float]] = {
 }
 
 
+_TIMES: dict[str, Callable[[Timed], float | None]] = {
+    "Timed (s)": lambda t: t.seconds,
+    "Timed first frame (s)": lambda t: t.first_frame,
+    "Timed frames": lambda t: t.frames,
+    "Peak memory (GB)": lambda t: None if t.memory is None else t.memory / GIGA,
+}
+
+
 def _table(results: Sequence[Result], suffix: str) -> Table:
     first = results[0]
     columns = [
@@ -235,6 +244,11 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         # Times of different machines are shown but not ranked.
         timed = "lower" if len(hardware) == 1 else None
         columns += [Column(n, timed if "(s)" in n else None) for n in _COSTS]
+    measured = [r.timed for r in results if r.timed]
+    if measured:
+        alike = len({(t.hardware, t.frames, t.memory_is) for t in measured}) == 1
+        ranks = {"Timed frames": None} if alike else dict.fromkeys(_TIMES)
+        columns += [Column(name, ranks.get(name, "lower")) for name in _TIMES]
     if any(r.samples_seen for r in results):
         columns.append(Column(SAMPLES, None))
     titles = _titles(results)
@@ -245,6 +259,8 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         "Data": f"{first.data.name}{split} ({first.data.digest[:12]}),"
         f" {first.coverage.expected} clips",
         "Hardware": "; ".join(hardware),
+        "Timed": "; ".join(sorted({f"{rule_of(t)}; {t.hardware}" for t in measured})),
+        "Peak memory": "; ".join(sorted({t.memory_is for t in measured if t.memory_is})),
     }
     lead = columns[0]
     # What is not ranked, the ground truth, stands above the others, as in papers.
@@ -286,6 +302,8 @@ def _row(result: Result, title: str) -> Row:
     }
     if result.cost:
         cells |= {name: Cell(get(result.cost)) for name, get in _COSTS.items()}
+    if result.timed:
+        cells |= {name: Cell(get(result.timed)) for name, get in _TIMES.items()}
     if result.samples_seen:
         cells[SAMPLES] = Cell(float(result.samples_seen))
     return Row(title, result.origin, cells, result.strategy != GROUND_TRUTH, result.run)
@@ -318,11 +336,11 @@ def _notes(results: Sequence[Result]) -> list[str]:
             notes[f"{r.title}: {r.coverage.scored} of {wanted} clips were scored."] = None
         for text in r.notes:
             notes[f"{r.title}: {text}"] = None
+        for text, names in notes_of(r).items():
+            notes[f"{r.title}, {', '.join(names)}: {text}."] = None
         for name, figure in r.metrics.items():
             if figure.unavailable:
                 notes[f"{name} is unavailable: {figure.unavailable}."] = None
-            for text in figure.notes:
-                notes[f"{r.title}, {name}: {text}."] = None
             if figure.missing:
                 notes[f"{r.title}, {name}: not defined on {figure.missing} clips."] = None
     return list(notes)
