@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from thbench.config import OptimConfig, SamplerConfig
+from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.contracts import Batch, Generation, Request
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
@@ -36,6 +36,19 @@ class Frozen:
     def to(self, device: torch.device | str) -> Frozen:
         self.module.to(device)
         return self
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something from outside that a stage wants and that is not on this machine.
+
+    Attributes:
+        what: and how to get it, in one line.
+        fetched: the stage fetches it itself when it starts, and where it lies can be reached now.
+    """
+
+    what: str
+    fetched: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,22 @@ class Stage(L.LightningModule, ABC):
         Called after the weights of ``init_from:`` are in ``self.net``. Networks are also built to
         be filled from a checkpoint, so a constructor must not ask for such weights.
         """
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError where the stage cannot learn from what ``draw`` shows.
+
+        Asked before the first step, and by ``thbench check`` before any stage is trained.
+        """
+
+    def missing(self) -> Iterator[Missing]:
+        """What training takes from outside of the data set and is not here: weights, mostly.
+
+        Asked before any stage is trained, of networks that hold no weights yet.
+        """
+        yield from ()
+
+    def stand_in(self) -> None:
+        """Put networks without weights where training loads them from outside, for estimates."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""
