@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from metrics.download import reachable
 from torch import Tensor, nn
 
 from thbench.contracts import Batch, to_unit
 from thbench.errors import UserError
-from thbench.nn.perceptual import VGG19, Features, absent_vgg, pixel_features
+from thbench.nn.perceptual import (
+    VGG19,
+    VGG_URL,
+    Features,
+    absent_vgg,
+    pixel_features,
+    vgg_is_here,
+)
 from thbench.strategy import Frozen, Missing, Setting, Stage
 
 PERCEPTUAL = ("vgg", "pixel")
@@ -40,9 +48,9 @@ class PictureStage(Stage):
         self.features()  # so that missing weights are told before the first batch is read
         super().on_fit_start()
 
-    def missing(self) -> Iterator[Missing]:
-        if self.perceptual == "vgg" and "vgg" not in self.frozen:
-            yield from absent_vgg()
+    def missing(self, steps: int) -> Iterator[Missing]:
+        if steps and self.perceptual == "vgg" and "vgg" not in self.frozen and not vgg_is_here():
+            yield Missing(absent_vgg(), stops=not reachable(VGG_URL))
 
     def stand_in(self) -> None:
         if self.perceptual == "vgg":

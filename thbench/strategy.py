@@ -43,12 +43,12 @@ class Missing:
     """Something from outside that a stage wants and that is not on this machine.
 
     Attributes:
-        what: and how to get it, in one line.
-        fetched: the stage fetches it itself when it starts, and where it lies can be reached now.
+        what: it is, and how to get it, in one line.
+        stops: training cannot do without it, nor get it when the stage starts.
     """
 
     what: str
-    fetched: bool = False
+    stops: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,20 @@ class Stage(L.LightningModule, ABC):
         """
 
     def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError where the stage cannot learn from what ``draw`` shows.
+        """Raise a UserError, before any step, if what is drawn cannot be learned from."""
 
-        Asked before the first step, and by ``thbench check`` before any stage is trained.
-        """
-
-    def missing(self) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[Missing]:
         """What training takes from outside of the data set and is not here: weights, mostly.
 
-        Asked before any stage is trained, of networks that hold no weights yet.
+        Asked before any stage is trained, of networks without content.
+
+        Args:
+            steps: to be trained; with 0 the weights stay as ``start`` takes them.
         """
         yield from ()
 
     def stand_in(self) -> None:
-        """Put networks without weights where training loads them from outside, for estimates."""
+        """Put networks without content where training loads some from outside, for estimates."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""
