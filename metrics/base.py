@@ -45,6 +45,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
         needs: names of the features it reads.
         recipes: of the features that an extractor makes with options: the extractor's registered
             name and the options. A feature made in two ways has two names.
+        least_frames: a clip with fewer adds nothing.
         version: raised whenever the same input gives another figure than before.
     """
 
@@ -54,6 +55,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
     needs: tuple[str, ...] = ()
     recipes: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
     version: ClassVar[int] = 1
+    least_frames: int = 1
 
     is_differentiable = False
     full_state_update = False

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from thbench.config import Config, DrawConfig, StageConfig
 from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Batch
+from thbench.data.dataset import frame_range
 from thbench.stages import build_stage
 from thbench.strategy import Stage
 
@@ -45,6 +46,7 @@ class Need:
     Attributes:
         parameters: of the stage, frozen networks left out.
         trained: those of them that get gradients.
+        saved: bytes of a checkpoint.
         held: bytes of weights (frozen networks too), gradients, Adam's moments and averages.
         peak: bytes of what lives at most during a step beside ``held``; None where not known.
         flops: floating-point operations of one accumulated part of the batch; None where not known.
@@ -53,6 +55,7 @@ class Need:
 
     parameters: int
     trained: int
+    saved: int
     held: int
     peak: int | None = None
     flops: int | None = None
@@ -96,13 +99,17 @@ class Networks:
         with self.fake, trace:
             yield trace
 
-    def need(self, name: str, part: int) -> Need:
+    def need(self, name: str, part: int, trace: bool = True) -> Need:
         """What a step of a stage takes with ``part`` clips at once on a device.
 
-        One clip is looked at, and all take as much.
+        One clip is looked at, and all take as much; without ``trace`` none is.
         """
         stage, settings = self.stage(name), self.config.stages[name]
-        fixed = _held(stage, settings)
+        fixed = _fixed(stage, settings)
+        if not settings.max_steps:
+            return Need(*fixed, why_not="it has no steps")
+        if not trace:
+            return Need(*fixed, why_not="it was not asked for")
         try:
             with torch.random.fork_rng(devices=[]):
                 peak, flops = self._step(stage, settings)
@@ -121,17 +128,15 @@ class Networks:
         stage.train()
         with self.tracing() as trace, half:
             loss = stage.loss(batch)["loss"]
+            peak = trace.peak  # gradients, which come next, are among what is held
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-        # Gradients are among what is held.
-        gradients = sum(p.grad.numel() for p in stage.parameters() if p.grad is not None)
         stage.zero_grad()
-        return max(0, trace.peak - FLOAT * gradients), trace.flops
+        return peak, trace.flops
 
     def _batch(self, draw: DrawConfig, part: int = 1) -> Batch:
         """A batch of the longest draw; only frame numbers and what is valid have values."""
-        longest = max(draw.frames) if isinstance(draw.frames, Sequence) else draw.frames
-        frames = longest + 2 * draw.context
+        frames = frame_range(draw.frames)[1] + 2 * draw.context
         size = self.config.size if draw.video else 0
         numbers = torch.arange(frames).repeat(part, 1)
         with self.fake:
@@ -233,14 +238,14 @@ def rate(device: torch.device, precision: str, seconds: float = 0.3) -> float:
     return 2 * size**3 * times / (time.perf_counter() - began)
 
 
-def _held(stage: Stage, settings: StageConfig) -> tuple[int, int, int]:
+def _fixed(stage: Stage, settings: StageConfig) -> tuple[int, int, int, int]:
+    """The fields of ``Need`` that no step has to be traced for."""
     parameters = sum(p.numel() for p in stage.parameters())
     trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     trained = trained if settings.max_steps else 0
     frozen = sum(p.numel() for f in stage.frozen.values() for p in f.module.parameters())
-    copies = parameters if settings.ema else 0
-    # A gradient and Adam's two moments for each.
-    return parameters, trained, FLOAT * (parameters + frozen + copies + 3 * trained)
+    own = parameters * (2 if settings.ema else 1) + 2 * trained  # with Adam's two moments
+    return parameters, trained, FLOAT * own, FLOAT * (own + frozen + trained)
 
 
 def _really(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
