@@ -14,7 +14,18 @@ from thbench import cli
 from thbench.cli import main
 from thbench.data.store import Store
 
-COMMANDS = ["fit", "eval", "generate", "score", "leaderboard", "data", "weights", "ls", "config", "check"]
+COMMANDS = [
+    "fit",
+    "eval",
+    "generate",
+    "score",
+    "leaderboard",
+    "data",
+    "weights",
+    "ls",
+    "config",
+    "check",
+]
 COMMANDS += ["demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
 ACTIONS += ["weights list", "weights pull", "weights check"]

@@ -248,15 +248,15 @@ def _look_ahead(config: configs.Config, only: str | None) -> None:
         # Tiny networks fit anywhere; what a paper's take is worth some seconds.
         costly = config.scale == "paper"
         report = preflight.check(config, only, estimates=costly, evaluation=False)
-    for finding in report.of(preflight.WARNING):
+    for finding in preflight.joined(report.of(preflight.WARNING)):
         print(f"warning: {finding.where}: {finding.text}")
-    first, *others = report.of(preflight.ERROR) or [None]
-    for finding in others:
+    errors = preflight.joined(report.of(preflight.ERROR))
+    for finding in errors[1:]:
         print(f"error: {finding.where}: {finding.text}")
-    if first:
-        where = "" if first.where == "settings" else f"{first.where}: "
-        more = f" ({len(others)} more above)" if others else ""
-        raise UserError(f"{where}{first.text}{more}")
+    if errors:
+        where = "" if errors[0].where == "settings" else f"{errors[0].where}: "
+        more = f" ({len(errors) - 1} more above)" if errors[1:] else ""
+        raise UserError(f"{where}{errors[0].text}{more}")
     print(report.verdict, flush=True)
 
 

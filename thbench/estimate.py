@@ -12,12 +12,12 @@ import contextlib
 import functools
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,7 +31,7 @@ from thbench.strategy import Stage
 
 aten = torch.ops.aten
 KEPT = 10_000
-"""Elements up to which what needs no other tensor is made for real: counters, indices, levels."""
+"""Elements up to which whole numbers and flags are made for real: counters, indices, levels."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "bf16-true": torch.bfloat16}
 EFFICIENCY = 0.4
 """Share of the rate of one large matrix product that training is assumed to reach."""
@@ -47,8 +47,9 @@ class Need:
         parameters: of the stage, frozen networks left out.
         trained: those of them that get gradients.
         saved: bytes of a checkpoint.
-        held: bytes of weights (frozen networks too), gradients, Adam's moments and averages.
-        peak: bytes of what lives at most during a step beside ``held``; None where not known.
+        held: bytes of weights (frozen networks too), Adam's moments and averages.
+        peak: bytes of what lives at most during a step beside ``held``, gradients among it; None
+            where not known.
         flops: floating-point operations of one accumulated part of the batch; None where not known.
         why_not: why the last two are not known.
     """
@@ -64,7 +65,7 @@ class Need:
     @property
     def memory(self) -> int:
         """Bytes on the device, as far as they are known."""
-        return self.held + (self.peak or 0)
+        return self.held + (FLOAT * self.trained if self.peak is None else self.peak)
 
 
 class Networks:
@@ -77,7 +78,7 @@ class Networks:
 
     def __init__(self, config: Config, audio_dim: int) -> None:
         self.config, self.audio_dim = config, audio_dim
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.fake = _Fake(allow_non_fake_inputs=True)
         self._built: dict[str, Stage] = {}
 
     def stage(self, name: str) -> Stage:
@@ -102,7 +103,7 @@ class Networks:
     def need(self, name: str, part: int, trace: bool = True) -> Need:
         """What a step of a stage takes with ``part`` clips at once on a device.
 
-        One clip is looked at, and all take as much; without ``trace`` none is.
+        Without ``trace`` no step is looked at, and ``peak`` and ``flops`` are not known.
         """
         stage, settings = self.stage(name), self.config.stages[name]
         fixed = _fixed(stage, settings)
@@ -112,29 +113,30 @@ class Networks:
             return Need(*fixed, why_not="it was not asked for")
         try:
             with torch.random.fork_rng(devices=[]):
-                peak, flops = self._step(stage, settings)
+                peak, flops = self._step(stage, settings, part)
         except Exception as error:  # whatever a stage does that needs numbers
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Need(*fixed, why_not=lines[0].rstrip("."))
-        return Need(*fixed, part * peak, part * flops)
+        return Need(*fixed, peak, flops)
 
-    def _step(self, stage: Stage, settings: StageConfig) -> tuple[int, int]:
-        """Peak of a step beside what is held, and its operations, for one clip."""
+    def _step(self, stage: Stage, settings: StageConfig, part: int) -> tuple[int, int]:
+        """Peak of a step beside what is held, and its operations."""
         dtype = HALF.get(settings.precision or self.config.trainer.precision)
-        batch = self._batch(settings.draw)
+        batch = self._batch(settings.draw, part)
         half = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
         with self.tracing():
             stage.stand_in()
         stage.train()
+        modules = [stage, *(frozen.module for frozen in stage.frozen.values())]
         with self.tracing() as trace, half:
+            trace.ignore(t for m in modules for t in (*m.parameters(), *m.buffers()))
             loss = stage.loss(batch)["loss"]
-            peak = trace.peak  # gradients, which come next, are among what is held
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
         stage.zero_grad()
-        return peak, trace.flops
+        return trace.peak, trace.flops
 
-    def _batch(self, draw: DrawConfig, part: int = 1) -> Batch:
+    def _batch(self, draw: DrawConfig, part: int) -> Batch:
         """A batch of the longest draw; only frame numbers and what is valid have values."""
         frames = frame_range(draw.frames)[1] + 2 * draw.context
         size = self.config.size if draw.video else 0
@@ -190,13 +192,17 @@ class Trace(TorchDispatchMode):
             args = (args[0], _places(args[1]))
         made = func(*args, **given)
         found = [leaf for leaf in tree_leaves(made) if isinstance(leaf, FakeTensor)]
-        if not tensors and all(t.numel() <= KEPT for t in found):
+        if not tensors and all(map(_steers, found)):
             return _really(func, args, given)
         for tensor in found:
             self._hold(tensor)
         if count := _COUNTED.get(func.overloadpacket):
             self.flops += count(*args, **given, out_val=made)
         return made
+
+    def ignore(self, tensors: Iterable[Tensor]) -> None:
+        """Do not count what these take, nor what looks into them."""
+        self._known |= {id(tensor.untyped_storage()) for tensor in tensors}
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -245,7 +251,19 @@ def _fixed(stage: Stage, settings: StageConfig) -> tuple[int, int, int, int]:
     trained = trained if settings.max_steps else 0
     frozen = sum(p.numel() for f in stage.frozen.values() for p in f.module.parameters())
     own = parameters * (2 if settings.ema else 1) + 2 * trained  # with Adam's two moments
-    return parameters, trained, FLOAT * own, FLOAT * (own + frozen + trained)
+    return parameters, trained, FLOAT * own, FLOAT * (own + frozen)
+
+
+class _Fake(FakeTensorMode):
+    """Does not ask before each operation whether a GPU is there: all tensors are the CPU's."""
+
+    avoid_device_init = False
+
+
+def _steers(tensor: Tensor) -> bool:
+    """Whether a value may decide what a step does."""
+    whole = not (tensor.is_floating_point() or tensor.is_complex())
+    return tensor.numel() <= (KEPT if whole else 1)
 
 
 def _really(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -36,7 +36,9 @@ def absent(source: str, part: str = "", what: str = "weights") -> Iterator[Missi
     if _offline() or not reachable(f"{_endpoint()}/{source}/resolve/main/README.md"):
         yield Missing(f"{what}: {source} is not here and the hub cannot be reached: {remedy}")
     else:
-        yield Missing(f"{what}: {source} is fetched when the stage starts; or {remedy}", stops=False)
+        yield Missing(
+            f"{what}: {source} is fetched when the stage starts; or {remedy}", stops=False
+        )
 
 
 def _complete(folder: Path, part: str) -> bool:
@@ -59,7 +61,9 @@ def _cached(source: str) -> Path | None:
 
 
 def _offline() -> bool:
-    return any(os.environ.get(name, "0").lower() not in ("", "0", "false", "no") for name in OFFLINE)
+    return any(
+        os.environ.get(name, "0").lower() not in ("", "0", "false", "no") for name in OFFLINE
+    )
 
 
 def _endpoint() -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metrics.download import reachable
 from torch import Tensor, nn
 
+from metrics.download import reachable
 from thbench.contracts import Batch, to_unit
 from thbench.errors import UserError
 from thbench.nn.perceptual import (

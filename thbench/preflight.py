@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from metrics.weights import WeightsMissing, WeightsUnreadable
-from thbench import assemble, devices, protocol
+from thbench import assemble, devices
 from thbench import config as configs
+from thbench import protocol as protocols
 from thbench.config import Config, StageConfig
 from thbench.contracts import Clip
 from thbench.data import manifest, video
@@ -38,7 +39,8 @@ from thbench.registry import resolve
 from thbench.stages import order, stage_run
 from thbench.strategy import Setting, Stage
 
-OK, WARNING, ERROR = "ok", "warning", "error"
+LEVELS = OK, WARNING, ERROR = "ok", "warning", "error"
+Rate = Callable[[str], float]
 LOOKED = 400
 """Clips whose own tracks are opened to see where faces are, where nothing is packed yet."""
 SHARE = 0.5
@@ -48,11 +50,19 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: ``ok``, a ``warning`` or an ``error``, where, and in one line what."""
+    """One thing found.
+
+    Attributes:
+        level: ``ok``, a ``warning`` or an ``error``.
+        where: a stage, or what it is about.
+        text: in one line, with the remedy.
+        local: it is so on this machine: what lies here, what room there is.
+    """
 
     level: str
     where: str
     text: str
+    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """The last line."""
-        errors, warnings = len(self.of(ERROR)), len(self.of(WARNING))
+        errors, warnings = (len(joined(self.of(level))) for level in (ERROR, WARNING))
         more = f", {warnings} warning(s)" if warnings else ""
         if errors:
             return f"{self.strategy}: training cannot end well: {errors} error(s){more}"
@@ -126,6 +136,7 @@ def check(
     files: bool = True,
     estimates: bool = True,
     evaluation: bool = True,
+    rate: Rate | None = None,
 ) -> Report:
     """Check a strategy's training.
 
@@ -135,6 +146,7 @@ def check(
         files: look at the clips' own files too, not at the manifest alone.
         estimates: trace a step of each stage for memory and time, which takes some seconds each.
         evaluation: find out which metrics ``eval`` will have, which reads their weights.
+        rate: FLOP/s of a large matrix product by precision, in place of what is measured here.
     """
     report = Report(config.strategy, f"{config.strategy} scale={config.scale} {config.data.root}")
     try:
@@ -145,17 +157,17 @@ def check(
     except UserError as error:
         report.findings.append(Finding(ERROR, "settings", str(error)))
         return report
-    looking = _Looking(config, clips, report, files)
+    looking = _Looking(config, clips, report, files, rate)
     looking.files_are_here(names)
     looking.sound(names)
     looking.pixels()
     for name in names:
         looking.stage(name, estimates)
-    looking.strategy(only)
-    looking.device(estimates)
+    looking.put_together(only)
+    looking.device()
     if not only:
         looking.test_split()
-        looking.protocol(evaluation)
+        looking.measured(evaluation)
     looking.disk()
     return report
 
@@ -168,9 +180,10 @@ class _Looking:
     clips: Sequence[Clip]
     report: Report
     files: bool
+    rate: Rate | None
 
-    def say(self, level: str, where: str, text: str) -> None:
-        self.report.findings.append(Finding(level, where, text))
+    def say(self, level: str, where: str, text: str, local: bool = False) -> None:
+        self.report.findings.append(Finding(level, where, text, local))
 
     def error(self, where: str, error: UserError) -> None:
         self.say(ERROR, where, str(error))
@@ -220,7 +233,9 @@ class _Looking:
     def files_are_here(self, names: Iterable[str]) -> None:
         """Clips, tracks and embeddings that the manifest promises."""
         if not self.files:
-            self.say(OK, "data", "judged from the manifest alone, the clips' files are not looked at")
+            self.say(
+                OK, "data", "judged from the manifest alone, the clips' files are not looked at"
+            )
             return
         root, audio = Path(self.config.data.root), self.config.data.audio
         shows = any(self.config.stages[name].draw.video for name in names)
@@ -310,7 +325,7 @@ class _Looking:
             return
         self.started_from(name)
         for missing in stage.missing(settings.max_steps):
-            self.say(ERROR if missing.stops else WARNING, name, missing.what)
+            self.say(ERROR if missing.stops else WARNING, name, missing.what, local=True)
         if not stage.automatic_optimization and self.config.trainer.accumulate > 1:
             self.say(
                 ERROR,
@@ -375,7 +390,9 @@ class _Looking:
         for split in self.splits if self.files else ():
             store = self.stores[split]
             n = len(store.clips)
-            some = range(n) if store.is_packed else np.linspace(0, n - 1, min(n, LOOKED)).astype(int)
+            some = (
+                range(n) if store.is_packed else np.linspace(0, n - 1, min(n, LOOKED)).astype(int)
+            )
             for i in map(int, some):
                 try:
                     valid = store.seen(i)
@@ -423,17 +440,19 @@ class _Looking:
             self.say(OK, found.name, f"memory and time are not known: {need.why_not}")
         else:
             precision = settings.precision or self.config.trainer.precision
-            speed = EFFICIENCY * known_rate(self.torch_device.type, precision)
+            speed = EFFICIENCY * self.product(precision)
             step = need.flops * self.config.trainer.accumulate / speed
             found.seconds = step * settings.max_steps
         there = memory_of(self.torch_device)
         where = "this GPU" if self.torch_device.type == "cuda" else "this machine"
-        if need.held > there:
+        least = replace(need, peak=None).memory
+        if least > there:
             self.say(
                 ERROR,
                 found.name,
-                f"weights, gradients and moments alone take {_size(need.held)}, {where} has"
+                f"weights, gradients and moments alone take {_size(least)}, {where} has"
                 f" {_size(there)}: take another device, or smaller networks.",
+                local=True,
             )
         elif need.memory > there:
             self.say(
@@ -441,21 +460,29 @@ class _Looking:
                 found.name,
                 f"takes about {_size(need.memory)}, {where} has {_size(there)}: set"
                 " trainer.accumulate, which leaves the result as it is.",
+                local=True,
             )
 
-    def device(self, estimates: bool) -> None:
+    def product(self, precision: str) -> float:
+        """FLOP/s of a large matrix product."""
+        return (self.rate or partial(known_rate, self.torch_device.type))(precision)
+
+    def device(self) -> None:
         """What was assumed of the device."""
-        kind = self.torch_device.type
-        name = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {_threads(self.config)}"
-        if not estimates:
+        rates = sorted({self.product(precision) for precision in self._precisions()})
+        if not rates:
             return
-        rates = {known_rate(kind, s) for s in self._precisions()} or {known_rate(kind, "32-true")}
-        text = " and ".join(f"{rate / 1e12:.2g}" for rate in sorted(rates))
+        kind = torch.cuda.get_device_name() if self.torch_device.type == "cuda" else "CPU"
+        threads = self.config.trainer.threads or torch.get_num_threads()
+        kind = f"{kind}, {threads} thread(s)" if kind == "CPU" else kind
+        text = " and ".join(f"{rate / 1e12:.2g}" for rate in rates)
         self.say(
             OK,
             "device",
-            f"{self.world} x {name}: times assume {EFFICIENCY:.0%} of a matrix product's"
-            f" {text} TFLOP/s, measured now; memory and times are estimates",
+            f"times assume {EFFICIENCY:.0%} of a matrix product's {text} TFLOP/s, "
+            + ("as given" if self.rate else f"measured now on {kind}")
+            + f"; {self.world} device(s); memory and times are estimates",
+            local=True,
         )
 
     def _precisions(self) -> set[str]:
@@ -463,7 +490,7 @@ class _Looking:
         default = self.config.trainer.precision
         return {self.config.stages[name].precision or default for name in left}
 
-    def strategy(self, only: str | None) -> None:
+    def put_together(self, only: str | None) -> None:
         """Whether the trained networks can be put together as the configuration says."""
         config = self.config
         if only or any(f.where in config.stages for f in self.report.of(ERROR)):
@@ -477,7 +504,9 @@ class _Looking:
         except UserError as error:
             self.error("strategy", error)
         except KeyError as error:
-            self.say(ERROR, "strategy", f"nets lacks the role {error}: name the stage that plays it.")
+            self.say(
+                ERROR, "strategy", f"nets lacks the role {error}: name the stage that plays it."
+            )
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             self.say(WARNING, "strategy", f"could not be put together without weights: {reason}")
@@ -498,14 +527,16 @@ class _Looking:
             check_root(self.config.tested.root)
             if not self.tested:
                 split = self.config.eval.split
-                self.say(WARNING, "eval", f"there are no clips in the split '{split}' to evaluate on")
+                self.say(
+                    WARNING, "eval", f"there are no clips in the split '{split}' to evaluate on"
+                )
         except UserError as error:
             self.say(WARNING, "eval", str(error))
 
-    def protocol(self, evaluation: bool) -> None:
+    def measured(self, evaluation: bool) -> None:
         """What ``eval`` will measure, and what not."""
         try:
-            rule = protocol.load(self.config.eval.protocol)
+            rule = protocols.load(self.config.eval.protocol)
         except UserError as error:
             self.error("eval", error)
             return
@@ -520,18 +551,20 @@ class _Looking:
         limits = [n for n in (rule.frames, self.config.eval.frames) if n is not None]
         lengths = [min([clip.n_frames, *limits]) for clip in self.tested]
         metrics = rule.build()
-        self._say_lengths(rule, limits, lengths, metrics)
+        if evaluation:
+            self._say_lengths(rule, limits, lengths, metrics)
         missing = _unavailable([*metrics, *rule.over_time.build()]) if evaluation else {}
         without = {name for names in missing.values() for name in names}
-        measured = [metric.name for metric in metrics if metric.name not in without]
+        here = [metric.name for metric in metrics if metric.name not in without]
         clips = f"{len(lengths)} clips of '{self.config.eval.split}' by protocol {rule.name}"
-        self.say(OK, "eval", f"{clips}: {', '.join(measured)}")
+        self.say(OK, "eval", f"{clips}: {', '.join(here)}")
         for remedy, names in missing.items():
-            self.say(WARNING, "eval", f"unavailable: {', '.join(names)}: {remedy}")
+            text = f"unavailable: {', '.join(names)}: {remedy}"
+            self.say(WARNING, "eval", text, local=True)
 
     def _say_lengths(
         self,
-        rule: protocol.Protocol,
+        rule: protocols.Protocol,
         limits: Sequence[int],
         lengths: Sequence[int],
         metrics: Sequence[Any],
@@ -578,12 +611,15 @@ class _Looking:
     def _say_room(self, folder: Path, sizes: dict[str, int]) -> None:
         free, needed = shutil.disk_usage(folder).free, sum(sizes.values())
         parts = ", ".join(f"{kind} {_size(size)}" for kind, size in sizes.items())
-        text = f"{folder} needs about {_size(needed)} ({parts or 'nothing new'}), {_size(free)} free"
+        what = (
+            f"about {_size(needed)} to be written ({parts})" if needed else "nothing to be written"
+        )
+        text = f"{what}, {_size(free)} free at {folder}"
         if needed > free:
             remedy = "free some, or point runs= and data.cache_gb elsewhere"
-            self.say(ERROR, "disk", f"{text}: {remedy}.")
+            self.say(ERROR, "disk", f"{text}: {remedy}.", local=True)
         else:
-            self.say(OK if needed < 0.8 * free else WARNING, "disk", text)
+            self.say(OK if needed < 0.8 * free else WARNING, "disk", text, local=True)
 
     def _saved(self, found: StageReport) -> int:
         """Of the last and the best checkpoint, and the one that is being written."""
@@ -594,7 +630,7 @@ class _Looking:
     def _videos(self) -> int:
         """As large as the test clips' own files, for each seed."""
         try:
-            seeds = len(protocol.load(self.config.eval.protocol).seeds)
+            seeds = len(protocols.load(self.config.eval.protocol).seeds)
             paths = [Path(self.config.tested.root) / clip.video for clip in self.tested]
         except UserError:
             return 0
@@ -631,10 +667,21 @@ def show(report: Report) -> None:
             table.add_row(found.name, *cells(found))
         console.print(table)
     lines = Table("", "", "", box=None, pad_edge=False, show_header=False)
-    for found in sorted(report.findings, key=lambda f: (OK, WARNING, ERROR).index(f.level)):
-        style = {OK: "", WARNING: "yellow", ERROR: "bold red"}[found.level]
-        lines.add_row(Text(found.level, style), found.where, Text(found.text))
+    for finding in sorted(joined(report.findings), key=lambda f: LEVELS.index(f.level)):
+        style = {OK: "", WARNING: "yellow", ERROR: "bold red"}[finding.level]
+        lines.add_row(Text(finding.level, style), finding.where, Text(finding.text))
     console.print(lines)
+
+
+def joined(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings with those joined that say the same of several stages."""
+    places: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        places.setdefault((finding.level, finding.text), []).append(finding)
+    return [
+        replace(found[0], where=", ".join(dict.fromkeys(f.where for f in found)))
+        for found in places.values()
+    ]
 
 
 def cells(found: StageReport) -> tuple[str, ...]:
@@ -699,11 +746,6 @@ def _is_done(config: Config, name: str) -> bool:
 
 def _shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in stage.net.state_dict().items()}
-
-
-def _threads(config: Config) -> str:
-    n = config.trainer.threads or torch.get_num_threads()
-    return f"{n} thread(s)"
 
 
 def _existing(path: Path) -> Path:

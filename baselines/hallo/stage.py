@@ -283,7 +283,9 @@ def _start(source: str | None, part: str, whose: str) -> Iterator[Missing]:
     if source:
         yield from absent(source, part, f"{whose} weights")
     else:
-        text = f"starts from random weights; {whose} are taken with model.init_from=FOLDER or hub id"
+        text = (
+            f"starts from random weights; {whose} are taken with model.init_from=FOLDER or hub id"
+        )
         yield Missing(text, stops=False)
 
 
