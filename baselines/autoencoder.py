@@ -7,7 +7,7 @@ ones are trained here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from baselines.pretrained import fill_from
 from thbench.contracts import Batch, to_unit
 from thbench.errors import UserError
+from thbench.hub import absent
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.silent import silent
 from thbench.pictures import PictureStage
-from thbench.strategy import Setting, iterate_slices
+from thbench.strategy import Missing, Setting, iterate_slices
 
 CERTAIN = -6.0
 """The logarithm of the variance with which an untrained encoder beside ``BlockCosines`` draws."""
@@ -196,6 +197,13 @@ class AutoencoderStage(PictureStage):
     def start(self) -> None:
         if self.init_from:
             self.net.take(self.init_from)
+
+    def missing(self, steps: int) -> Iterator[Missing]:
+        yield from super().missing(steps)
+        if self.init_from:
+            yield from absent(self.init_from, "vae", "the autoencoder's weights")
+        elif not steps:
+            yield Missing("max_steps=0 without model.init_from leaves the weights random")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         frames = to_unit(batch.video).flatten(0, 1)

@@ -47,6 +47,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
             name and the options. A feature made in two ways has two names.
         own_motion: ``pose`` or ``eyes`` where the figure is of how a head moves or its eyes blink.
             Of clips that follow the reference's, it is the reference's figure, not the strategy's.
+        least_frames: a clip with fewer adds nothing.
         version: raised whenever the same input gives another figure than before.
     """
 
@@ -57,6 +58,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
     recipes: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
     own_motion: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    least_frames: int = 1
 
     is_differentiable = False
     full_state_update = False

@@ -68,6 +68,7 @@ class DegradationRate(GaussianMetric):
         self.sides = ("last", "first", *_against(reference))
         super().__init__(ddof=ddof, **kwargs)
         self.frames, self.reference, self.skip_first = frames, reference, skip_first
+        self.least_frames = skip_first + 2 * frames
         self.feature = feature
         self.needs = (feature,)
         for counter in ("clips", "short_clips"):

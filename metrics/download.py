@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import http.client
 import os
 import re
@@ -64,6 +65,17 @@ def pull(entry: Weights, mirror: str | None = None, progress: bool = True) -> Pa
             return target
         _pull(entry, addresses(entry, mirror), target, progress)
     return target
+
+
+@functools.cache
+def reachable(url: str, timeout: float = 5.0) -> bool:
+    """Whether an address answers now. Asked once per process; nothing is downloaded."""
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return True
+    except _UNREACHED:
+        return False
 
 
 def addresses(entry: Weights, mirror: str | None = None) -> list[str]:

@@ -63,6 +63,7 @@ class SyntheticFVD(FrechetMetric):
     needs = ("synthetic-motion",)
     feature = "synthetic-motion"
     dim = 256
+    least_frames = 16
 
     @property
     def name(self) -> str:

@@ -53,6 +53,7 @@ class FVD(FrechetMetric):
             raise ValueError(f"mode is one of {', '.join(MODES)}, not '{mode}'")
         source, divisor = MODES[mode]
         super().__init__(ddof=divisor if ddof is None else ddof, **kwargs)
+        self.least_frames = window
         self.window, self.stride, self.windows, self.mode = window, stride, windows, mode
         options = {"window": window, "stride": stride, "windows": windows, "source": source}
         self.feature = f"i3d-{window}-{stride}-{windows or 'all'}-{source}"

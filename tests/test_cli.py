@@ -15,7 +15,18 @@ from thbench.cli import main
 from thbench.data.store import Store
 from thbench.errors import UserError
 
-COMMANDS = ["fit", "eval", "generate", "score", "leaderboard", "data", "weights", "ls", "config"]
+COMMANDS = [
+    "fit",
+    "eval",
+    "generate",
+    "score",
+    "leaderboard",
+    "data",
+    "weights",
+    "ls",
+    "config",
+    "check",
+]
 COMMANDS += ["demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
 ACTIONS += ["weights list", "weights pull", "weights check"]

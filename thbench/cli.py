@@ -18,6 +18,7 @@ EPILOG = """\
 examples:
   thbench demo                                      the whole bench, small, in minutes
   thbench data synth                                make the synthetic data set
+  thbench check dawn                                what training it will meet
   thbench fit dawn                                  train what DAWN still lacks
   thbench eval dawn                                 generate the test split and score it
   thbench generate dawn --image me.jpg --audio hello.wav -o hello.mp4
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=f"thbench {version('thbench')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _check(commands)
     _fit(commands)
     _eval(commands)
     _generate(commands)
@@ -131,6 +133,25 @@ def _fit(commands: Commands) -> None:
     parser.epilog = (
         "Each stage goes on from its last checkpoint. stage=NAME trains one stage alone. A stage's"
         " folder is named by what determines its result, so strategies share what they share."
+    )
+
+
+def _check(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands,
+        "check",
+        "thbench.commands:check",
+        "say what training and evaluation will meet, before any step",
+    )
+    parser.epilog = (
+        "Clips that each stage draws from, weights, sound, sizes, memory, time, disk, and what eval"
+        " will measure. fit looks at the same before it trains. stage=NAME checks one stage and"
+        " what it builds on. The exit code is 2 where training cannot end well."
+    )
+    parser.add_argument(
+        "--manifest-only",
+        action="store_true",
+        help="judge by the manifest alone: the clips' files need not be here",
     )
 
 

@@ -19,12 +19,26 @@ def fit(arguments: argparse.Namespace) -> None:
     """Train what is missing."""
     only, words = _take(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
-    from thbench import assemble, training
+    from thbench import training
 
-    assemble.check(config)  # before hours of training, not after
-    assemble.check_networks(config, only)
+    _look_ahead(config, only)  # before hours of training, not after
     for name, folder in training.fit(config, only).items():
         print(f"{name}: {folder}")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Say what a training will meet, without training."""
+    only, words = _take(arguments.overrides, "stage")
+    config = configs.load(arguments.strategy, words)
+    from thbench import devices, preflight
+
+    devices.use_threads(config.trainer)
+    with devices.quiet():
+        report = preflight.check(config, only, files=not arguments.manifest_only)
+    preflight.show(report)
+    if report.of(preflight.ERROR):
+        raise UserError(f"{report.verdict}.")
+    print(report.verdict)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -233,6 +247,32 @@ def ls(arguments: argparse.Namespace) -> None:
 def show_config(arguments: argparse.Namespace) -> None:
     """Print the resolved configuration."""
     print(configs.to_yaml(configs.load(arguments.strategy, arguments.overrides)), end="")
+
+
+def _look_ahead(config: configs.Config, only: str | None) -> None:
+    """Check a training that is about to start; say only what stands against it.
+
+    Raises:
+        UserError: it cannot end well.
+    """
+    from thbench import devices, preflight
+
+    if not devices.is_first():
+        return  # the first process has looked
+    with devices.quiet():
+        # Tiny networks fit anywhere; what a paper's take is worth some seconds.
+        costly = config.scale == "paper"
+        report = preflight.check(config, only, estimates=costly, evaluation=False)
+    for finding in preflight.joined(report.of(preflight.WARNING)):
+        print(f"warning: {finding.where}: {finding.text}")
+    errors = preflight.joined(report.of(preflight.ERROR))
+    for finding in errors[1:]:
+        print(f"error: {finding.where}: {finding.text}")
+    if errors:
+        where = "" if errors[0].where == "settings" else f"{errors[0].where}: "
+        more = f" ({len(errors) - 1} more above)" if errors[1:] else ""
+        raise UserError(f"{where}{errors[0].text}{more}")
+    print(report.verdict, flush=True)
 
 
 def _take(words: Iterable[str], key: str) -> tuple[str | None, list[str]]:

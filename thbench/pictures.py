@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
+from metrics.download import reachable
 from thbench.contracts import Batch, to_unit
 from thbench.errors import UserError
-from thbench.nn.perceptual import VGG19, Features, pixel_features
-from thbench.strategy import Frozen, Setting, Stage
+from thbench.nn.perceptual import (
+    VGG19,
+    VGG_URL,
+    Features,
+    absent_vgg,
+    pixel_features,
+    vgg_is_here,
+)
+from thbench.strategy import Frozen, Missing, Setting, Stage
 
 PERCEPTUAL = ("vgg", "pixel")
 
@@ -39,6 +49,14 @@ class PictureStage(Stage):
     def on_fit_start(self) -> None:
         self.features()  # so that missing weights are told before the first batch is read
         super().on_fit_start()
+
+    def missing(self, steps: int) -> Iterator[Missing]:
+        if steps and self.perceptual == "vgg" and "vgg" not in self.frozen and not vgg_is_here():
+            yield Missing(absent_vgg(), stops=not reachable(VGG_URL))
+
+    def stand_in(self) -> None:
+        if self.perceptual == "vgg":
+            self.frozen.setdefault("vgg", Frozen(VGG19(None)))
 
     def features(self) -> Features:
         """Of pictures (B, 3, H, W) in [0, 1], for ``pyramid_l1``."""

@@ -39,6 +39,19 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Something from outside that a stage wants and that is not on this machine.
+
+    Attributes:
+        what: it is, and how to get it, in one line.
+        stops: training cannot do without it, nor get it when the stage starts.
+    """
+
+    what: str
+    stops: bool = True
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a stage is told about its surroundings.
 
@@ -99,6 +112,19 @@ class Stage(L.LightningModule, ABC):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError, before any step, if what is drawn cannot be learned from."""
+
+    def missing(self, steps: int) -> Iterator[Missing]:
+        """What training takes from outside of the data set and is not here: weights, mostly.
+
+        Asked before any stage is trained, of networks without content.
+
+        Args:
+            steps: to be trained; with 0 the weights stay as ``start`` takes them.
+        """
+        yield from ()
+
+    def stand_in(self) -> None:
+        """Put networks without content where training loads some from outside, for estimates."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from baselines.diffused_heads.net import FrameNet
-from thbench.config import SamplerConfig
+from thbench.config import DrawConfig, SamplerConfig
 from thbench.contracts import Batch, to_unit
+from thbench.data.dataset import frame_range
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term
 from thbench.diffusion.losses import clip_mean
@@ -87,6 +88,15 @@ class FrameStage(Stage):
         """Exactly so many observed frames, and one noise level for what is made."""
         return {"observed": self.net.motion, "levels": "clip", "frames": 1}
 
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if the frames around the one to be made are not drawn with it."""
+        reach = max(self.net.motion, self.net.audio_context)
+        if frame_range(draw.frames) != (1, 1) or draw.context < reach:
+            raise UserError(
+                f"This network sees {reach} frames beside the one that it makes: draw.frames must"
+                f" be 1, and draw.context {reach} or more."
+            )
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         example, process, middle = self.prepare(batch), self.net.process, _middle(batch)
         clean = example.clean
@@ -112,12 +122,7 @@ class FrameStage(Stage):
 
     def prepare(self, batch: Batch) -> Example:
         """The middle frame of each sample, and what it is made from."""
-        middle, reach = _middle(batch), max(self.net.motion, self.net.audio_context)
-        if batch.frames.shape[1] % 2 == 0 or middle < reach:
-            raise UserError(
-                f"This network sees {reach} frames beside the one that it makes: draw.frames must"
-                f" be 1, and draw.context {reach} or more."
-            )
+        middle = _middle(batch)
         self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
         portrait = _signed(batch.source)
         still = self.net.still(portrait)

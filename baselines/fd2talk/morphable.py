@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from thbench.contracts import Batch
 from thbench.data.morphable import Moments, Morphable, pose_coefficients, read_bfm, vertex_error
 from thbench.errors import UserError
 from thbench.optim import build_optimizer
-from thbench.strategy import Setting, Stage
+from thbench.strategy import Missing, Setting, Stage
 
 
 class MorphableStage(Stage):
@@ -53,6 +54,10 @@ class MorphableStage(Stage):
     def start(self) -> None:
         if self.bfm:
             self.net.set(read_bfm(Path(self.bfm)))
+
+    def missing(self, steps: int) -> Iterator[Missing]:
+        if self.bfm and not Path(self.bfm).is_file():
+            yield Missing(f"there is no file {self.bfm}: give the Basel Face Model as model.bfm")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.moments is not None:

@@ -15,15 +15,17 @@ from baselines.hallo.net import HalloNet, Keep, Portrait, spatial_parts
 from baselines.hallo.walk import unused_by_features
 from baselines.pretrained import fill_from
 from thbench.checkpoints import say
-from thbench.config import SamplerConfig
+from thbench.config import DrawConfig, SamplerConfig
 from thbench.contracts import Batch, to_unit
+from thbench.data.dataset import frame_range
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean
 from thbench.errors import UserError, did_you_mean
+from thbench.hub import absent
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.optim import build_optimizer
-from thbench.strategy import Setting, Stage
+from thbench.strategy import Missing, Setting, Stage
 
 DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
 """How often each condition of a clip is hidden in training (section 4.1)."""
@@ -107,6 +109,15 @@ class HalloStage(Stage):
     def configure_optimizers(self) -> Any:
         chosen = [p for p in self.net.parameters() if p.requires_grad]
         return build_optimizer(chosen, self.setting.optim)
+
+    def missing(self, steps: int) -> Iterator[Missing]:
+        try:
+            self.net.face.check()
+        except UserError as error:
+            yield Missing(str(error).rstrip("."))
+
+    def stand_in(self) -> None:
+        self.net.face.blank = self.net.face.encoder is None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         example, process = self.prepare(batch), self.net.process
@@ -203,6 +214,10 @@ class ImageStage(HalloStage):
         for net in (self.net.unet, self.net.reference):
             fill_from(net, UNet2DConditionModel, self.init_from, "unet")
 
+    def missing(self, steps: int) -> Iterator[Missing]:
+        yield from super().missing(steps)
+        yield from _start(self.init_from, "unet", "Stable Diffusion 1.5's")
+
     def prepare(self, batch: Batch) -> Example:
         source, clips = self._latents(batch)
         portrait = self._portrait(source, batch)
@@ -224,7 +239,6 @@ class VideoStage(HalloStage):
         setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
-
     def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
         super().__init__(setting, **options)
         self.segment = segment
@@ -242,8 +256,21 @@ class VideoStage(HalloStage):
             return
         fill_from(self.net.temporal, MotionAdapter, self.init_from)
 
+    def missing(self, steps: int) -> Iterator[Missing]:
+        yield from super().missing(steps)
+        yield from _start(self.init_from, "", "AnimateDiff's")
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError unless the draw is motion frames, a segment and context around them."""
+        around, frames = self.net.sound.context, self.net.motion + self.segment
+        if frame_range(draw.frames) != (frames, frames) or draw.context != around or draw.least:
+            raise UserError(
+                f"Hallo's second stage needs {self.net.motion} motion frames and a segment of"
+                f" {self.segment}: set its draw.frames={frames}, draw.context={around} and"
+                " draw.least=null."
+            )
+
     def prepare(self, batch: Batch) -> Example:
-        self._check(batch)
         motion, around = self.net.motion, self.net.sound.context
         with torch.no_grad():
             source, clips = self._latents(batch)
@@ -261,13 +288,16 @@ class VideoStage(HalloStage):
         around = self.net.sound.context
         return values[:, around : values.shape[1] - around]
 
-    def _check(self, batch: Batch) -> None:
-        around, frames = self.net.sound.context, self.net.motion + self.segment
-        if batch.frames.shape[1] != frames + 2 * around:
-            raise UserError(
-                f"Hallo's second stage needs {self.net.motion} motion frames and a segment of"
-                f" {self.segment}: set its draw.frames={frames} and draw.context={around}."
-            )
+
+def _start(source: str | None, part: str, whose: str) -> Iterator[Missing]:
+    """What is missing of the published weights that a stage starts from."""
+    if source:
+        yield from absent(source, part, f"{whose} weights")
+    else:
+        text = (
+            f"starts from random weights; {whose} are taken with model.init_from=FOLDER or hub id"
+        )
+        yield Missing(text, stops=False)
 
 
 def _is_attention(name: str) -> bool:

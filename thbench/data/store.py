@@ -107,6 +107,29 @@ class Store:
         """
         return self._extent[i].astype(np.float32)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether what is measured on the frames is packed already."""
+        return self._path("motion").is_file()
+
+    def seen(self, i: int) -> np.ndarray | None:
+        """``valid`` without building anything; None where neither pack nor track is here."""
+        if self.is_packed:
+            return self.valid(i)
+        path = self.root / self.clips[i].track
+        if not path.is_file():
+            return None
+        with np.load(path) as npz:
+            return np.asarray(npz["valid"], bool)
+
+    def unbuilt(self, video: bool) -> Iterator[tuple[Path, int]]:
+        """Files that ``prepare`` would still write, with their bytes; frames only if wanted."""
+        frames = {"frames": self._frame_bytes} if video and self.caches_frames else {}
+        motion, mesh = (int(np.prod(s)) for s in (self._motion_shape, self._mesh_shape))
+        for kind, size in {"motion": 4 * motion, "landmarks": 2 * mesh, **frames}.items():
+            if not self._path(kind).is_file():
+                yield self._path(kind), size
+
     def track(self, i: int, indices: np.ndarray) -> Track:
         """Measurements on frames ``indices`` of clip ``i``."""
         rows = self.offsets[i] + indices

@@ -19,6 +19,7 @@ from metrics import weights as weight_files
 from thbench.errors import UserError
 from thbench.nn.warp import resize_to
 
+VGG_URL = VGG19_Weights.IMAGENET1K_V1.url
 Features = Callable[[Tensor], list[Tensor]]
 
 
@@ -110,10 +111,24 @@ def _layers(wanted: VGG19_Weights | None) -> nn.Sequential:
     return cast(nn.Sequential, net.features)
 
 
-def _missing(error: Exception) -> str:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+def vgg_is_here() -> bool:
+    """Whether VGG-19's weights lie in one of the folders that they are taken from."""
+    own = weight_files.folder() / weight_files.WEIGHTS["vgg19"].file
+    return own.is_file() or (_hub() / Path(VGG_URL).name).is_file()
+
+
+def absent_vgg() -> str:
+    """What to do where they do not."""
     return (
-        f"The perceptual loss needs VGG-19, and it could not be fetched ({error}): run "
-        f"`thbench weights pull vgg19`, put {VGG19_Weights.IMAGENET1K_V1.url} into {folder}, or "
-        "set perceptual=pixel in the lfg stage's model block."
+        f"the perceptual loss needs VGG-19: run `thbench weights pull vgg19`, put {VGG_URL} into"
+        f" {_hub()}, or set perceptual=pixel in the stage's model block"
     )
+
+
+def _hub() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _missing(error: Exception) -> str:
+    text = absent_vgg()
+    return f"{text[0].upper()}{text[1:]} (it could not be fetched: {error})."
