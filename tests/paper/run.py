@@ -1,0 +1,142 @@
+"""One stage, or one generation, at paper scale on the CPU; prints a line of JSON.
+
+    python -m tests.paper.run FOLDER STRATEGY STAGE [key=value ...]
+    python -m tests.paper.run FOLDER STRATEGY generate [key=value ...]
+
+A stage makes one training step and one validation of batch 1, through ``thbench.training``, and
+leaves its checkpoint in ``FOLDER/runs``; the stages that it builds on must be there. A process does
+one thing, so that its peak memory is that thing's.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from tests.paper import given
+from thbench import assemble, config, training
+from thbench.config import Config
+from thbench.requests import SplitRequests
+from thbench.stages import order, read_checkpoint, stage_run
+
+COMMON = (
+    "scale=paper",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.workers=0",
+    "trainer.validate_every=1",
+    "trainer.validate_batches=1",
+    "trainer.sample_every=0",
+    "trainer.log_every=1",
+    "trainer.progress=false",
+    "tracking.wandb=off",
+)
+FEW: dict[str, tuple[str, ...]] = {}
+"""Words of a strategy without which it does not fit here; the page says them."""
+FRAMES, STEPS = {"rolling": 6, "hallo": 4}, {"rolling": 20}
+"""Frames that are generated and sampler steps, where they are other than 20 and 2: Rolling takes
+no fewer steps than its window has frames, and Hallo's frames are large."""
+
+
+class Clock(Callback):
+    """Takes the time of the training step and of the validation."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.began = 0.0
+        self.frames = 0
+
+    def on_train_batch_start(self, trainer: Any, stage: Any, batch: Any, index: int) -> None:
+        self.frames = batch.frames.shape[1]
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seconds["step"] = time.perf_counter() - self.began
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_validation_end(self, *_: Any) -> None:
+        self.seconds["validation"] = time.perf_counter() - self.began
+
+
+def load(folder: Path, strategy: str, words: Sequence[str] = ()) -> Config:
+    """The strategy as it is run here, with all that it is given."""
+    own = config.load(strategy, ["scale=paper", *words])
+    root = given.faces(folder, own.size)
+    chosen = [*COMMON, f"data={root}", f"data.audio={own.data.audio}", f"runs={folder / 'runs'}"]
+    for stage, settings in own.stages.items():
+        chosen += [f"stages.{stage}.batch_size=1"]
+        chosen += [f"stages.{stage}.max_steps={min(1, settings.max_steps)}"]
+    chosen += [f"sampler.steps={STEPS.get(strategy, 2)}"]
+    if strategy == "hallo":
+        chosen += [f"stages.vae.model.init_from={given.autoencoder(folder / 'vae')}"]
+    given.sound(root, own.data.audio)
+    given.published(folder / "weights", ("vgg19", "arcface"))
+    return config.load(strategy, [*chosen, *FEW.get(strategy, ()), *words])
+
+
+def train(loaded: Config, name: str) -> dict[str, Any]:
+    """A step and a validation of one stage."""
+    clock, callbacks = Clock(), training._callbacks
+    training._callbacks = lambda *given: [clock, *callbacks(*given)]
+    settings = loaded.stages[name]
+    run = training.fit_stage(loaded, name)
+    state = read_checkpoint(run)["state_dict"]
+    sizes = [v.numel() for k, v in state.items() if k.startswith("net.")]
+    if settings.max_steps:
+        assert {"step", "validation"} <= set(clock.seconds), clock.seconds
+        assert run.steps == 1
+    return {
+        "hash": run.hash,
+        "parameters": sum(sizes),
+        "precision": settings.precision or loaded.trainer.precision,
+        "frames": clock.frames,
+        **clock.seconds,
+    }
+
+
+def generate(loaded: Config, frames: int) -> dict[str, Any]:
+    """A short video of the test clip's portrait and sound."""
+    made = assemble.assemble(loaded)
+    asked = SplitRequests(loaded.data, "test", loaded.size, frames=frames)
+    generation = made.strategy.generate(asked[0])
+    chunks = list(generation.chunks)
+    shapes = {tuple(chunk.shape[1:]) for chunk in chunks}
+    assert sum(map(len, chunks)) == frames
+    assert shapes == {(3, loaded.size, loaded.size)}
+    assert all(chunk.float().std() > 0 for chunk in chunks), "a picture of one colour"
+    return {
+        "frames": frames,
+        "steps": loaded.sampler.steps,
+        "generation": generation.cost.seconds,
+        "parameters": sum(p.numel() for p in made.strategy.parameters()),
+    }
+
+
+def main(folder: str, strategy: str, what: str, *words: str) -> None:
+    """See the module."""
+    import os
+
+    os.environ["THBENCH_WEIGHTS"] = str(Path(folder) / "weights")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    loaded = load(Path(folder), strategy, words)
+    began = time.perf_counter()
+    if what == "generate":
+        row = generate(loaded, FRAMES.get(strategy, 20))
+    else:
+        row = train(loaded, what)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    row |= {"whole": time.perf_counter() - began, "peak_gib": peak}
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
