@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from thbench import plans
-from thbench.config import SamplerConfig
+from thbench.config import DrawConfig, SamplerConfig
 from thbench.contracts import Batch, to_unit
+from thbench.data.dataset import frame_range, least_frames
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
 from thbench.diffusion import sampler
@@ -35,6 +36,7 @@ class WindowStage(A2VStage):
     For each batch a clip length is drawn, then a round of the plan for it, then a window of that
     round. The window is laid into each drawn clip at random places, as often as the frames to be
     shown allow, so that a plan of small windows learns as much from a clip as one of large ones.
+    Where the batch's clips are too short for the window, it is one of the plan for clips as short.
 
     Args:
         setting, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
@@ -83,31 +85,52 @@ class WindowStage(A2VStage):
             "window": self.window,
         }
 
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if the draw is too short for the plan's windows."""
+        name, fewest = self.plan["name"], frame_range(draw.frames)[0]
+        rounds = self._rounds(plans.build(n=self.clip[1], **self.plan)) if self.clip else []
+        needed = max((_span(window) for round_ in rounds for window in round_), default=1)
+        if needed > fewest:
+            raise UserError(
+                f"A window of plan '{name}' spans {needed} frames, and the stage draws"
+                f" {fewest}: raise its draw.frames, or lower the plan's sizes or model.clip."
+            )
+        shortest = min(fewest, least_frames(draw))
+        if not self._rounds(plans.build(n=shortest, **self.plan)):
+            raise UserError(self._no_window(shortest))
+
     def draw_window(self, n_drawn: int) -> tuple[Window, int]:
         """A window of the plan, and the number of noise levels of that plan.
 
+        Args:
+            n_drawn: consecutive frames that there are. If the window spans more, another one is
+                taken, of the plan for a clip of that length.
+
         Raises:
-            UserError: it spans more than the ``n_drawn`` consecutive frames that there are.
+            UserError: that plan has no window for this network.
         """
         least, most = self.clip or (n_drawn, n_drawn)
-        plan = plans.build(n=least + _random(most - least + 1), **self.plan)
+        for n in (least + _random(most - least + 1), n_drawn):
+            plan = plans.build(n=n, **self.plan)
+            rounds = self._rounds(plan)
+            if not rounds:
+                continue
+            round_ = rounds[_random(len(rounds))]
+            window = round_[_random(len(round_))]
+            if _span(window) <= n_drawn:
+                return window, plans.levels(plan)
+        raise UserError(self._no_window(n_drawn))
+
+    def _rounds(self, plan: plans.Plan) -> list[list[Window]]:
+        """The windows of a plan that this network is for, by round."""
         rounds = [[w for w in round_ if w.model == self.window] for round_ in plan]
-        rounds = [round_ for round_ in rounds if round_]
-        if not rounds and self.clip:  # a clip too short for gaps; the longest has some
-            return self.draw_window(n_drawn)
-        if not rounds:
-            raise UserError(
-                f"A clip of {n_drawn} frames has no window '{self.window}' in plan"
-                f" '{self.plan['name']}': raise the stage's draw.frames."
-            )
-        round_ = rounds[_random(len(rounds))]
-        window = round_[_random(len(round_))]
-        if (needed := _span(window)) > n_drawn:
-            raise UserError(
-                f"A window of plan '{self.plan['name']}' spans {needed} frames, and the stage draws"
-                f" {n_drawn}: raise its draw.frames, or lower the plan's sizes or model.clip."
-            )
-        return window, plans.levels(plan)
+        return [round_ for round_ in rounds if round_]
+
+    def _no_window(self, n: int) -> str:
+        return (
+            f"A clip of {n} frames has no window '{self.window}' in plan '{self.plan['name']}':"
+            " raise the stage's draw.frames or draw.least."
+        )
 
     def lay(self, window: Window, batch: Batch) -> Tensor:
         """Places of the window's frames, observed ones first, among the drawn ones.

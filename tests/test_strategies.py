@@ -3,6 +3,7 @@
 import pytest
 
 from thbench import config, params, plans
+from thbench.data.dataset import least_frames
 from thbench.registry import resolve
 from thbench.stages import order
 from thbench.strategy import Strategy
@@ -21,6 +22,15 @@ def test_every_stage_builds_at_every_scale(name, scale):
         assert count > 0, stage
         if scale == "tiny":
             assert count < 8e6, f"{stage} has {count / 1e6:.1f}M parameters: not tiny"
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_shortest_clip_of_crema_d_is_learned_from(name, scale):
+    """Its 7442 clips have 32 to 125 frames; PBNet draws 200, TTR's keys up to 57."""
+    loaded = config.load(name, [f"scale={scale}"])
+    for stage in order(loaded):
+        assert least_frames(loaded.stages[stage].draw) <= 32, stage
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

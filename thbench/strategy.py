@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from thbench.config import OptimConfig, SamplerConfig
+from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.contracts import Batch, Generation, Request
 from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
@@ -96,6 +96,9 @@ class Stage(L.LightningModule, ABC):
         Called after the weights of ``init_from:`` are in ``self.net``. Networks are also built to
         be filled from a checkpoint, so a constructor must not ask for such weights.
         """
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError, before any step, if what is drawn cannot be learned from."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""

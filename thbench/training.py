@@ -87,6 +87,10 @@ def fit_stage(config: Config, name: str) -> StageRun:
         data.prepare_data()  # the network's shape depends on the data; a second call finds it done
         nets = load_nets(config, stage_config.needs)[0] if stage_config.needs else {}
         stage = build_stage(config, name, nets, data.audio_dim)
+        stage.check_draw(stage_config.draw)
+        for split in ("train", "val") if data.validates else ("train",):
+            if left_out := data.dataset(split).left_out:
+                say(f"{name}: {left_out}")
         if stage_config.init_from and not resume:
             origin = read_checkpoint(stage_run(config, stage_config.init_from))
             fill(stage.net, origin, f"stage '{name}', which starts from it")

@@ -12,7 +12,9 @@ from baselines.fd2talk.lip import LipExpert
 from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.motion_net import MotionNet
 from thbench import plans
+from thbench.config import DrawConfig
 from thbench.contracts import Batch
+from thbench.data.dataset import frame_range, least_frames
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
 from thbench.errors import UserError
@@ -63,9 +65,15 @@ class MotionStage(Stage):
     def trained_for(self) -> dict[str, Any]:
         return {"observed": self.overlap, "levels": "clip", "plan": self.plan}
 
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if nothing is left to make behind the frames that are observed."""
+        if min(frame_range(draw.frames)[0], least_frames(draw)) <= self.overlap:
+            raise UserError(
+                "draw.frames, and draw.least if it is set, must exceed the plan's overlap of"
+                f" {self.overlap} frames."
+            )
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        if batch.frames.shape[1] <= self.overlap:
-            raise UserError(f"draw.frames must exceed the plan's overlap of {self.overlap} frames.")
         face = coefficients(needed(self, "morphable"), batch)
         self.net.scale.update(face.motion.flatten(0, 1))
         self.net.scale_sound.update(batch.audio.flatten(0, 1))

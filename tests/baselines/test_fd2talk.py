@@ -18,7 +18,7 @@ from tests.data.test_morphable import bfm, planted
 from tests.data.test_morphable import model as found_model
 from tests.toys import request
 from thbench import config, plans
-from thbench.config import OptimConfig, SamplerConfig
+from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.contracts import Batch
 from thbench.data.morphable import pose_coefficients
 from thbench.errors import UserError
@@ -385,7 +385,9 @@ def test_the_motion_stage_says_what_it_lacks(face):
     with pytest.raises(UserError, match="sar or nar"):
         MotionStage(setting(morphable=face), plan={"name": "ar"}, net=DIT, w_sync=0)
     with pytest.raises(UserError, match="must exceed"):
-        motion_stage(face).loss(batch(n=3))
+        motion_stage(face).check_draw(DrawConfig(3))
+    with pytest.raises(UserError, match="must exceed"):
+        motion_stage(face).check_draw(DrawConfig(20, least=2))
 
 
 # Autoencoder and U-Net

@@ -6,6 +6,7 @@ import torch
 from baselines.windows import WindowStage, take
 from tests.dawn.test_a2v import AUDIO, SIZE, SMALL, Planted, batch
 from thbench import plans
+from thbench.config import DrawConfig
 from thbench.dawn.a2v import A2VStage
 from thbench.errors import UserError
 from thbench.plans import SOURCE
@@ -283,8 +284,26 @@ def test_errors(options, message):
         stage(**options)
 
 
-def test_a_draw_that_is_too_short_is_told():
-    with pytest.raises(UserError, match=r"spans 10 frames, and the stage draws 6.*draw\.frames"):
-        stage({"name": "sar", "segment": 10, "overlap": 4}, clip=[10, 10]).draw_window(6)
+def test_a_draw_that_is_too_short_is_told_before_any_step():
+    sar = stage({"name": "sar", "segment": 10, "overlap": 4}, clip=[10, 30])
+    sar.check_draw(DrawConfig(14))
+    with pytest.raises(UserError, match=r"spans 14 frames, and the stage draws 6.*draw\.frames"):
+        sar.check_draw(DrawConfig([6, 20]))
+    gaps = stage({"name": "ttr", "stride": 4}, "gaps")
+    with pytest.raises(UserError, match=r"2 frames has no window 'gaps'.*draw\.least"):
+        gaps.check_draw(DrawConfig(20, least=2))
     with pytest.raises(UserError, match="no window 'gaps'"):
-        stage({"name": "ttr", "stride": 4}, "gaps").draw_window(2)
+        gaps.draw_window(2)
+
+
+def test_of_clips_shorter_than_a_window_the_plan_s_own_windows_are_shown():
+    """32 frames, as CREMA-D's shortest: SAR makes them in one segment, keys end with the last."""
+    sar = stage({"name": "sar", "segment": 40, "overlap": 10}, clip=[41, 200])
+    drawn = {sar.draw_window(32)[0] for _ in range(200)}
+    assert plans.sar(32, 40, 10)[0][0] in drawn
+    assert max(max(window.generate) for window in drawn if not window.observe) == 31
+    assert all(len(window.generate) <= 32 for window in drawn)
+    keys = stage({"name": "ttr", "stride": 8}, "keys")
+    assert keys.draw_window(32)[0].generate == (0, 8, 16, 24, 31)
+    (call,) = shown_to(sar, [batch(2, 32)])
+    assert call["frames"].shape[1] <= 32

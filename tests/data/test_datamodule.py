@@ -129,9 +129,57 @@ def test_short_clips_are_left_out(root):
         make(root, options={"split": "test"})
 
 
+def test_short_clips_are_taken_whole_where_a_few_frames_will_do(root):
+    """Lengths 8, 9, 12, 40, 7 in batches of two: what is drawn is the shorter clip's length."""
+    dataset = make(root, frames=20, batch_size=2, least=8)
+    assert dataset.left_out == (
+        "1 of 5 clips of the split 'train' are left out: they do not have 8 frames from one with a"
+        " face on"
+    )
+    seen = [dataset.batch(k, range(2)) for k in range(40)]
+    lengths = {clip.id: min(20, clip.n_frames) for clip in dataset.store.clips}
+    for batch in seen:
+        n = batch.frames.shape[1]
+        assert n == min(lengths[id] for id in batch.ids)
+        starts = batch.frames[:, :1]
+        assert torch.equal(batch.frames, starts + torch.arange(n))  # no frame twice, none padded
+    # Of four clips, those of like length are together: 8 with 9, 12 with 20.
+    assert {batch.frames.shape[1] for batch in seen} == {8, 12}
+    ids = [id for batch in seen for id in batch.ids]
+    assert all(len(set(ids[i : i + 4])) == 4 for i in range(0, 80, 4))  # still once per pass
+
+
+def test_batches_of_like_length_come_in_random_order(root):
+    dataset = make(root, frames=20, batch_size=2, least=8)
+    order = [dataset.length(k) for k in range(60)]
+    assert order[::2] != sorted(order[::2])
+    assert {8, 12} == set(order[::2]) == set(order[1::2])
+    assert order == [make(root, frames=20, batch_size=2, least=8).length(k) for k in range(60)]
+    assert order != [
+        make(root, frames=20, batch_size=2, least=8, seed=3).length(k) for k in range(60)
+    ]
+
+
+def test_where_all_clips_are_long_enough_nothing_is_arranged(root):
+    plain, allowed = make(root, frames=7), make(root, frames=7, least=3)
+    assert all(equal(plain.batch(k, range(4)), allowed.batch(k, range(4))) for k in range(5))
+
+
+def test_a_clip_whose_face_comes_late_is_as_short_as_what_is_left(root):
+    """With the portrait first, a window begins with a face; of clip 0's 8 frames, 6 are left."""
+    dataset = make(root, frames=20, source="first", batch_size=2, least=7)
+    assert 0 in dataset.eligible
+    motion = np.array(dataset.store._motion)
+    motion[int(dataset.store.offsets[0]), -1] = 0  # as frame 1 is in every clip
+    dataset.store.__dict__["_motion"] = motion
+    assert 0 not in PreparedDataset(dataset.store, dataset.draw, 2).eligible
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
+        ({"least": 0}, "draw.least"),
+        ({"least": 2.5}, "draw.least"),
         ({"frames": 0}, "draw.frames"),
         ({"frames": [3, 2]}, "draw.frames"),
         ({"frames": [1, 2, 3]}, "draw.frames"),

@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
-from thbench.config import OptimConfig
+from thbench.config import DrawConfig, OptimConfig
 from thbench.contracts import Batch
 from thbench.dawn.pbnet import Discriminator, PBNet, PBNetStage, kl_divergence
 from thbench.errors import UserError
@@ -297,7 +297,32 @@ def test_frames_without_a_face_do_not_count():
 
 
 def test_errors():
-    with pytest.raises(UserError, match="at least 24"):
-        stage().loss(batch(n=16))
+    with pytest.raises(UserError, match="24 or more"):
+        stage().check_draw(DrawConfig(16))
+    with pytest.raises(UserError, match="24 or more"):
+        stage().check_draw(DrawConfig(200, least=10))
     with pytest.raises(UserError, match="decay_steps"):
         PBNetStage(Setting(size=8, audio_dim=AUDIO))
+
+
+def test_a_batch_has_the_gradients_of_its_clips_one_by_one(monkeypatch):
+    """Of any length, and whatever frames of a clip show no face."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    trained, data = stage().eval(), batch(3, 41)
+    data.valid[0, 5:30], data.valid[2] = False, False
+
+    def gradient(some):
+        trained.zero_grad()
+        trained.loss(some)["loss"].backward()
+        return torch.cat([p.grad.flatten() for p in trained.net.parameters()])
+
+    whole = gradient(data)
+    single = [gradient(data.map(lambda x, i=i: x[i : i + 1])) for i in range(3)]
+    torch.testing.assert_close(whole, torch.stack(single).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_are_of_frames_with_a_face():
+    trained, data = stage().train(), batch(2, 30)
+    data.pose[0, :10], data.valid[0, :10] = 1e3, False
+    trained.judge(data)
+    assert trained.net.statistics["pose"].mean.abs().max() < 10

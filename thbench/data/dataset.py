@@ -5,6 +5,11 @@ n = k * batch_size + j. Samples run through the eligible clips pass by pass, eac
 permutation: every clip is seen once per pass, so identities stay balanced however long their
 clips are. Within its clip a sample draws its window, portrait and colours from a generator seeded
 by (seed, split, k, j). Nothing depends on workers, devices, or what was drawn before.
+
+Where some clips are shorter than what is drawn and ``draw.least`` allows it, the samples of up to
+``POOL`` batches in a row are sorted by length before they are dealt to these batches, which then
+come in random order: clips of like length share a batch, and a batch shows as many frames as its
+shortest clip has. So no frame is padded, and hardly any is left out.
 """
 
 from __future__ import annotations
@@ -27,6 +32,10 @@ from thbench.strategy import fold
 
 SEEN = 0.8
 """Windows with at least this share of frames in which the face was found are preferred."""
+POOL = 64
+"""At most so many batches are arranged by length together."""
+POOL = 64
+"""At most so many batches are arranged by length together."""
 
 
 @dataclass(frozen=True)
@@ -64,27 +73,42 @@ class PreparedDataset:
         self.draw = draw
         self.batch_size = batch_size
         self.seed = seed
-        self.least, self.most = _frame_range(draw.frames)
+        self.fewest, self.most = frame_range(draw.frames)
+        self.least = least_frames(draw)
         if draw.source not in ("first", "random"):
             raise UserError(f"draw.source must be 'first' or 'random', not '{draw.source}'.")
         if len(draw.jitter) != 4 or min(draw.jitter) < 0 or draw.jitter[3] > 0.5:
             raise UserError("draw.jitter must be four numbers >= 0, the last (hue) <= 0.5.")
         if draw.context < 0:
             raise UserError(f"draw.context must be 0 or more frames, not {draw.context}.")
-        self.eligible = [i for i in range(len(store.clips)) if self._is_eligible(i)]
-        if not self.eligible:
+        usable = [self._usable(i) for i in range(len(store.clips))]
+        self.eligible = np.flatnonzero(np.array(usable, np.int64) >= self.least)
+        self.lengths = np.minimum(np.array(usable, np.int64)[self.eligible], self.most)
+        if not len(self.eligible):
             self._explain_none()
+        # Of more than one pass, a pool would put a clip beside itself.
+        self.pool = max(1, min(POOL, len(self.eligible) // batch_size))
+
+    @property
+    def left_out(self) -> str | None:
+        """How many clips are never drawn and why, or None where all are."""
+        missing = len(self.store.clips) - len(self.eligible)
+        if not missing:
+            return None
+        return (
+            f"{missing} of {len(self.store.clips)} clips of the split '{self.store.split}' are left"
+            f" out: they do not have {self.least} frames from one with a face on"
+        )
 
     def length(self, batch: int) -> int:
-        """T of batch ``batch``: one draw for all its samples."""
+        """T of batch ``batch``: one draw for all its samples, as far as the shortest clip goes."""
         rng = np.random.default_rng(fold(self.seed, self.store.split, batch, "frames"))
-        return int(rng.integers(self.least, self.most + 1))
+        drawn = int(rng.integers(self.fewest, self.most + 1))
+        return min(drawn, int(self.lengths[self._dealt(batch)].min()))
 
     def plan(self, batch: int, slot: int) -> Draw:
         """Which clip, window and portrait sample ``slot`` of batch ``batch`` shows."""
-        number, n = batch * self.batch_size + slot, len(self.eligible)
-        order = _permutation(fold(self.seed, self.store.split, "pass", number // n), n)
-        clip = self.eligible[int(order[number % n])]
+        clip = int(self.eligible[self._dealt(batch)[slot]])
         rng = np.random.default_rng(fold(self.seed, self.store.split, batch, slot))
         valid = self.store.valid(clip)
         first = self.draw.source == "first"
@@ -132,23 +156,43 @@ class PreparedDataset:
             ]
         )
 
-    def _is_eligible(self, i: int) -> bool:
-        """Long enough for the longest window, with a face to be the portrait."""
-        n_frames = self.store.clips[i].n_frames
-        if n_frames < self.most:
-            return False
-        starts = n_frames - self.most + 1
+    def _dealt(self, batch: int) -> np.ndarray:
+        """(batch_size,) places in ``eligible``, one for each slot of batch ``batch``."""
+        size = self.batch_size
+        if int(self.lengths.min()) == self.most:
+            return self._samples(np.arange(batch * size, (batch + 1) * size))
+        pool, place = divmod(batch, self.pool)
+        first = pool * self.pool * size
+        samples = self._samples(np.arange(first, first + self.pool * size))
+        # Stable: among equals the order stays that of the random permutation.
+        by_length = samples[np.argsort(self.lengths[samples], kind="stable")]
+        order = _permutation(fold(self.seed, self.store.split, "pool", pool), self.pool)
+        return by_length.reshape(self.pool, size)[order[place]]
+
+    def _samples(self, numbers: np.ndarray) -> np.ndarray:
+        """Places in ``eligible`` of samples by their numbers, consecutive ones."""
+        n = len(self.eligible)
+        passes = range(int(numbers[0]) // n, int(numbers[-1]) // n + 1)
+        seeds = [fold(self.seed, self.store.split, "pass", number) for number in passes]
+        order = np.concatenate([_permutation(seed, n) for seed in seeds])
+        return order[numbers - passes[0] * n]
+
+    def _usable(self, i: int) -> int:
+        """Frames of a clip from the first on with which a window may begin; 0 without a face."""
         valid = self.store.valid(i)
-        return bool(valid[:starts].any() if self.draw.source == "first" else valid.any())
+        if not valid.any():
+            return 0
+        return len(valid) - (int(valid.argmax()) if self.draw.source == "first" else 0)
 
     def _explain_none(self) -> None:
         split, longest = self.store.split, max((c.n_frames for c in self.store.clips), default=0)
         if not longest:
             raise UserError(f"{self.store.root} has no clips in its split '{split}'.")
         raise UserError(
-            f"No clip of the split '{split}' in {self.store.root} has {self.most} frames with a"
-            f" face (the longest has {longest}): lower the stage's draw.frames, or prepare longer"
-            f" clips{', or set trainer.validate_batches=0' if split == 'val' else ''}."
+            f"No clip of the split '{split}' in {self.store.root} has {self.least} frames with a"
+            f" face (the longest has {longest}): lower the stage's draw.frames or draw.least, or"
+            f" prepare longer clips"
+            f"{', or set trainer.validate_batches=0' if split == 'val' else ''}."
         )
 
 
@@ -158,12 +202,12 @@ def least_frames(draw: DrawConfig) -> int:
     Raises:
         UserError: the draw makes no sense.
     """
-    most = _frame_range(draw.frames)[1]
+    most = frame_range(draw.frames)[1]
     if draw.least is None:
         return most
-    if type(draw.least) is not int or not 1 <= draw.least <= most:
-        raise UserError(f"draw.least must be from 1 to {most} frames, or null, not {draw.least}.")
-    return draw.least
+    if type(draw.least) is not int or draw.least < 1:
+        raise UserError(f"draw.least must be 1 frame or more, or null, not {draw.least}.")
+    return min(draw.least, most)
 
 
 def window_starts(valid: np.ndarray, n_frames: int, first: bool) -> np.ndarray:
@@ -222,7 +266,12 @@ def _stacked(tracks: Sequence[Track], names: Sequence[str]) -> dict[str, Tensor]
     }
 
 
-def _frame_range(frames: Any) -> tuple[int, int]:
+def frame_range(frames: Any) -> tuple[int, int]:
+    """Fewest and most frames of ``draw.frames``.
+
+    Raises:
+        UserError: it is neither a number nor two.
+    """
     bounds = list(frames) if isinstance(frames, list | tuple) else [frames, frames]
     whole = all(isinstance(f, int) and not isinstance(f, bool) for f in bounds)
     if len(bounds) != 2 or not whole or not 1 <= bounds[0] <= bounds[1]:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thbench.config import DrawConfig
 from thbench.contracts import EYES_DIM, POSE_DIM, Batch
+from thbench.data.dataset import frame_range, least_frames
 from thbench.errors import UserError
 from thbench.nn.attention import Band, make_band
 from thbench.nn.normalize import RunningStats
@@ -251,18 +253,24 @@ class PBNetStage(Stage):
         progress = int(cast("Tensor", self.batches_seen)) / self.steps
         return self.kl * min(max((progress - 0.25) / 0.75, 0.0), 1.0)
 
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if the discriminator would see no patch of what is drawn."""
+        if min(frame_range(draw.frames)[0], least_frames(draw)) < LEAST_FRAMES:
+            raise UserError(
+                f"pbnet needs draw.frames, and draw.least if it is set, of {LEAST_FRAMES} or more."
+            )
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return self.judge(batch)[0]
 
     def judge(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The generator's losses, and motions (B, T, 8) as they were and as they are made."""
-        if batch.frames.shape[1] < LEAST_FRAMES:
-            raise UserError(f"pbnet needs draw.frames of at least {LEAST_FRAMES}.")
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         given = {"pose": pose, "eyes": eyes, "audio": batch.audio}
         portrait = {"source_pose": batch.source_pose, "source_eyes": batch.source_eyes}
-        self.net.observe_statistics(**given, **portrait)
+        seen = {kind: value[batch.valid] for kind, value in given.items()}
+        self.net.observe_statistics(**seen, **portrait)
         pose, eyes, audio = (self.net.normalize(kind, value) for kind, value in given.items())
         source = self.net.source(batch.source_pose, batch.source_eyes)
         mean, log_variance = self.net.encode(pose, eyes, audio, source)
@@ -270,8 +278,7 @@ class PBNetStage(Stage):
         real = torch.cat([pose, eyes], dim=-1)
         made = torch.cat(self.net.decode(latent, audio, source), dim=-1)
         losses = {
-            "rec": ((made - real).square().mean(-1) * batch.valid).sum()
-            / batch.valid.sum().clamp(1),
+            "rec": _clip_mean((made - real).square().mean(-1), batch.valid),
             "kl": kl_divergence(mean, log_variance),
             "gan": self._bce(self.discriminator(made), real=True),
         }
@@ -307,6 +314,11 @@ class PBNetStage(Stage):
     def _bce(logits: Tensor, *, real: bool) -> Tensor:
         wanted = torch.full_like(logits, float(real))
         return F.binary_cross_entropy_with_logits(logits, wanted)
+
+
+def _clip_mean(error: Tensor, valid: Tensor) -> Tensor:
+    """Mean over each clip's valid frames, then over clips, so that a batch may be split up."""
+    return ((error * valid).sum(1) / valid.sum(1).clamp(1)).mean()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
