@@ -2,7 +2,8 @@
 
 Everything that tests need lies in the repository. What needs a folder from outside is marked so and
 is left out unless its option names the folder: ``real`` (clips of real people, ``--clips``),
-``papers`` (their texts, ``--papers``), ``weights`` (published weight files, ``--weights``).
+``papers`` (their texts, ``--papers``), ``weights`` (published weight files, ``--weights``),
+``paper`` (one step of every stage at paper scale, ``--scratch``: where its 20 GB may go).
 """
 
 import os
@@ -17,7 +18,7 @@ from tests.tiny import bench, files  # noqa: F401
 
 torch.set_num_threads(1)
 
-OUTSIDE = {"real": "clips", "papers": "papers", "weights": "weights"}
+OUTSIDE = {"real": "clips", "papers": "papers", "weights": "weights", "paper": "scratch"}
 """Options by the marker of the tests that need them."""
 
 

@@ -1,7 +1,7 @@
 """One stage, or one generation, at paper scale on the CPU; prints a line of JSON.
 
-    python -m tests.paper.run FOLDER STRATEGY STAGE [key=value ...]
-    python -m tests.paper.run FOLDER STRATEGY generate [key=value ...]
+    python -m tests.paper.run FOLDER STAGE STRATEGY [key=value ...]
+    python -m tests.paper.run FOLDER generate STRATEGY [key=value ...]
 
 A stage makes one training step and one validation of batch 1, through ``thbench.training``, and
 leaves its checkpoint in ``FOLDER/runs``; the stages that it builds on must be there. A process does
@@ -11,6 +11,7 @@ one thing, so that its peak memory is that thing's.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -24,8 +25,14 @@ from tests.paper import given
 from thbench import assemble, config, training
 from thbench.config import Config
 from thbench.requests import SplitRequests
-from thbench.stages import order, read_checkpoint, stage_run
+from thbench.stages import StageRun, order, read_checkpoint, stage_run
 
+GENERATE = "generate"
+PLANS = (
+    *("dawn", "ar", "sar", "ttr", "ttr single_model=true", "rolling"),
+    *("diffused_heads", "fd2talk", "hallo"),
+)
+"""Strategies, with the words of a switch, in the order of running: later ones share stages."""
 COMMON = (
     "scale=paper",
     "trainer.accelerator=cpu",
@@ -67,6 +74,12 @@ class Clock(Callback):
         self.seconds["validation"] = time.perf_counter() - self.began
 
 
+def stages_of(plan: str) -> list[str]:
+    """The stages of one of ``PLANS``, each after those that it builds on."""
+    strategy, *words = plan.split()
+    return order(config.load(strategy, ["scale=paper", *words]))
+
+
 def load(folder: Path, strategy: str, words: Sequence[str] = ()) -> Config:
     """The strategy as it is run here, with all that it is given."""
     own = config.load(strategy, ["scale=paper", *words])
@@ -85,22 +98,30 @@ def load(folder: Path, strategy: str, words: Sequence[str] = ()) -> Config:
 
 def train(loaded: Config, name: str) -> dict[str, Any]:
     """A step and a validation of one stage."""
+    before = stage_run(loaded, name)
+    if before.last.is_file():
+        return {"hash": before.hash, "shared": True}
     clock, callbacks = Clock(), training._callbacks
     training._callbacks = lambda *given: [clock, *callbacks(*given)]
     settings = loaded.stages[name]
     run = training.fit_stage(loaded, name)
-    state = read_checkpoint(run)["state_dict"]
-    sizes = [v.numel() for k, v in state.items() if k.startswith("net.")]
     if settings.max_steps:
         assert {"step", "validation"} <= set(clock.seconds), clock.seconds
         assert run.steps == 1
+    run.best.unlink(missing_ok=True)  # Hallo's fill a disk
     return {
         "hash": run.hash,
-        "parameters": sum(sizes),
+        "parameters": _count(run),
         "precision": settings.precision or loaded.trainer.precision,
         "frames": clock.frames,
         **clock.seconds,
     }
+
+
+def _count(run: StageRun) -> int:
+    """Parameters and buffers of the stage's network."""
+    state = read_checkpoint(run)["state_dict"]
+    return sum(value.numel() for key, value in state.items() if key.startswith("net."))
 
 
 def generate(loaded: Config, frames: int) -> dict[str, Any]:
@@ -118,18 +139,17 @@ def generate(loaded: Config, frames: int) -> dict[str, Any]:
         "steps": loaded.sampler.steps,
         "generation": generation.cost.seconds,
         "parameters": sum(p.numel() for p in made.strategy.parameters()),
+        "precision": loaded.trainer.precision,
     }
 
 
-def main(folder: str, strategy: str, what: str, *words: str) -> None:
+def main(folder: str, what: str, strategy: str, *words: str) -> None:
     """See the module."""
-    import os
-
     os.environ["THBENCH_WEIGHTS"] = str(Path(folder) / "weights")
     os.environ["HF_HUB_OFFLINE"] = "1"
     loaded = load(Path(folder), strategy, words)
     began = time.perf_counter()
-    if what == "generate":
+    if what == GENERATE:
         row = generate(loaded, FRAMES.get(strategy, 20))
     else:
         row = train(loaded, what)
