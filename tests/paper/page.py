@@ -29,7 +29,9 @@ data; HuBERT's and wav2vec 2.0's own code does not run), VGG-19, Stable Diffusio
 place of its fifty layers. Clips are synthetic faces, drawn at the strategy's size.
 
 Times are of a first step, warming up included, on a machine that others may have used. Memory is
-the process's largest resident size, mapped checkpoints included.
+the most that the process had for itself; files that are mapped, such as checkpoints, do not count.
+Hallo's two stages keep what waits for the backward pass in files (`tests/paper/frugal.py`), which
+makes them slow: their times say nothing about a machine with enough memory.
 """
 COLUMNS = (
     *("strategy", "stage", "parameters, M", "precision", "frames"),
@@ -54,7 +56,7 @@ def main(folder: str, page: str) -> None:
     )
     cuts = [f"- {name}: `{' '.join(words)}`" for name, words in FEW.items()]
     if cuts:
-        cuts = ["Smaller than the paper's, because it does not fit in 14 GiB:", "", *cuts, ""]
+        cuts = ["Less than the paper's, because that does not fit in 14 GiB:", "", *cuts, ""]
     write_atomic(Path(page), "\n".join([said, *cuts, *lines, ""]))
 
 
