@@ -45,7 +45,7 @@ SHARES = {"tests": 0.2, "training": 0.35, "generation": 0.3, "compile": 0.15}
 GRACE = 3.0
 """Seconds that a part may be late before it is ended."""
 WARM_UP, TIMED = 3, 10
-"""Training steps that are not counted, and those that are, at most."""
+"""Training steps that are not counted, and those that are, at most; in a dry run one of each."""
 MIXED = "bf16-mixed"
 
 
@@ -73,6 +73,16 @@ class Setup:
     def lengths(self) -> tuple[int, ...]:
         """Frames of the videos; those of DAWN's Table 2 and more."""
         return (4, 6, 8) if self.dry else (40, 200, 600)
+
+    @property
+    def warm_up(self) -> int:
+        """Training steps that are not counted."""
+        return 1 if self.dry else WARM_UP
+
+    @property
+    def steps(self) -> int:
+        """Training steps in all."""
+        return 2 if self.dry else WARM_UP + TIMED
 
     @property
     def left(self) -> float:
@@ -112,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     end = time.time() + asked.seconds
     if asked.part:
-        setup = Setup(out, end, asked.dry, tuple(asked.strategies))
+        setup = Setup(out, asked.until, asked.dry, tuple(asked.strategies))
         PARTS[asked.part](setup, Results(out / f"{asked.part}.json"))
         return 0
     if not asked.dry and not torch.cuda.is_available():
@@ -253,11 +263,12 @@ class Timer(Callback):
 
     Args:
         seconds: until when no further step begins.
+        most: steps.
         device: whose work is waited for.
     """
 
-    def __init__(self, seconds: float, device: torch.device) -> None:
-        self.end, self.device = time.perf_counter() + seconds, device
+    def __init__(self, seconds: float, most: int, device: torch.device) -> None:
+        self.end, self.most, self.device = time.perf_counter() + seconds, most, device
         self.steps: list[float] = []
         self.first = 0.0
         self.began = 0.0
@@ -271,7 +282,7 @@ class Timer(Callback):
         self.steps.append(time.perf_counter() - self.began)
         self.first = self.first or self.steps[0]
         late = time.perf_counter() > self.end
-        trainer.should_stop = late or len(self.steps) >= WARM_UP + TIMED
+        trainer.should_stop = late or len(self.steps) >= self.most
 
 
 def _train(
@@ -307,7 +318,7 @@ def _steps(
         for part in stage.net.children():  # as thbench.training does
             part.compile()
     shown = untrained.batch(loaded, name, size)
-    timer = Timer(budget, setup.device)
+    timer = Timer(budget, setup.steps, setup.device)
     _start_peak(setup.device)
     with devices.quiet():
         trainer = devices.make_trainer(
@@ -322,15 +333,15 @@ def _steps(
             enable_checkpointing=False,
             default_root_dir=setup.out,
         )
-        trainer.fit(stage, DataLoader([shown] * (WARM_UP + TIMED), batch_size=None))
-    counted = timer.steps[WARM_UP:] or timer.steps[-1:]
+        trainer.fit(stage, DataLoader([shown] * setup.steps, batch_size=None))
+    counted = timer.steps[setup.warm_up :] or timer.steps[-1:]
     seconds, frames = statistics.median(counted), shown.frames.shape[1]
     return {
         "frames": frames,
         "parameters": _parameters(stage),
         "step": seconds,
         "first_step": timer.first,
-        "steps_timed": len(timer.steps[WARM_UP:]),
+        "steps_timed": len(timer.steps[setup.warm_up :]),
         "samples_s": size / seconds,
         "frames_s": size * frames / seconds,
         "peak_gib": _peak(setup.device),
@@ -427,7 +438,7 @@ def _stopping(made: Strategy, budget: float, device: torch.device) -> Iterator[N
 def _run_part(part: str, asked: argparse.Namespace, budget: float) -> str:
     """A part in a process of its own: how it ended."""
     command = [sys.executable, "-m", "benchmarks.gpu", asked.out, "--part", part]
-    command += ["--seconds", f"{budget:.1f}", "--strategies", ",".join(asked.strategies)]
+    command += ["--until", str(time.time() + budget), "--strategies", ",".join(asked.strategies)]
     command += ["--dry"] if asked.dry else []
     print(f"== {part}: {budget:.0f} s", flush=True)
     with subprocess.Popen(command, start_new_session=True) as run:
@@ -552,6 +563,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", type=_listed(SHARES), default=list(SHARES), metavar="NAME,...")
     parser.add_argument("--strategies", type=_listed(names), default=names, metavar="NAME,...")
     parser.add_argument("--part", choices=list(SHARES), help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
