@@ -9,7 +9,7 @@ SYSTEM := $(shell uname -s -m)
 # For `make lock`: UPGRADE= follows pyproject.toml alone, UPGRADE='--upgrade-package av' renews one.
 UPGRADE ?= --upgrade
 
-.PHONY: demo test test-real test-lowest mutants lint type bench tables lock clean
+.PHONY: demo test test-real test-paper test-lowest mutants lint type bench tables lock clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
@@ -22,6 +22,14 @@ test-real: $(READY)
 	@test -n "$(CLIPS)" || { echo "say where the clips are: make test-real CLIPS=folder [PAPERS=folder] [WEIGHTS=folder]"; exit 2; }
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "real or papers or weights" --clips "$(CLIPS)" \
 		$(if $(PAPERS),--papers "$(PAPERS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+# A step, a validation and a generation of everything at paper scale, on the CPU: 20 minutes and 14 GiB of
+# memory. Data, weights and checkpoints (25 GB) go to PAPER_SCALE, the log to docs/paper-scale.md.
+PAPER_SCALE ?= runs/paper-scale
+test-paper: $(READY)
+	mkdir -p $(PAPER_SCALE)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(nproc)} $(BIN)/python -m pytest tests/paper --scratch $(PAPER_SCALE); \
+		passed=$$?; $(BIN)/python -m tests.paper.page $(PAPER_SCALE) docs/paper-scale.md; exit $$passed
 
 # What depends on decoders and libraries, with the lowest versions that pyproject.toml allows.
 test-lowest: .venv-lowest/.ready

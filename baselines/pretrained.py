@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,15 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 def _read(kind: Any, source: str, part: str) -> Any:
     """The model in a folder, in its part of a pipeline's folder, or on the hub."""
+    # Said, because otherwise diffusers recommends a package that nothing here needs.
+    load = functools.partial(kind.from_pretrained, low_cpu_mem_usage=False)
     folder = Path(source)
     if folder.is_dir():
         inside = folder / part
-        return kind.from_pretrained(inside if (inside / "config.json").is_file() else folder)
+        return load(inside if (inside / "config.json").is_file() else folder)
     if not part:
-        return kind.from_pretrained(source)
+        return load(source)
     try:
-        return kind.from_pretrained(source, subfolder=part)
+        return load(source, subfolder=part)
     except OSError:  # the model may be published alone
-        return kind.from_pretrained(source)
+        return load(source)

@@ -3,7 +3,8 @@
 Everything that tests need lies in the repository. What needs a folder from outside is marked so and
 is left out unless its option names the folder: ``real`` (clips of real people, ``--clips``),
 ``papers`` (their texts, ``--papers``), ``weights`` (published weight files, ``--weights``),
-``paper`` (one step of every stage at paper scale, ``--scratch``: where its 20 GB may go).
+``paper`` (one step of every stage at paper scale, ``--scratch``: where its 20 GB may go). Tests
+marked ``cuda`` run where torch sees a GPU.
 """
 
 import os
@@ -27,6 +28,12 @@ def pytest_addoption(parser):
         parser.addoption(
             f"--{option}", type=Path, metavar="FOLDER", help=f"run the tests marked {marker} too"
         )
+    parser.addoption(
+        "--prepared",
+        type=Path,
+        metavar="FOLDER",
+        help="a small prepared data set for tests on CUDA",
+    )
 
 
 def pytest_configure(config):
@@ -38,6 +45,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     closed = {m for m, option in OUTSIDE.items() if config.getoption(option) is None}
+    closed |= set() if torch.cuda.is_available() else {"cuda"}
     kept, left_out = [], []
     for item in items:
         (left_out if any(map(item.get_closest_marker, closed)) else kept).append(item)

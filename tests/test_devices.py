@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from thbench.config import TrainerConfig
-from thbench.devices import few, use_threads
+from thbench.devices import few, make_trainer, use_threads
 from thbench.errors import UserError
 
 
@@ -38,3 +38,9 @@ def test_threads_are_torchs_own_unless_they_are_set():
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "16"])
+def test_weights_of_16_bits_are_refused(kind):
+    with pytest.raises(UserError, match=f"take {kind}-mixed"):
+        make_trainer(TrainerConfig(accelerator="cpu", precision=f"{kind}-true"))

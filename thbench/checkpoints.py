@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import torch
@@ -108,16 +107,46 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)  # in memory: with a file, it hides why writing failed
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         try:
-            part.write_bytes(content.getbuffer())
+            with part.open("wb") as file:
+                _stream(checkpoint, file)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _stream(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    """Write a checkpoint without holding it in memory a second time: Hallo's has 20 GB.
+
+    Raises:
+        OSError: the file does not take it. torch hides that behind an error of its own.
+    """
+    told = _Told(file)
+    try:
+        torch.save(checkpoint, told)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise (told.error or error) from None
+
+
+class _Told:
+    """A file that remembers why it did not take what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def requeue() -> None:

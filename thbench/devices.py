@@ -54,6 +54,7 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
         ],
     }
     base |= options
+    _check_precision(str(base["precision"]))
     if base["strategy"] == "fsdp":
         # One whole file per checkpoint, which loads on any number of devices.
         base["strategy"] = FSDPStrategy(state_dict_type="full")
@@ -69,6 +70,16 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
         return trainer
     except (MisconfigurationException, ValueError) as error:  # what is no value of a setting
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _check_precision(precision: str) -> None:
+    """Weights of 16 bits are wider apart than a usual step: training would stand still."""
+    if precision in ("16-true", "bf16-true"):
+        mixed = precision.replace("true", "mixed")
+        raise UserError(
+            f"precision={precision} keeps the weights themselves in 16 bits, where small steps are"
+            f" lost: take {mixed}."
+        )
 
 
 def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n: int) -> bool:

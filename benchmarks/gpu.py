@@ -1,0 +1,584 @@
+"""What a GPU makes of the paper's networks, within minutes; see docs/gpu.md.
+
+    python -m benchmarks.gpu OUT [--seconds 540] [--dry] [--parts NAME,...] [--strategies NAME,...]
+
+Each part is a process of its own with a share of the time, and writes what it has after each
+figure, so neither a kill nor a broken GPU context loses the others'. ``--dry`` runs it on the CPU
+with the tiny networks, to show that it runs; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.data import DataLoader
+
+from benchmarks import untrained
+from thbench import config, devices, plans
+from thbench.callbacks import Ema
+from thbench.config import Config, content_hash
+from thbench.contracts import FPS, Request
+from thbench.results import write_atomic
+from thbench.stages import order
+from thbench.strategy import Strategy
+
+SHARES = {"tests": 0.2, "training": 0.35, "generation": 0.3, "compile": 0.15}
+"""Of the time, by part; what one leaves over goes to the next ones."""
+GRACE = 3.0
+"""Seconds that a part may be late before it is ended."""
+WARM_UP, TIMED = 3, 10
+"""Training steps that are not counted, and those that are, at most; in a dry run one of each."""
+MIXED = "bf16-mixed"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured, and until when.
+
+    Attributes:
+        out: the folder of results.
+        end: on ``time.time()``'s clock.
+        dry: tiny networks on the CPU.
+        strategies: their names.
+    """
+
+    out: Path
+    end: float
+    dry: bool
+    strategies: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu" if self.dry else "cuda")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Frames of the videos; those of DAWN's Table 2 and more."""
+        return (4, 6, 8) if self.dry else (40, 200, 600)
+
+    @property
+    def warm_up(self) -> int:
+        """Training steps that are not counted."""
+        return 1 if self.dry else WARM_UP
+
+    @property
+    def steps(self) -> int:
+        """Training steps in all."""
+        return 2 if self.dry else WARM_UP + TIMED
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.time()
+
+    def load(self, strategy: str) -> Config:
+        """The strategy at the scale that is measured."""
+        words = ["tracking.wandb=off", f"trainer.accelerator={'cpu' if self.dry else 'cuda'}"]
+        if self.dry:
+            words += ["scale=tiny", "trainer.threads=1"]
+            return config.load(strategy, [*words, *_few_steps(strategy)])
+        return config.load(strategy, ["scale=paper", *words])
+
+
+@dataclass
+class Results:
+    """Rows of one part, on disk after each."""
+
+    path: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, **row: Any) -> None:
+        self.rows.append(row)
+        write_atomic(self.path, json.dumps(self.rows, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+class OutOfTime(Exception):
+    """The budget of a figure is spent."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the parts in turn and write the page."""
+    asked = _parse(words)
+    out = Path(asked.out)
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.time() + asked.seconds
+    if asked.part:
+        setup = Setup(out, asked.until, asked.dry, tuple(asked.strategies))
+        PARTS[asked.part](setup, Results(out / f"{asked.part}.json"))
+        return 0
+    if not asked.dry and not torch.cuda.is_available():
+        print("gpu: torch sees no GPU here. --dry runs this on the CPU.", file=sys.stderr)
+        return 2
+    for part in SHARES:
+        (out / f"{part}.json").unlink(missing_ok=True)
+    about = describe(asked.dry)
+    left = list(asked.parts)
+    ended = {}
+    while left:
+        part = left[0]
+        share = SHARES[part] / sum(SHARES[name] for name in left)
+        ended[part] = _run_part(part, asked, share * (end - time.time()))
+        left.pop(0)
+        report(out, {**about, "parts": ended})
+    print((out / "gpu.md").read_text())
+    return 0 if all(status == "done" for status in ended.values()) else 1
+
+
+def describe(dry: bool) -> dict[str, Any]:
+    """The machine and the versions."""
+    name = "cpu, dry: tiny networks, no measurement" if dry else torch.cuda.get_device_name()
+    gib = 0.0 if dry else torch.cuda.get_device_properties(0).total_memory / 2**30
+    return {
+        "device": name,
+        "memory_gib": round(gib, 1),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def tests(setup: Setup, results: Results) -> None:
+    """The tests that touch CUDA, each with its outcome; in a dry run there are none."""
+    command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "-m", "cuda", "-vv"]
+    command += ["-p", "no:cacheprovider"]
+    carried = os.environ.get("THBENCH_CARRIED")
+    command += ["--prepared", carried] if carried else []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        assert run.stdout is not None
+        with (setup.out / "tests.log").open("w") as log:
+            for line in run.stdout:
+                log.write(line)
+                log.flush()
+                if found := re.match(r"(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", line):
+                    results.add(test=found[1], outcome=found[2].lower())
+    if not results.rows:
+        results.add(test="all", outcome="none was collected" if setup.dry else "see tests.log")
+
+
+def training(setup: Setup, results: Results) -> None:
+    """A few steps of every stage: samples and frames a second, and peak memory."""
+    todo = [(name, stage) for name in setup.strategies for stage in order(setup.load(name))]
+    done: dict[str, str] = {}
+    with untrained.random_faces():
+        for strategy in setup.strategies:
+            loaded, nets = setup.load(strategy), Nets()
+            for stage in order(loaded):
+                todo.remove((strategy, stage))
+                key = _identity(loaded, stage)
+                row = {"strategy": strategy, "stage": stage}
+                if key in done:
+                    results.add(**row, same_as=done[key])
+                    continue
+                if not loaded.stages[stage].max_steps:
+                    results.add(**row, skipped="has no steps to train")
+                    continue
+                if setup.left < 0:
+                    results.add(**row, skipped="not reached")
+                    continue
+                done[key] = f"{strategy} {stage}"
+                budget = setup.left / (1 + len(todo))
+                results.add(**row, **_train(setup, loaded, stage, nets, budget))
+            nets.clear()
+
+
+def generation(setup: Setup, results: Results) -> None:
+    """Videos of several lengths: time, time to the first frames, real-time factor, peak memory."""
+    cells = len(setup.strategies) * len(setup.lengths)
+    with untrained.random_faces():
+        for name in setup.strategies:
+            loaded = setup.load(name)
+            made = untrained.strategy(loaded, setup.device) if setup.left > 0 else None
+            for n in setup.lengths:
+                row = {"strategy": name, "frames": n}
+                if made is None or setup.left < 0:
+                    results.add(**row, skipped="not reached")
+                else:
+                    if n == setup.lengths[0]:  # the first calls also choose algorithms
+                        _generate(setup, made, loaded, min(n, 8), setup.left / cells / 2)
+                    results.add(**row, **_generate(setup, made, loaded, n, setup.left / cells))
+                cells -= 1
+            made = None
+            _clear()
+
+
+def compiling(setup: Setup, results: Results) -> None:
+    """``torch.compile`` against none: a training step of DAWN, and a call of its denoiser."""
+    loaded = setup.load("dawn")
+    nets = Nets()
+    for compiled in (False, True):
+        row = _train(setup, loaded, "a2v2", nets, setup.left / 3, compiled=compiled)
+        results.add(what="training step (a2v2)", compiled=compiled, **row)
+    for compiled in (False, True):
+        results.add(
+            what=f"denoiser call, {setup.lengths[1]} frames",
+            compiled=compiled,
+            **_denoise(setup, loaded, compiled),
+        )
+
+
+PARTS: dict[str, Callable[[Setup, Results], None]] = {
+    "tests": tests,
+    "training": training,
+    "generation": generation,
+    "compile": compiling,
+}
+
+
+class Nets(dict[str, nn.Module]):
+    """Networks of one strategy's stages, made when a stage first needs them."""
+
+    def of(self, setup: Setup, loaded: Config, stage: str) -> Mapping[str, nn.Module]:
+        """Those that ``stage`` needs."""
+        for need in loaded.stages[stage].needs:
+            if need not in self:
+                given = self.of(setup, loaded, need)
+                self[need] = untrained.untrained(loaded, need, given, setup.device).net
+        return self
+
+
+class Timer(Callback):
+    """Ends training after enough steps or seconds, and keeps the time of each after warming up.
+
+    Args:
+        seconds: until when no further step begins.
+        most: steps.
+        device: whose work is waited for.
+    """
+
+    def __init__(self, seconds: float, most: int, device: torch.device) -> None:
+        self.end, self.most, self.device = time.perf_counter() + seconds, most, device
+        self.steps: list[float] = []
+        self.first = 0.0
+        self.began = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        _wait(self.device)
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        _wait(self.device)
+        self.steps.append(time.perf_counter() - self.began)
+        self.first = self.first or self.steps[0]
+        late = time.perf_counter() > self.end
+        trainer.should_stop = late or len(self.steps) >= self.most
+
+
+def _train(
+    setup: Setup, loaded: Config, name: str, nets: Nets, budget: float, *, compiled: bool = False
+) -> dict[str, Any]:
+    """Steps of one stage with the largest batch that fits, at most the configured one."""
+    wanted = 2 if setup.dry else loaded.stages[name].batch_size
+    size = wanted
+    end = time.perf_counter() + budget
+    while size:
+        _clear()
+        try:
+            found = _steps(setup, loaded, name, nets, size, end - time.perf_counter(), compiled)
+            return {"batch": size, "configured_batch": wanted, **found}
+        except torch.OutOfMemoryError:
+            size //= 2
+    return {"skipped": "a batch of 1 does not fit"}
+
+
+def _steps(
+    setup: Setup,
+    loaded: Config,
+    name: str,
+    nets: Nets,
+    size: int,
+    budget: float,
+    compiled: bool,
+) -> dict[str, Any]:
+    settings = loaded.stages[name]
+    given = nets.of(setup, loaded, name)
+    stage = untrained.untrained(loaded, name, given, setup.device)
+    if compiled:
+        for part in stage.net.children():  # as thbench.training does
+            part.compile()
+    shown = untrained.batch(loaded, name, size)
+    timer = Timer(budget, setup.steps, setup.device)
+    _start_peak(setup.device)
+    with devices.quiet():
+        trainer = devices.make_trainer(
+            loaded.trainer,
+            in_turn=not stage.automatic_optimization,
+            devices=1,
+            precision=MIXED,
+            max_epochs=1,
+            gradient_clip_val=settings.clip or None if stage.automatic_optimization else None,
+            callbacks=[timer, *([Ema(settings.ema)] if settings.ema else [])],
+            logger=False,
+            enable_checkpointing=False,
+            default_root_dir=setup.out,
+        )
+        trainer.fit(stage, DataLoader([shown] * setup.steps, batch_size=None))
+    counted = timer.steps[setup.warm_up :] or timer.steps[-1:]
+    seconds, frames = statistics.median(counted), shown.frames.shape[1]
+    return {
+        "frames": frames,
+        "parameters": _parameters(stage),
+        "step": seconds,
+        "first_step": timer.first,
+        "steps_timed": len(timer.steps[setup.warm_up :]),
+        "samples_s": size / seconds,
+        "frames_s": size * frames / seconds,
+        "peak_gib": _peak(setup.device),
+    }
+
+
+def _generate(
+    setup: Setup, made: Strategy, loaded: Config, n: int, budget: float
+) -> dict[str, Any]:
+    """One video; where the time does not suffice, its whole time by what was done of it."""
+    _clear()
+    _start_peak(setup.device)
+    request = untrained.request(loaded, n)
+    row: dict[str, Any] = {"steps": loaded.sampler.steps}
+    with _stopping(made, budget, setup.device):
+        generation = None
+        try:
+            generation = made.generate(request)
+            for _ in generation.chunks:
+                pass
+        except OutOfTime:
+            if generation is None:
+                return {**row, "skipped": "not reached"}
+        except torch.OutOfMemoryError:
+            return {**row, "skipped": "does not fit"}
+    cost = generation.cost
+    share = cost.evaluations / planned(made, request)
+    if not share:
+        return {**row, "skipped": "not reached"}
+    seconds = cost.seconds / share
+    row |= {
+        "seconds": seconds,
+        "measured_share": round(share, 4),
+        "first_frame": cost.first_frame or None,
+        "real_time": n / FPS / seconds,
+        "peak_gib": _peak(setup.device),
+    }
+    return row
+
+
+def planned(made: Strategy, request: Request) -> int:
+    """Frames that all network calls of a generation will be shown, as ``Cost`` counts them."""
+    return sum(
+        plans.cost(sweep.plan, sweep.sampler.steps).evaluations
+        * next(iter(sweep.denoisers.values())).branches
+        for sweep in made.passes(request)
+    )
+
+
+def _denoise(setup: Setup, loaded: Config, compiled: bool) -> dict[str, Any]:
+    """Median time of the denoiser's calls in one video, which are all alike."""
+    made = untrained.strategy(loaded, setup.device)
+    if compiled:
+        for part in made.nets["a2v"].children():
+            part.compile()
+    times: list[float] = []
+    began = [0.0]
+
+    def before(*_: Any) -> None:
+        _wait(setup.device)
+        began[0] = time.perf_counter()
+
+    def after(*_: Any) -> None:
+        _wait(setup.device)
+        times.append(time.perf_counter() - began[0])
+
+    made.nets["a2v"].register_forward_pre_hook(before)
+    made.nets["a2v"].register_forward_hook(after)
+    _start_peak(setup.device)
+    for _ in made.generate(untrained.request(loaded, setup.lengths[1])).chunks:
+        pass
+    peak = _peak(setup.device)
+    return {"call": statistics.median(times[1:]), "first_call": times[0], "peak_gib": peak}
+
+
+@contextlib.contextmanager
+def _stopping(made: Strategy, budget: float, device: torch.device) -> Iterator[None]:
+    """Within, a network that is called after ``budget`` seconds raises ``OutOfTime``."""
+    end = time.perf_counter() + budget
+
+    def check(*_: Any) -> None:
+        _wait(device)
+        if time.perf_counter() > end:
+            raise OutOfTime
+
+    hooks = [net.register_forward_pre_hook(check) for net in made.nets.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _run_part(part: str, asked: argparse.Namespace, budget: float) -> str:
+    """A part in a process of its own: how it ended."""
+    command = [sys.executable, "-m", "benchmarks.gpu", asked.out, "--part", part]
+    command += ["--until", str(time.time() + budget), "--strategies", ",".join(asked.strategies)]
+    command += ["--dry"] if asked.dry else []
+    print(f"== {part}: {budget:.0f} s", flush=True)
+    with subprocess.Popen(command, start_new_session=True) as run:
+        try:
+            code = run.wait(budget + GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            return "ended: out of time"
+    return "done" if code == 0 else f"failed with {code}"
+
+
+def report(out: Path, about: Mapping[str, Any]) -> None:
+    """``gpu.json`` and ``gpu.md`` of what the parts have written so far."""
+    found = {part: _read(out / f"{part}.json") for part in SHARES}
+    whole = json.dumps({**about, "results": found}, indent=1)
+    write_atomic(out / "gpu.json", whole + "\n")
+    lines = [
+        f"# On {about['device']}",
+        "",
+        f"{about['date']}, {about['memory_gib']} GiB, torch {about['torch']}, CUDA {about['cuda']},"
+        f" Python {about['python']}. Made by `benchmarks/gpu.sh`; see docs/gpu.md.",
+        "",
+        *(f"- {part}: {status}" for part, status in about["parts"].items()),
+    ]
+    for title, part, columns in TABLES:
+        if found[part]:
+            lines += ["", f"## {title}", "", *_table(found[part], columns)]
+    write_atomic(out / "gpu.md", "\n".join(lines) + "\n")
+
+
+TABLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Tests on CUDA", "tests", ("test", "outcome")),
+    (
+        f"Training, {MIXED}",
+        "training",
+        ("strategy", "stage", "parameters", "batch", "configured_batch", "frames", "step",
+         "samples_s", "frames_s", "peak_gib"),
+    ),
+    (
+        "Generation, one video, 32 bits",
+        "generation",
+        ("strategy", "frames", "steps", "seconds", "measured_share", "first_frame", "real_time",
+         "peak_gib"),
+    ),
+    (
+        "torch.compile",
+        "compile",
+        ("what", "compiled", "batch", "step", "first_step", "call", "first_call", "peak_gib"),
+    ),
+)  # fmt: skip
+
+
+def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Markdown. What was not measured says why, behind its row's name."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        why = row.get("skipped") or (f"as {row['same_as']}" if "same_as" in row else "")
+        cells = [_cell(row.get(column)) for column in columns]
+        if why:
+            empty = next((i for i, column in enumerate(columns) if column not in row), -1)
+            cells[empty] = why
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.is_file() else []  # type: ignore[no-any-return]
+
+
+def _identity(loaded: Config, name: str) -> str:
+    """Equal for stages that do the same work, whatever strategy names them."""
+    settings = asdict(loaded.stages[name])
+    for key in ("max_steps", "init_from", "optim"):
+        del settings[key]
+    needs = [_identity(loaded, need) for need in loaded.stages[name].needs]
+    return content_hash([settings, needs, loaded.size, loaded.data.audio])
+
+
+def _few_steps(strategy: str) -> list[str]:
+    """Sampler steps of a dry run: a multiple of the plan's noise levels."""
+    tiny = config.load(strategy, ["scale=tiny"])
+    return [f"sampler.steps={plans.levels(plans.build(n=2, **tiny.plan)) * 2}"]
+
+
+def _parameters(net: nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _start_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> float | None:
+    """GiB that tensors took at most; None on the CPU, where nobody counts them."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+
+
+def _clear() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    names = config.names("strategy")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("out", metavar="OUT", help="a folder for the results")
+    parser.add_argument("--seconds", type=float, default=540.0, help="in all (default 540)")
+    parser.add_argument("--dry", action="store_true", help="tiny networks, on the CPU")
+    parser.add_argument("--parts", type=_listed(SHARES), default=list(SHARES), metavar="NAME,...")
+    parser.add_argument("--strategies", type=_listed(names), default=names, metavar="NAME,...")
+    parser.add_argument("--part", choices=list(SHARES), help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def _listed(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Reads names between commas; argparse says what is wrong."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
+        return names
+
+    return read
+
+
+if __name__ == "__main__":
+    sys.exit(main())

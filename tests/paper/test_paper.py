@@ -1,0 +1,54 @@
+"""Every stage of every strategy at paper scale, with real shapes: ``make test-paper``.
+
+Not part of ``make test``: it takes 20 minutes. What it saw stands in docs/paper-scale.md.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paper.run import GENERATE, PLANS, stages_of
+
+pytestmark = pytest.mark.paper
+
+MOST_GIB = 14.0
+"""Memory that a stage may take here, so that a machine with 16 GiB suffices."""
+
+
+@pytest.fixture(scope="session")
+def place(request):
+    """The folder for data, weights and runs. Checkpoints are made anew, and do not stay."""
+    folder = Path(request.config.getoption("scratch")).resolve()
+    runs = folder / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    (folder / "log.jsonl").unlink(missing_ok=True)
+    yield folder
+    shutil.rmtree(runs, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "what"),
+    [(plan, what) for plan in PLANS for what in (*stages_of(plan), GENERATE)],
+    ids=lambda value: value.replace(" ", "+"),
+)
+def test_it_trains_a_step_validates_and_generates(place, plan, what):
+    command = [sys.executable, "-m", "tests.paper.run", str(place), what, *plan.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    row = {"plan": plan, "what": what}
+    if done.returncode:
+        row["error"] = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+    else:
+        row |= json.loads(done.stdout.splitlines()[-1])
+    with (place / "log.jsonl").open("a") as log:
+        log.write(json.dumps(row) + "\n")
+    assert not done.returncode, done.stderr[-3000:]
+    assert row["peak_gib"] < MOST_GIB, row
+
+
+def environment():
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
