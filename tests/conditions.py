@@ -42,7 +42,6 @@ from thbench.dawn.lfg import SourceFeatures
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import FACE, LEFT_EYE, LIPS, RIGHT_EYE, region_mask
 from thbench.plans import SOURCE
-from thbench.registry import resolve
 from thbench.stages import build_stage
 from thbench.strategy import Stage
 
@@ -207,10 +206,7 @@ def stage_net(strategy: str, name: str, scale: str, words: Sequence[str] = ()) -
     """A stage with new weights; the stages that it needs have none."""
     loaded = configs.load(strategy, [f"scale={scale}", *words])
     nets: dict[str, nn.Module] = {}
-
-    def width(stage: str) -> int:
-        kind: type[Stage] = resolve(loaded.stages[stage].target, Stage)  # type: ignore[type-abstract]
-        return ENCODERS.load(kind.paper_audio if scale == "paper" else "logmel").default_dim
+    width = ENCODERS.load(loaded.data.audio).default_dim
 
     def build(stage: str) -> Stage:
         for need in loaded.stages[stage].needs:
@@ -218,7 +214,7 @@ def stage_net(strategy: str, name: str, scale: str, words: Sequence[str] = ()) -
                 with torch.device("meta"):
                     nets[need] = build(need).net
         needs = {need: nets[need] for need in loaded.stages[stage].needs}
-        return build_stage(loaded, stage, needs, width(stage))
+        return build_stage(loaded, stage, needs, width)
 
     return build(name)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
-from thbench import assemble, config, features, protocol, results, stages
+from thbench import assemble, config, features, preflight, protocol, results, stages
 from thbench.cli import main
 from thbench.data import video
 from thbench.data.synthetic.make import synthesize
@@ -90,12 +90,18 @@ def test_what_is_right_passes(load):
 )
 def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, bench, tmp_path):
     """At paper scale ``dawn.yaml`` has no ``net:`` at all."""
-    chosen = config.load("dawn", ["scale=paper", word])
-    with pytest.raises(UserError, match=says):
-        assemble.check_networks(chosen)
+
+    def errors(*more, only=None):
+        words = ["scale=paper", f"data={bench.data}", word, *more]
+        report = preflight.check(
+            config.load("dawn", words), only, files=False, estimates=False, evaluation=False
+        )
+        return [f"stages.{f.where} {f.text}" for f in report.of(preflight.ERROR)]
+
+    assert any(re.search(says, error) for error in errors())
     if "pbnet" in word:  # which these do not need
-        assemble.check_networks(config.load("dawn", ["scale=paper", word]), "a2v2")
-        assemble.check_networks(config.load("dawn", ["scale=paper", word, "without_pbnet=true"]))
+        assert not errors(only="a2v2")
+        assert not errors("without_pbnet=true")
     assert main(["fit", *bench.dawn, f"runs={tmp_path}", word]) == 2
     assert not list(tmp_path.rglob("*.ckpt"))
 

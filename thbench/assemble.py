@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from thbench import plans, predict, protocol, results
 from thbench.config import Config, content_hash
 from thbench.data import manifest
-from thbench.data.audio import ENCODERS
 from thbench.errors import UserError, did_you_mean
 from thbench.evaluation import score, with_own_motion
 from thbench.protocol import Protocol
 from thbench.registry import resolve
 from thbench.requests import SplitRequests
 from thbench.results import Result
-from thbench.stages import bind, build_stage, load_nets, locate, order
+from thbench.stages import bind, load_nets, locate, order
 from thbench.strategy import Setting, Stage, Strategy
 from thbench.timing import timed
 
@@ -140,29 +137,6 @@ def _check_roles(config: Config, kind: type[Strategy]) -> None:
             raise UserError(
                 f"nets.{role}: {kind.__name__} has no such role.{did_you_mean(role, known)}"
             )
-
-
-def check_networks(config: Config, only: str | None = None) -> None:
-    """Build the networks of the stages that ``fit`` would train, without memory for weights.
-
-    So a wrong key or size inside ``model.net`` of a late stage is found before the first is
-    trained. A network that cannot be built so is left to its own stage.
-
-    Raises:
-        UserError: a network refuses its settings.
-    """
-    encoder, _, _ = config.data.audio.partition("=")
-    width = ENCODERS.load(encoder).default_dim if encoder in ENCODERS else None
-    if width is None:
-        return
-    nets: dict[str, nn.Module] = {}
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        for name in order(config, only):
-            needs = config.stages[name].needs
-            if not nets.keys() >= set(needs):
-                continue
-            with contextlib.suppress(NotImplementedError, RuntimeError):  # it reads its weights
-                nets[name] = build_stage(config, name, {n: nets[n] for n in needs}, width).net
 
 
 def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:

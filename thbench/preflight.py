@@ -28,14 +28,13 @@ from thbench import protocol as protocols
 from thbench.config import Config, StageConfig
 from thbench.contracts import Clip
 from thbench.data import manifest, video
-from thbench.data.audio import ENCODERS
+from thbench.data.audio import ENCODERS, encoder
 from thbench.data.datamodule import Share, check_root
 from thbench.data.dataset import least_frames
 from thbench.data.store import Store
 from thbench.errors import UserError
 from thbench.estimate import EFFICIENCY, Need, Networks, known_rate
 from thbench.features import build_extractors
-from thbench.registry import resolve
 from thbench.stages import order, stage_run
 from thbench.strategy import Setting, Stage
 
@@ -159,7 +158,7 @@ def check(
         return report
     looking = _Looking(config, clips, report, files, rate)
     looking.files_are_here(names)
-    looking.sound(names)
+    looking.sound()
     looking.pixels()
     for name in names:
         looking.stage(name, estimates)
@@ -231,51 +230,61 @@ class _Looking:
     # The data set
 
     def files_are_here(self, names: Iterable[str]) -> None:
-        """Clips, tracks and embeddings that the manifest promises."""
+        """Clips and tracks that the manifest promises, and the sound's embeddings."""
         if not self.files:
             self.say(
                 OK, "data", "judged from the manifest alone, the clips' files are not looked at"
             )
             return
-        root, audio = Path(self.config.data.root), self.config.data.audio
+        root = Path(self.config.data.root)
         shows = any(self.config.stages[name].draw.video for name in names)
         used = [clip for split in self.splits for clip in self.stores[split].clips]
         wanted = {
             "track": [root / clip.track for clip in used],
             "video": [root / clip.video for clip in used] if shows else [],
-            f"'{audio}' embedding": [root / "audio" / audio / f"{clip.id}.npy" for clip in used],
         }
         for kind, paths in wanted.items():
             missing = [path for path in paths if not path.is_file()]
             if missing:
-                again = f" with --audio {audio}" if "embedding" in kind else ""
                 self.say(
                     ERROR,
                     "data",
                     f"{len(missing)} of {len(used)} clips have no {kind}, such as {missing[0]}:"
-                    f" prepare the data set again{again}.",
+                    " prepare the data set again.",
                 )
         if not self.report.of(ERROR):
-            self.say(OK, "data", f"{len(used)} clips with video, track and '{audio}' embedding")
+            self.say(OK, "data", f"{len(used)} clips with video and track")
+        self.embeddings(used)
 
-    def sound(self, names: Iterable[str]) -> None:
+    def sound(self) -> None:
         """Whether the audio encoder is the one of the strategy's paper."""
-        if self.config.scale != "paper":
+        config, given = self.config, self.config.data.audio.partition("=")[0]
+        if config.scale != "paper" or config.strategy not in configs.names("strategy"):
             return
-        kinds = {name: _kind(self.config.stages[name]) for name in names}
-        own = {name: k.paper_audio for name, k in kinds.items() if _names_sound(k)}
-        own = own or {name: Stage.paper_audio for name in kinds}
-        given = self.config.data.audio.partition("=")[0]
-        for encoder in sorted(set(own.values()) - {given}):
-            stages = ", ".join(name for name, wanted in own.items() if wanted == encoder)
-            self.say(
-                WARNING,
-                "sound",
-                f"data.audio={given}, but the paper of {stages} hears {encoder}: figures will not"
-                f" compare with its own; set data.audio={encoder}.",
-            )
-        if set(own.values()) == {given}:
+        own = configs.load(config.strategy, ["scale=paper"]).data.audio
+        if given == own:
             self.say(OK, "sound", f"{given}, as in the paper")
+            return
+        self.say(
+            WARNING,
+            "sound",
+            f"data.audio={given}, but the paper's strategy hears {own}: figures will not compare"
+            f" with its own; set data.audio={own}.",
+        )
+
+    def embeddings(self, used: Sequence[Clip]) -> None:
+        """Whether the sound is embedded, or can be."""
+        store, audio = self.stores["train"], self.config.data.audio
+        missing = [clip for clip in used if not store.embeddings.path(clip.id).is_file()]
+        if not missing:
+            return
+        what = f"{len(missing)} of {len(used)} clips have no '{audio}' embedding"
+        try:
+            encoder(audio)
+        except UserError as error:
+            self.say(ERROR, "sound", f"{what}, and it cannot be made here: {error}", local=True)
+            return
+        self.say(OK, "sound", f"{what}: they are made once, before the first step", local=True)
 
     def pixels(self) -> None:
         """Whether frames are shown as large as the strategy and the clips are."""
@@ -536,7 +545,7 @@ class _Looking:
     def measured(self, evaluation: bool) -> None:
         """What ``eval`` will measure, and what not."""
         try:
-            rule = protocols.load(self.config.eval.protocol)
+            rule = assemble.protocol_of(self.config)
         except UserError as error:
             self.error("eval", error)
             return
@@ -630,7 +639,7 @@ class _Looking:
     def _videos(self) -> int:
         """As large as the test clips' own files, for each seed."""
         try:
-            seeds = len(protocols.load(self.config.eval.protocol).seeds)
+            seeds = len(assemble.protocol_of(self.config).seeds)
             paths = [Path(self.config.tested.root) / clip.video for clip in self.tested]
         except UserError:
             return 0
@@ -724,15 +733,6 @@ def _unavailable(metrics: Iterable[Any]) -> dict[str, list[str]]:
         if reason and metric.name not in found.setdefault(reason, []):
             found[reason].append(metric.name)
     return found
-
-
-def _kind(settings: StageConfig) -> type[Stage]:
-    return resolve(settings.target, Stage)  # type: ignore[type-abstract]
-
-
-def _names_sound(kind: type[Stage]) -> bool:
-    """Whether the class says which sound its paper has; others may not listen at all."""
-    return any("paper_audio" in vars(c) for c in kind.__mro__ if c is not Stage)
 
 
 def _is_done(config: Config, name: str) -> bool:
