@@ -13,6 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from thbench.nn import entry
 from thbench.nn.silent import silent
 from thbench.nn.unet3d import sinusoid
 
@@ -62,6 +63,10 @@ class Conditioned(nn.Module):
         self.norm = nn.GroupNorm(groups, dim)
         self.entry = nn.Linear(dim, dim)
         self.attend = nn.ModuleList(CrossAttention(dim, width, head_dim) for _ in range(kinds))
+        for attend in self.attend[1:]:
+            # Over the reference, a long sequence, attention at first is an average.
+            entry.level(attend.to_kv, slice(dim, None))
+            entry.level(attend.to_out)
         self.norm_feed = nn.LayerNorm(dim)
         self.feed = FeedForward(dim, mult=2, activation_fn="geglu")
         self.exit = silent(nn.Linear(dim, dim))
