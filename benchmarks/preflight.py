@@ -96,9 +96,9 @@ def _head(scale: str) -> list[str]:
         "",
         "Memory is that of one device with the whole batch, an estimate from below: weights,",
         "gradients, Adam's moments, averages, and what lives at most during a step. Time is that of",
-        f"all steps' arithmetic on one device, at {EFFICIENCY:.0%} of an assumed {rates} of large matrix",
-        "products; reading data and starting kernels come on top, and are most of it where networks",
-        "are small. Columns of data sets: clips of 'train' that the stage draws from.",
+        f"all steps' arithmetic on one device, at {EFFICIENCY:.0%} of an assumed {rates}",
+        "of large matrix products; reading data and starting kernels come on top, and are most of",
+        "it where networks are small. Columns of data sets: clips of 'train' that are drawn from.",
         "",
     ]
 
