@@ -590,8 +590,8 @@ class _Looking:
         for metric in metrics:
             enough = sum(n >= metric.least_frames for n in lengths)
             if enough < len(lengths):
-                count = f"{enough} of {len(lengths)}" if enough else "none"
-                text = f"{metric.name} needs {metric.least_frames} frames, which {count} clips have"
+                count = f"{enough} of {len(lengths)} clips have" if enough else "no clip has"
+                text = f"{metric.name} needs {metric.least_frames} frames, which {count}"
                 level = WARNING if enough < SHARE * len(lengths) else OK
                 self.say(level, "eval", text if enough else f"{text}: it will have no value")
 

@@ -13,7 +13,7 @@ from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
 from tests.toys import request
 from thbench import config, plans
-from thbench.config import OptimConfig, SamplerConfig
+from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.contracts import Batch, to_unit
 from thbench.diffusion.bound import bound_term
 from thbench.errors import UserError
@@ -241,8 +241,8 @@ def test_training_shows_what_generating_shows(k, options):
 def test_a_draw_without_enough_context_is_refused():
     made = stage(options={"audio_context": 2, "motion": 3})
     with pytest.raises(UserError, match=r"draw\.context 3 or more"):
-        made.loss(batch(around=2))
-    stage(options={"motion": 2}).loss(batch(around=2))
+        made.check_draw(DrawConfig(1, context=2))
+    stage(options={"motion": 2}).check_draw(DrawConfig(1, context=2))
 
 
 def test_what_does_not_change_is_worked_out_once():

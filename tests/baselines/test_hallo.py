@@ -19,7 +19,7 @@ from metrics.weights import WeightsMissing
 from tests.baselines.test_diffused_heads import spread
 from tests.toys import request
 from thbench import config, plans
-from thbench.config import SamplerConfig
+from thbench.config import DrawConfig, SamplerConfig
 from thbench.contracts import Batch
 from thbench.diffusion import sampler
 from thbench.errors import UserError
@@ -692,8 +692,10 @@ def test_the_second_stage_takes_its_frames_sound_and_motion_from_the_right_place
     torch.testing.assert_close(example.motion[0][:1], seen[0], atol=1e-4, rtol=1e-3)
     tokens = made.net.tokens(data.audio, torch.tensor([[4, 5, 6, 7]] * 2))
     torch.testing.assert_close(example.sound, tokens)
-    with pytest.raises(UserError, match=r"draw.frames=6 and draw.context=2"):
-        made.loss(batch(n=5))
+    made.check_draw(DrawConfig(6, context=2))
+    for draw in (DrawConfig(5, context=2), DrawConfig(6), DrawConfig(6, context=2, least=3)):
+        with pytest.raises(UserError, match=r"draw.frames=6, draw.context=2 and draw.least=null"):
+            made.check_draw(draw)
     assert made.trained_for()["plan"] == {"name": "sar", "segment": 4, "overlap": 2}
 
 
