@@ -10,7 +10,6 @@ with the tiny networks, to show that it runs; its figures mean nothing.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import os
@@ -21,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from benchmarks import untrained
 from thbench import config, devices, plans
 from thbench.callbacks import Ema
 from thbench.config import Config, content_hash
-from thbench.contracts import FPS, Request
+from thbench.contracts import FPS, Cost, Request
 from thbench.results import write_atomic
 from thbench.stages import order
 from thbench.strategy import Strategy
@@ -356,19 +355,19 @@ def _generate(
     _start_peak(setup.device)
     request = untrained.request(loaded, n)
     row: dict[str, Any] = {"steps": loaded.sampler.steps}
-    with _stopping(made, budget, setup.device):
-        generation = None
+    with Budget(made, budget, setup.device) as held:
         try:
             generation = made.generate(request)
+            held.cost = generation.cost
             for _ in generation.chunks:
                 pass
+            held.done = held.cost.evaluations
         except OutOfTime:
-            if generation is None:
-                return {**row, "skipped": "not reached"}
+            pass
         except torch.OutOfMemoryError:
             return {**row, "skipped": "does not fit"}
-    cost = generation.cost
-    share = cost.evaluations / planned(made, request)
+    cost = held.cost
+    share = held.done / planned(made, request)
     if not share:
         return {**row, "skipped": "not reached"}
     seconds = cost.seconds / share
@@ -417,22 +416,40 @@ def _denoise(setup: Setup, loaded: Config, compiled: bool) -> dict[str, Any]:
     return {"call": statistics.median(times[1:]), "first_call": times[0], "peak_gib": peak}
 
 
-@contextlib.contextmanager
-def _stopping(made: Strategy, budget: float, device: torch.device) -> Iterator[None]:
-    """Within, a network that is called after ``budget`` seconds raises ``OutOfTime``."""
-    end = time.perf_counter() + budget
+class Budget:
+    """Stops a generation when its time is spent, and knows how far it came.
 
-    def check(*_: Any) -> None:
-        _wait(device)
-        if time.perf_counter() > end:
-            raise OutOfTime
+    Args:
+        made: its networks are looked at before each call.
+        seconds: after which a call raises ``OutOfTime``.
+        device: whose work is waited for.
 
-    hooks = [net.register_forward_pre_hook(check) for net in made.nets.values()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
+    Attributes:
+        cost: of the generation, once it has begun.
+        done: frames shown to networks in calls that have ended.
+    """
+
+    def __init__(self, made: Strategy, seconds: float, device: torch.device) -> None:
+        self.made, self.device = made, device
+        self.end = time.perf_counter() + seconds
+        self.cost = Cost()
+        self.done = 0
+
+    def __enter__(self) -> Budget:
+        self.hooks = [net.register_forward_pre_hook(self._check) for net in self.made.nets.values()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
             hook.remove()
+
+    def _check(self, *_: Any) -> None:
+        _wait(self.device)
+        if time.perf_counter() > self.end:
+            raise OutOfTime
+        self.done = (
+            self.cost.evaluations
+        )  # the call that begins is in it, and ends before the next check
 
 
 def _run_part(part: str, asked: argparse.Namespace, budget: float) -> str:

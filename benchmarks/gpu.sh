@@ -78,11 +78,15 @@ if ! why=$("$python" -c "import torch, torchvision; torchvision.ops.nms" 2>&1); 
     echo "gpu.sh: install the torchvision of this torch's release (PyTorch's page of versions)" >&2
     exit 2
 fi
-for module in omegaconf diffusers lightning transformers av librosa; do
-    if ! why=$("$python" -c "import $module" 2>&1); then
-        echo "gpu.sh: $module cannot be imported ($(tail -n 1 <<<"$why")): --pack it, and say --carried" >&2
-        exit 2
-    fi
-done
+missing=$("$python" - <<'END'
+from importlib.util import find_spec
+wanted = ("omegaconf", "diffusers", "lightning", "transformers", "av", "librosa", "cv2", "pytest")
+print(*(name for name in wanted if find_spec(name) is None))
+END
+)
+if [ -n "$missing" ]; then
+    echo "gpu.sh: this machine lacks $missing: gpu.sh --pack DIR elsewhere, and --carried DIR here" >&2
+    exit 2
+fi
 spent=$(($(date +%s) - started))
 exec "$python" -m benchmarks.gpu "$out" --seconds $((seconds - spent)) "${rest[@]}"
