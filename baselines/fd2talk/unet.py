@@ -63,8 +63,9 @@ class Conditioned(nn.Module):
         self.norm = nn.GroupNorm(groups, dim)
         self.entry = nn.Linear(dim, dim)
         self.attend = nn.ModuleList(CrossAttention(dim, width, head_dim) for _ in range(kinds))
-        for attend in self.attend[1:]:
+        for attend in list(self.attend)[1:]:
             # Over the reference, a long sequence, attention at first is an average.
+            assert isinstance(attend, CrossAttention)
             entry.level(attend.to_kv, slice(dim, None))
             entry.level(attend.to_out)
         self.norm_feed = nn.LayerNorm(dim)
