@@ -370,3 +370,18 @@ def test_the_page_of_all_is_up_to_date():
     for strategy in configs.names("strategy"):
         assert f"| {strategy} | possible | possible | possible |" in page
     assert "impossible" not in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (None, "-"),
+        (41, "41 s"),
+        (960, "16 min"),
+        (4e4, "11 h"),
+        (2e7, "231 days"),
+        (1e9, "32 years"),
+    ],
+)
+def test_durations_are_for_people(seconds, said):
+    assert preflight.duration(seconds) == said
