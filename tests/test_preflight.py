@@ -70,7 +70,8 @@ class Reading(Line):
 @pytest.fixture(autouse=True)
 def _one_rate(monkeypatch):
     monkeypatch.setattr(preflight, "known_rate", lambda device, precision: 1e9)
-    monkeypatch.setattr(hub, "reachable", lambda url: False)
+    for place in ("thbench.hub", "thbench.pictures"):
+        monkeypatch.setattr(f"{place}.reachable", lambda url: False)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +307,6 @@ def test_models_of_the_hub(tmp_path, monkeypatch):
     ],
 )
 def test_stages_of_the_bench_say_what_they_want(strategy, words, said, tmp_path, monkeypatch):
-    monkeypatch.setattr("thbench.pictures.reachable", lambda url: False)
     monkeypatch.setattr("thbench.nn.perceptual._hub", lambda: tmp_path)
     root = simulated.write("hdtf", tmp_path / "data")
     words = [f"data.root={root}", "data.audio=logmel", f"runs={tmp_path}", *words]
@@ -358,7 +358,7 @@ def test_no_strategy_is_impossible_on_short_clips(tmp_path):
     lengths = [clip.n_frames for clip in manifest.read(root)]
     assert (len(lengths), min(lengths), max(lengths)) == (7442, 32, 120)
     assert np.median(lengths) == pytest.approx(63, abs=1)
-    for strategy in ("dawn", "ttr", "rolling"):  # the page has all
+    for strategy in ("dawn", "ttr"):  # the page has all
         report = simulated.look(strategy, "cremad", root, "paper", details=False)
         wrong = [f for f in report.of(ERROR) if not f.local]
         assert not wrong, (strategy, wrong)
@@ -370,3 +370,18 @@ def test_the_page_of_all_is_up_to_date():
     for strategy in configs.names("strategy"):
         assert f"| {strategy} | possible | possible | possible |" in page
     assert "impossible" not in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (None, "-"),
+        (41, "41 s"),
+        (960, "16 min"),
+        (4e4, "11 h"),
+        (2e7, "231 days"),
+        (1e9, "32 years"),
+    ],
+)
+def test_durations_are_for_people(seconds, said):
+    assert preflight.duration(seconds) == said

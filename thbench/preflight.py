@@ -715,7 +715,7 @@ def duration(seconds: float | None) -> str:
         return "-"
     for size, unit in ((365 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 100 * size else f">99 {unit}"
+            return f"{seconds / size:{'.2g' if seconds < 99.5 * size else '.0f'}} {unit}"
     return f"{seconds:.2g} s"
 
 
