@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -332,7 +332,7 @@ def _steps(
             enable_checkpointing=False,
             default_root_dir=setup.out,
         )
-        trainer.fit(stage, DataLoader([shown] * setup.steps, batch_size=None))
+        trainer.fit(stage, DataLoader(cast("Any", [shown] * setup.steps), batch_size=None))
     counted = timer.steps[setup.warm_up :] or timer.steps[-1:]
     seconds, frames = statistics.median(counted), shown.frames.shape[1]
     return {

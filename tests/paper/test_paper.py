@@ -9,10 +9,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 
+from baselines.autoencoder import Autoencoder
+from baselines.hallo.face import WIDTHS, FaceTokens
+from benchmarks import untrained
 from tests.paper.run import GENERATE, PLANS, stages_of
+from thbench import config
+from thbench.stages import build_stage
 
 pytestmark = pytest.mark.paper
 
@@ -52,3 +59,18 @@ def test_it_trains_a_step_validates_and_generates(place, plan, what):
 
 def environment():
     return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.mark.parametrize("stage", ["image", "video"])
+def test_hallos_stages_as_the_paper_has_them_reach_every_weight(stage):
+    """All that is trained, whole batches, whole segments: shapes alone, which take no memory."""
+    loaded = config.load("hallo", ["scale=paper"])
+    with torch.device("meta"):
+        made = build_stage(loaded, stage, {"vae": Autoencoder()}, untrained.audio_dim(loaded))
+        shown = untrained.batch(loaded, stage, loaded.stages[stage].batch_size)
+        face = torch.zeros(len(shown), WIDTHS["arcface"])
+        with mock.patch.object(FaceTokens, "embed", return_value=face):
+            made.loss(shown)["loss"].backward()
+    trained = {n: p for n, p in made.net.named_parameters() if p.requires_grad}
+    assert len(trained) > 500
+    assert not [name for name, weight in trained.items() if weight.grad is None]
