@@ -89,7 +89,7 @@ class PreparedDataset:
         if not len(self.eligible):
             self._explain_none()
         # Of more than one pass, a pool would put a clip beside itself.
-        self.pool = max(1, min(POOL, len(self.eligible) // batch_size))
+        self.pool = max(1, min(POOL, len(self.eligible) // max(1, batch_size)))
 
     @property
     def left_out(self) -> str | None:
