@@ -427,7 +427,9 @@ def hallo(
         torch.manual_seed(SEED)
         n = segment if clips else 1
         net.face.embed = lambda *_: given["face"]
-        portrait = net.portrait(given["portrait"], None, given.get("mask", marks((0, 0))))
+        faces = given.get("mask", marks((0, 0)))
+        extent = faces[:, None, :, :2].expand(-1, 2, -1, -1)  # of clips that stand still
+        portrait = net.portrait(given["portrait"], None, faces, extent)
         t = torch.full((2, n), round(LEVEL * net.process.steps))
         rest: list[Any] = []
         if clips:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
@@ -96,7 +97,8 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
         report = preflight.check(
             config.load("dawn", words), only, files=False, estimates=False, evaluation=False
         )
-        return [f"stages.{f.where} {f.text}" for f in report.of(preflight.ERROR)]
+        # VGG-19 may be missing here.
+        return [f"stages.{f.where} {f.text}" for f in report.of(preflight.ERROR) if not f.local]
 
     assert any(re.search(says, error) for error in errors())
     if "pbnet" in word:  # which these do not need
@@ -376,9 +378,13 @@ def test_another_data_set_is_generated_and_scored_by_the_nets_of_the_first(
     assert path.name.startswith("dawn-other-")
 
 
-def test_another_data_set_must_have_the_networks_audio(load, tmp_path, bench):
+def test_another_data_set_is_heard_by_the_networks_encoder(load, tmp_path, bench):
     other = tmp_path / "other"
     shutil.copytree(bench.data, other)
     shutil.rmtree(other / "audio")
-    with pytest.raises(UserError, match="logmel"):
-        assemble.requests_of(load(f"eval.data={other}"), protocol.load("synthetic"))
+    asked = assemble.requests_of(load(f"eval.data={other}"), protocol.load("synthetic"))
+    theirs = assemble.requests_of(load(), protocol.load("synthetic"))
+    assert torch.equal(asked[0].audio, theirs[0].audio)  # made anew from the clip's sound
+    shutil.rmtree(other / "audio")
+    with pytest.raises(UserError, match=r"no 'hubert' embedding .* cannot be made here"):
+        assemble.requests_of(load(f"eval.data={other}", "data.audio=hubert"), protocol.load("dawn"))

@@ -86,6 +86,7 @@ def make(root, tmp_path):
     def made(data=root, **stage):
         config = toy.config(data, tmp_path / "runs", **stage)
         config.target, config.nets = f"{STAGE}Still", {"toy": "toy"}
+        config.eval.protocol = "synthetic"
         return config
 
     return made
@@ -157,12 +158,13 @@ def test_the_batch_is_dealt_out(make):
 
 def test_sound_and_size_are_the_paper_s(make):
     config = make()
+    config.strategy, config.size = "hallo", 32
     assert "hears" not in texts(look(config), WARNING)
-    config.scale, config.size = "paper", 32
-    assert "the paper of toy hears hubert" in texts(look(config), WARNING)
-    assert "the clips have 16 x 16 pixels and are enlarged" in texts(look(config), WARNING)
-    config.strategy = "hallo"
-    assert "size=32, the strategy's own is 512" in texts(look(config), WARNING)
+    config.scale = "paper"
+    said = texts(look(config), WARNING)
+    assert "data.audio=toy, but the paper's strategy hears wav2vec2-layers" in said
+    assert "the clips have 16 x 16 pixels and are enlarged" in said
+    assert "size=32, the strategy's own is 512" in said
 
 
 def test_files_that_the_manifest_promises(make, tmp_path):
@@ -170,8 +172,15 @@ def test_files_that_the_manifest_promises(make, tmp_path):
     (root / "audio/toy/person3/clip.npy").unlink()
     (root / "clips/person2/clip.mp4").unlink()
     said = texts(look(make(root)))
-    assert "1 of 6 clips have no 'toy' embedding" in said
+    assert "1 of 6 clips have no 'toy' embedding: No audio encoder 'toy'" in said
     assert "1 of 6 clips have no video" in said
+    for path in (root / "audio/toy").rglob("*.npy"):
+        path.unlink()
+    config = make(root)
+    config.data.audio = "logmel"
+    assert "6 of 6 clips have no 'logmel' embedding: they are made once" in texts(look(config), OK)
+    config.data.audio = "hubert"
+    assert "cannot be reached: fetch it with `hf download facebook/hubert" in texts(look(config))
     config = make(root)
     config.data.audio = "hubert"
     report = look(config, files=False)

@@ -28,13 +28,14 @@ from thbench import protocol as protocols
 from thbench.config import Config, StageConfig
 from thbench.contracts import Clip
 from thbench.data import manifest, video
-from thbench.data.audio import ENCODERS, encoder
+from thbench.data.audio import ENCODERS
 from thbench.data.datamodule import Share, check_root
 from thbench.data.dataset import least_frames
 from thbench.data.store import Store
 from thbench.errors import UserError
 from thbench.estimate import EFFICIENCY, Need, Networks, known_rate
 from thbench.features import build_extractors
+from thbench.hub import absent
 from thbench.stages import order, stage_run
 from thbench.strategy import Setting, Stage
 
@@ -279,11 +280,16 @@ class _Looking:
         if not missing:
             return
         what = f"{len(missing)} of {len(used)} clips have no '{audio}' embedding"
+        kind, _, source = audio.partition("=")
         try:
-            encoder(audio)
+            source = source or getattr(ENCODERS.load(kind), "default", "")
         except UserError as error:
-            self.say(ERROR, "sound", f"{what}, and it cannot be made here: {error}", local=True)
+            self.say(ERROR, "sound", f"{what}: {error}")
             return
+        for lack in absent(source, "", f"the weights of '{kind}'") if source else ():
+            if lack.stops:
+                self.say(ERROR, "sound", f"{what}, and {lack.what}", local=True)
+                return
         self.say(OK, "sound", f"{what}: they are made once, before the first step", local=True)
 
     def pixels(self) -> None:
@@ -547,7 +553,8 @@ class _Looking:
         try:
             rule = assemble.protocol_of(self.config)
         except UserError as error:
-            self.error("eval", error)
+            named = self.config.eval.protocol is not None
+            self.say(ERROR if named else WARNING, "eval", str(error))
             return
         if any(f.where == "eval" for f in self.report.of(WARNING)):
             return
