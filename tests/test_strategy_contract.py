@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+import yaml
 
 from tests.tiny import TINY
 from thbench import assemble, config, plans, protocol, training
@@ -28,8 +29,19 @@ SHARED = ("lfg", "pbnet")
 def cases():
     for name in config.names("strategy"):
         yield name, ()
-        for switch in config.read_yaml(config.find("strategy", name)).get("switches", {}):
+        for switch in own_switches(config.find("strategy", name)):
             yield name, (f"{switch}=true",)
+
+
+def own_switches(path):
+    """Those of the file itself; those of its base are tried with the base."""
+    bases = yaml.safe_load(path.read_text()).get("base", [])
+    inherited = {s for b in bases for s in switches_of(config.configs_root() / b)}
+    return [switch for switch in switches_of(path) if switch not in inherited]
+
+
+def switches_of(path):
+    return config.read_yaml(path).get("switches", {})
 
 
 def small(name, more, bench, runs, *words):
