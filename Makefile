@@ -23,8 +23,8 @@ test-real: $(READY)
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "real or papers or weights" --clips "$(CLIPS)" \
 		$(if $(PAPERS),--papers "$(PAPERS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
-# A step, a validation and a generation of everything at paper scale, on the CPU: some 20 minutes and 14 GiB of
-# memory. Data, weights and checkpoints (25 GB) go to PAPER_SCALE, the log to docs/paper-scale.md.
+# A step, a validation and a generation of everything at paper scale, on the CPU: well over half an hour on two
+# cores, and 14 GiB of memory. Data, weights and checkpoints (25 GB) go to PAPER_SCALE, the log to docs/paper-scale.md.
 PAPER_SCALE ?= runs/paper-scale
 test-paper: $(READY)
 	mkdir -p $(PAPER_SCALE)

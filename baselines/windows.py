@@ -18,7 +18,7 @@ from torch import Tensor
 from thbench import plans
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.contracts import Batch, to_unit
-from thbench.data.dataset import frame_range, least_frames
+from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
 from thbench.diffusion import sampler
@@ -95,7 +95,7 @@ class WindowStage(A2VStage):
                 f"A window of plan '{name}' spans {needed} frames, and the stage draws"
                 f" {fewest}: raise its draw.frames, or lower the plan's sizes or model.clip."
             )
-        shortest = min(fewest, least_frames(draw))
+        shortest = fewest_shown(draw)
         if not self._rounds(plans.build(n=shortest, **self.plan)):
             raise UserError(self._no_window(shortest))
 

@@ -14,7 +14,7 @@ from baselines.fd2talk.motion_net import MotionNet
 from thbench import plans
 from thbench.config import DrawConfig
 from thbench.contracts import Batch
-from thbench.data.dataset import frame_range, least_frames
+from thbench.data.dataset import fewest_shown
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
@@ -69,7 +69,7 @@ class MotionStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if nothing is left to make behind the frames that are observed."""
-        if min(frame_range(draw.frames)[0], least_frames(draw)) <= self.overlap:
+        if fewest_shown(draw) <= self.overlap:
             raise UserError(
                 "draw.frames, and draw.least if it is set, must exceed the plan's overlap of"
                 f" {self.overlap} frames."

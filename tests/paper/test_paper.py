@@ -1,6 +1,7 @@
 """Every stage of every strategy at paper scale, with real shapes: ``make test-paper``.
 
-Not part of ``make test``: it takes 20 minutes. What it saw stands in docs/paper-scale.md.
+Not part of ``make test``: it takes well over half an hour on two cores. What it saw stands in
+docs/paper-scale.md.
 """
 
 import json

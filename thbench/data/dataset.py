@@ -217,6 +217,15 @@ def least_frames(draw: DrawConfig) -> int:
     return min(draw.least, most)
 
 
+def fewest_shown(draw: DrawConfig) -> int:
+    """Frames that a batch may have at the least.
+
+    Raises:
+        UserError: the draw makes no sense.
+    """
+    return min(frame_range(draw.frames)[0], least_frames(draw))
+
+
 def window_starts(valid: np.ndarray, n_frames: int, first: bool) -> np.ndarray:
     """Frames at which a window may begin, ascending.
 

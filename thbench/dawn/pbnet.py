@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thbench.config import DrawConfig
 from thbench.contracts import EYES_DIM, POSE_DIM, Batch
-from thbench.data.dataset import frame_range, least_frames
+from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
 from thbench.errors import UserError
 from thbench.nn.attention import Band, make_band
@@ -264,7 +264,7 @@ class PBNetStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if the discriminator would see no patch of what is drawn."""
-        if min(frame_range(draw.frames)[0], least_frames(draw)) < LEAST_FRAMES:
+        if fewest_shown(draw) < LEAST_FRAMES:
             raise UserError(
                 f"pbnet needs draw.frames, and draw.least if it is set, of {LEAST_FRAMES} or more."
             )
