@@ -135,6 +135,10 @@ def test_clips_without_a_face_are_counted(make, tmp_path):
     first = look(make(root, draw=DrawConfig(4, "first")))
     assert "1 show no face to begin with" in texts(first, WARNING)
     assert look(make(root, draw=DrawConfig(4))).stages[0].train.kept == 2
+    # A portrait that is none of the frames to be made needs one more.
+    np.savez(track, **{**content, "valid": np.arange(8) == 6})
+    assert look(make(root, draw=DrawConfig(1, "other"))).stages[0].train.faceless == 1
+    assert look(make(root, draw=DrawConfig(1))).stages[0].train.faceless == 0
     track.write_bytes(b"no archive")
     assert "cannot be read" in texts(look(make(root)))
 

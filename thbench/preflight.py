@@ -30,7 +30,7 @@ from thbench.contracts import Clip
 from thbench.data import manifest, video
 from thbench.data.audio import ENCODERS
 from thbench.data.datamodule import Share, check_root
-from thbench.data.dataset import least_frames
+from thbench.data.dataset import least_frames, usable_frames
 from thbench.data.store import Store
 from thbench.errors import UserError
 from thbench.estimate import EFFICIENCY, Need, Networks, known_rate
@@ -371,8 +371,7 @@ class _Looking:
         usable, looked = lengths.copy(), 0
         for i, valid in self.faces[split].items():
             looked += 1
-            late = int(valid.argmax()) if draw.source == "first" else 0
-            usable[i] = len(valid) - late if valid.any() else 0
+            usable[i] = usable_frames(valid, draw)
         kept, short = int((usable >= least).sum()), int((lengths < least).sum())
         counted = Counted(
             len(clips), kept, short, len(clips) - kept - short, least, int(lengths.max()), looked

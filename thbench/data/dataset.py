@@ -83,9 +83,10 @@ class PreparedDataset:
             raise UserError("draw.jitter must be four numbers >= 0, the last (hue) <= 0.5.")
         if draw.context < 0:
             raise UserError(f"draw.context must be 0 or more frames, not {draw.context}.")
-        usable = [self._usable(i) for i in range(len(store.clips))]
-        self.eligible = np.flatnonzero(np.array(usable, np.int64) >= self.least)
-        self.lengths = np.minimum(np.array(usable, np.int64)[self.eligible], self.most)
+        found = [usable_frames(store.valid(i), draw) for i in range(len(store.clips))]
+        usable = np.array(found, np.int64)
+        self.eligible = np.flatnonzero(usable >= self.least)
+        self.lengths = np.minimum(usable[self.eligible], self.most)
         if not len(self.eligible):
             self._explain_none()
         # Of more than one pass, a pool would put a clip beside itself.
@@ -183,14 +184,6 @@ class PreparedDataset:
         order = np.concatenate([_permutation(seed, n) for seed in seeds])
         return order[numbers - passes[0] * n]
 
-    def _usable(self, i: int) -> int:
-        """Frames of a clip from the first on with which a window may begin; 0 without a face."""
-        valid = self.store.valid(i)
-        # Of so many frames with a face, one lies outside any window.
-        if valid.sum() <= (self.most if self.draw.source == "other" else 0):
-            return 0
-        return len(valid) - (int(valid.argmax()) if self.draw.source == "first" else 0)
-
     def _explain_none(self) -> None:
         split, longest = self.store.split, max((c.n_frames for c in self.store.clips), default=0)
         if not longest:
@@ -224,6 +217,20 @@ def fewest_shown(draw: DrawConfig) -> int:
         UserError: the draw makes no sense.
     """
     return min(frame_range(draw.frames)[0], least_frames(draw))
+
+
+def usable_frames(valid: np.ndarray, draw: DrawConfig) -> int:
+    """Frames of a clip from the first on with which a window may begin; 0 without a portrait.
+
+    Args:
+        valid: (N,) bool, the face was found.
+        draw: says where the portrait comes from.
+    """
+    # Of more frames with a face than a window has, one lies outside any window.
+    most = frame_range(draw.frames)[1] if draw.source == "other" else 0
+    if valid.sum() <= most:
+        return 0
+    return len(valid) - (int(valid.argmax()) if draw.source == "first" else 0)
 
 
 def window_starts(valid: np.ndarray, n_frames: int, first: bool) -> np.ndarray:
