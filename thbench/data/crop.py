@@ -1,4 +1,4 @@
-"""Where the face is in a raw video, and the one square that shows it through a whole clip."""
+"""Where faces are in a raw video, and the one square that shows it through a whole clip."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thbench.data.landmarks import FaceMesh, quiet
+from thbench.data.pose import mouth_opening
 
 MARGIN = 1.8  # side of the square over the height of the face: the whole head, some shoulder
 TIGHT = 1.15  # the least that the square must leave around every place of the face
 RISE = 0.08  # hair needs more room than the neck: the centre moves up by this share of the face
 DETECTION_SIZE = 640
 MESH_SIZE = 256
+SAME = 0.3  # two boxes of which less than this overlaps are two faces
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,34 @@ class Square:
     side: int
 
 
+@dataclass(frozen=True)
+class Face:
+    """A face as it is found in one frame.
+
+    Attributes:
+        box: x0, y0, x1, y1 in pixels, from forehead to chin.
+        mouth: its opening over the height of the face, see ``pose.mouth_opening``.
+    """
+
+    box: np.ndarray
+    mouth: float
+
+    @property
+    def size(self) -> float:
+        """The longer side of the box."""
+        return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+    @property
+    def centre(self) -> np.ndarray:
+        return _centre(self.box)
+
+
 class FaceLocator:
-    """Finds the box of one face, also where it is small in the picture.
+    """Finds faces, also where they are small in the picture.
 
     A context manager. MediaPipe's detectors (near, then far) say where to look; Face Mesh then
-    measures the face from forehead to chin. Among several faces it takes the one nearest to the
-    last it took, at first the largest.
+    measures each face from forehead to chin. Called with a frame it gives one box: among several
+    faces that of the one nearest to the last it gave, at first the largest.
     """
 
     def __enter__(self) -> FaceLocator:
@@ -52,10 +76,25 @@ class FaceLocator:
         """Box (x0, y0, x1, y1) in pixels of a face in uint8 (3, H, W), or None."""
         for detector in self._detectors:
             rough = self._choose(self._detect(detector, frame))
-            if rough is not None and (box := self._measure(frame, rough)) is not None:
-                self._last = _centre(box)
-                return box
+            if rough is not None and (face := self._measure(frame, rough)) is not None:
+                self._last = face.centre
+                return face.box
         return None
+
+    def faces(self, frame: Tensor, thorough: bool = False) -> list[Face]:
+        """All faces in uint8 (3, H, W), the largest first.
+
+        The detector of far faces is asked where the other finds none, or if ``thorough``.
+        """
+        found: list[Face] = []
+        for detector in self._detectors:
+            if found and not thorough:
+                break
+            for rough in self._detect(detector, frame):
+                face = self._measure(frame, rough)
+                if face is not None and all(_overlap(face.box, f.box) < SAME for f in found):
+                    found.append(face)
+        return sorted(found, key=lambda face: -face.size)
 
     def _detector(self, model: int) -> Any:
         with quiet():
@@ -83,14 +122,14 @@ class FaceLocator:
         last = self._last
         return min(boxes, key=lambda box: float(np.linalg.norm(_centre(box) - last)))
 
-    def _measure(self, frame: Tensor, rough: np.ndarray) -> np.ndarray | None:
+    def _measure(self, frame: Tensor, rough: np.ndarray) -> Face | None:
         side = max(8, round(2 * max(rough[2] - rough[0], rough[3] - rough[1])))
         x, y = (_centre(rough) - side / 2).round().astype(int)
         points = self._mesh(_picture(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE)))
         if points is None:
             return None
         xy = points[:468, :2] * side + (x, y)
-        return np.concatenate([xy.min(0), xy.max(0)])
+        return Face(np.concatenate([xy.min(0), xy.max(0)]), float(mouth_opening(points)))
 
 
 def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
@@ -144,6 +183,12 @@ def _resize(frames: Tensor, height: int, width: int) -> Tensor:
 
 def _centre(box: np.ndarray) -> np.ndarray:
     return (box[:2] + box[2:]) / 2
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    inner = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return float(inner / max(1e-9, (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
 
 
 def _picture(frames: Tensor) -> np.ndarray:

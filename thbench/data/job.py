@@ -1,7 +1,7 @@
 """One video's way into a prepared data set, and the record that is kept of it.
 
-``<out>/.prepare/<id>.json`` is written after every piece, so that a run that was killed goes on
-behind the last piece that it finished.
+``<out>/.prepare/<id>.json`` is written after every segment, so that a run that was killed goes on
+behind the last segment that it finished.
 """
 
 from __future__ import annotations
@@ -41,13 +41,77 @@ class SourceVideo:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+KEPT, TRIMMED, CUT, DROPPED, REFUSED = "kept", "trimmed", "cut", "dropped", "refused"
+"""What becomes of a video or of some of its frames; see ``Entry``."""
+
+
 @dataclass(frozen=True)
-class Rejection:
-    """A video, or a piece of one, that was left out."""
+class Look:
+    """A frame of the raw video, for people who would rather look.
+
+    Attributes:
+        frame: its index at 25 fps.
+        boxes: (x0, y0, x1, y1) of the faces that were found, in pixels, the one taken first.
+        square: what was cut.
+    """
+
+    frame: int
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    square: Square | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of a video, or of some of its frames: a line of the report.
+
+    Attributes:
+        id: of the clip; of the video, where there is no clip.
+        path: of the raw video.
+        outcome: ``kept`` (all of the video is the clip), ``trimmed`` (the video gave this clip
+            alone, and not all its frames are in it), ``cut`` (one of the video's clips),
+            ``dropped`` (these frames are in no clip) or ``refused`` (nothing of it could be read).
+        start, stop: frames [start, stop) at 25 fps; None where that is not known.
+        reason: of ``dropped`` and ``refused``.
+        notes: what was done to picture and sound beside cropping.
+        look: where to look.
+    """
 
     id: str
     path: str
-    reason: str
+    outcome: str
+    start: int | None = None
+    stop: int | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    look: Look | None = None
+
+    @property
+    def is_clip(self) -> bool:
+        return self.outcome in (KEPT, TRIMMED, CUT)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames [start, stop) of a video at 25 fps.
+
+    Attributes:
+        start, stop: frames.
+        id: of the clip that it becomes; "" where it does not.
+        reason: why it does not.
+        notes: see ``Entry``.
+        look: its square is the clip's.
+    """
+
+    start: int
+    stop: int
+    id: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    look: Look | None = None
+
+
+FACES = ("largest", "speaking", "only")
+SHOTS = ("longest", "all")
 
 
 @dataclass(frozen=True)
@@ -57,11 +121,16 @@ class Settings:
     Attributes:
         size: clips are ``size`` x ``size`` pixels, an even number.
         crop: ``face`` cuts one square around the head; ``none`` takes the square frame as it is.
-        min_seconds: shorter clips are rejected.
-        max_seconds: longer videos are cut into equal pieces no longer than this.
-        max_missing: a clip with a larger share of frames without a face is rejected.
-        min_face: a face that is lower than this, in pixels of the raw video, is rejected.
+        min_seconds: shorter clips are dropped.
+        max_seconds: longer segments are cut into equal ones no longer than this.
+        max_missing: a clip with a larger share of frames without a face is dropped.
+        min_face: a face that is lower than this, in pixels of the raw video, is dropped.
         crf: quality of the clips' H.264, lower is better.
+        face: of several faces the ``largest``, the one that is ``speaking``, or ``only`` videos
+            with one.
+        shots: of a video with hard cuts the ``longest`` shot, since others may show other people,
+            or ``all``.
+        track: the sound track to take, from 1; None takes the file's default.
     """
 
     size: int
@@ -71,6 +140,9 @@ class Settings:
     max_missing: float = 0.1
     min_face: float = 40.0
     crf: float = 16.0
+    face: str = "largest"
+    shots: str = "longest"
+    track: int | None = None
 
     def check(self) -> None:
         """Raises ``UserError`` for values that make no sense."""
@@ -78,6 +150,11 @@ class Settings:
             raise UserError(f"size={self.size} cannot be: use an even number of at least 16.")
         if self.crop not in ("face", "none"):
             raise UserError(f"crop='{self.crop}' is unknown: use face or none.")
+        for key, allowed in (("face", FACES), ("shots", SHOTS)):
+            if (value := getattr(self, key)) not in allowed:
+                raise UserError(f"{key}='{value}' is unknown: use {' or '.join(allowed)}.")
+        if self.face != "largest" and self.crop == "none":
+            raise UserError(f"face={self.face} chooses whom to crop to: use crop=face.")
         if self.max_seconds is not None and self.max_seconds < max(self.min_seconds, 0.04):
             raise UserError(
                 f"max_seconds={self.max_seconds} is less than min_seconds={self.min_seconds}."
@@ -90,15 +167,15 @@ class Record:
 
     Attributes:
         clips: what it gave.
-        rejected: what of it was left out.
-        squares: where each piece is cut, by its id, or why it is not; None before that is known.
+        entries: what became of its frames.
+        segments: what it is cut into; None before that is known.
         finished: nothing is left to try. False while it is worked on, and after an error that
             says nothing about the video; the next run then goes on with it.
     """
 
     clips: list[Clip] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
-    squares: dict[str, Square | str] | None = None
+    entries: list[Entry] = field(default_factory=list)
+    segments: list[Segment] | None = None
     finished: bool = True
 
 
@@ -149,14 +226,11 @@ class Job:
         if self._state() not in (None, found["source"]):
             return None
         mine = {"identity": self.source.identity, "split": self.source.split}
-        squares = found["squares"] and {
-            name: Square(**at) if isinstance(at, dict) else at
-            for name, at in found["squares"].items()
-        }
+        segments = found["segments"]
         return Record(
             [Clip(**{**row, **mine}) for row in found["clips"]],
-            [Rejection(**row) for row in found["rejected"]],
-            squares,
+            [read_entry(row) for row in found["entries"]],
+            None if segments is None else [Segment(**_typed(row)) for row in segments],
             found["finished"],
         )
 
@@ -187,3 +261,17 @@ class Job:
         except OSError:
             return None
         return [stat.st_size, stat.st_mtime_ns]
+
+
+def read_entry(row: Mapping[str, Any]) -> Entry:
+    """An entry as it is kept in JSON."""
+    return Entry(**_typed(row))
+
+
+def _typed(row: Mapping[str, Any]) -> dict[str, Any]:
+    look = row["look"]
+    if look is not None:
+        boxes = tuple(tuple(box) for box in look["boxes"])
+        square = look["square"] and Square(**look["square"])
+        look = Look(look["frame"], boxes, square)
+    return {**row, "notes": tuple(row["notes"]), "look": look}
