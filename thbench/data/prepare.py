@@ -2,7 +2,8 @@
 
 <out>/prepare.json       what the folder was made with
 <out>/.prepare/<id>.json what became of each video; this is what makes a run resumable
-<out>/manifest.jsonl, rejected.jsonl, clips/, audio/<encoder>/
+<out>/report.jsonl       what became of each video and of all its frames, a line per ``job.Entry``
+<out>/manifest.jsonl, clips/, audio/<encoder>/
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -26,16 +28,29 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from thbench.contracts import Clip
+from thbench.contracts import FPS, Clip
 from thbench.data import audio, embeddings, manifest
 from thbench.data.files import remove_leftovers, write_atomic
-from thbench.data.job import Job, Record, Rejection, Settings, SourceVideo
-from thbench.data.piece import process
+from thbench.data.job import (
+    CUT,
+    DROPPED,
+    KEPT,
+    REFUSED,
+    TRIMMED,
+    Entry,
+    Job,
+    Record,
+    Settings,
+    SourceVideo,
+    read_entry,
+)
+from thbench.data.process import process
 from thbench.errors import UserError
 
-__all__ = ["Rejection", "Report", "Settings", "SourceVideo", "prepare"]
+__all__ = ["Entry", "Report", "Settings", "SourceVideo", "prepare", "read_report"]
 
-VERSION = 1
+VERSION = 2
+REPORT = "report.jsonl"
 
 
 @dataclass(frozen=True)
@@ -45,24 +60,93 @@ class Report:
     Attributes:
         out: the data set.
         clips: its rows.
-        rejected: what was left out, and why.
+        entries: what became of each video and of its frames.
         seconds: of this run.
         new: videos that were prepared by this run; the others had been before.
     """
 
     out: Path
     clips: list[Clip]
-    rejected: list[Rejection]
+    entries: list[Entry]
     seconds: float
     new: int
 
+    @property
+    def refused(self) -> list[Entry]:
+        """Of each video without a clip, the entry that says most of why."""
+        by_path: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            by_path.setdefault(entry.path, []).append(entry)
+        barren = [found for found in by_path.values() if not any(e.is_clip for e in found)]
+        return [max(found, key=_weight) for found in barren]
+
     def __str__(self) -> str:
-        lines = [f"{len(self.clips)} clips in {self.out} ({self.seconds:.0f} s)"]
-        if self.rejected:
-            lines.append(f"{len(self.rejected)} rejected, listed in {self.out / 'rejected.jsonl'}:")
-        reasons = Counter(rejection.reason.split(" (")[0] for rejection in self.rejected)
-        lines += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
+        videos = len({entry.path for entry in self.entries})
+        lines = [
+            f"{len(self.clips)} clips of {videos} videos in {self.out} ({self.seconds:.0f} s)",
+            *self._clips(),
+            *_reasons("refused", "videos", Counter(_kind(e.reason) for e in self.refused)),
+            *self._dropped(),
+            *_reasons("noted", "clips", self._notes()),
+            f"each line of it, and each frame: {self.out / REPORT}",
+        ]
         return "\n".join(lines)
+
+    def _clips(self) -> Iterator[str]:
+        counts = Counter(entry.outcome for entry in self.entries)
+        texts = {
+            KEPT: "whole videos",
+            TRIMMED: "the one usable part of a video",
+            CUT: "one of several parts of a video",
+        }
+        for outcome, text in texts.items():
+            if counts[outcome]:
+                yield f"  {outcome:8}{counts[outcome]:6}  {text}"
+
+    def _dropped(self) -> Iterator[str]:
+        """Seconds that are in no clip, of videos that gave some."""
+        used = {entry.path for entry in self.entries if entry.is_clip}
+        frames: Counter[str] = Counter()
+        for entry in self.entries:
+            if entry.outcome == DROPPED and entry.path in used:
+                frames[_kind(entry.reason)] += (entry.stop or 0) - (entry.start or 0)
+        if frames:
+            seconds = Counter({reason: round(count / FPS) for reason, count in frames.items()})
+            yield from _reasons("dropped", "seconds of these videos", seconds)
+
+    def _notes(self) -> Counter[str]:
+        return Counter(_kind(note) for e in self.entries if e.is_clip for note in e.notes)
+
+
+def _reasons(title: str, what: str, counts: Counter[str]) -> Iterator[str]:
+    if counts:
+        total = f"{sum(counts.values()):6}" if title != "noted" else " " * 6
+        yield f"  {title:8}{total}  {what}:"
+        yield from (f"  {'':8}{count:6} x {reason}" for reason, count in counts.most_common())
+
+
+def _kind(reason: str) -> str:
+    """A reason without its figures, which stand in brackets or are numbers."""
+    return re.sub(r"\d+(\.\d+)?", "#", reason.split(" (")[0])
+
+
+def _weight(entry: Entry) -> tuple[bool, int]:
+    return entry.outcome == REFUSED, (entry.stop or 0) - (entry.start or 0)
+
+
+def read_report(root: str | Path) -> list[Entry]:
+    """The report of a prepared data set.
+
+    Raises:
+        UserError: it has none, or one that cannot be read.
+    """
+    path = Path(root) / REPORT
+    if not path.is_file():
+        raise UserError(f"{root} has no {REPORT}: run `thbench data prepare` again.")
+    try:
+        return [read_entry(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: delete it, and prepare again.") from error
 
 
 def prepare(
@@ -77,7 +161,8 @@ def prepare(
 ) -> Report:
     """Prepare videos. Resumable: what is whole already is not made again.
 
-    A video that cannot be used, for whatever reason, is listed in the report and ends nothing.
+    A video that cannot be used, for whatever reason, is listed in the report and ends nothing; so
+    are the frames of others that are in no clip, and what was done to picture or sound.
 
     Args:
         videos: with unique ids.
@@ -110,23 +195,29 @@ def prepare(
                    disable=None if progress and waiting else True)  # fmt: skip
         for _ in bar:
             pass
-        clips, rejected = _collect(out, jobs)
-    return Report(out, clips, rejected, time.monotonic() - start, len(waiting))
-
-
-def _collect(out: Path, jobs: Sequence[Job]) -> tuple[list[Clip], list[Rejection]]:
-    """Write the lists of what was taken and what was not."""
-    records = [job.read() or Record() for job in jobs]
-    clips = [clip for record in records for clip in record.clips]
-    rejected = [rejection for record in records for rejection in record.rejected]
-    _write_lines(out / "rejected.jsonl", rejected)
-    if not clips:
-        raise UserError(
-            f"None of the {len(jobs)} videos can be used. The first, {rejected[0].path}:"
-            f" {rejected[0].reason}. All reasons: {out / 'rejected.jsonl'}."
+        records = [job.read() or Record() for job in jobs]
+        report = Report(
+            out,
+            [clip for record in records for clip in record.clips],
+            [entry for record in records for entry in record.entries],
+            time.monotonic() - start,
+            len(waiting),
         )
-    manifest.write(out, clips)
-    return clips, rejected
+        _write(report)
+    return report
+
+
+def _write(report: Report) -> None:
+    """Write the lists of what was taken and what was not."""
+    lines = (json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in report.entries)
+    write_atomic(report.out / REPORT, "".join(lines))
+    if not report.clips:
+        first = report.refused[0]
+        raise UserError(
+            f"None of the {len(report.refused)} videos can be used. The first, {first.path}:"
+            f" {first.reason}. All reasons: {report.out / REPORT}."
+        )
+    manifest.write(report.out, report.clips)
 
 
 def _run(jobs: Sequence[Job], workers: int) -> Iterator[None]:
@@ -168,8 +259,14 @@ def _checked(videos: Iterable[SourceVideo]) -> list[SourceVideo]:
     for a, b in itertools.pairwise(sources):
         if a.id == b.id:
             raise UserError(f"{a.path} and {b.path} would both be called '{a.id}': rename one.")
+    names = {source.id for source in sources}
     for source in sources:
         parts = Path(source.id).parts
+        base = re.sub(r"~\d+$", "", source.id)
+        if base != source.id and base in names:
+            raise UserError(
+                f"{source.path} is called as a part of '{base}' would be: rename one of the two."
+            )
         if not parts or Path(source.id).is_absolute() or ".." in parts:
             raise UserError(f"'{source.id}' cannot be the id of a clip: use a plain name.")
     return sources
@@ -181,6 +278,11 @@ def _claim(out: Path, settings: Settings) -> None:
     mine = {"version": VERSION, **asdict(settings)}
     if path.is_file():
         theirs = json.loads(path.read_text("utf-8"))
+        if theirs.get("version") != VERSION:
+            raise UserError(
+                f"{out} was prepared by another version of thbench, which cut videos by other"
+                " rules: choose another folder, or delete it."
+            )
         if theirs != mine:
             differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
             was = ", ".join(f"{key}={theirs.get(key)}" for key in differing)
@@ -215,8 +317,3 @@ def _clear(out: Path, sources: Sequence[SourceVideo]) -> None:
     for name in {".prepare", "clips", "audio", *copied}:
         for folder, _, _ in os.walk(out / name):
             remove_leftovers(Path(folder))
-
-
-def _write_lines(path: Path, rejected: Sequence[Rejection]) -> None:
-    lines = (json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rejected)
-    write_atomic(path, "".join(lines))

@@ -1,45 +1,36 @@
-"""What one worker does: measure a raw video, cut its clips, and write all that belongs to them."""
+"""What one worker does: look at a raw video, cut its clips, and write all that belongs to them."""
 
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from thbench.contracts import FPS, SAMPLES_PER_FRAME, Clip, Track
-from thbench.data import audio, embeddings, video
-from thbench.data.crop import MESH_SIZE, FaceLocator, Square, choose_square, cut
+from thbench.data import audio, embeddings, segments, video
+from thbench.data.crop import MESH_SIZE, Square, cut
 from thbench.data.files import DiskError, replacing, sha256
-from thbench.data.job import Job, Record, Rejection
+from thbench.data.job import CUT, DROPPED, KEPT, REFUSED, TRIMMED, Entry, Job, Record, Segment
 from thbench.data.landmarks import track
+from thbench.data.scan import scan
 from thbench.errors import UserError
 
-LOCATE_EVERY = 8  # frames between two looks at where the face is
 CHUNK_BYTES = 2**26
-SILENCE = 1e-3
+OTHER_RATE = 0.05
+"""Frames per second by which a video may miss 25 and pass for it."""
 
 
 class Unusable(Exception):
-    """A video or a piece of it cannot be taken; says why."""
+    """A video or a segment of it cannot be taken; says why."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Frames [start, stop) of a video at 25 fps, which become the clip ``id``."""
-
-    id: str
-    start: int
-    stop: int
-
-
-class Walk:
-    """The frames of a video in one pass, handed out piece by piece.
+class FrameReader:
+    """The frames of a video in one pass, handed out segment by segment.
 
     Args:
         chunks: of the video, (n, 3, H, W), in order. One is held at a time.
@@ -88,126 +79,115 @@ def process(job: Job) -> None:
 def _prepare(job: Job, known: Record | None) -> Record:
     """Make what ``known`` does not have yet."""
     record = Record()
-    with _rejecting(job, job.source.id, record):
+    with _refusing(job, Entry(job.source.id, str(job.source.path), REFUSED), record):
         _fill(job, known, record)
     return record
 
 
 def _fill(job: Job, known: Record | None, record: Record) -> None:
     info = video.probe(job.source.path)
-    waveform = _sound(job, info)
-    pieces = split(job.source.id, round(info.duration * FPS), job.settings.max_seconds)
-    record.squares = (known.squares if known else None) or _squares(job, info, pieces)
+    if not info.has_audio:
+        raise Unusable("no sound")
+    sound = audio.read(job.source.path, job.settings.track)
+    record.segments = (known.segments if known else None) or _plan(job, info, sound)
     done = {clip.id: clip for clip in known.clips if job.is_whole(clip)} if known else {}
-    walk = Walk(_stream(job, info))
-    for piece in pieces:
-        with _rejecting(job, piece.id, record):
-            if piece.id not in done:
+    reader = FrameReader(part.frames for part in _chunks(job, info))
+    for segment in record.segments:
+        entry = _entry(job, segment, record.segments)
+        if segment.reason:
+            record.entries.append(entry)
+            continue
+        with _refusing(job, entry, record):
+            if segment.id not in done:
                 if known is None or not known.finished:
-                    job.forget_embeddings(piece.id)
-                done[piece.id] = _clip(job, walk, piece, record.squares[piece.id], waveform)
-            record.clips.append(done[piece.id])
+                    job.forget_embeddings(segment.id)
+                done[segment.id] = _clip(job, reader, segment, sound.waveform)
+            record.clips.append(done[segment.id])
+            record.entries.append(entry)
         job.keep(replace(record, finished=False))
 
 
+def _plan(job: Job, info: video.VideoInfo, sound: audio.Sound) -> list[Segment]:
+    """What the video is cut into, after a first pass through its picture."""
+    settings = job.settings
+    side = min(info.height, info.width)
+    if settings.crop == "none" and abs(info.height - info.width) > 0.02 * side:
+        raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
+    if (found := audio.level(sound.waveform)) < segments.QUIET:
+        raise Unusable(f"the sound is near silence ({found:.0f} dBFS)")
+    seen = scan(_chunks(job, info), settings.crop == "face", settings.face == "speaking")
+    notes = []
+    if abs(info.fps - FPS) > OTHER_RATE:
+        notes.append(f"retimed from {info.fps:.4g} frames a second to {FPS}")
+    return segments.plan(job.source.id, seen, sound, settings, notes)
+
+
+def _entry(job: Job, segment: Segment, among: list[Segment]) -> Entry:
+    """The report's line of a segment."""
+    clips = [other for other in among if not other.reason]
+    outcome = DROPPED
+    if not segment.reason:
+        outcome = KEPT if len(among) == 1 else TRIMMED if len(clips) == 1 else CUT
+    return Entry(
+        segment.id or job.source.id,
+        str(job.source.path),
+        outcome,
+        segment.start,
+        segment.stop,
+        segment.reason,
+        segment.notes,
+        segment.look,
+    )
+
+
 @contextmanager
-def _rejecting(job: Job, name: str, record: Record) -> Iterator[None]:
-    """Note what goes wrong with a video or a piece of it, and go on; a full disk ends the run."""
+def _refusing(job: Job, entry: Entry, record: Record) -> Iterator[None]:
+    """Note what goes wrong with a video or its segment, and go on; a full disk ends the run."""
+    lost = REFUSED if entry.outcome == REFUSED else DROPPED
     try:
         yield
     except DiskError:
         raise
     except (Unusable, UserError) as error:
-        record.rejected.append(Rejection(name, str(job.source.path), str(error)))
+        record.entries.append(replace(entry, outcome=lost, reason=str(error)))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(f"The disk is full ({error}): make room.") from error
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        record.rejected.append(Rejection(name, str(job.source.path), text))
+        record.entries.append(replace(entry, outcome=lost, reason=text))
         record.finished = False
 
 
-def split(name: str, n_frames: int, max_seconds: float | None) -> list[Piece]:
-    """Equal pieces of a video, none longer than ``max_seconds``."""
-    count = 1 if max_seconds is None else math.ceil(n_frames / math.floor(max_seconds * FPS))
-    if count <= 1:
-        return [Piece(name, 0, n_frames)]
-    edges = [round(k * n_frames / count) for k in range(count + 1)]
-    return [Piece(f"{name}_{k:03d}", edges[k], edges[k + 1]) for k in range(count)]
-
-
-def _sound(job: Job, info: video.VideoInfo) -> np.ndarray:
-    if not info.has_audio:
-        raise Unusable("no sound")
-    if info.duration < job.settings.min_seconds:
-        raise Unusable(f"too short ({info.duration:.2f} s)")
-    waveform = audio.load(job.source.path)
-    if float(np.abs(waveform).max(initial=0)) < SILENCE:
-        raise Unusable("the sound is silent")
-    if len(waveform) < 0.5 * info.duration * FPS * SAMPLES_PER_FRAME:
-        raise Unusable("the sound covers less than half of the video")
-    return waveform
-
-
-def _stream(job: Job, info: video.VideoInfo) -> Iterator[Tensor]:
+def _chunks(job: Job, info: video.VideoInfo) -> Iterator[video.Chunk]:
     """The video at 25 fps in chunks of bounded memory."""
     chunk = max(1, min(64, CHUNK_BYTES // (info.height * info.width * 3)))
-    return video.stream(job.source.path, chunk)
+    return video.chunks(job.source.path, chunk)
 
 
-def _squares(job: Job, info: video.VideoInfo, pieces: list[Piece]) -> dict[str, Square | str]:
-    """The square of each piece, or why it has none, after a first walk through the video."""
-    if job.settings.crop == "none":
-        side = min(info.height, info.width)
-        if abs(info.height - info.width) > 0.02 * side:
-            raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
-        whole = Square((info.width - side) // 2, (info.height - side) // 2, side)
-        return {piece.id: whole for piece in pieces}
-    walk = Walk(_stream(job, info))
-    with FaceLocator() as locate:
-        return {piece.id: _square(job, info, _boxes(walk, piece, locate)) for piece in pieces}
-
-
-def _square(job: Job, info: video.VideoInfo, looked: list[np.ndarray | None]) -> Square | str:
-    boxes = [box for box in looked if box is not None]
-    if not looked:
-        return "the video ends before it"
-    if not boxes or len(boxes) < (1 - job.settings.max_missing) * len(looked) * 0.8:
-        return f"no face in too many frames (seen in {len(boxes) / len(looked):.0%})"
-    square = choose_square(np.stack(boxes), info.height, info.width)
-    return square or "the face moves too far for one crop, or the scene changes"
-
-
-def _boxes(walk: Walk, piece: Piece, locate: FaceLocator) -> list[np.ndarray | None]:
-    """Where the face is in every ``LOCATE_EVERY``-th frame of a piece, its first one included."""
-    frames = (frame for chunk in walk.between(piece.start, piece.stop) for frame in chunk)
-    return [locate(frame) for t, frame in enumerate(frames) if t % LOCATE_EVERY == 0]
-
-
-def _clip(job: Job, walk: Walk, piece: Piece, square: Square | str, waveform: np.ndarray) -> Clip:
+def _clip(job: Job, reader: FrameReader, segment: Segment, waveform: np.ndarray) -> Clip:
     """Write the mp4 and the measurements of one clip, unless it turns out to be unusable."""
-    if isinstance(square, str):
-        raise Unusable(square)
-    _check_length(job, piece.stop - piece.start)
-    path = job.out / "clips" / f"{piece.id}.mp4"
-    sound = waveform[piece.start * SAMPLES_PER_FRAME :]
-    size = job.settings.size
+    assert segment.look is not None
+    assert segment.look.square is not None
+    square, size = segment.look.square, job.settings.size
+    _check_length(job, segment.stop - segment.start)
+    path = job.out / "clips" / f"{segment.id}.mp4"
+    sound = waveform[segment.start * SAMPLES_PER_FRAME :]
     with video.VideoWriter(path, size, size, waveform=sound, crf=job.settings.crf) as writer:
-        frames = walk.between(piece.start, piece.stop)
+        frames = reader.between(segment.start, segment.stop)
         seen = track(_cut_and_write(frames, square, size, writer))
         _check_length(job, len(seen))
         _check_face(job, seen, square)
-    place = _write_track(job, piece.id, seen)
-    extra = job.extra(piece.id)
+    place = _write_track(job, segment.id, seen)
+    extra = job.extra(segment.id)
     return Clip(
-        id=piece.id,
+        id=segment.id,
         identity=job.source.identity,
         split=job.source.split,
         n_frames=len(seen),
         video=path.relative_to(job.out).as_posix(),
         track=place,
         sha256=sha256(path),
-        extra={**extra, "start": piece.start} if piece.start else extra,
+        extra={**extra, "start": segment.start} if segment.start else extra,
     )
 
 
@@ -253,11 +233,15 @@ def _write_track(job: Job, clip_id: str, seen: Track) -> str:
 
 def _embed_all(job: Job, record: Record) -> Record:
     """The record without the clips whose sound could not be embedded."""
-    embedded = replace(record, clips=[], rejected=list(record.rejected))
+    entries = {entry.id: entry for entry in record.entries if entry.is_clip}
+    others = [entry for entry in record.entries if not entry.is_clip]
+    embedded = replace(record, clips=[], entries=others)
     for clip in record.clips:
-        with _rejecting(job, clip.id, embedded):
+        with _refusing(job, entries[clip.id], embedded):
             _embed(job, clip)
             embedded.clips.append(clip)
+            embedded.entries.append(entries[clip.id])
+    embedded.entries.sort(key=lambda entry: entry.start or 0)
     return embedded
 
 
