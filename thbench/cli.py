@@ -241,7 +241,30 @@ def _data(commands: Commands) -> None:
     prepare.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     prepare.add_argument("--audio", default="logmel", help="encoders, by comma (default logmel)")
     prepare.add_argument("--crop", default="face", choices=("face", "none"))
-    prepare.add_argument("--max-seconds", type=float, help="cut longer videos into pieces")
+    prepare.add_argument(
+        "--face",
+        default="largest",
+        choices=("largest", "speaking", "only"),
+        help="whom to take of several: the largest face (default), the one whose mouth moves with"
+        " the sound, or no video with more than one",
+    )
+    prepare.add_argument(
+        "--shots",
+        default="longest",
+        choices=("longest", "all"),
+        help="of videos with hard cuts the longest shot (default), since others may show other"
+        " people, or all",
+    )
+    prepare.add_argument("--track", type=int, metavar="N", help="sound track to take, from 1")
+    prepare.add_argument(
+        "--min-seconds", type=float, default=1.0, help="drop shorter clips (default 1)"
+    )
+    prepare.add_argument("--max-seconds", type=float, help="cut longer clips into equal parts")
+    prepare.add_argument(
+        "--sheet",
+        action="store_true",
+        help="draw contact sheets: a frame of each clip, of all that was left out, and why",
+    )
     prepare.add_argument("--limit", type=int, help="take only so many videos, evenly from all")
     prepare.add_argument("--seed", type=int, default=0, help="of the split")
     prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)

@@ -164,7 +164,12 @@ def data_prepare(arguments: argparse.Namespace) -> None:
         encoders=tuple(arguments.audio.split(",")),
         workers=arguments.workers,
         crop=arguments.crop,
+        min_seconds=arguments.min_seconds,
         max_seconds=arguments.max_seconds,
+        face=arguments.face,
+        shots=arguments.shots,
+        track=arguments.track,
+        sheet=arguments.sheet,
     )
     print(report)
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ TIGHT = 1.15  # the least that the square must leave around every place of the f
 RISE = 0.08  # hair needs more room than the neck: the centre moves up by this share of the face
 DETECTION_SIZE = 640
 MESH_SIZE = 256
+THUMBNAIL = 32
 SAME = 0.3  # two boxes of which less than this overlaps are two faces
 
 
@@ -38,10 +40,12 @@ class Face:
     Attributes:
         box: x0, y0, x1, y1 in pixels, from forehead to chin.
         mouth: its opening over the height of the face, see ``pose.mouth_opening``.
+        thumbnail: (32, 32) float32, the box's grey values.
     """
 
     box: np.ndarray
     mouth: float
+    thumbnail: np.ndarray
 
     @property
     def size(self) -> float:
@@ -125,11 +129,24 @@ class FaceLocator:
     def _measure(self, frame: Tensor, rough: np.ndarray) -> Face | None:
         side = max(8, round(2 * max(rough[2] - rough[0], rough[3] - rough[1])))
         x, y = (_centre(rough) - side / 2).round().astype(int)
-        points = self._mesh(_picture(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE)))
+        picture = _picture(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE))
+        points = self._mesh(picture)
         if points is None:
             return None
-        xy = points[:468, :2] * side + (x, y)
-        return Face(np.concatenate([xy.min(0), xy.max(0)]), float(mouth_opening(points)))
+        box = np.concatenate([points[:468, :2].min(0), points[:468, :2].max(0)])
+        return Face(
+            box * side + (x, y, x, y), float(mouth_opening(points)), thumbnail(picture, box)
+        )
+
+
+def thumbnail(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The grey values (32, 32), float32, of a box (fractions) of uint8 (H, W, 3)."""
+    height, width = picture.shape[:2]
+    low = np.clip(box[:2], 0, 1) * (width - 1, height - 1)
+    high = np.clip(box[2:], 0, 1) * (width, height)
+    (x0, y0), (x1, y1) = low.astype(int), np.maximum(high, low + 1).round().astype(int)
+    part = cv2.resize(picture[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return part.astype(np.float32).mean(-1)
 
 
 def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:

@@ -45,6 +45,7 @@ from thbench.data.job import (
     read_entry,
 )
 from thbench.data.process import process
+from thbench.data.sheet import write_sheets
 from thbench.errors import UserError
 
 __all__ = ["Entry", "Report", "Settings", "SourceVideo", "prepare", "read_report"]
@@ -88,7 +89,8 @@ class Report:
             *_reasons("refused", "videos", Counter(_kind(e.reason) for e in self.refused)),
             *self._dropped(),
             *_reasons("noted", "clips", self._notes()),
-            f"each line of it, and each frame: {self.out / REPORT}",
+            f"line by line: {self.out / REPORT}",
+            *map(str, sorted(self.out.glob("sheet-*.jpg"))),
         ]
         return "\n".join(lines)
 
@@ -157,6 +159,7 @@ def prepare(
     encoders: Sequence[str] = ("logmel",),
     workers: int = 1,
     progress: bool = True,
+    sheet: bool = False,
     **settings: Any,
 ) -> Report:
     """Prepare videos. Resumable: what is whole already is not made again.
@@ -171,6 +174,7 @@ def prepare(
         encoders: audio encoders to run; further ones can be added by a later call.
         workers: processes; 1 works in this one.
         progress: show a bar.
+        sheet: draw contact sheets as well.
         settings: the other fields of ``Settings``.
 
     Raises:
@@ -203,14 +207,16 @@ def prepare(
             time.monotonic() - start,
             len(waiting),
         )
-        _write(report)
+        _write(report, sheet, progress)
     return report
 
 
-def _write(report: Report) -> None:
-    """Write the lists of what was taken and what was not."""
+def _write(report: Report, sheet: bool, progress: bool) -> None:
+    """Write the lists of what was taken and what was not, and draw them if wanted."""
     lines = (json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in report.entries)
     write_atomic(report.out / REPORT, "".join(lines))
+    if sheet:
+        write_sheets(report.out, report.entries, progress)
     if not report.clips:
         first = report.refused[0]
         raise UserError(

@@ -34,6 +34,11 @@ OTHER = 1 / 3
 """Part of the taken face's size from which another counts."""
 OFTEN = 0.2
 """Share of looks with another face from which a segment shows several."""
+RETURNED = 0.85
+"""Correlation from which a face before some other picture and one after it are one. Of 3,642 pairs
+of clips of different people (VoxCeleb2) 2 reach it, of pauses of 1.2 s in a clip 42 of 61."""
+NEAR = 4
+"""Looks before and after another picture that are compared."""
 LAG = 5
 """Frames by which a mouth may be ahead of its sound, or behind."""
 MARGIN = 0.1
@@ -157,8 +162,7 @@ def _faces(
     others = [track for track in tracks[1:] if _counts(track, tracks[0], steady)]
     chosen = _chosen([*tracks[:1], *others], span, sound, settings.face)
     if chosen is None or isinstance(chosen, str):
-        reason = chosen or f"no face in too many frames (seen in {0:.0%})"
-        dropped.append(Segment(span.start, span.stop, reason=reason))
+        dropped.append(Segment(span.start, span.stop, reason=chosen or "no face"))
         return
     several = (f"{1 + len(others)} faces, the {settings.face} one is taken",) if others else ()
     at = {t for t, _ in chosen}
@@ -255,9 +259,7 @@ def _loud(spans: Iterable[Span], sound: Sound, dropped: list[Segment]) -> Iterat
             dropped.append(Segment(span.start, span.stop, reason=reason))
 
 
-def _long(
-    spans: Iterable[Span], settings: Settings, dropped: list[Segment]
-) -> Iterator[Span]:
+def _long(spans: Iterable[Span], settings: Settings, dropped: list[Segment]) -> Iterator[Span]:
     for span in spans:
         if span.stop - span.start >= settings.min_seconds * FPS:
             yield span
@@ -270,20 +272,35 @@ def _too_short(span: Span) -> str:
 
 
 def _of_longest_shot(spans: list[Span], dropped: list[Segment]) -> Iterator[Span]:
-    lengths: dict[int, int] = {}
+    """The spans of the shot with most frames; a shot goes on where its face comes back."""
+    shots: list[list[Span]] = []
     for span in spans:
-        lengths[span.shot] = lengths.get(span.shot, 0) + span.stop - span.start
-    longest = max(lengths, key=lambda shot: lengths[shot], default=0)
+        for shot in reversed(shots):
+            if shot[-1].shot == span.shot or _comes_back(shot[-1], span):
+                shot.append(span)
+                break
+        else:
+            shots.append([span])
+    longest = max(shots, key=lambda shot: sum(s.stop - s.start for s in shot), default=[])
     for span in spans:
-        if span.shot == longest:
+        if any(span is other for other in longest):
             yield span
         else:
             dropped.append(Segment(span.start, span.stop, reason="another shot"))
 
 
-def _pieces(
-    span: Span, seen: Scan, settings: Settings, notes: Sequence[str]
-) -> Iterator[Segment]:
+def _comes_back(before: Span, after: Span) -> bool:
+    """Whether a span begins with the face, in its place, that another ended with."""
+    if not before.face or not after.face:
+        return False
+    pairs = itertools.product(before.face[-NEAR:], after.face[:NEAR])
+    return any(
+        _moved(a, b) < LINK / 2 and correlation(a.thumbnail, b.thumbnail) >= RETURNED
+        for (_, a), (_, b) in pairs
+    )
+
+
+def _pieces(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Iterator[Segment]:
     """A span in parts of the wanted length, each with its square."""
     for start, stop in split(span.start, span.stop, settings.max_seconds):
         yield _piece(replace(span, start=start, stop=stop), seen, settings, notes)
@@ -298,9 +315,7 @@ def _piece(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> 
     here = [(t, face) for t, face in span.face if span.start <= t < span.stop]
     if not here:
         here = [min(span.face, key=lambda found: abs(found[0] - span.start))]
-    square = choose_square(
-        np.stack([face.box for _, face in here]), seen.height, seen.width
-    )
+    square = choose_square(np.stack([face.box for _, face in here]), seen.height, seen.width)
     look = Look(here[0][0], _boxes(here[0], seen.looks), square)
     if square is None:
         return replace(part, reason="the face moves too far for one crop", look=look)
@@ -309,9 +324,7 @@ def _piece(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> 
     return replace(part, notes=(*notes, *span.notes), look=look)
 
 
-def _boxes(
-    taken: tuple[int, Face], looks: Looks
-) -> tuple[tuple[float, float, float, float], ...]:
+def _boxes(taken: tuple[int, Face], looks: Looks) -> tuple[tuple[float, float, float, float], ...]:
     """All faces of a look, the one that is taken first."""
     t, face = taken
     faces = next((faces for at, faces in looks if at == t), [])

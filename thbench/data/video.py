@@ -31,6 +31,7 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "decoder",
+    "frame_at",
     "has_decord",
     "open_media",
     "probe",
@@ -157,6 +158,39 @@ def stream(path: str | Path, chunk: int = 64, fps: int | None = FPS) -> Iterator
                 waiting = []
         if waiting:
             yield _to_tensor(waiting, as_decoded=True)
+
+
+def frame_at(path: str | Path, seconds: float) -> Tensor:
+    """The picture shown at a time, uint8 (3, H, W): the last one that begins by then.
+
+    Args:
+        path: any video.
+        seconds: after the first frame.
+
+    Raises:
+        UserError: the file holds no picture, or none can be decoded.
+    """
+    found = _seek(path, seconds, seek=True)
+    # Some containers seek beyond the time that was asked for: then from the start.
+    found = _seek(path, seconds, seek=False) if found is None else found
+    if found is None:
+        raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
+    return torch.from_numpy(found).permute(2, 0, 1).contiguous()
+
+
+def _seek(path: str | Path, seconds: float, seek: bool) -> np.ndarray | None:
+    shown = None
+    with open_media(path) as container:
+        source = _picture(container, path)
+        start = float((source.start_time or 0) * source.time_base)
+        if seek:
+            container.seek(int((start + seconds) / source.time_base), stream=source)
+        for packet in container.demux(source):
+            for frame in _decode(packet, path):
+                if frame.time is not None and frame.time - start > seconds + 1e-6:
+                    return None if shown is None else _pixels(shown, source)
+                shown = frame
+    return None if shown is None else _pixels(shown, source)
 
 
 def resample(timed: Iterable[tuple[float, F]], fps: float, last: float) -> Iterator[F]:
