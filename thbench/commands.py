@@ -152,13 +152,17 @@ def data_synth(arguments: argparse.Namespace) -> None:
 
 def data_prepare(arguments: argparse.Namespace) -> None:
     """Bring videos into the prepared layout."""
-    from thbench.data import adapters
+    from thbench.data import adapters, manifest
     from thbench.data.prepare import prepare
 
     source, out = Path(arguments.source), Path(arguments.out)
-    videos = adapters.adapter(arguments.kind)(source, seed=arguments.seed)
+    read = adapters.adapter(arguments.kind)
+    sources = read(source, seed=arguments.seed, identity=arguments.identity)
+    adapters.check_out(sources, source, out)
+    print(*sources.lines, sep="\n", flush=True)
+    before = manifest.people(out)
     report = prepare(
-        spread(videos, arguments.limit),
+        spread(sources.videos, arguments.limit),
         out,
         size=arguments.size,
         encoders=tuple(arguments.audio.split(",")),
@@ -166,7 +170,7 @@ def data_prepare(arguments: argparse.Namespace) -> None:
         crop=arguments.crop,
         max_seconds=arguments.max_seconds,
     )
-    print(report)
+    print(*adapters.moved(before, report.clips), report, sep="\n")
 
 
 def spread(items: list[Any], limit: int | None) -> list[Any]:
