@@ -255,6 +255,8 @@ def _data(commands: Commands) -> None:
         actions, "check", "thbench.commands:data_check", "verify a prepared data set, file by file"
     )
     check.add_argument("root", metavar="DIR")
+    check.add_argument("--no-faces", dest="faces", action="store_false",
+                       help="do not compare the faces of people in different splits")  # fmt: skip
     faces = _command(
         actions,
         "morphable",

@@ -184,13 +184,14 @@ def data_check(arguments: argparse.Namespace) -> None:
     """Verify a prepared data set."""
     from thbench.data.check import WARNING, check
 
-    lines = check(Path(arguments.root))
+    lines = check(Path(arguments.root), faces=arguments.faces)
     for line in lines:
         print(line)
     problems = [line for line in lines if not line.startswith(WARNING)]
     if problems:
         raise UserError(f"{arguments.root}: {len(problems)} problem(s); see above.")
-    print(f"{arguments.root}: nothing is wrong.")
+    fine = "no file is damaged, but see the warnings" if lines else "nothing is wrong"
+    print(f"{arguments.root}: {fine}.")
 
 
 def data_morphable(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thbench.config import content_hash
-from thbench.data.embeddings import say_once
 from thbench.data.files import sha256
 from thbench.data.listing import list_videos, summary
 from thbench.errors import UserError
@@ -77,7 +76,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     listing = list_videos(folder, repeats=True)
     for line in summary(listing.left_out):
-        say_once(line)
+        print(line, flush=True)
     for path in listing.videos:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
