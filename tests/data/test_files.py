@@ -127,8 +127,8 @@ def test_a_prepared_data_set_inside_is_left_out(touch: Touch, mark: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [("a\nb", "a line break"), ("a\udcff", "bytes that are not UTF-8"), ("a\u2028b", "a line break"),
-     ("a\x1b[2J", "a control character"), ("a" * 240, "too long")],
+    [("a\nb", "a line break"), ("a\udcff", "bytes that are not UTF-8"),
+     ("a\u2028b", "a line break"), ("a\x1b[2J", "a control character"), ("a" * 240, "too long")],
     ids=["newline", "surrogate", "separator", "escape", "long"],
 )  # fmt: skip
 def test_names_that_no_id_can_have(touch: Touch, name: str, fault: str) -> None:

@@ -298,9 +298,7 @@ def _sources(
     if empty := [split for split, share in fractions.items() if share and split not in given]:
         count = len({video.identity for video in found})
         people = "one identity" if count == 1 else f"{count} identities"
-        lines.append(
-            f"no video is in {' or '.join(empty)}: there are {people} in {len(found)} videos"
-        )
+        lines.append(f"no video is in {' or '.join(empty)}: {len(found)} videos show {people}")
     lines += summary(listing.left_out)
     if listing.others:
         count = sum(listing.others.values())
