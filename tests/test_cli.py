@@ -12,6 +12,7 @@ import pytest
 from tests.tiny import NOISE, command, env, thbench
 from thbench import cli
 from thbench.cli import main
+from thbench.data import manifest
 from thbench.data.store import Store
 from thbench.errors import UserError
 
@@ -415,6 +416,46 @@ def test_check_finds_damage(bench, tmp_path, capsys):
     assert "p0001-00" in shown.out
     assert "p0002-00" in shown.out
     assert shown.err.splitlines()[-1].endswith("problem(s); see above.")
+
+
+def test_a_nested_tree_behind_a_link_is_prepared_beside_itself(bench, tmp_path, capsys, refused):
+    """Emotions below people, one person's folder elsewhere, and --out inside the source."""
+    source, out = tmp_path / "videos", tmp_path / "videos" / "prepared"
+    places = ["videos/M0/happy/1.mp4", "videos/M0/sad/1.mp4", "disk/M1/happy/1.mp4"]
+    for place, name in zip(places, ("p0000-00", "p0001-00", "p0002-00"), strict=True):
+        (tmp_path / place).parent.mkdir(parents=True)
+        shutil.copy(bench.data / "raw" / f"{name}.mp4", tmp_path / place)
+    (source / "M1").symlink_to(tmp_path / "disk" / "M1")
+    words = ["data", "prepare", "folder", str(source), "--out", str(out), "--size", "64"]
+    words += ["--crop", "none", "--workers", "1"]
+
+    def prepared(*more):
+        assert main([*words, *more]) == 0
+        return capsys.readouterr().out.splitlines(), manifest.people(out)
+
+    capsys.readouterr()
+    lines, first = prepared()
+    assert lines[0] == (
+        "identities: 2 people from the first folder (M0, M1); --identity names another level"
+    )
+    people = {name: who for name, (who, _) in first.items()}
+    assert people == {"M0/happy/1": "M0", "M0/sad/1": "M0", "M1/happy/1": "M1"}
+    assert first["M0/happy/1"] == first["M0/sad/1"]
+    assert len(set(first.values())) == 2
+
+    lines, again = prepared()
+    assert again == first  # nothing of its own
+    assert f"left out: {out}: a prepared data set" in lines
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    lines, moved = prepared("--identity", "-1")
+    assert {who for who, _ in moved.values()} == {"happy", "sad"}
+    said = "3 of 3 clips that were here have another identity or split"
+    assert any(line.startswith(said) for line in lines)
+    assert made == {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+
+    assert "1.mp4 lies in 2 folders, so --identity 3" in refused(*words, "--identity", "3")
+    words[words.index(str(out))] = str(source)
+    assert "is the folder of the videos" in refused(*words)
 
 
 # Disks

@@ -27,6 +27,11 @@ examples:
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
 
+IDENTITY = (
+    "who is seen, for kind folder: a level of folders (1 first below DIR, -1 the file's own), file"
+    " (its name), or a regular expression with one group (default 1)"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -238,6 +243,7 @@ def _data(commands: Commands) -> None:
     prepare.add_argument("kind", metavar="KIND", help="folder, cremad, hdtf or voxceleb")
     prepare.add_argument("source", metavar="DIR", help="where the videos are")
     prepare.add_argument("--out", required=True, metavar="DIR")
+    prepare.add_argument("--identity", metavar="LEVEL", help=IDENTITY)
     prepare.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     prepare.add_argument("--audio", default="logmel", help="encoders, by comma (default logmel)")
     prepare.add_argument("--crop", default="face", choices=("face", "none"))
@@ -272,6 +278,8 @@ def _data(commands: Commands) -> None:
         actions, "check", "thbench.commands:data_check", "verify a prepared data set, file by file"
     )
     check.add_argument("root", metavar="DIR")
+    check.add_argument("--no-faces", dest="faces", action="store_false",
+                       help="do not compare the faces of people in different splits")  # fmt: skip
     faces = _command(
         actions,
         "morphable",

@@ -152,13 +152,17 @@ def data_synth(arguments: argparse.Namespace) -> None:
 
 def data_prepare(arguments: argparse.Namespace) -> None:
     """Bring videos into the prepared layout."""
-    from thbench.data import adapters
+    from thbench.data import adapters, manifest
     from thbench.data.prepare import prepare
 
     source, out = Path(arguments.source), Path(arguments.out)
-    videos = adapters.adapter(arguments.kind)(source, seed=arguments.seed)
+    read = adapters.adapter(arguments.kind)
+    sources = read(source, seed=arguments.seed, identity=arguments.identity)
+    adapters.check_out(sources, source, out)
+    print(*sources.lines, sep="\n", flush=True)
+    before = manifest.people(out)
     report = prepare(
-        spread(videos, arguments.limit),
+        spread(sources.videos, arguments.limit),
         out,
         size=arguments.size,
         encoders=tuple(arguments.audio.split(",")),
@@ -171,7 +175,7 @@ def data_prepare(arguments: argparse.Namespace) -> None:
         track=arguments.track,
         sheet=arguments.sheet,
     )
-    print(report)
+    print(*adapters.moved(before, report.clips), report, sep="\n")
 
 
 def spread(items: list[Any], limit: int | None) -> list[Any]:
@@ -185,13 +189,14 @@ def data_check(arguments: argparse.Namespace) -> None:
     """Verify a prepared data set."""
     from thbench.data.check import WARNING, check
 
-    lines = check(Path(arguments.root))
+    lines = check(Path(arguments.root), faces=arguments.faces)
     for line in lines:
         print(line)
     problems = [line for line in lines if not line.startswith(WARNING)]
     if problems:
         raise UserError(f"{arguments.root}: {len(problems)} problem(s); see above.")
-    print(f"{arguments.root}: nothing is wrong.")
+    fine = "no file is damaged, but see the warnings" if lines else "nothing is wrong"
+    print(f"{arguments.root}: {fine}.")
 
 
 def data_morphable(arguments: argparse.Namespace) -> None:

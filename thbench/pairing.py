@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thbench.config import content_hash
-from thbench.data.files import list_videos, sha256
+from thbench.data.files import sha256
+from thbench.data.listing import list_videos, summary
 from thbench.errors import UserError
 from thbench.results import DataRef
 
@@ -67,13 +68,16 @@ def find_reference(
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """The videos below a folder by their path without suffix.
+    """The videos below a folder by their path without suffix. What is left out is printed.
 
     Raises:
         UserError: there is no such folder, or two videos differ in the suffix only.
     """
     found: dict[str, Path] = {}
-    for path in list_videos(folder):
+    listing = list_videos(folder, repeats=True)
+    for line in summary(listing.left_out):
+        print(line, flush=True)
+    for path in listing.videos:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise UserError(f"{found[name]} and {path} are called the same: remove one.")

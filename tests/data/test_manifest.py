@@ -36,7 +36,9 @@ def test_digest_is_of_what_determines_training(tmp_path: Path) -> None:
     [({"n_frames": "50"}, "must be int"), ({"n_frames": 0}, "positive"),
      ({"split": "dev"}, "split"),
      ({"colour": 1}, "unknown keys"), ({"video": "/etc/x"}, "inside"), ({"id": "b/1"}, "twice"),
-     ({"n_frames": True}, "must be int")],
+     ({"n_frames": True}, "must be int"), ({"id": "a\nb"}, "'id' holds a line break"),
+     ({"identity": "\ud800"}, "'identity' holds bytes that are not UTF-8"),
+     ({"video": "a\0.mp4"}, "'video' holds a control character")],
 )  # fmt: skip
 def test_bad_lines_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
     rows = [asdict(OTHER), {**asdict(CLIP), **change}]
@@ -51,5 +53,13 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
     (tmp_path / manifest.NAME).write_text("{")
     with pytest.raises(UserError, match=":1: this is not JSON"):
         manifest.read(tmp_path)
+    for text in ("[" * 100_000, '{"n_frames": ' + "9" * 5000 + "}"):
+        (tmp_path / manifest.NAME).write_text(text)
+        with pytest.raises(UserError, match=":1: this is not JSON"):
+            manifest.read(tmp_path)
+    (tmp_path / manifest.NAME).write_text("{'id': '\u00e9'}", "latin-1")
+    with pytest.raises(UserError, match="not UTF-8"):
+        manifest.read(tmp_path)
+    assert manifest.people(tmp_path) == {}
     with pytest.raises(ValueError, match="unique"):
         manifest.write(tmp_path, [CLIP, CLIP])

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
-from thbench.data import embeddings, manifest, video
+from thbench.data import embeddings, lookalikes, manifest, video
 from thbench.data.files import sha256
 from thbench.errors import UserError
 
@@ -27,8 +27,8 @@ _TRACK = {
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
-def check(root: str | Path, progress: bool = True) -> list[str]:
-    """Verify a prepared data set. Every mp4 is read once; none is decoded beyond a frame.
+def check(root: str | Path, progress: bool = True, faces: bool = True) -> list[str]:
+    """Verify a prepared data set. Every mp4 is read once; of few more than a frame is decoded.
 
     Checked are the manifest; each clip's mp4 (its hash, number of frames and sound) and
     measurements (shapes, data types, finite values); and, for every encoder with a folder below
@@ -37,10 +37,12 @@ def check(root: str | Path, progress: bool = True) -> list[str]:
     Args:
         root: the data set.
         progress: show a bar.
+        faces: compare the faces of people in different splits as well; see ``lookalikes``.
 
     Returns:
         One line per problem, which names the clip and the remedy. Lines that begin with
-        ``WARNING`` are of what may be meant so: identities that are in several splits.
+        ``WARNING`` are of what may be meant so: identities that are in several splits, and
+        people in different splits who look alike.
     """
     root = Path(root)
     try:
@@ -52,7 +54,10 @@ def check(root: str | Path, progress: bool = True) -> list[str]:
     problems += _strangers(folders)
     for clip in tqdm(clips, "check", unit="clip", disable=None if progress else True):
         problems += [f"{clip.id}: {problem}." for problem in _problems(root, clip, folders)]
-    return problems + list(_crossings(clips))
+    problems += _crossings(clips)
+    if faces:
+        problems += [f"{WARNING}{line}" for line in lookalikes.warnings(root, clips, progress)]
+    return problems
 
 
 def _problems(root: Path, clip: Clip, folders: Sequence[Path]) -> Iterator[str]:

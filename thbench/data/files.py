@@ -1,4 +1,4 @@
-"""Finding files, and writing them so that they are either whole or not there."""
+"""Writing files so that they are either whole or not there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from thbench.errors import UserError
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".mpg", ".mpeg", ".m4v"}
 _REFUSALS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -25,6 +24,7 @@ _REFUSALS = {
 }
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names the files of ``replacing``
+_SHORT = 200  # bytes of a file's name that its temporary one begins with
 
 
 def check_file(path: str | Path) -> None:
@@ -38,18 +38,6 @@ def check_file(path: str | Path) -> None:
         raise UserError(f"There is no file {path}.")
     if not path.stat().st_size:
         raise UserError(f"{path} is empty.")
-
-
-def list_videos(folder: Path) -> list[Path]:
-    """The videos below a folder, sorted; what is hidden does not count.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.")
-    paths = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-    return sorted(p for p in paths if not any(s[0] == "." for s in p.relative_to(folder).parts))
 
 
 class DiskError(UserError):
@@ -112,7 +100,8 @@ def sha256(path: str | Path) -> str:
 def _claim(path: Path) -> Path:
     """An empty file beside ``path``, whose folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+    short = os.fsencode(path.name)[:_SHORT].decode(errors="ignore")  # of 255 bytes in all
+    handle, name = tempfile.mkstemp(".tmp", f".{short}.", path.parent)
     os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's files are for their owner only
     os.close(handle)
     return Path(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from thbench.contracts import Clip
 from thbench.data.files import write_atomic
+from thbench.data.listing import unfit
 from thbench.errors import UserError
 
 NAME = "manifest.jsonl"
@@ -38,8 +39,12 @@ def read(root: str | Path) -> list[Clip]:
         raise UserError(
             f"{root} is no prepared data set: {NAME} is missing. Run `thbench data prepare`."
         )
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: prepare the data set again.") from error
     clips: dict[str, Clip] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         clip = _parse(line, f"{path}:{number}")
@@ -49,6 +54,14 @@ def read(root: str | Path) -> list[Clip]:
     if not clips:
         raise UserError(f"{path} lists no clips. Prepare the data set again.")
     return list(clips.values())
+
+
+def people(root: str | Path) -> dict[str, tuple[str, str]]:
+    """Identity and split of each clip by its id; none where there is no whole manifest."""
+    try:
+        return {clip.id: (clip.identity, clip.split) for clip in read(root)}
+    except UserError:
+        return {}
 
 
 def is_synthetic(root: str | Path) -> bool:
@@ -89,8 +102,8 @@ def digest(root: str | Path) -> str:
 def _parse(line: str, where: str) -> Clip:
     try:
         row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: this is not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:  # numbers of any length, brackets of any depth
+        raise UserError(f"{where}: this is not JSON ({getattr(error, 'msg', error)}).") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a clip is a JSON object.")
     known = {field.name for field in fields(Clip)}
@@ -101,6 +114,8 @@ def _parse(line: str, where: str) -> Clip:
     for key, value in row.items():
         if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
             raise UserError(f"{where}: '{key}' must be {_TYPES[key].__name__}, not {value!r}.")
+        if isinstance(value, str) and (fault := unfit(value)):
+            raise UserError(f"{where}: '{key}' holds {fault}: rename it, and prepare it again.")
     if row["split"] not in SPLITS:
         raise UserError(
             f"{where}: 'split' must be one of {', '.join(SPLITS)}, not '{row['split']}'."
