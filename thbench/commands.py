@@ -174,6 +174,7 @@ def data_prepare(arguments: argparse.Namespace) -> None:
         shots=arguments.shots,
         track=arguments.track,
         sheet=arguments.sheet,
+        left_out=sources.left_out,
     )
     print(*adapters.moved(before, report.clips), report, sep="\n")
 

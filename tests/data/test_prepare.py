@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from tests.tiny import HDTF
 from thbench.contracts import N_LANDMARKS
 from thbench.data import audio, manifest, video
 from thbench.data.crop import Square, choose_square, cut
-from thbench.data.piece import split
-from thbench.data.prepare import Report, SourceVideo, prepare
+from thbench.data.prepare import Report, SourceVideo, prepare, read_report
+from thbench.data.segments import split
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
 from thbench.errors import UserError
@@ -45,11 +44,11 @@ def test_cut_repeats_the_edge() -> None:
 
 
 def test_split_covers_everything() -> None:
-    assert [(p.start, p.stop) for p in split("a", 100, None)] == [(0, 100)]
-    pieces = split("a", 103, 1.0)
-    assert [p.start for p in pieces[1:]] == [p.stop for p in pieces[:-1]]
-    assert (pieces[0].start, pieces[-1].stop) == (0, 103)
-    assert max(p.stop - p.start for p in pieces) <= 25
+    assert split(7, 100, None) == [(7, 100)]
+    parts = split(7, 110, 1.0)
+    assert [start for start, _ in parts[1:]] == [stop for _, stop in parts[:-1]]
+    assert (parts[0][0], parts[-1][1]) == (7, 110)
+    assert max(stop - start for start, stop in parts) <= 25
 
 
 @pytest.fixture(params=["rendered", pytest.param("real", marks=pytest.mark.real)])
@@ -84,15 +83,13 @@ def test_good_videos_are_cut_and_bad_ones_listed(
         return prepare(sources, out, size=size, progress=False, max_seconds=1.2, **options)
 
     report = run()
-    assert [clip.id for clip in report.clips] == ["good_000", "good_001"]
-    assert {r.id: r.reason.split(" (")[0] for r in report.rejected} == {
+    assert [clip.id for clip in report.clips] == ["good~000", "good~001"]
+    assert {entry.id: entry.reason.split(" (")[0] for entry in report.refused} == {
         "mute": "no sound",
-        "nobody_000": "no face in too many frames",
-        "nobody_001": "no face in too many frames",
+        "nobody": "no face",
         "text": f"{raw / 'text.mp4'} is no video or sound file, or it is cut short.",
     }
-    lines = (out / "rejected.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == [r.id for r in report.rejected]
+    assert read_report(out) == report.entries
     clips = manifest.read(out)
     assert clips == report.clips
     for clip in clips:
@@ -113,12 +110,12 @@ def test_good_videos_are_cut_and_bad_ones_listed(
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.mp4")}
     assert run().new == 0
-    (out / "audio" / "logmel" / "good_001.npy").unlink()
+    (out / "audio" / "logmel" / "good~001.npy").unlink()
     (out / ".prepare" / "mute.json").unlink()
     again = run()
     assert again.new == 2
     assert again.clips == report.clips
-    assert (out / "audio" / "logmel" / "good_001.npy").is_file()
+    assert (out / "audio" / "logmel" / "good~001.npy").is_file()
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.mp4")} == before
     with pytest.raises(UserError, match="size=64"):
         run(size=128)

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from thbench.data import manifest, piece, video
-from thbench.data.crop import FaceLocator, Square
+from thbench.data import manifest, process, video
+from thbench.data.crop import Square
 from thbench.data.files import DiskError, remove_leftovers, replacing
-from thbench.data.job import Job
-from thbench.data.piece import Piece, Walk
-from thbench.data.prepare import Report, Settings, SourceVideo, prepare
+from thbench.data.prepare import Report, SourceVideo, prepare
+from thbench.data.process import FrameReader
 from thbench.errors import UserError
 
 # pictures without a face go through whole with these
@@ -63,7 +62,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[SourceVideo], Path, Report]:
-    """Three videos of three pieces each, prepared without interruption."""
+    """Three videos of three segments each, prepared without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     sources = make_raw(folder / "raw", "abc")
     return sources, folder / "out", run(sources, folder / "out")
@@ -151,7 +150,7 @@ def test_a_changed_video_is_made_again(tmp_path: Path) -> None:
     new = run(sources, out)
     assert new.new == 1
     assert new.clips[0].sha256 == old.clips[3].sha256 != old.clips[0].sha256
-    sound = [np.load(out / "audio" / "logmel" / f"{name}.npy") for name in ("a_000", "b_000")]
+    sound = [np.load(out / "audio" / "logmel" / f"{name}.npy") for name in ("a~000", "b~000")]
     assert np.array_equal(*sound)
 
 
@@ -159,7 +158,7 @@ def test_an_unexpected_error_rejects_one_video_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = make_raw(tmp_path / "raw", "ab")
-    probe, cut = video.probe, piece.cut
+    probe, cut = video.probe, process.cut
 
     def failing_probe(path: Path) -> video.VideoInfo:
         if path.stem == "a":
@@ -167,22 +166,23 @@ def test_an_unexpected_error_rejects_one_video_and_is_tried_again(
         return probe(path)
 
     def failing_cut(frames: torch.Tensor, square: Square, size: int) -> torch.Tensor:
-        raise RuntimeError("a piece")
+        raise RuntimeError("a segment")
 
     with monkeypatch.context() as patch:
         patch.setattr(video, "probe", failing_probe)
         report = run(sources, tmp_path / "out")
-    assert [clip.id for clip in report.clips] == ["b_000", "b_001", "b_002"]
-    assert [(r.id, r.reason) for r in report.rejected] == [("a", "ZeroDivisionError: by zero")]
+    assert [clip.id for clip in report.clips] == ["b~000", "b~001", "b~002"]
+    assert [(e.id, e.reason) for e in report.refused] == [("a", "ZeroDivisionError: by zero")]
     (tmp_path / "out" / report.clips[1].video).unlink()
     with monkeypatch.context() as patch:
-        calls = iter([cut, failing_cut, cut])  # a's pieces, small as they are, are one chunk each
-        patch.setattr(piece, "cut", lambda *args: next(calls, cut)(*args))
+        calls = iter([cut, failing_cut, cut])  # a's segments, small as they are, are one chunk each
+        patch.setattr(process, "cut", lambda *args: next(calls, cut)(*args))
         report = run(sources, tmp_path / "out")
-    assert [(r.id, r.reason) for r in report.rejected] == [("a_001", "RuntimeError: a piece")]
+    lost = [(e.id, e.outcome, e.reason) for e in report.entries if not e.is_clip]
+    assert lost == [("a~001", "dropped", "RuntimeError: a segment")]
     assert len(report.clips) == 5
     report = run(sources, tmp_path / "out")
-    assert (len(report.clips), report.rejected, report.new) == (6, [], 1)
+    assert (len(report.clips), report.refused, report.new) == (6, [], 1)
 
 
 @pytest.mark.parametrize(
@@ -195,26 +195,27 @@ def test_what_concerns_all_videos_ends_the_run(
         raise error
 
     sources = make_raw(tmp_path / "raw", "ab")
-    monkeypatch.setattr(piece, "track", failing)
+    monkeypatch.setattr(process, "track", failing)
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else DiskError
     with pytest.raises(expected):
         run(sources, tmp_path / "out")
     assert not (tmp_path / "out" / manifest.NAME).exists()
 
 
-def test_a_long_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_video_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see what to cut, and to cut it, however many clips it gives."""
     sources = make_raw(tmp_path / "raw", "a", 120)
-    stream, decoded = video.stream, []
+    chunks, decoded = video.chunks, []
 
     def counted(*args: object) -> object:
-        for chunk in stream(*args):
+        for chunk in chunks(*args):
             decoded.append(len(chunk))
             yield chunk
 
-    monkeypatch.setattr(video, "stream", counted)
+    monkeypatch.setattr(video, "chunks", counted)
     report = run(sources, tmp_path / "out")
     assert len(report.clips) == 12
-    assert sum(decoded) == 120
+    assert sum(decoded) == 240
     raw = video.read(sources[0].path)
     for clip in (report.clips[0], report.clips[7]):
         start = clip.extra.get("start", 0)
@@ -223,66 +224,25 @@ def test_a_long_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (found - expected).abs().mean() < 6  # frames of noise: others are 80 away
 
 
-def test_walk_hands_out_every_frame_and_an_error_to_all_who_come_after() -> None:
+def test_every_frame_is_handed_out_and_an_error_to_all_who_come_after() -> None:
     chunks = [torch.arange(k, k + 4).reshape(4, 1, 1, 1) for k in (0, 4, 8)]
 
-    def values(walk: Walk, start: int, stop: int) -> list[int]:
-        return [int(t) for chunk in walk.between(start, stop) for t in chunk]
+    def values(reader: FrameReader, start: int, stop: int) -> list[int]:
+        return [int(t) for chunk in reader.between(start, stop) for t in chunk]
 
-    walk = Walk(iter(chunks))
-    assert values(walk, 0, 3) == [0, 1, 2]
-    next(walk.between(3, 6))  # given up by who asked for it
-    assert values(walk, 6, 10) == [6, 7, 8, 9]
-    assert values(walk, 10, 20) == [10, 11]
-    assert values(walk, 20, 30) == []
+    reader = FrameReader(iter(chunks))
+    assert values(reader, 0, 3) == [0, 1, 2]
+    next(reader.between(3, 6))  # given up by who asked for it
+    assert values(reader, 6, 10) == [6, 7, 8, 9]
+    assert values(reader, 10, 20) == [10, 11]
+    assert values(reader, 20, 30) == []
 
     def damaged() -> object:
         yield chunks[0]
         raise UserError("damaged")
 
-    walk = Walk(damaged())
-    assert values(walk, 0, 4) == [0, 1, 2, 3]
+    reader = FrameReader(damaged())
+    assert values(reader, 0, 4) == [0, 1, 2, 3]
     for start in (4, 8):
         with pytest.raises(UserError, match="damaged"):
-            values(walk, start, start + 4)
-
-
-class Locator(FaceLocator):
-    """Sees a face in bright pictures; no model is needed."""
-
-    def __enter__(self) -> Locator:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def __call__(self, frame: torch.Tensor) -> np.ndarray | None:
-        return np.array([40.0, 40, 90, 100]) if frame.float().mean() > 100 else None
-
-
-def test_a_faceless_piece_is_rejected_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = torch.full((15, 3, 128, 128), 200, dtype=torch.uint8)
-    frames[5:10] = 0
-    with video.VideoWriter(tmp_path / "a.mp4", 128, 128, waveform=np.ones(9600) / 2) as writer:
-        writer.write(frames)
-    monkeypatch.setattr(piece, "FaceLocator", Locator)
-    info = video.probe(tmp_path / "a.mp4")
-    job = Job(
-        SourceVideo(tmp_path / "a.mp4", "a", "a", "train"), tmp_path,
-        Settings(64, max_seconds=0.2, min_seconds=0), (),
-    )  # fmt: skip
-    pieces = [*piece.split("a", 15, 0.2), Piece("beyond", 15, 20)]
-    squares = piece._squares(job, info, pieces)
-    assert list(squares) == ["a_000", "a_001", "a_002", "beyond"]
-    assert squares["a_000"] == squares["a_002"]
-    assert isinstance(squares["a_000"], Square)
-    assert squares["a_001"] == "no face in too many frames (seen in 0%)"
-    assert squares["beyond"] == "the video ends before it"
-
-    # nothing is seen by the tracker in flat grey either: all are told why, and none crashes
-    with pytest.raises(UserError, match="None of the 1 videos"):
-        run([job.source], tmp_path / "out", crop="face", max_seconds=0.2, max_missing=0.1)
-    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["a_000", "a_001", "a_002"]
+            values(reader, start, start + 4)

@@ -42,6 +42,7 @@ class SourceVideo:
 
 
 KEPT, TRIMMED, CUT, DROPPED, REFUSED = "kept", "trimmed", "cut", "dropped", "refused"
+SKIPPED = "skipped"
 """What becomes of a video or of some of its frames; see ``Entry``."""
 
 
@@ -69,9 +70,10 @@ class Entry:
         path: of the raw video.
         outcome: ``kept`` (all of the video is the clip), ``trimmed`` (the video gave this clip
             alone, and not all its frames are in it), ``cut`` (one of the video's clips),
-            ``dropped`` (these frames are in no clip) or ``refused`` (nothing of it could be read).
+            ``dropped`` (these frames are in no clip), ``refused`` (nothing of it could be taken) or
+            ``skipped`` (it was not looked at: a link to what is there already, for one).
         start, stop: frames [start, stop) at 25 fps; None where that is not known.
-        reason: of ``dropped`` and ``refused``.
+        reason: of ``dropped``, ``refused`` and ``skipped``.
         notes: what was done to picture and sound beside cropping.
         look: where to look.
     """

@@ -36,6 +36,7 @@ from thbench.data.job import (
     DROPPED,
     KEPT,
     REFUSED,
+    SKIPPED,
     TRIMMED,
     Entry,
     Job,
@@ -44,6 +45,7 @@ from thbench.data.job import (
     SourceVideo,
     read_entry,
 )
+from thbench.data.listing import LeftOut
 from thbench.data.process import process
 from thbench.data.sheet import write_sheets
 from thbench.errors import UserError
@@ -76,13 +78,17 @@ class Report:
     def refused(self) -> list[Entry]:
         """Of each video without a clip, the entry that says most of why."""
         by_path: dict[str, list[Entry]] = {}
-        for entry in self.entries:
+        for entry in self._of_videos:
             by_path.setdefault(entry.path, []).append(entry)
         barren = [found for found in by_path.values() if not any(e.is_clip for e in found)]
         return [max(found, key=_weight) for found in barren]
 
+    @property
+    def _of_videos(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.outcome != SKIPPED]
+
     def __str__(self) -> str:
-        videos = len({entry.path for entry in self.entries})
+        videos = len({entry.path for entry in self._of_videos})
         lines = [
             f"{len(self.clips)} clips of {videos} videos in {self.out} ({self.seconds:.0f} s)",
             *self._clips(),
@@ -160,6 +166,7 @@ def prepare(
     workers: int = 1,
     progress: bool = True,
     sheet: bool = False,
+    left_out: Iterable[LeftOut] = (),
     **settings: Any,
 ) -> Report:
     """Prepare videos. Resumable: what is whole already is not made again.
@@ -175,6 +182,7 @@ def prepare(
         workers: processes; 1 works in this one.
         progress: show a bar.
         sheet: draw contact sheets as well.
+        left_out: what is not among the videos, for the report.
         settings: the other fields of ``Settings``.
 
     Raises:
@@ -203,7 +211,10 @@ def prepare(
         report = Report(
             out,
             [clip for record in records for clip in record.clips],
-            [entry for record in records for entry in record.entries],
+            [
+                *(entry for record in records for entry in record.entries),
+                *(Entry(one.path, one.path, SKIPPED, reason=one.reason) for one in left_out),
+            ],
             time.monotonic() - start,
             len(waiting),
         )
@@ -216,7 +227,7 @@ def _write(report: Report, sheet: bool, progress: bool) -> None:
     lines = (json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in report.entries)
     write_atomic(report.out / REPORT, "".join(lines))
     if sheet:
-        write_sheets(report.out, report.entries, progress)
+        write_sheets(report.out, [e for e in report.entries if e.outcome != SKIPPED], progress)
     if not report.clips:
         first = report.refused[0]
         raise UserError(

@@ -85,7 +85,7 @@ def plan(
     if settings.shots == "longest":
         spans = list(_of_longest_shot(spans, dropped))
     segments = [
-        piece for span in spans for piece in _pieces(span, seen, settings, [*notes, *sound.notes])
+        part for span in spans for part in _parts(span, seen, settings, [*notes, *sound.notes])
     ]
     named = _named(name, segments)
     if seen.error:
@@ -300,13 +300,13 @@ def _comes_back(before: Span, after: Span) -> bool:
     )
 
 
-def _pieces(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Iterator[Segment]:
+def _parts(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Iterator[Segment]:
     """A span in parts of the wanted length, each with its square."""
     for start, stop in split(span.start, span.stop, settings.max_seconds):
-        yield _piece(replace(span, start=start, stop=stop), seen, settings, notes)
+        yield _segment(replace(span, start=start, stop=stop), seen, settings, notes)
 
 
-def _piece(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:
+def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:
     part = Segment(span.start, span.stop)
     if span.face is None:
         side = min(seen.height, seen.width)

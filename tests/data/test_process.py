@@ -33,7 +33,7 @@ def loudest(wave: np.ndarray) -> int:
     return int(np.convolve(np.abs(wave), np.ones(160), "same").argmax())
 
 
-def test_a_piece_has_the_sound_of_its_own_frames(tmp_path: Path) -> None:
+def test_a_segment_has_the_sound_of_its_own_frames(tmp_path: Path) -> None:
     raw, out = tmp_path / "talk.mp4", tmp_path / "out"
     with video.VideoWriter(raw, 32, 32, waveform=clicks()) as writer:
         writer.write(torch.zeros(SECONDS * 25, 3, 32, 32, dtype=torch.uint8))
