@@ -23,6 +23,8 @@ from thbench.errors import UserError
 SILENCE = -100.0
 """Decibels; the level of what is quieter still."""
 _CLIPPED = 1e-3
+_CHECKED = {"flac", "tta", "ac3", "eac3"}
+"""Codecs whose packets hold checksums, which FFmpeg only minds when it is told to."""
 
 
 class NoSoundError(UserError):
@@ -137,6 +139,8 @@ class _Reading:
         """
         with open_media(self.path) as container:
             stream = self._choose(container)
+            if stream.codec_context.name in _CHECKED:
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
             lost = False
             for packet in self._demuxed(container, stream):
                 try:

@@ -23,8 +23,10 @@ HOLE = 0.015
 """Seconds: less is no gap and no overlap of its own, unless a packet is known to be missing."""
 KNOWN = 0.002
 """Seconds: the least gap where a packet is known to be missing, and the least drift."""
-AHEAD = 5
+AHEAD = 9
 """A jump of time stamps must hold for the median of so many blocks."""
+PRIMING = 0.05
+"""Seconds: an encoder may begin so much earlier, with nothing that was recorded."""
 BACKWARDS = 1.0
 """Seconds by which sound may overlap."""
 PAUSE = 3600.0
@@ -96,6 +98,7 @@ def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str]
     """
     placed: list[tuple[int, np.ndarray]] = []
     covered: list[Gap] = []
+    overlaps: list[Gap] = []
     notes: list[str] = []
     end, first, lost = 0.0, True, 0.0
     for run in found:
@@ -103,7 +106,7 @@ def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str]
         start, stop = run.start - zero, run.stop - zero
         _check_jump(end, start, first)
         if not first and end - start > KNOWN:
-            notes.append(f"{end - start:.3f} s of sound at {start:.2f} s overlap: the later counts")
+            overlaps.append((start, end))
         if abs(run.drift) > KNOWN:
             change = 100 * run.drift / max(stop - start - run.drift, 1e-9)
             notes.append(
@@ -116,18 +119,27 @@ def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str]
             placed.append((max(0, at), run.samples[max(0, -at) :]))
             covered.append((max(0.0, start), stop))
         end, first = max(end, stop) if not first else stop, False
-    if lost > HOLE:
+    if lost > PRIMING:
         notes.append(f"{lost:.2f} s of sound before the first picture cut off")
     length = max((at + len(samples) for at, samples in placed), default=0)
     waveform = np.zeros(length, np.float32)
     for at, samples in placed:
         waveform[at : at + len(samples)] = samples
     gaps = _gaps(covered)
-    notes += [f"{b - a:.3f} s without sound from {a:.2f} s on filled with silence" for a, b in gaps]
+    notes += _lines(overlaps, "of the sound overlap, and the later counts")
+    notes += _lines(gaps, "without sound are filled with silence")
     return waveform, notes, gaps
 
 
 Gap = tuple[float, float]
+
+
+def _lines(found: list[Gap], what: str) -> list[str]:
+    """A sentence for each, or one for all of more than three."""
+    if len(found) <= 3:
+        return [f"{b - a:.3f} s from {a:.2f} s on {what}" for a, b in found]
+    seconds = sum(b - a for a, b in found)
+    return [f"{seconds:.3f} s {what}, at {len(found)} places from {found[0][0]:.2f} s on"]
 
 
 def _gaps(covered: list[Gap]) -> list[Gap]:
@@ -187,12 +199,14 @@ class _Open:
         if block.time is None or not self.stamps:
             return False
         least = KNOWN if block.after_loss else HOLE
-        before = self._recent()
+        recent = self._recent()
+        before = float(np.median(recent))
         expected, off = self.stamps[0] - self.places[0] + self.count / self.rate, []
         for each in [block, *ahead]:
             if each.time is not None:
                 off.append(each.time - expected - before)
             expected += len(each.samples) / each.rate
+        least = max(least, 3 * _noise(np.array([*(recent - before), *off])))
         return abs(off[0]) > least and abs(float(np.median(off))) > least
 
     def add(self, block: Block) -> None:
@@ -218,10 +232,10 @@ class _Open:
     def _convert(self, frame: av.AudioFrame | None) -> None:
         self.made += [made.to_ndarray()[0] for made in self._to_ours.resample(frame)]
 
-    def _recent(self) -> float:
+    def _recent(self) -> np.ndarray:
         """By how much the last blocks run late."""
         late = np.array(self.stamps[-AHEAD:]) - np.array(self.places[-AHEAD:])
-        return float(np.median(late)) - self.stamps[0] + self.places[0]
+        return late - self.stamps[0] + self.places[0]
 
     def _deviations(self) -> np.ndarray:
         return np.array(self.stamps) - self.stamps[0] - np.array(self.places) + self.places[0]
@@ -230,7 +244,7 @@ class _Open:
         """Seconds of the first sample, as the last time stamps have it."""
         if not self.stamps:
             return self.fallback
-        return self.stamps[0] - self.places[0] + self._recent()
+        return self.stamps[0] - self.places[0] + float(np.median(self._recent()))
 
     def _clock(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Start of the run, and by how much (n,) it runs late at which of its seconds (n,).
@@ -243,7 +257,7 @@ class _Open:
         off, places = self._deviations(), np.array(self.places)
         start = self.stamps[0] - self.places[0]
         step = max(places[-1] - places[0], 1e-9) / (len(places) - 1)
-        noise = 1.5 * float(np.median(np.abs(np.diff(off, prepend=off[0]))))
+        noise = 1.5 * _noise(off)
         # as wide as it takes for a bin's median to be good to about a millisecond
         width = max(1.0, min(30.0, (noise / 0.001) ** 2 * step))
         bins = np.unique((places // width).astype(int), return_inverse=True)[1]
@@ -252,6 +266,11 @@ class _Open:
         if len(centres) < 2 or np.ptp(shifts) <= KNOWN:
             return start + float(np.median(off)), none, none
         return start, centres, shifts
+
+
+def _noise(late: np.ndarray) -> float:
+    """How much time stamps jitter: a jump here and there does not count."""
+    return float(np.median(np.abs(np.diff(late)))) if len(late) > 1 else 0.0
 
 
 def _extended(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
