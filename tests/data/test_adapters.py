@@ -175,6 +175,19 @@ def test_folders_of_parts_are_not_taken_for_people_without_a_word(tmp_path: Path
     assert len(adapters.folder(touch(tmp_path / "c", "dev/0.mp4", "p/0.mp4", "q/0.mp4")).lines) == 1
 
 
+def test_numbered_files_are_not_taken_for_people_without_a_word(tmp_path: Path) -> None:
+    root = touch(tmp_path / "a", "anna_01.mp4", "anna_02.mp4", "bo-1.mp4", "bo.mp4", "001.mp4")
+    (line,) = adapters.folder(root).lines[1:]
+    assert line.startswith("2 files at the top are a person each, though their names differ in a")
+    assert "(2 begin with anna); --identity '^" in line
+    (root / "bo.mp4").unlink()
+    (root / "001.mp4").unlink()
+    named = line.split("'")[1]
+    assert {v.identity for v in adapters.folder(root, identity=named).videos} == {"anna", "bo"}
+    quiet = adapters.folder(touch(tmp_path / "b", "001.mp4", "002.mp4", "anna.mp4", "p/x_1.mp4"))
+    assert len(quiet.lines) == 1
+
+
 # Where the data set goes
 
 

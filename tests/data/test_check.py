@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,17 +162,23 @@ def write_face(path: Path, person: int, take: int) -> None:
         writer.write(render(played.who, played.state, 64))
 
 
-@pytest.fixture
-def named(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn people: anna, also called berta in another split and ann in her own; carl and dora."""
     people = {"anna": ("train", 0, 0), "ann": ("train", 0, 1), "berta": ("test", 0, 2),
               "carl": ("train", 1, 0), "dora": ("val", 2, 0)}  # fmt: skip
+    root = tmp_path_factory.mktemp("drawn")
     clips = [
-        add_clip(tmp_path, name, split, lambda path, who=who: write_face(path, *who))
+        add_clip(root, name, split, lambda path, who=who: write_face(path, *who))
         for name, (split, *who) in people.items()
     ]
-    manifest.write(tmp_path, [replace(clip, extra={"truth": "t.npz"}) for clip in clips])
-    return tmp_path
+    manifest.write(root, [replace(clip, extra={"truth": "t.npz"}) for clip in clips])
+    return root
+
+
+@pytest.fixture
+def named(drawn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "named"))
 
 
 def test_one_person_under_two_names_is_seen(

@@ -73,8 +73,10 @@ def test_links_are_followed(touch: Touch) -> None:
     for gone in ("gone.mp4", "gone", "gone.txt"):
         (root / gone).symlink_to("../nowhere")
     (root / "self.mp4").symlink_to("self.mp4")
+    (root / "named").symlink_to("../elsewhere/x.mp4")
     found = list_videos(root)
     assert names(found, root) == ["p0/a.mp4", "p1/a.mp4", "p1/b/c.mp4", "p2.mp4"]
+    assert found.others == {"": 1}  # a link is known by its own name
     broken = dict.fromkeys(("gone", "gone.mp4", "self.mp4"), "a broken link")
     assert reasons(found, root) == broken
     (line,) = summary(found.left_out)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from thbench.errors import UserError
@@ -13,6 +14,8 @@ _NOBODY = {
     *("pretrain", "trainval", "seen", "unseen", "video", "videos", "clips", "mp4", "raw", "data"),
 }
 """Names of folders, in small letters, that hold a part of a data set and not a person."""
+NUMBERED = r"^(.*?)[ _.-]*\d+\.[^.]*$"
+"""What a file's name begins with, before a number at its end."""
 _LEVELS = {1: "first folder", 2: "second folder", 3: "third folder", -1: "folder of the file"}
 
 
@@ -92,11 +95,28 @@ def count_people(people: Iterable[str], whence: str) -> str:
 
 
 def doubts(paths: Sequence[Path], root: Path) -> list[str]:
-    """Whether the folders at the top look like parts of a data set, not like people."""
+    """Why the first folders, and files at the top, may not be people after all."""
     parts = [path.relative_to(root).parts for path in paths]
+    return [*_parts_of_a_set(parts), *_numbered(parts)]
+
+
+def _parts_of_a_set(parts: Sequence[tuple[str, ...]]) -> Iterator[str]:
     tops = sorted({names[0] for names in parts if len(names) > 1})
     if not tops or not all(name.casefold() in _NOBODY for name in tops):
-        return []
+        return
     deeper = min(len(names) for names in parts) > 2
     other = "--identity 2 takes the folders below" if deeper else "--identity file takes each file"
-    return [f"{', '.join(tops)}: a person by this name is unlikely; {other}"]
+    yield f"{', '.join(tops)}: a person by this name is unlikely; {other}"
+
+
+def _numbered(parts: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Files at the top, each taken for a person, whose names differ in a number only."""
+    found = [re.search(NUMBERED, names[0]) for names in parts if len(names) == 1]
+    stems = Counter(match[1] for match in found if match and match[1])
+    count = sum(n for n in stems.values() if n > 1)
+    if count:
+        name, n = stems.most_common(1)[0]
+        yield (
+            f"{count} files at the top are a person each, though their names differ in a number"
+            f" only ({n} begin with {name}); --identity '{NUMBERED}' takes them for one"
+        )

@@ -192,9 +192,9 @@ class _Search:
             self._folder(path, real, above)
         elif _is_video(path.name):
             self._file(path, real)
-        elif path.suffix and os.path.exists(real):
+        elif os.path.exists(real):
             self.others[path.suffix.lower()] += 1
-        elif not os.path.exists(real) and not path.suffix:  # it may have been a folder
+        elif not path.suffix:  # it may have been a folder
             self._leave(path, "a broken link")
 
     def _file(self, path: Path, real: str) -> None:
