@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def run(sources: list[SourceVideo], out: Path, **options: object) -> Report:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    files = (p for p in out.rglob("*") if p.is_file() and p.name != "lock")
+    files = (p for p in out.rglob("*") if p.is_file() and p.name != ".lock")
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
 
 
@@ -136,7 +137,7 @@ def test_the_names_that_are_removed_are_those_that_are_given(tmp_path: Path) -> 
 def test_two_runs_do_not_fill_one_folder(tmp_path: Path) -> None:
     sources = make_raw(tmp_path / "raw", "a")
     run(sources, tmp_path / "out")
-    with open(tmp_path / "out" / ".prepare" / "lock") as file:
+    with open(tmp_path / "out" / ".prepare" / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="Another run is filling"):
             run(sources, tmp_path / "out")
@@ -246,3 +247,21 @@ def test_every_frame_is_handed_out_and_an_error_to_all_who_come_after() -> None:
     for start in (4, 8):
         with pytest.raises(UserError, match="damaged"):
             values(reader, start, start + 4)
+
+
+BROKEN = (b"{", b"[]", b"\xff", b"{}", b"[" * 100_000)
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=("half", "list", "latin", "empty", "deep"))
+def test_broken_records_are_made_anew_and_broken_settings_explained(
+    tmp_path: Path, whole: tuple[list[SourceVideo], Path, Report], content: bytes
+) -> None:
+    sources, _, report = whole
+    out = tmp_path / "out"
+    shutil.copytree(report.out, out)
+    (out / ".prepare" / "b.json").write_bytes(content)
+    again = run(sources, out)
+    assert (again.new, again.clips) == (1, report.clips)
+    (out / "prepare.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"prepare\.json cannot be read|another version"):
+        run(sources, out)

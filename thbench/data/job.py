@@ -218,23 +218,25 @@ class Job:
     def read(self) -> Record | None:
         """The record, with the split and labels of now; None if there is none.
 
-        A record of a video that has changed since counts as none. A video that is gone is taken
-        to be as it was.
+        A record of a video that has changed since, or one that cannot be read, counts as none. A
+        video that is gone is taken to be as it was.
         """
+        mine = {"identity": self.source.identity, "split": self.source.split}
         try:
             found: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
+            segments = found["segments"]
+            record = Record(
+                [Clip(**{**row, **mine}) for row in found["clips"]],
+                [read_entry(row) for row in found["entries"]],
+                None if segments is None else [Segment(**_typed(row)) for row in segments],
+                found["finished"],
+            )
+            state = found["source"]
         except FileNotFoundError:
             return None
-        if self._state() not in (None, found["source"]):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        mine = {"identity": self.source.identity, "split": self.source.split}
-        segments = found["segments"]
-        return Record(
-            [Clip(**{**row, **mine}) for row in found["clips"]],
-            [read_entry(row) for row in found["entries"]],
-            None if segments is None else [Segment(**_typed(row)) for row in segments],
-            found["finished"],
-        )
+        return record if self._state() in (None, state) else None
 
     def keep(self, record: Record) -> None:
         """Write the record, whole or not at all."""

@@ -294,7 +294,10 @@ def _claim(out: Path, settings: Settings) -> None:
     path = out / "prepare.json"
     mine = {"version": VERSION, **asdict(settings)}
     if path.is_file():
-        theirs = json.loads(path.read_text("utf-8"))
+        try:
+            theirs = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read: delete {out}, or choose another.") from error
         if theirs.get("version") != VERSION:
             raise UserError(
                 f"{out} was prepared by another version of thbench, which cut videos by other"
@@ -311,7 +314,7 @@ def _claim(out: Path, settings: Settings) -> None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder; the lock ends with this process, however it ends."""
-    path = out / ".prepare" / "lock"
+    path = out / ".prepare" / ".lock"  # no id begins with a dot
     try:
         path.parent.mkdir(exist_ok=True)
         file = open(path, "w")  # noqa: SIM115
