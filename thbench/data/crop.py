@@ -142,9 +142,10 @@ class FaceLocator:
 def thumbnail(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     """The grey values (32, 32), float32, of a box (fractions) of uint8 (H, W, 3)."""
     height, width = picture.shape[:2]
-    low = np.clip(box[:2], 0, 1) * (width - 1, height - 1)
-    high = np.clip(box[2:], 0, 1) * (width, height)
-    (x0, y0), (x1, y1) = low.astype(int), np.maximum(high, low + 1).round().astype(int)
+    size = np.array([width, height])
+    low = np.minimum(np.clip(box[:2], 0, 1) * size, size - 1).astype(int)
+    high = np.maximum(np.clip(box[2:], 0, 1) * size, low + 1).round().astype(int)
+    (x0, y0), (x1, y1) = low, high
     part = cv2.resize(picture[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return part.astype(np.float32).mean(-1)
 
