@@ -16,7 +16,20 @@ ALONE = 30.0
 _FRONT = {"FL": 0.5, "FR": 0.5, "DL": 0.5, "DR": 0.5, "FC": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _AROUND = {"BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC",
            "TBR", "WL", "WR", "SDL", "SDR", "TSL", "TSR", "BFC", "BFL", "BFR"}  # fmt: skip
+EMPTY = -90.0
+"""Decibels below full scale: what lies below is no sound."""
+UNPLACED = "NONE"
+"""FFmpeg's name of a channel whose place is not said."""
+_USUAL = {6: "5.1", 8: "7.1"}
 _LOWEST = 1e-10
+
+
+def channel_names(layout: Any) -> list[str]:
+    """Places of the channels; six or eight that do not say count as 5.1 and 7.1, as in players."""
+    names = [channel.name for channel in layout.channels]
+    if set(names) == {UNPLACED} and len(names) in _USUAL:
+        return channel_names(av.AudioLayout(_USUAL[len(names)]))
+    return names
 
 
 def weights(names: Sequence[str]) -> np.ndarray:
@@ -67,18 +80,20 @@ class Mixer:
 
     def __call__(self, frame: Any) -> np.ndarray:
         """(n,) float32 of a decoded frame."""
-        names = [channel.name for channel in frame.layout.channels]
         layout, found = frame.layout.name, samples(frame)
         if not np.isfinite(found).all():
             self.unreal += int((~np.isfinite(found)).any(0).sum())
             found = np.where(np.isfinite(found), found, 0).astype(np.float32)
         if layout in self.chosen:
             return np.ascontiguousarray(found[self.chosen[layout]])
-        mixed = weights(names) @ found if len(names) > 1 else found[0]
         if layout not in self._energies:
-            self._energies[layout] = _Energy(names)
-        self._energies[layout].add(found, mixed)
-        return np.ascontiguousarray(mixed)
+            self._energies[layout] = _Energy(layout, channel_names(frame.layout))
+        energy = self._energies[layout]
+        if len(found) == 1:
+            return found[0]
+        mixed = energy.weights @ found
+        energy.add(found, mixed)
+        return mixed
 
     def better(self) -> tuple[dict[str, int], list[str]]:
         """Layouts of which one channel says more than the mix, with the reasons."""
@@ -89,19 +104,21 @@ class Mixer:
 
     def notes(self) -> list[str]:
         """What was mixed and how, where it matters."""
-        return [line for name, e in self._energies.items() if (line := e.describe(name))]
+        return [line for energy in self._energies.values() if (line := energy.describe())]
 
     @property
     def can_clip(self) -> bool:
         """Whether some mix may be louder than full scale."""
-        return any(weights(energy.names).sum() > 1.01 for energy in self._energies.values())
+        return any(energy.weights.sum() > 1.01 for energy in self._energies.values())
 
 
 class _Energy:
     """Of the channels of one layout and of their mix."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, layout: str, names: list[str]) -> None:
+        self.layout = layout
         self.names = names
+        self.weights = weights(names)
         self._each = np.zeros(len(names))
         self._mix = 0.0
         self._count = 0
@@ -117,24 +134,32 @@ class _Energy:
             return None
         levels = self._decibels(self._each)
         loudest = int(levels.argmax())
-        name, others = self.names[loudest], np.delete(levels, loudest)
-        if levels[loudest] - others.max() >= ALONE and levels[loudest] > -90:
-            return loudest, f"only channel {name} of {len(self.names)} has sound: it is taken alone"
-        below = levels[loudest] - float(self._decibels(self._mix))
-        if below >= CANCELS and levels[loudest] > -90:
+        others = np.delete(levels, loudest).max()
+        below = float(levels[loudest] - self._decibels(self._mix))
+        place = "" if self.names[loudest] == UNPLACED else f" ({self.names[loudest]})"
+        taken = f"channel {loudest + 1} of {len(self.names)}{place}"
+        if levels[loudest] < EMPTY:
+            return None
+        if levels[loudest] - others >= ALONE:
+            return loudest, f"only {taken} has sound: it is taken alone"
+        if below >= CANCELS:
             return loudest, (
-                f"the {len(self.names)} channels cancel each other (their mix is {below:.0f} dB"
-                f" quieter): channel {name} is taken alone"
+                f"the channels cancel each other, their mix is {below:.0f} dB quieter: {taken} is"
+                " taken alone"
             )
         return None
 
-    def describe(self, layout: str) -> str:
-        if len(self.names) < 2:
+    def describe(self) -> str:
+        """How the mix was made, where that changes more than nothing."""
+        if len(self.names) < 2 or not self._count:
             return ""
-        if weights(self.names)[0] == np.float32(1 / len(self.names)):
-            below = self._decibels(self._each).max() - self._decibels(self._mix)
-            return f"{len(self.names)} channels averaged" if below > 1 else ""
-        return f"{layout} sound mixed to one channel, the front at its own level"
+        if not np.isclose(self.weights, 1 / len(self.names)).all():
+            return (
+                f"{len(self.names)} channels ({self.layout}) mixed, the front ones at their own"
+                " level"
+            )
+        below = self._decibels(self._each).max() - self._decibels(self._mix)
+        return f"{len(self.names)} channels averaged" if below > 1 else ""
 
     def _decibels(self, energy: Any) -> Any:
         return 10 * np.log10(np.maximum(np.asarray(energy) / max(1, self._count), _LOWEST))

@@ -73,12 +73,9 @@ def pictures(path: str | Path) -> Generator[Picture]:
 
 def first_time(path: str | Path) -> float | None:
     """Time stamp in seconds of the first picture shown; None without a picture."""
-    with open_media(path) as container:
-        if picture_track(container) is None:
-            return None
     try:
         return next(_pass(path, threads=1)).time
-    except UserError:  # no picture can be decoded; sound may be all that is wanted
+    except UserError:  # there is none, or none that can be decoded: a sound file, in effect
         return None
 
 

@@ -32,6 +32,8 @@ BACKWARDS = 1.0
 PAUSE = 3600.0
 """Seconds without sound, at most, between two runs."""
 _TAPS = 16
+_TOGETHER = 16
+"""Blocks that are resampled in one call."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ class _Open:
     count: int = 0
     places: list[float] = field(default_factory=list)
     stamps: list[float] = field(default_factory=list)
+    waiting: list[np.ndarray] = field(default_factory=list)
     made: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -199,6 +202,9 @@ class _Open:
         if block.time is None or not self.stamps:
             return False
         least = KNOWN if block.after_loss else HOLE
+        late = block.time - self.count / self.rate
+        if abs(late - self.stamps[-1] + self.places[-1]) < KNOWN:
+            return False  # as nearly every block
         recent = self._recent()
         before = float(np.median(recent))
         expected, off = self.stamps[0] - self.places[0] + self.count / self.rate, []
@@ -214,12 +220,13 @@ class _Open:
             self.places.append(self.count / self.rate)
             self.stamps.append(block.time)
         self.count += len(block.samples)
-        frame = av.AudioFrame.from_ndarray(block.samples[None], "fltp", "mono")
-        frame.sample_rate = block.rate
-        self._convert(frame)
+        self.waiting.append(block.samples)
+        if len(self.waiting) == _TOGETHER:
+            self._convert()
 
     def close(self) -> Run:
-        self._convert(None)
+        self._convert()
+        self.made += [made.to_ndarray()[0] for made in self._to_ours.resample(None)]
         samples = np.concatenate([np.zeros(0, np.float32), *self.made])
         start, places, shifts = self._clock()
         if not len(places):
@@ -229,7 +236,13 @@ class _Open:
         stretched = _stretch(samples, places, shifts - ends[0], length + ends[1] - ends[0])
         return Run(start + ends[0], stretched, ends[1] - ends[0])
 
-    def _convert(self, frame: av.AudioFrame | None) -> None:
+    def _convert(self) -> None:
+        if not self.waiting:
+            return
+        samples = np.concatenate(self.waiting)[None]
+        self.waiting.clear()
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", "mono")
+        frame.sample_rate = self.rate
         self.made += [made.to_ndarray()[0] for made in self._to_ours.resample(frame)]
 
     def _recent(self) -> np.ndarray:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thbench.config import DECODERS
 from thbench.contracts import FPS
 from thbench.data.decoding import UNSTAMPED, Picture, first_time, pictures, stamps
 from thbench.data.files import check_file
@@ -48,8 +49,6 @@ __all__ = [
     "stream",
 ]
 
-DECODERS = ("pyav", "decord")
-"""What ``read`` can read with."""
 BACKWARDS = 1.0
 """Seconds by which time stamps may run backwards: later pictures wait until they are due again."""
 PAUSE = 3600.0
