@@ -41,7 +41,7 @@ NEAR = 4
 """Looks before and after another picture that are compared."""
 LAG = 5
 """Frames by which a mouth may be ahead of its sound, or behind."""
-MARGIN = 0.1
+MARGIN = 0.3
 """By so much the speaker's mouth must follow the sound better than any other; see ``follows``."""
 
 Looks = Sequence[tuple[int, list[Face]]]
@@ -106,9 +106,7 @@ def follows(mouth: np.ndarray, waveform: np.ndarray) -> float:
 
     The speed of the lips against the sound's level, plus their opening against it, both as
     correlations, the second without what changes more slowly than half a second; each at its best
-    within ``LAG`` frames. Between two people who both talk it finds the one whose sound it is in
-    three pairs of four (VoxCeleb2, eight seconds), and in 86 of 100 of the half with the larger
-    difference.
+    within ``LAG`` frames. benchmarks/speaker.py says how often that is right.
 
     Args:
         mouth: (T,) opening, frame by frame.

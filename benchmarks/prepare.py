@@ -1,0 +1,105 @@
+"""How fast `thbench data prepare` is, and what takes its time.
+
+    python benchmarks/prepare.py KIND SOURCE [--limit 40] [--size 128]
+
+Prepares so many videos in one process with one thread and prints clips and frames per minute, and
+the share of each part. Parts are timed within one run; their sum is less than the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thbench.commands import spread
+from thbench.data import adapters, audio, crop, landmarks, process, scan, video
+from thbench.data.prepare import prepare
+
+SPENT: Counter[str] = Counter()
+_OPEN: list[float] = []
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--limit", type=int, default=40)
+    parser.add_argument("--size", type=int, default=128)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    watch()
+    videos = spread(adapters.adapter(arguments.kind)(arguments.source).videos, arguments.limit)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        report = prepare(videos, folder, size=arguments.size)
+        seconds = time.perf_counter() - start
+    frames = sum(clip.n_frames for clip in report.clips)
+    minutes = seconds / 60
+    print(f"{len(videos)} videos, {len(report.clips)} clips, {frames} frames in {seconds:.0f} s")
+    print(f"{len(report.clips) / minutes:.1f} clips and {frames / minutes:.0f} frames per minute\n")
+    print("| part | seconds | share |\n|---|---|---|")
+    for part, spent in SPENT.most_common():
+        print(f"| {part} | {spent:.1f} | {spent / seconds:.0%} |")
+    print(
+        f"| the rest | {seconds - sum(SPENT.values()):.1f} | {1 - sum(SPENT.values()) / seconds:.0%} |"
+    )
+
+
+def watch() -> None:
+    """Count the time within the parts; what one does inside another counts for the inner one."""
+    for part, owner, name in (
+        ("reading frames", video, "_chunked"),
+        ("finding cuts", scan.ShotFinder, "__call__"),
+        ("finding faces", crop.FaceLocator, "faces"),
+        ("tracking", landmarks.FaceMesh, "__call__"),
+        ("cropping", process, "cut"),
+        ("writing", video.VideoWriter, "write"),
+        ("reading sound", audio, "read"),
+        ("embedding sound", process, "_embed"),
+    ):
+        setattr(owner, name, _timed(part, getattr(owner, name)))
+
+
+def _timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def timed(*args: Any, **options: Any) -> Any:
+        found = _clocked(part, lambda: call(*args, **options))
+        return _each(part, found) if hasattr(found, "__next__") else found
+
+    return timed
+
+
+def _each(part: str, items: Any) -> Any:
+    while True:
+        try:
+            item = _clocked(part, lambda: next(items))
+        except StopIteration:
+            return
+        yield item
+
+
+def _clocked(part: str, call: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    _OPEN.append(0.0)
+    try:
+        return call()
+    finally:
+        whole = time.perf_counter() - start
+        SPENT[part] += whole - _OPEN.pop()
+        if _OPEN:
+            _OPEN[-1] += whole
+
+
+if __name__ == "__main__":
+    main()
