@@ -51,9 +51,8 @@ def main() -> None:
     print("| part | seconds | share |\n|---|---|---|")
     for part, spent in SPENT.most_common():
         print(f"| {part} | {spent:.1f} | {spent / seconds:.0%} |")
-    print(
-        f"| the rest | {seconds - sum(SPENT.values()):.1f} | {1 - sum(SPENT.values()) / seconds:.0%} |"
-    )
+    rest = seconds - sum(SPENT.values())
+    print(f"| the rest | {rest:.1f} | {rest / seconds:.0%} |")
 
 
 def watch() -> None:
