@@ -130,8 +130,7 @@ def record(
             if sound.language:
                 track.metadata["language"] = sound.language
             if sound.default is not None:
-                kind = type(track.disposition)
-                track.disposition = kind.default if sound.default else kind(0)
+                track.disposition = int(sound.default)
             writers.append(functools.partial(_sounds, track, sound))
         for write in writers:
             packets += write()
@@ -158,7 +157,8 @@ def _sounds(stream: av.AudioStream, sound: Track) -> list[av.Packet]:
     samples = np.atleast_2d(sound.samples).astype(np.float32)
     names = [each.name for each in stream.codec_context.codec.audio_formats or []]
     planar = sound.codec not in ("libopus",) and not sound.codec.startswith("pcm")
-    kind = "fltp" if planar and "fltp" in names else "s16"
+    # PyAV crashes on more than seven planes
+    kind = "fltp" if planar and "fltp" in names and len(samples) < 8 else "s16"
     made = []
     for a in range(0, samples.shape[1], sound.block):
         part = np.ascontiguousarray(samples[:, a : a + sound.block])

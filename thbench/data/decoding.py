@@ -192,7 +192,7 @@ class _Order:
         self._step = 1 / rate_of(stream)
         self._open: dict[int, _Sent] = {}
         self._newest = -1
-        self._held: deque[tuple[int, Picture, bool, bool]] = deque()
+        self._held: deque[tuple[int, Picture, bool]] = deque()
         self._lost: list[tuple[float, int]] = []
         self._places: list[float] = []
         self._broken: list[int] = []
@@ -234,7 +234,9 @@ class _Order:
         self._newest = max(self._newest, index)
         alone = _is_b_frame(frame, self._codec) or (sent is not None and sent.alone)
         picture = Picture(frame, self._time(frame), frame.is_corrupt, self._ratio)
-        self._held.append((index, picture, alone, frame.key_frame))
+        if picture.damaged and not alone:
+            self._broken.append(index)
+        self._held.append((index, picture, frame.key_frame))
         while self._held and self._is_known(self._held[0][0]):
             yield from self._release()
 
@@ -264,14 +266,12 @@ class _Order:
         return all(sent > index for sent in self._open)
 
     def _release(self) -> Iterator[Picture]:
-        index, picture, alone, is_key = self._held.popleft()
+        index, picture, is_key = self._held.popleft()
         while self._lost and self._lost[0][0] < picture.time:
             yield Picture(None, heapq.heappop(self._lost)[0], True)
         if is_key:
-            self._broken = [broken for broken in self._broken if broken > index]
+            self._broken = [broken for broken in self._broken if broken >= index]
         damaged = picture.damaged or any(broken < index for broken in self._broken)
-        if picture.damaged and not alone:
-            self._broken.append(index)
         yield replace(picture, damaged=damaged)
 
 
