@@ -90,14 +90,11 @@ class FaceMesh:
 
     def batch(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray | None]:
         """The face of each of several pictures, detected afresh; nothing is followed."""
-        found = [faces[0] if faces else None for faces in self._detector.batch(pictures)]
-        seen = [k for k, face in enumerate(found) if face is not None]
-        regions = [_region(face, picture) for face, picture in zip(found, pictures, strict=True) if face]
-        points = self._mesh([pictures[k] for k in seen], regions)
-        results: list[np.ndarray | None] = [None] * len(found)
-        for k, value in zip(seen, points, strict=True):
-            results[k] = value
-        return results
+        found = {k: faces[0] for k, faces in enumerate(self._detector.batch(pictures)) if faces}
+        regions = [_region(face, pictures[k]) for k, face in found.items()]
+        points = self._mesh([pictures[k] for k in found], regions)
+        by_picture = dict(zip(found, points, strict=True))
+        return [by_picture.get(k) for k in range(len(pictures))]
 
 
 def _region(face: Detection, picture: np.ndarray) -> Region:

@@ -96,22 +96,20 @@ class FaceDetector:
     def _faces(
         self, raw: np.ndarray, scores: np.ndarray, shape: tuple[int, ...]
     ) -> list[Detection]:
-        scores = 1 / (1 + np.exp(-scores.clip(-100, 100)))
+        scores = 1 / (1 + np.exp(-scores.astype(np.float64).clip(-100, 100)))
         keep = (scores >= self._confidence) & (raw[:, 2:4] >= 0).all(1)
         raw, scores = raw[keep] / self._size, scores[keep]
-        places = raw.reshape(len(raw), -1, 2)
+        places = raw.reshape(len(raw), 2 + N_POINTS, 2)
         places[:, (0, *range(2, 2 + N_POINTS))] += self._anchors[keep, None]
         centre, half = places[:, 0], places[:, 1] / 2
         # corners, then points
-        places = np.concatenate([(centre - half)[:, None], (centre + half)[:, None], places[:, 2:]], 1)
+        places = np.concatenate(
+            [(centre - half)[:, None], (centre + half)[:, None], places[:, 2:]], 1
+        )
         height, width = shape
         share = max(height, width) / np.array([width, height], np.float32)
-        return [
-            Detection(np.ravel(at[:2]), score, at[2:])
-            for at, score in (
-                ((at - 0.5) * share + 0.5, score) for at, score in _merge(places, scores)
-            )
-        ]
+        faces = [((at - 0.5) * share + 0.5, score) for at, score in _merge(places, scores)]
+        return [Detection(at[:2].ravel(), score, at[2:]) for at, score in faces]
 
 
 def _anchors(cells: int, each: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from thbench.data.tracker import tflite
 from thbench.data.tracker.operators import BUILDERS, Group, Run, likeness, shares_input
 from thbench.data.tracker.tflite import Graph, Operator
 
-CHUNK = 8  # pictures at once: their widest layers stay within a CPU's cache
+CHUNK = 4  # pictures at once on a CPU: with more, memory is slower than what it saves in calls
 
 
 class Network:
@@ -112,7 +112,9 @@ class _Plan:
         run = BUILDERS[first.name](Group(members, graph, device))
         moving = [p for p, number in enumerate(first.inputs) if number not in graph.constants]
         shared = 0 if shares_input(first) else None
-        keys = [self._lay([m.inputs[p] for m in members[: 1 if p == shared else None]]) for p in moving]
+        keys = [
+            self._lay([m.inputs[p] for m in members[: 1 if p == shared else None]]) for p in moving
+        ]
         for slot, member in enumerate(members):
             self._places[member.outputs[0]] = _Place(first.outputs[0], slot, len(members))
         self._steps.append(_Step(run, keys, first.outputs[0]))
@@ -145,12 +147,20 @@ def _without_repeats(graph: Graph) -> Graph:
     same: dict[int, int] = {}
     for operator in graph.operators:
         operator = replace(operator, inputs=tuple(same.get(i, i) for i in operator.inputs))
-        inputs = [graph.constants[i].tobytes() if i in graph.constants else i for i in operator.inputs]
+        inputs = [
+            graph.constants[i].tobytes() if i in graph.constants else i for i in operator.inputs
+        ]
         shape = graph.shapes[operator.outputs[0]]
         known = first.setdefault((operator.name, repr(operator.options), *inputs, shape), operator)
         same[operator.outputs[0]] = known.outputs[0]
     outputs = {name: same[number] for name, number in graph.outputs.items()}
     return replace(graph, operators=tuple(first.values()), outputs=outputs)
+
+
+def _content(graph: Graph, number: int) -> object:
+    """What tells a tensor from others: its values if they are constant, else its number."""
+    values = graph.constants.get(number)
+    return number if values is None else (values.shape, values.dtype.str, values.tobytes())
 
 
 def _groups(graph: Graph) -> list[list[Operator]]:

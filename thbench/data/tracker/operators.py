@@ -11,6 +11,7 @@ of a feature map by the landmarks around it, that cut, and the way back for poin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,10 +42,10 @@ class Group:
         """Each one's constant at a position of the inputs."""
         return [self.place(self._graph.constants[m.inputs[position]]) for m in self._members]
 
-    def place(self, values: np.ndarray | list[int]) -> Tensor:
+    def place(self, values: np.ndarray | list[Any]) -> Tensor:
         return torch.tensor(np.asarray(values), device=self._device)
 
-    def options(self, name: str) -> list[object]:
+    def options(self, name: str) -> list[Any]:
         return [member.options[name] for member in self._members]
 
     def shape(self, position: int) -> tuple[int, ...]:
@@ -56,8 +57,9 @@ class Group:
         return self._graph.shapes[self.first.outputs[0]]
 
 
-def convolution(group: Group) -> Run:
-    options, weights, bias = group.first.options, group.constants(1), torch.cat(group.constants(2))
+def _convolution(group: Group) -> Run:
+    options, weights = group.first.options, group.constants(1)
+    bias = torch.cat(group.constants(2))
     height, width = weights[0].shape[1:3]
     stride = options["stride_y"], options["stride_x"]
     activation = _activation(options)
@@ -69,46 +71,51 @@ def convolution(group: Group) -> Run:
     if (height, width) == group.shape(0)[1:3] and options["padding"] != SAME:
         flat = weight.flatten(1)
         return lambda x: activation(F.linear(x.flatten(1), flat, bias)[:, None, None])
-    weight = weight.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    slide = _sliding(group, weight, bias, 1)
+    slide = _sliding(group, weight.permute(0, 3, 1, 2), bias, 1)
     return lambda x: activation(slide(x))
 
 
-def depthwise(group: Group) -> Run:
+def _depthwise(group: Group) -> Run:
     weight = torch.cat(group.constants(1), -1)
     if weight.shape[-1] != group.size * group.shape(0)[-1]:
         raise ValueError("a depthwise convolution with several filters per channel")
     bias, activation = torch.cat(group.constants(2)), _activation(group.first.options)
-    slide = _sliding(group, weight.permute(3, 0, 1, 2).contiguous(), bias, weight.shape[-1])
+    slide = _sliding(group, weight.permute(3, 0, 1, 2), bias, weight.shape[-1])
     return lambda x: activation(slide(x))
 
 
-def prelu(group: Group) -> Run:
+def _prelu(group: Group) -> Run:
     slopes = torch.cat([slope.flatten() for slope in group.constants(1)])
     return lambda x: F.prelu(x.permute(0, 3, 1, 2), slopes).permute(0, 2, 3, 1)
 
 
-def add(group: Group) -> Run:
+def _add(group: Group) -> Run:
     activation = _activation(group.first.options)
     return lambda a, b: activation(a + b)
 
 
-def multiply(group: Group) -> Run:
+def _multiply(group: Group) -> Run:
     (factor,), activation = group.constants(1), _activation(group.first.options)
     return lambda x: activation(x * factor)
 
 
-def max_pool(group: Group) -> Run:
+def _max_pool(group: Group) -> Run:
     options = group.first.options
     size = options["height"], options["width"]
-    stride = options["stride_y"], options["stride_x"]
-    if size != stride or any(n % s for n, s in zip(group.shape(0)[1:3], size, strict=True)):
-        raise ValueError("a pooling that does not divide its input")
+    if size != (2, 2) or size != (options["stride_y"], options["stride_x"]):
+        raise ValueError("a pooling over other than 2 by 2")
+    if any(n % 2 for n in group.shape(0)[1:3]):
+        raise ValueError("a pooling of an odd size")
     activation = _activation(options)
-    return lambda x: activation(F.max_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1))
+
+    def run(x: Tensor) -> Tensor:
+        rows = torch.maximum(x[:, ::2], x[:, 1::2])
+        return activation(torch.maximum(rows[:, :, ::2], rows[:, :, 1::2]))
+
+    return run
 
 
-def pad(group: Group) -> Run:
+def _pad(group: Group) -> Run:
     (borders,) = {tuple(borders.flatten().tolist()) for borders in group.constants(1)}
     reverse = [n for i in range(len(borders) - 2, -1, -2) for n in borders[i : i + 2]]
     if group.size == 1:
@@ -117,23 +124,23 @@ def pad(group: Group) -> Run:
     return lambda x: F.pad(x.unflatten(-1, (group.size, -1)), reverse).flatten(-2)
 
 
-def reshape(group: Group) -> Run:
+def _reshape(group: Group) -> Run:
     shape = group.output_shape[1:]
     return lambda x: x.reshape(len(x), *shape)
 
 
-def strided_slice(group: Group) -> Run:
+def _strided_slice(group: Group) -> Run:
     if group.output_shape != group.shape(0):
         raise ValueError("a slice that leaves something out")
     return lambda x: x
 
 
-def concatenate(group: Group) -> Run:
+def _concatenate(group: Group) -> Run:
     axis = group.first.options["axis"]
     return lambda *parts: torch.cat(parts, axis)
 
 
-def depth_to_space(group: Group) -> Run:
+def _depth_to_space(group: Group) -> Run:
     block = group.first.options["block"]
 
     def run(x: Tensor) -> Tensor:
@@ -144,68 +151,71 @@ def depth_to_space(group: Group) -> Run:
     return run
 
 
-def resize(group: Group) -> Run:
+def _resize(group: Group) -> Run:
     options, size = group.first.options, group.output_shape[1:3]
     if options["align_corners"] or not options["half_pixel_centers"]:
         raise ValueError("a resize that does not look at the middles of pixels")
     return lambda x: F.interpolate(x.permute(0, 3, 1, 2), size, mode="bilinear").permute(0, 2, 3, 1)
 
 
-def region_matrix(group: Group) -> Run:
+def _region_matrix(group: Group) -> Run:
     """From points to matrices (4, 4) that take places of a region's cut to places in the map.
 
     The region is a box around some points, level with the line between two of them and larger than
     they need by a factor.
     """
     options = group.first.options
-    left, right = (group.place(group.options(f"{s}_rotation_idx")) for s in ("left", "right"))
-    longest = max(len(subset) for subset in group.options("subset_idxs"))
-    around = group.place([(s * 2)[:longest] for s in group.options("subset_idxs")])
+    if options["target_rotation_radians"]:
+        raise ValueError("a region that is not level")
+    subsets = group.options("subset_idxs")
+    longest = max(len(subset) for subset in subsets)
+    ends = zip(*(group.options(f"{side}_rotation_idx") for side in ("left", "right")), strict=True)
+    # the line's ends, then the points within, some of them twice
+    wanted = group.place([[*e, *(s * 2)[:longest]] for e, s in zip(ends, subsets, strict=True)])
     size = group.place([options["output_width"], options["output_height"]]).float()
     scale = group.place([options["scale_x"], options["scale_y"]]).float() / size
-    target = options["target_rotation_radians"]
+    quarter = group.place([[0, 1], [-1, 0]]).float()
+    empty = torch.eye(4, device=wanted.device).repeat(1, group.size, 1, 1)
 
     def run(points: Tensor) -> Tensor:
-        xy = points[..., :2]
-        line = xy[:, right] - xy[:, left]
-        turn = target - torch.atan2(line[..., 1], line[..., 0])
-        cos, sin = turn.cos(), turn.sin()
-        rotation = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
-        low, high = torch.aminmax(xy[:, around] @ rotation.mT, dim=2)
-        linear = rotation.mT * ((high - low) * scale)[..., None, :]
-        centre = rotation.mT @ ((low + high) / 2)[..., None]
-        shift = centre - linear @ (size / 2)[:, None]
-        matrices = torch.eye(4, device=xy.device).repeat(*turn.shape, 1, 1)
-        matrices[..., :2, :2], matrices[..., :2, 3:] = linear, shift
+        xy = points[:, wanted, :2]
+        along = F.normalize(xy[:, :, 1] - xy[:, :, 0], dim=-1)
+        turn = torch.stack([along, along @ quarter], -1)  # (n, regions, 2, 2), columns: the axes
+        low, high = torch.aminmax(xy[:, :, 2:] @ turn, dim=2)
+        linear = turn * ((high - low) * scale)[:, :, None]
+        middle = turn @ ((low + high) / 2)[..., None] - linear @ (size / 2)[:, None]
+        matrices = empty.repeat(len(xy), 1, 1, 1)
+        matrices[..., :2, :2], matrices[..., :2, 3:] = linear, middle
         return matrices.transpose(1, 2).flatten(2)
 
     return run
 
 
-def cut_region(group: Group) -> Run:
-    """The values of a feature map at a grid of places that a matrix moves, zero beyond its edges."""
+def _cut_region(group: Group) -> Run:
+    """A feature map's values at a grid of places that a matrix moves, zero beyond its edges."""
     options = group.first.options
     height, width = options["output_height"], options["output_width"]
-    rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1)
-    places = group.place(places.numpy())
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    places = group.place(torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1).numpy())
     last = group.place([n - 1 for n in group.shape(0)[2:0:-1]]).float()
+    columns = group.place([0, 1, 3])
 
     def run(features: Tensor, matrices: Tensor) -> Tensor:
-        moves = matrices.unflatten(-1, (group.size, 4))[:, :2, :, (0, 1, 3)]
-        at = places @ moves.permute(0, 2, 3, 1) - 0.5  # (n, regions, places, 2)
-        inside = ((at >= 0) & (at <= last)).all(-1, keepdim=True)
-        grid = (at * 2 / last - 1).reshape(len(at), -1, width, 2)
-        found = F.grid_sample(features.permute(0, 3, 1, 2), grid, align_corners=True)
-        found = found.flatten(2).unflatten(2, (group.size, -1)).permute(0, 3, 2, 1)
-        found = found * inside.transpose(1, 2)
+        moves = matrices.unflatten(-1, (group.size, 4))[:, :2].index_select(-1, columns)
+        at = places @ moves.permute(0, 2, 3, 1)  # (n, regions, places, 2), half a pixel on
+        grid = (at - 0.5) * (2 / last) - 1
+        found = F.grid_sample(
+            features.permute(0, 3, 1, 2), grid.reshape(len(at), -1, width, 2), align_corners=True
+        )
+        inside = (grid.abs() <= 1).all(-1)
+        found = found.flatten(2) * inside.flatten(1)[:, None]
+        found = found.unflatten(2, (group.size, -1)).permute(0, 3, 2, 1)
         return found.reshape(len(at), height, width, -1)
 
     return run
 
 
-def move_points(group: Group) -> Run:
+def _move_points(group: Group) -> Run:
     def run(points: Tensor, matrix: Tensor) -> Tensor:
         return points @ matrix[:, :2, :2].mT + matrix[:, None, :2, 3]
 
@@ -213,22 +223,22 @@ def move_points(group: Group) -> Run:
 
 
 BUILDERS: dict[str, Callable[[Group], Run]] = {
-    "ADD": add,
-    "CONCATENATION": concatenate,
-    "CONV_2D": convolution,
-    "DEPTHWISE_CONV_2D": depthwise,
-    "DEPTH_TO_SPACE": depth_to_space,
-    "MAX_POOL_2D": max_pool,
-    "MUL": multiply,
-    "PAD": pad,
-    "PRELU": prelu,
+    "ADD": _add,
+    "CONCATENATION": _concatenate,
+    "CONV_2D": _convolution,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "DEPTH_TO_SPACE": _depth_to_space,
+    "MAX_POOL_2D": _max_pool,
+    "MUL": _multiply,
+    "PAD": _pad,
+    "PRELU": _prelu,
     "RELU": lambda group: F.relu,
-    "RESHAPE": reshape,
-    "RESIZE_BILINEAR": resize,
-    "STRIDED_SLICE": strided_slice,
-    "Landmarks2TransformMatrix": region_matrix,
-    "TransformLandmarks": move_points,
-    "TransformTensorBilinear": cut_region,
+    "RESHAPE": _reshape,
+    "RESIZE_BILINEAR": _resize,
+    "STRIDED_SLICE": _strided_slice,
+    "Landmarks2TransformMatrix": _region_matrix,
+    "TransformLandmarks": _move_points,
+    "TransformTensorBilinear": _cut_region,
 }
 
 
@@ -280,19 +290,21 @@ def _pointwise(weights: Tensor, bias: Tensor) -> Run:
 
 def _sliding(group: Group, weight: Tensor, bias: Tensor, groups: int) -> Run:
     options = group.first.options
-    stride = (options["stride_y"], options["stride_x"])
-    if any(options.get(f"dilation_{axis}", 1) > 1 for axis in "xy"):
+    stride = options["stride_y"], options["stride_x"]
+    if any(options[f"dilation_{axis}"] > 1 for axis in "xy"):
         raise ValueError("a dilated convolution")
-    sizes = zip(group.shape(0)[1:3], weight.shape[2:], stride, strict=True)
-    (top, bottom), (left, right) = [_same(*s) if options["padding"] == SAME else (0, 0) for s in sizes]
-    even = (top, left) == (bottom, right)
+    border = (0, 0)
+    if options["padding"] == SAME:
+        sizes = zip(group.shape(0)[1:3], weight.shape[2:], stride, strict=True)
+        (top, bottom), (left, right) = (_same(*size) for size in sizes)
+        # TensorFlow pads one more behind than before; zeros in the kernel save a copy of the input
+        weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+        border = (bottom, right)
+    weight = weight.contiguous(memory_format=torch.channels_last)
 
     def run(x: Tensor) -> Tensor:
-        if not even:
-            x = F.pad(x, (0, 0, left, right, top, bottom))
-        x = x.permute(0, 3, 1, 2)
-        around = (top, left) if even else 0
-        return F.conv2d(x, weight, bias, stride, around, 1, groups).permute(0, 2, 3, 1)
+        found = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, border, 1, groups)
+        return found.permute(0, 2, 3, 1)
 
     return run
 

@@ -23,15 +23,17 @@ OPERATORS = {
 DTYPES: dict[int, str] = {0: "<f4", 1: "<f2", 2: "<i4", 3: "<u1"}
 CUSTOM = 32
 
-# name -> (field, struct format), for the options that are used
+# name -> (field, struct format), for the options that are used; 0 stands for one left out
 OPTIONS: dict[str, dict[str, tuple[int, str]]] = {
     "ADD": {"activation": (0, "b")},
     "CONCATENATION": {"axis": (0, "i"), "activation": (1, "b")},
     "CONV_2D": {
         "padding": (0, "b"), "stride_x": (1, "i"), "stride_y": (2, "i"), "activation": (3, "b"),
+        "dilation_x": (4, "i"), "dilation_y": (5, "i"),
     },
     "DEPTHWISE_CONV_2D": {
         "padding": (0, "b"), "stride_x": (1, "i"), "stride_y": (2, "i"), "activation": (4, "b"),
+        "dilation_x": (5, "i"), "dilation_y": (6, "i"),
     },
     "DEPTH_TO_SPACE": {"block": (0, "i")},
     "MAX_POOL_2D": {
