@@ -28,11 +28,12 @@ class _Model:
     file: str
     size: int
     anchors: tuple[tuple[int, int], ...]  # cells a side, anchors in each
+    least: float  # score of a face: the graphs' own; MediaPipe 0.10.21 takes no other, asked or not
 
 
 _MODELS = {
-    "near": _Model("face_detection_short_range.tflite", 128, ((16, 2), (8, 6))),
-    "far": _Model("face_detection_full_range_sparse.tflite", 192, ((48, 1),)),
+    "near": _Model("face_detection_short_range.tflite", 128, ((16, 2), (8, 6)), 0.5),
+    "far": _Model("face_detection_full_range_sparse.tflite", 192, ((48, 1),), 0.6),
 }
 
 
@@ -61,18 +62,16 @@ class FaceDetector:
     Args:
         range: ``near``, for faces that fill much of the picture (within 2 m of a phone's camera),
             or ``far`` (5 m), which takes three times as long.
-        confidence: the lowest score of a face.
         device: where the network runs.
     """
 
     def __init__(
         self,
         range: Literal["near", "far"] = "near",
-        confidence: float = 0.5,
         device: str | torch.device = "cpu",
     ) -> None:
         model = _MODELS[range]
-        self._size, self._confidence = model.size, confidence
+        self._size, self._least = model.size, model.least
         self._network = Network(MODELS / model.file, device)
         self._anchors = np.concatenate([_anchors(*grid) for grid in model.anchors])
 
@@ -97,7 +96,7 @@ class FaceDetector:
         self, raw: np.ndarray, scores: np.ndarray, shape: tuple[int, ...]
     ) -> list[Detection]:
         scores = 1 / (1 + np.exp(-scores.astype(np.float64).clip(-100, 100)))
-        keep = (scores >= self._confidence) & (raw[:, 2:4] >= 0).all(1)
+        keep = (scores >= self._least) & (raw[:, 2:4] >= 0).all(1)
         raw, scores = raw[keep] / self._size, scores[keep]
         places = raw.reshape(len(raw), 2 + N_POINTS, 2)
         places[:, (0, *range(2, 2 + N_POINTS))] += self._anchors[keep, None]
