@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 
-from thbench.data.tracker.network import Network
+from thbench.data.tracker.network import shipped
 from thbench.data.tracker.region import whole
 
-MODELS = Path(__file__).parent / "models"
 OVERLAP = 0.3  # over the union: from there on, two boxes are of one face
 N_POINTS = 6
 
@@ -72,7 +70,7 @@ class FaceDetector:
     ) -> None:
         model = _MODELS[range]
         self._size, self._least = model.size, model.least
-        self._network = Network(MODELS / model.file, device)
+        self._network = shipped(model.file, torch.device(device))
         self._anchors = np.concatenate([_anchors(*grid) for grid in model.anchors])
 
     def __call__(self, picture: np.ndarray) -> list[Detection]:

@@ -8,22 +8,22 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
 from thbench.contracts import N_LANDMARKS
-from thbench.data.tracker.network import Network
+from thbench.data.tracker.network import shipped
 from thbench.data.tracker.region import Region, around
 
-MODEL = Path(__file__).parent / "models" / "face_landmark_with_attention.tflite"
+MODEL = "face_landmark_with_attention.tflite"
 SIZE = 192
 PRESENCE = 0.5
 OUTER_CORNERS = (33, 263)  # of the eyes
 
-# The points that each refined output replaces, in its order. The first 16 of an eye's are its rim.
+# The points that each refined output replaces, in its order. Left is left as one looks. The first
+# 16 of an eye are its rim.
 LIPS = (
     61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409,
     78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415,
@@ -62,7 +62,7 @@ class Mesh:
     """
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
-        self._network = Network(MODEL, device)
+        self._network = shipped(MODEL, torch.device(device))
 
     def __call__(
         self, pictures: Sequence[np.ndarray], regions: Sequence[Region]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from thbench.data.tracker import tflite
 from thbench.data.tracker.operators import BUILDERS, Group, Run, likeness, shares_input
 from thbench.data.tracker.tflite import Graph, Operator
 
+MODELS = Path(__file__).parent / "models"
 CHUNK = 4  # pictures at once on a CPU: with more, memory is slower than what it saves in calls
 
 
@@ -47,6 +49,12 @@ class Network:
             if len(parts) == 1:
                 return parts[0]
             return {name: torch.cat([part[name] for part in parts]) for name in self._plan.outputs}
+
+
+@cache
+def shipped(file: str, device: torch.device) -> Network:
+    """A network of this package; all who ask for it on a device share it."""
+    return Network(MODELS / file, device)
 
 
 @contextmanager
