@@ -1,4 +1,6 @@
-"""Face Mesh's closed outlines as MediaPipe 0.10.21 connects its points; each ends where it starts."""
+"""Face Mesh's outlines as MediaPipe 0.10.21 connects its points; each ends where it starts."""
+
+from itertools import pairwise
 
 FACE_OVAL = (
     10, 109, 67, 103, 54, 21, 162, 127, 234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377,
@@ -16,4 +18,4 @@ LIPS_INSIDE = (
 
 def edges(*outlines: tuple[int, ...]) -> set[frozenset[int]]:
     """The pairs of points that outlines connect."""
-    return {frozenset(pair) for line in outlines for pair in zip(line, line[1:], strict=False)}
+    return {frozenset(pair) for line in outlines for pair in pairwise(line)}
