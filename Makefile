@@ -53,7 +53,7 @@ tables: $(READY)
 	$(BIN)/thbench leaderboard
 
 $(READY): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "thbench needs Python 3.11 or 3.12: run make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "thbench needs Python 3.11, 3.12 or 3.13: run make PYTHON=python3.11")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 ifeq ($(SYSTEM),Linux x86_64)
 	$(PIP) --require-hashes --only-binary :all: -r requirements.lock
@@ -64,7 +64,7 @@ else
 endif
 	@touch $@
 
-# One lock for Python 3.11 and 3.12.
+# One lock for Python 3.11, 3.12 and 3.13.
 lock: $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 \
 		--extra dev --generate-hashes --only-binary :all: --fork-strategy fewest $(UPGRADE) \

@@ -10,8 +10,8 @@ started=$(date +%s)
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 limit_mib=60
-# What a machine with torch, torchvision, Lightning and transformers may still lack. Not mediapipe, decord,
-# wandb and lpips: no training and no generation imports them.
+# What a machine with torch, torchvision, Lightning and transformers may still lack. Not decord, wandb
+# and lpips: no training and no generation imports them.
 packages=(omegaconf diffusers av librosa soxr soundfile audioread pooch lazy-loader decorator)
 
 pack() {

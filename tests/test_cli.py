@@ -31,7 +31,7 @@ COMMANDS = [
 COMMANDS += ["demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
 ACTIONS += ["weights list", "weights pull", "weights check"]
-HEAVY = ("torch", "lightning", "cv2", "mediapipe", "transformers", "wandb")
+HEAVY = ("torch", "lightning", "cv2", "transformers", "wandb")
 
 
 @pytest.fixture

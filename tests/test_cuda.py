@@ -1,4 +1,4 @@
-"""A GPU gives what the CPU gives. benchmarks/gpu.sh runs this where mediapipe may be missing."""
+"""A GPU gives what the CPU gives. benchmarks/gpu.sh runs this where decord may be missing."""
 
 import copy
 

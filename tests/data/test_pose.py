@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mediapipe.python.solutions import face_mesh_connections as connections
 
+from tests import face_mesh
 from thbench.data import pose
 
 angle = st.floats(-0.7, 0.7)
@@ -49,10 +49,11 @@ def test_aspect_and_batch() -> None:
 
 @pytest.mark.parametrize(
     ("eye", "outline"),
-    [(pose.RIGHT_EYE, "FACEMESH_RIGHT_EYE"), (pose.LEFT_EYE, "FACEMESH_LEFT_EYE")],
+    [(pose.RIGHT_EYE, face_mesh.RIGHT_EYE), (pose.LEFT_EYE, face_mesh.LEFT_EYE)],
 )
 def test_eye_points_are_corners_and_facing_pairs_of_face_meshs_own_outline(eye, outline) -> None:
-    ring = walk(getattr(connections, outline), eye[0])
+    start = outline.index(eye[0])
+    ring = [*outline[start:-1], *outline[:start]]
     at = [ring.index(point) for point in eye]
     half = len(ring) // 2
     assert (at[0], at[3]) == (0, half)  # two corners with as many points above as below
@@ -61,18 +62,6 @@ def test_eye_points_are_corners_and_facing_pairs_of_face_meshs_own_outline(eye, 
     sides = [{i > half for i in pair} for pair in (at[1:3], at[4:])]
     assert sides in ([{True}, {False}], [{False}, {True}])  # one pair on each lid
     assert (at[1] - at[2]) * (at[1] - half) > 0  # the first of a pair is nearer to its corner
-
-
-def walk(connections, start: int) -> list[int]:
-    """The points of a closed outline in order."""
-    neighbours: dict[int, set[int]] = {}
-    for a, b in connections:
-        neighbours.setdefault(a, set()).add(b)
-        neighbours.setdefault(b, set()).add(a)
-    ring = [start, min(neighbours[start])]
-    while (rest := neighbours[ring[-1]] - {ring[-2]}) != {start}:
-        ring.append(rest.pop())
-    return ring
 
 
 def test_eyes_and_mouth_follow_what_is_planted() -> None:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from mediapipe.python.solutions import face_mesh_connections as mesh
 
+from tests import face_mesh as mesh
 from thbench.nn import regions
 from thbench.nn.regions import POLYGONS, box_mask, region_mask
 from thbench.nn.warp import identity_grid
@@ -83,13 +83,12 @@ def test_half_precision_landmarks_and_unknown_names():
 
 def test_outlines_are_face_meshs_own():
     known = {
-        "lips": mesh.FACEMESH_LIPS,
-        "mouth": mesh.FACEMESH_LIPS,
-        "face": mesh.FACEMESH_FACE_OVAL,
-        "eyes": mesh.FACEMESH_RIGHT_EYE | mesh.FACEMESH_LEFT_EYE,
+        "lips": mesh.edges(mesh.LIPS_OUTSIDE),
+        "mouth": mesh.edges(mesh.LIPS_INSIDE),
+        "face": mesh.edges(mesh.FACE_OVAL),
+        "eyes": mesh.edges(mesh.RIGHT_EYE, mesh.LEFT_EYE),
     }
-    for region, connections in known.items():
-        edges = {frozenset(edge) for edge in connections}
+    for region, edges in known.items():
         for ring in POLYGONS[region]:
             steps = zip(ring, (*ring[1:], ring[0]), strict=True)
             assert all(frozenset(step) in edges for step in steps), region

@@ -1,4 +1,4 @@
-"""requirements.lock answers pyproject.toml, for both Pythons, with hashes."""
+"""requirements.lock answers pyproject.toml, for each Python, with hashes."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PYTHONS = ["3.11", "3.12"]
+PYTHONS = ["3.11", "3.12", "3.13"]
 FALSE_RELEASES = {"lightning": {"2.6.2", "2.6.3"}, "pytorch-lightning": {"2.6.2", "2.6.3"}}
 """Malicious ones, which PyPI has withdrawn."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thbench.data.landmarks import FaceMesh, quiet
+from thbench.data.landmarks import FaceMesh
 from thbench.data.pose import mouth_opening
+from thbench.data.tracker.detection import FaceDetector
 
 MARGIN = 1.8  # side of the square over the height of the face: the whole head, some shoulder
 TIGHT = 1.15  # the least that the square must leave around every place of the face
@@ -60,21 +59,19 @@ class Face:
 class FaceLocator:
     """Finds faces, also where they are small in the picture.
 
-    A context manager. MediaPipe's detectors (near, then far) say where to look; Face Mesh then
+    A context manager. Two detectors (near, then far) say where to look; Face Mesh then
     measures each face from forehead to chin. Called with a frame it gives one box: among several
     faces that of the one nearest to the last it gave, at first the largest.
     """
 
     def __enter__(self) -> FaceLocator:
-        self._stack = ExitStack()
-        self._mesh = self._stack.enter_context(FaceMesh(moving=False))
-        self._detectors = [self._detector(model) for model in (0, 1)]
+        self._mesh = FaceMesh(moving=False)
+        self._detectors = FaceDetector("near"), FaceDetector("far")
         self._last: np.ndarray | None = None
         return self
 
     def __exit__(self, *error: object) -> None:
-        with quiet():
-            self._stack.close()
+        self._last = None
 
     def __call__(self, frame: Tensor) -> np.ndarray | None:
         """Box (x0, y0, x1, y1) in pixels of a face in uint8 (3, H, W), or None."""
@@ -100,23 +97,11 @@ class FaceLocator:
                     found.append(face)
         return sorted(found, key=lambda face: -face.size)
 
-    def _detector(self, model: int) -> Any:
-        with quiet():
-            from mediapipe.python.solutions.face_detection import FaceDetection
-
-            solution = FaceDetection(min_detection_confidence=0.5, model_selection=model)
-            solution.process(np.zeros((64, 64, 3), np.uint8))
-        self._stack.callback(solution.close)
-        return solution
-
-    def _detect(self, detector: Any, frame: Tensor) -> list[np.ndarray]:
+    def _detect(self, detector: FaceDetector, frame: Tensor) -> list[np.ndarray]:
         height, width = frame.shape[1:]
         share = min(1.0, DETECTION_SIZE / max(height, width))
         small = _resize(frame[None], max(1, round(height * share)), max(1, round(width * share)))
-        found = detector.process(_picture(small)).detections or []
-        boxes = [face.location_data.relative_bounding_box for face in found]
-        corners = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height) for b in boxes]
-        return [np.array(c) * (width, height, width, height) for c in corners]
+        return [face.box * (width, height, width, height) for face in detector(_picture(small))]
 
     def _choose(self, boxes: list[np.ndarray]) -> np.ndarray | None:
         if not boxes:
