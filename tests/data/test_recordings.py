@@ -115,7 +115,7 @@ def test_time_stamps_decide_and_not_the_header(prepared: Prepared) -> None:
 
 def test_levels_of_speech_survive_the_way_to_one_channel(prepared: Prepared) -> None:
     expected = audio.level(talk(N, 128, 1).sound[: HALF * 640])
-    for name, note in (("inverted", "cancel each other"), ("surround", "5.1 sound mixed")):
+    for name, note in (("inverted", "cancel each other"), ("surround", "(5.1) mixed")):
         level = audio.level(prepared.sound(f"{name}~000")[: HALF * 640])
         assert level == pytest.approx(expected, abs=1.0)
         assert any(note in line for line in prepared.entry(f"{name}~000").notes)
