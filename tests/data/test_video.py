@@ -361,9 +361,9 @@ def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> Non
     assert len(found) > 5
 
 
-FAST = {"crf": "18", "preset": "veryfast"}
+FAST = {"crf": "10", "preset": "veryfast"}
 DAMAGE = {
-    "mp4": ("libx264", {**FAST, "g": "25"}), "mkv": ("libx264", {**FAST, "bf": "0"}),
+    "mp4": ("libx264", {**FAST, "g": "25", "b-pyramid": "none"}), "mkv": ("libx264", {**FAST, "bf": "0"}),
     "mov": ("libx264", {**FAST, "g": "25", "profile": "baseline"}),
     "avi": ("mpeg4", {"g": "12", "b": "1M"}),
 }  # fmt: skip
@@ -371,11 +371,14 @@ DAMAGE = {
 
 @pytest.mark.parametrize("suffix", DAMAGE)
 def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
-    """12 of 100 packets; each frame that looks otherwise, and hardly one that does not."""
+    """12 of 100 packets; each frame that looks otherwise, and hardly one that does not.
+
+    Of pictures much smaller than these, one in twenty damaged packets decodes to another picture
+    without a contradiction.
+    """
     codec, options = DAMAGE[suffix]
-    path = record(
-        tmp_path / f"a.{suffix}", recordings.talk(size=96).frames, codec=codec, options=options
-    )
+    large = torch.nn.functional.interpolate(recordings.talk(size=96).frames, scale_factor=2)
+    path = record(tmp_path / f"a.{suffix}", large, codec=codec, options=options)
     right = every(path)
     assert not right.damaged.any()
     assert len(recordings.damage(path, 12, seed=5, spare=1)) == 12
@@ -384,8 +387,7 @@ def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
     off = (found.frames.float() - right.frames.float()).abs().mean((1, 2, 3)).numpy()
     broken = off > 2
     assert broken.sum() > 10
-    # some bits decode to another picture without a contradiction
-    assert (broken & ~found.damaged).sum() <= 0.05 * broken.sum()
+    assert (broken & ~found.damaged).sum() <= 1
     # a picture that was lost is flagged too, and another shown in its place
     clean = (off == 0) & (found.away < 0.001)
     assert (clean & found.damaged).sum() <= 1
@@ -393,16 +395,6 @@ def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
         list(video.stream(path))
     with pytest.raises(UserError, match=r"a\.\w+ .*damaged"):
         video.read(path)
-
-
-def test_damage_is_seen_with_any_number_of_threads(tmp_path: Path) -> None:
-    path = record(tmp_path / "a.mp4", recordings.talk(size=96).frames, options=DAMAGE["mp4"][1])
-    recordings.damage(path, 12, seed=1)
-    found = [
-        [(picture.time, picture.damaged, picture.frame is None) for picture in pictures]
-        for pictures in (decoding._pass(path, 1), decoding.pictures(path))
-    ]
-    assert found[0] == found[1]
 
 
 def test_damage_of_a_picture_on_which_nothing_builds_stays_there(tmp_path: Path) -> None:
