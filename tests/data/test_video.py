@@ -351,6 +351,18 @@ def test_pictures_before_the_edit_list_are_not_shown(tmp_path: Path) -> None:
         assert counted(video.read(path, [0, 39], decoder)) == [10, 49]
 
 
+@pytest.mark.skipif(not video.has_decord(), reason="decord is not installed")
+def test_what_decord_gives_up_is_read_by_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames before the edit list count as broken ones; that error is no ``DECORDError``."""
+    path = record(tmp_path / "a.mp4", counting(50), options=REORDERED)
+    recordings.begin_later(path, 0.4)
+    monkeypatch.setattr(video, "_suits_decord", lambda *_: 50)
+    assert video._read_decord(path, None) is None
+    assert counted(video.read(path, None, "decord")) == list(range(10, 50))
+
+
 def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> None:
     path = record(tmp_path / "a.mp4", counting(50), container_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -363,10 +375,11 @@ def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> Non
 
 FAST = {"crf": "10", "preset": "veryfast"}
 DAMAGE = {
-    "mp4": ("libx264", {**FAST, "g": "25", "b-pyramid": "none"}), "mkv": ("libx264", {**FAST, "bf": "0"}),
+    "mp4": ("libx264", {**FAST, "g": "25", "b-pyramid": "none"}),
+    "mkv": ("libx264", {**FAST, "bf": "0"}),
     "mov": ("libx264", {**FAST, "g": "25", "profile": "baseline"}),
     "avi": ("mpeg4", {"g": "12", "b": "1M"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("suffix", DAMAGE)
