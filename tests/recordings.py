@@ -41,6 +41,15 @@ def talk(n_frames: int = 100, size: int = 128, person: int = 0, seed: int = 5) -
     return Talk(render(played.who, played.state, size), played.speech.waveform)
 
 
+@functools.lru_cache(maxsize=4)
+def voice(n_frames: int = 50, rate: int = 48000, seed: int = 5) -> np.ndarray:
+    """What ``talk`` says, (S,) at any rate."""
+    said = perform(seed, 0, 0, n_frames).speech.waveform
+    return np.interp(
+        np.arange(len(said) * rate // 16000) * 16000 / rate, np.arange(len(said)), said
+    )
+
+
 def counting(n_frames: int, size: int = 64, step: int = 4) -> Tensor:
     """Grey pictures; ``counted`` tells which is which, up to 240 / step of them."""
     levels = torch.arange(n_frames, dtype=torch.uint8) * step + 8

@@ -168,7 +168,7 @@ def hear(path: Path) -> np.ndarray:
         UserError: there is no sound in it.
     """
     found = audio.read(path)
-    for note in found.notes:
+    for note in (*found.notes, *found.filled()):
         say(f"{path}: {note}.")
     if (decibels := audio.level(found.waveform)) < NEARLY_SILENT:
         say(f"warning: {path} is nearly silent ({decibels:.0f} dB): the mouth has nothing to say.")

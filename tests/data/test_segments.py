@@ -84,6 +84,9 @@ def test_only_frames_with_sound_are_taken() -> None:
         ("talk~001", 150, 190),
         ("no sound", 190, N),
     ]
+    first, second = (s for s in found if s.id)
+    assert first.notes == ("0.100 s from 3.00 s on without sound are filled with silence",)
+    assert second.notes == ()
     near_end = cut(seen(), sound(N - 4))  # shorter than a hole that counts
     assert ranges(near_end) == [("talk", 0, N)]
 

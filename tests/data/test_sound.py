@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import recordings
-from tests.recordings import Place, Track, clicks, heard, record
+from tests.recordings import Place, Track, clicks, heard, record, voice
 from thbench.data import audio
 from thbench.errors import UserError
 
@@ -57,7 +57,7 @@ def test_of_sound_that_overlaps_the_later_counts(tmp_path: Path) -> None:
     assert any("0.30" in note and "overlap" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), FILES)
+@pytest.mark.parametrize(("suffix", "codec"), FILES[:2])
 @pytest.mark.parametrize(("picture", "sound"), [(0.0, 0.36), (0.36, 0.0)])
 def test_a_late_start_is_silence_and_an_early_one_is_cut(
     tmp_path: Path, suffix: str, codec: str, picture: float, sound: float
@@ -107,8 +107,8 @@ def test_a_recorder_whose_clock_is_slow_is_stretched(
     tmp_path: Path, suffix: str, codec: str
 ) -> None:
     """It calls 47.9 kHz 48 kHz; its time stamps know better."""
-    true, wanted = 47900 / 48000, [1, 5, 8.2, 11.5]
-    wave = clicks([at * true for at in wanted], 12 * true)
+    true, wanted = 47900 / 48000, [1, 3.2, 6.5]
+    wave = clicks([at * true for at in wanted], 7 * true)
     track = Track(wave, codec=codec, at=lambda t: t / true)
     found = audio.read(record(tmp_path / f"a.{suffix}", None, track))
     assert_heard(found.waveform, wanted, within=0.0015)  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def test_several_recordings_in_one_are_refused(tmp_path: Path, jump: float, word
 
 @pytest.mark.parametrize("codec", ["flac", "aac"])
 def test_damaged_packets_are_gaps(tmp_path: Path, codec: str) -> None:
-    talk = recordings.talk(75, 32).sound
+    talk = voice(75, 16000)
     whole = record(tmp_path / "a.mkv", None, Track(talk, 16000, codec))
     right = audio.load(whole)
     recordings.damage(whole, 5, kind="audio", spare=3)
@@ -165,11 +165,6 @@ def test_damaged_packets_are_gaps(tmp_path: Path, codec: str) -> None:
         wrong[at] = False
     if codec == "flac":  # one that checks everything
         assert not wrong.any()
-
-
-def voice() -> np.ndarray:
-    said = recordings.talk(50, 32).sound
-    return np.interp(np.arange(3 * len(said)) / 3, np.arange(len(said)), said)
 
 
 LAYOUTS = {
@@ -222,7 +217,7 @@ def test_a_mix_that_would_clip_is_turned_down(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [3, 8, 17, 64])
 def test_channels_of_unknown_places(tmp_path: Path, channels: int) -> None:
     """A wav that does not say what its channels are; PyAV crashes on more than seven planes."""
-    said = (recordings.talk(50, 32).sound * 30000).astype("<i2")
+    said = (voice(25, 16000) * 30000).astype("<i2")
     every = np.zeros((len(said), channels), "<i2")
     every[:, -1] = said
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
@@ -240,16 +235,16 @@ def _place(channels: int) -> str:
 
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16be", "pcm_s24le", "pcm_s32le", "pcm_f32le",
                                    "pcm_f64le", "flac", "aac"])  # fmt: skip
-@pytest.mark.parametrize("channels", [1, 2, 8])
+@pytest.mark.parametrize("channels", [2, 8])
 def test_samples_of_any_kind(tmp_path: Path, codec: str, channels: int) -> None:
-    layout = {1: "mono", 2: "stereo", 8: "7.1"}[channels]
-    samples = np.zeros((channels, 24000))
-    samples[min(2, channels - 1)] = 0.5 * np.sin(np.arange(24000) / 10)
+    layout = {2: "stereo", 8: "7.1"}[channels]
+    samples = np.zeros((channels, 12000))
+    samples[min(2, channels - 1)] = 0.5 * np.sin(np.arange(12000) / 10)
     suffix = {"flac": "flac", "aac": "m4a"}.get(codec, "mkv")
     if codec == "pcm_s16be":
         suffix = "mov"
     path = record(tmp_path / f"a.{suffix}", None, Track(samples, 48000, codec, layout))
-    assert audio.level(audio.load(path)[:8000]) == pytest.approx(-9.03, abs=0.15)
+    assert audio.level(audio.load(path)[:4000]) == pytest.approx(-9.03, abs=0.15)
 
 
 def _float_wav(path: Path, samples: np.ndarray) -> Path:

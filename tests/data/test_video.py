@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import resource
 import struct
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -199,18 +198,14 @@ def test_nothing_is_left_of_a_failed_video(tmp_path: Path) -> None:
         video.VideoWriter(path, 63, 96)
 
 
-def _fill(path: Path) -> str:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    try:
-        write(path, torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
-    except UserError as error:
-        return str(error)
-    return "written"
-
-
 def test_full_disk(tmp_path: Path) -> None:
-    with get_context("spawn").Pool(1) as pool:
-        assert "could not be written" in pool.apply(_fill, (tmp_path / "a.mp4",))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match="could not be written"):
+            write(tmp_path / "a.mp4", torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 
@@ -356,6 +351,18 @@ def test_pictures_before_the_edit_list_are_not_shown(tmp_path: Path) -> None:
         assert counted(video.read(path, [0, 39], decoder)) == [10, 49]
 
 
+@pytest.mark.skipif(not video.has_decord(), reason="decord is not installed")
+def test_what_decord_gives_up_is_read_by_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames before the edit list count as broken ones; that error is no ``DECORDError``."""
+    path = record(tmp_path / "a.mp4", counting(50), options=REORDERED)
+    recordings.begin_later(path, 0.4)
+    monkeypatch.setattr(video, "_suits_decord", lambda *_: 50)
+    assert video._read_decord(path, None) is None
+    assert counted(video.read(path, None, "decord")) == list(range(10, 50))
+
+
 def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> None:
     path = record(tmp_path / "a.mp4", counting(50), container_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -366,18 +373,25 @@ def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> Non
     assert len(found) > 5
 
 
+FAST = {"crf": "10", "preset": "veryfast"}
 DAMAGE = {
-    "mp4": ("libx264", {"g": "25", "crf": "18"}), "mkv": ("libx264", {"bf": "0", "crf": "18"}),
-    "mov": ("libx264", {"g": "25", "crf": "18", "profile": "baseline"}),
+    "mp4": ("libx264", {**FAST, "g": "25", "b-pyramid": "none"}),
+    "mkv": ("libx264", {**FAST, "bf": "0"}),
+    "mov": ("libx264", {**FAST, "g": "25", "profile": "baseline"}),
     "avi": ("mpeg4", {"g": "12", "b": "1M"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("suffix", DAMAGE)
 def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
-    """12 of 100 packets; each frame that looks otherwise, and hardly one that does not."""
+    """12 of 100 packets; each frame that looks otherwise, and hardly one that does not.
+
+    Of pictures much smaller than these, one in twenty damaged packets decodes to another picture
+    without a contradiction.
+    """
     codec, options = DAMAGE[suffix]
-    path = record(tmp_path / f"a.{suffix}", recordings.talk().frames, codec=codec, options=options)
+    large = torch.nn.functional.interpolate(recordings.talk(size=96).frames, scale_factor=2)
+    path = record(tmp_path / f"a.{suffix}", large, codec=codec, options=options)
     right = every(path)
     assert not right.damaged.any()
     assert len(recordings.damage(path, 12, seed=5, spare=1)) == 12
@@ -396,19 +410,9 @@ def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
         video.read(path)
 
 
-def test_damage_is_seen_with_any_number_of_threads(tmp_path: Path) -> None:
-    path = record(tmp_path / "a.mp4", recordings.talk().frames, options=DAMAGE["mp4"][1])
-    recordings.damage(path, 12, seed=1)
-    found = [
-        [(picture.time, picture.damaged, picture.frame is None) for picture in pictures]
-        for pictures in (decoding._pass(path, 1), decoding.pictures(path))
-    ]
-    assert found[0] == found[1]
-
-
 def test_damage_of_a_picture_on_which_nothing_builds_stays_there(tmp_path: Path) -> None:
     """One B-frame of H.264, whose packet says so."""
-    path = record(tmp_path / "a.mp4", recordings.talk().frames,
+    path = record(tmp_path / "a.mp4", recordings.talk(size=96).frames,
                   options={"g": "250", "bf": "2", "b-pyramid": "none", "crf": "18"})  # fmt: skip
     with av.open(str(path)) as file:
         extra = bytes(file.streams.video[0].codec_context.extradata)

@@ -84,8 +84,15 @@ def plan(
     spans = list(_long(spans, settings, dropped))
     if settings.shots == "longest":
         spans = list(_of_longest_shot(spans, dropped))
+    parts = [
+        replace(span, start=start, stop=stop)
+        for span in spans
+        for start, stop in split(span.start, span.stop, settings.max_seconds)
+    ]
+    said = [*notes, *sound.notes]
     segments = [
-        part for span in spans for part in _parts(span, seen, settings, [*notes, *sound.notes])
+        _segment(part, seen, settings, [*said, *sound.filled(part.start / FPS, part.stop / FPS)])
+        for part in parts
     ]
     named = _named(name, segments)
     if seen.error:
@@ -296,12 +303,6 @@ def _comes_back(before: Span, after: Span) -> bool:
         _moved(a, b) < LINK / 2 and correlation(a.thumbnail, b.thumbnail) >= RETURNED
         for (_, a), (_, b) in pairs
     )
-
-
-def _parts(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Iterator[Segment]:
-    """A span in parts of the wanted length, each with its square."""
-    for start, stop in split(span.start, span.stop, settings.max_seconds):
-        yield _segment(replace(span, start=start, stop=stop), seen, settings, notes)
 
 
 def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:

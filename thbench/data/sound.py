@@ -6,6 +6,7 @@ through ``thbench.data.audio``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from thbench.data.channels import Mixer
 from thbench.data.decoding import first_time
 from thbench.data.media import open_media, sound_tracks
-from thbench.data.timeline import Block, Gap, lay, runs
+from thbench.data.timeline import Block, Gap, lay, runs, sentences
 from thbench.errors import UserError
 
 SILENCE = -100.0
@@ -39,13 +40,18 @@ class Sound:
     Attributes:
         waveform: float32 (S,) in [-1, 1] at 16 kHz. Sample 0 falls on the first picture shown, or
             is the first one of a file without a picture.
-        notes: one sentence each on what was chosen, mixed, filled, cut, or stretched.
+        notes: one sentence each on what was chosen, mixed, cut, or stretched.
         gaps: seconds from and to in which silence stands in for missing sound.
     """
 
     waveform: np.ndarray
     notes: tuple[str, ...]
     gaps: tuple[Gap, ...]
+
+    def filled(self, start: float = 0.0, stop: float = math.inf) -> list[str]:
+        """Sentences on the gaps between two seconds."""
+        inside = [(a, b) for a, b in self.gaps if start < b and a < stop]
+        return sentences(inside, "without sound are filled with silence")
 
 
 def read(path: str | Path, track: int | None = None) -> Sound:

@@ -10,7 +10,7 @@ recorder's clock that is not ours: the run is stretched. Anything else is roundi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import av
@@ -128,15 +128,14 @@ def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str]
     for at, samples in placed:
         waveform[at : at + len(samples)] = samples
     gaps = _gaps(covered)
-    notes += _lines(overlaps, "of the sound overlap, and the later counts")
-    notes += _lines(gaps, "without sound are filled with silence")
+    notes += sentences(overlaps, "of the sound overlap, and the later counts")
     return waveform, notes, gaps
 
 
 Gap = tuple[float, float]
 
 
-def _lines(found: list[Gap], what: str) -> list[str]:
+def sentences(found: Sequence[Gap], what: str) -> list[str]:
     """A sentence for each, or one for all of more than three."""
     if len(found) <= 3:
         return [f"{b - a:.3f} s from {a:.2f} s on {what}" for a, b in found]

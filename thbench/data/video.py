@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from thbench.config import DECODERS
 from thbench.contracts import FPS
-from thbench.data.decoding import UNSTAMPED, Picture, first_time, pictures, stamps
+from thbench.data.decoding import UNSTAMPED, Picture, first_time, pictures, shown, stamps
 from thbench.data.files import check_file
 from thbench.data.image import read_image
 from thbench.data.media import open_media, picture_track
@@ -110,8 +110,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         UserError: the file is missing, empty, or no video that can be decoded.
     """
-    with closing(pictures(path)) as shown:
-        first = next(shown)
+    first = next(shown(path))
     with open_media(path) as container:
         track: Any = picture_track(container)
         has_audio, kind = bool(container.streams.audio), container.format.name
@@ -187,8 +186,8 @@ def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chun
             is cut short, or its time stamps run backwards by more than ``BACKWARDS`` or pause for
             more than ``PAUSE`` seconds.
     """
-    shown = resample(_timed(path), fps, None)
-    placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(shown))
+    items = resample(_timed(path), fps, None)
+    placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(items))
     return _chunked(placed, chunk)
 
 
@@ -229,18 +228,18 @@ def frame_at(path: str | Path, seconds: float) -> Tensor:
         UserError: the file holds no picture, or none can be decoded.
     """
     start = first_time(path)
-    shown = None if start is None else _shown_at(path, start + seconds, seek=True)
+    found = None if start is None else _shown_at(path, start + seconds, seek=True)
     # Some containers seek beyond the time that was asked for: then from the start.
-    if shown is None and start is not None:
-        shown = _shown_at(path, start + seconds, seek=False)
-    if shown is None:
+    if found is None and start is not None:
+        found = _shown_at(path, start + seconds, seek=False)
+    if found is None:
         raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
-    return torch.from_numpy(_pixels(shown).copy()).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_pixels(found).copy()).permute(2, 0, 1).contiguous()
 
 
 def _shown_at(path: str | Path, time: float, seek: bool) -> Picture | None:
     """The last picture whose time stamp is not behind ``time``, in seconds on the file's clock."""
-    shown: Picture | None = None
+    found: Picture | None = None
     with open_media(path) as container, suppress(av.FFmpegError):
         source = picture_track(container)
         if seek:
@@ -248,8 +247,8 @@ def _shown_at(path: str | Path, time: float, seek: bool) -> Picture | None:
         for frame in container.decode(source):
             if frame.time is not None and frame.time > time + 1e-6:
                 break
-            shown = Picture(frame, time, False, source.sample_aspect_ratio or 1)
-    return shown
+            found = Picture(frame, time, False, source.sample_aspect_ratio or 1)
+    return found
 
 
 def resample(timed: Iterable[tuple[float, F]], fps: float, last: float | None) -> Iterator[F]:
@@ -481,8 +480,8 @@ def _collect(path: str | Path, needed: dict[int, int], seek: bool) -> dict[int, 
     """Pictures by index, of the frames whose time stamps are the keys of ``needed``."""
     found: dict[int, np.ndarray] = {}
     with open_media(path) as container:
-        source = picture_track(container)
-        source.thread_type = "AUTO"
+        source: Any = picture_track(container)
+        source.codec_context.thread_count = 1  # as ``thbench.data.decoding`` says
         if seek:
             container.seek(min(needed), stream=source)  # to the key frame before it
         for packet in container.demux(source):
