@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import struct
+import threading
 from pathlib import Path
 
 import av
@@ -452,6 +453,15 @@ def test_damage_of_a_picture_on_which_nothing_builds_stays_there(tmp_path: Path)
     content[place + size // 2 : place + size] = bytes(size - size // 2)
     path.write_bytes(content)
     assert every(path).damaged.sum() == 1
+
+
+def test_nothing_goes_on_decoding_a_video_that_nobody_reads_on(tmp_path: Path) -> None:
+    path, before = write(tmp_path / "a.mp4", moving()), threading.active_count()
+    reading = video.stream(path, 2)
+    next(reading)
+    assert threading.active_count() == before + 1
+    del reading
+    assert threading.active_count() == before
 
 
 def test_decoder_is_known_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
