@@ -31,7 +31,7 @@ def _fake(monkeypatch):
 def nodding(video):
     """Like ``fake_track``, with a head that keeps turning to and fro."""
     found = fake_track(video)
-    found["pose"][:, 0] = 0.2 * torch.sin(torch.arange(len(video)) / 3)
+    found["pose"][:, 0] = 0.2 * torch.sin(torch.arange(len(found["pose"])) / 3)
     return found
 
 
@@ -239,7 +239,8 @@ def test_weights_that_come_later_are_used(folders, rule, monkeypatch):
     first = run(folders, both)
     assert "thbench weights pull lpips-alexnet" in first.metrics["LPIPS"].unavailable
     monkeypatch.setattr("metrics.perceptual.LPIPS.prepare", lambda self, device: None)
-    monkeypatch.setattr("metrics.perceptual.LPIPS.measure", lambda self, a, b: 0.25)
+    quarter = lambda self, a, b: torch.full((len(a["frames"]),), 0.25)  # noqa: E731
+    monkeypatch.setattr("metrics.perceptual.LPIPS.measure_frames", quarter)
     assert run(folders, both).metrics["LPIPS"].value == 0.25
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metrics import weights
+from metrics.frames import Frames, as_frames
 
 
 class Extractor(ABC):
@@ -44,21 +45,22 @@ class Extractor(ABC):
         """Changes whenever the features might; names them in caches and results."""
         return "-".join(filter(None, (self.name, str(self.version), self.digest)))
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features of a clip, batch by batch.
 
         Args:
-            frames: (T, 3, H, W) uint8 RGB.
-            given: the features that ``needs`` names.
+            frames: (T, 3, H, W) uint8 RGB, read part by part; a tensor does too.
+            given: the features that ``needs`` names, and maybe others.
 
         Returns:
             (T, d) float32 on the CPU. An extractor that reads several frames at a time overrides
-            this and may return another number of rows.
+            this, goes through ``as_frames(frames).split`` or ``.spans``, and may return another
+            number of rows.
         """
         with torch.inference_mode(), full_precision():
             parts = [
                 self.forward(part.to(self.device)).float().cpu()
-                for part in frames.split(self.batch_size)
+                for part in as_frames(frames).split(self.batch_size)
             ]
         return torch.cat(parts)
 

@@ -28,8 +28,10 @@ from thbench.data.writer import VideoWriter
 from thbench.errors import UserError
 
 __all__ = [
+    "Chunk",
     "VideoInfo",
     "VideoWriter",
+    "chunks",
     "decoder",
     "has_decord",
     "open_media",
@@ -157,6 +159,21 @@ def stream(path: str | Path, chunk: int = 64, fps: int | None = FPS) -> Iterator
                 waiting = []
         if waiting:
             yield _to_tensor(waiting, as_decoded=True)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Stand-in until the reader that knows damage is here."""
+
+    frames: Tensor
+    damaged: np.ndarray
+    away: np.ndarray
+
+
+def chunks(path: str | Path, chunk: int = 64, fps: int = FPS) -> Iterator[Chunk]:
+    """Stand-in, which finds no damage."""
+    for frames in stream(path, chunk, fps):
+        yield Chunk(frames, np.zeros(len(frames), bool), np.zeros(len(frames), np.float32))
 
 
 def resample(timed: Iterable[tuple[float, F]], fps: float, last: float) -> Iterator[F]:
