@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-PART_BYTES = 2**23
+PART_BYTES = 2**22
 PART_FRAMES = 32
 """A part is of so many frames at most, and of no more bytes, but of one frame at least."""
 

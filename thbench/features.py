@@ -37,11 +37,11 @@ TRACK_VERSION = 1
 PLAIN = ("frames", "size", "waveform", *TRACK)
 """Features that need no extractor; ``frames@N`` are others."""
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**24
 CHUNK_FRAMES = 64
 """What is decoded at a time: so many frames, or as many as have so many bytes, but one."""
-HELD_BYTES = 2**27
-"""A clip with no more of pictures is held in memory: 170 frames of 512 x 512, 2730 of 128 x 128."""
+HELD_BYTES = 2**26
+"""A clip with no more of pictures is held in memory: 85 frames of 512 x 512, 1365 of 128 x 128."""
 
 Tracker = Callable[[Frames], Mapping[str, Tensor]]
 
