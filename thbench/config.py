@@ -24,6 +24,8 @@ from thbench import layers as layering
 from thbench.errors import UserError, did_you_mean
 
 SCALES = ("paper", "tiny")
+DECODERS = ("pyav", "decord")
+"""What frames of prepared clips can be read with at random; both give the same pixels."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,7 +116,8 @@ class DataConfig:
     Decoded frames of a split are kept where they fit in ``cache_gb`` gigabytes; a larger split is
     decoded on demand. They and other caches lie in the folder ``cache``, else in that of
     ``$THBENCH_CACHE``, else in ``<root>/cache``, or in ``~/.cache/thbench/data`` where ``root``
-    cannot be written.
+    cannot be written. ``decoder`` is what decodes on demand, ``pyav`` or ``decord``; the pixels are
+    the same, so it is no part of what names a run.
     """
 
     name: str = ""
@@ -122,6 +125,7 @@ class DataConfig:
     audio: str = "logmel"
     cache_gb: float = 8.0
     cache: str | None = None
+    decoder: str = "pyav"
 
 
 @dataclass
@@ -358,6 +362,10 @@ def read_data(name: str) -> dict[str, Any]:
 def _checked(config: Config) -> Config:
     if config.size < 16 or config.size % 2:
         raise UserError(f"size={config.size}: frames need an even number of pixels, 16 or more.")
+    for key, data in (("data", config.data), ("eval.data", config.eval.data)):
+        if data.decoder not in DECODERS:
+            hint = did_you_mean(data.decoder, DECODERS)
+            raise UserError(f"{key}.decoder={data.decoder}: use {' or '.join(DECODERS)}.{hint}")
     return config
 
 

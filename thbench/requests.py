@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thbench.checkpoints import say
 from thbench.config import DataConfig
 from thbench.contracts import SAMPLES_PER_FRAME, Request, Track
 from thbench.data import audio, landmarks, video
@@ -19,6 +20,9 @@ from thbench.data.piece import LOCATE_EVERY
 from thbench.data.store import Store
 from thbench.errors import UserError
 from thbench.strategy import fold
+
+NEARLY_SILENT = -60.0
+"""Decibels below full scale; speech is 20 to 30 dB below."""
 
 
 class SplitRequests(Dataset[Request]):
@@ -53,7 +57,15 @@ class SplitRequests(Dataset[Request]):
         for key, value in (("limit", limit), ("frames", frames)):
             if value is not None and value < 1:
                 raise UserError(f"eval.{key} must be a positive number or null, not {value}.")
-        self.store = Store(Path(data.root), split, size, data.audio, cache_gb=0, cache=data.cache)
+        self.store = Store(
+            Path(data.root),
+            split,
+            size,
+            data.audio,
+            cache_gb=0,
+            cache=data.cache,
+            decoder=data.decoder,
+        )
         self.frames, self.source_frame, self.follow = frames, source_frame, follow
         chosen = range(len(self.store.clips))[:limit]
         if not chosen:
@@ -131,7 +143,7 @@ def from_files(
         UserError: no file, no face, no sound, or a motion that is too short.
     """
     source, portrait = read_portrait(image, size)
-    waveform = audio.load(sound)
+    waveform = hear(sound)
     n = max(1, round(len(waveform) / SAMPLES_PER_FRAME))
     waveform = audio.fit_length(waveform, n)
     request = Request(
@@ -147,6 +159,20 @@ def from_files(
     if motion is not None:
         request.pose, request.eyes = follow(motion, portrait, n)
     return request
+
+
+def hear(path: Path) -> np.ndarray:
+    """The waveform (S,) of a user's sound file; says what was done to it, and if it is silent.
+
+    Raises:
+        UserError: there is no sound in it.
+    """
+    found = audio.read(path)
+    for note in found.notes:
+        say(f"{path}: {note}.")
+    if (decibels := audio.level(found.waveform)) < NEARLY_SILENT:
+        say(f"warning: {path} is nearly silent ({decibels:.0f} dB): the mouth has nothing to say.")
+    return found.waveform
 
 
 def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:

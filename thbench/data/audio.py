@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
-import av
 import librosa
 import numpy as np
 import torch
@@ -22,53 +21,23 @@ from torch import Tensor
 
 from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.files import replacing
-from thbench.data.video import open_media
+from thbench.data.sound import NoSoundError, Sound, level, load, read
 from thbench.data.wav2vec import FIELD, HOP, convolved
 from thbench.errors import UserError
 from thbench.registry import Registry
 
-
-class NoSoundError(UserError):
-    """There is a file, and no sound in it."""
-
-
-def load(path: str | Path) -> np.ndarray:
-    """The sound of a sound file or video, at any rate and with any channels, as 16 kHz mono.
-
-    Sample 0 falls on the first video frame where there is a picture: sound that starts earlier is
-    cut, sound that starts later is preceded by silence.
-
-    Returns:
-        float32 (S,) in [-1, 1].
-
-    Raises:
-        UserError: the file is missing or damaged.
-        NoSoundError: it has no sound.
-    """
-    with open_media(path) as container:
-        if not container.streams.audio:
-            raise NoSoundError(f"{path} has no sound: give a file with an audio track.")
-        stream = container.streams.audio[0]
-        # Channels are averaged here: FFmpeg's own mix to mono adds 3 dB to stereo, and clips.
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
-        pieces: list[np.ndarray] = []
-        start: float | None = None
-        try:
-            for frame in container.decode(stream):
-                start = frame.time if start is None else start
-                frame.pts = None  # gaps in the time stamps are not filled
-                pieces += [piece.to_ndarray().mean(0) for piece in resampler.resample(frame)]
-            pieces += [piece.to_ndarray().mean(0) for piece in resampler.resample(None)]
-        except av.FFmpegError as error:
-            raise UserError(
-                f"The sound of {path} cannot be decoded: the file is damaged."
-            ) from error
-        if not pieces:
-            raise NoSoundError(f"{path} has an audio track without sound in it.")
-        offset = (start or 0.0) - _picture_start(container)
-    waveform = np.concatenate(pieces).astype(np.float32).clip(-1, 1)
-    shift = round(offset * SAMPLE_RATE)
-    return np.pad(waveform, (shift, 0)) if shift > 0 else waveform[-shift:]
+__all__ = [
+    "ENCODERS",
+    "AudioEncoder",
+    "NoSoundError",
+    "Sound",
+    "encoder",
+    "fit_length",
+    "level",
+    "load",
+    "read",
+    "write_wav",
+]
 
 
 def write_wav(path: str | Path, waveform: np.ndarray) -> None:
@@ -288,14 +257,6 @@ def encoder(name: str) -> AudioEncoder:
     """
     kind, _, source = name.partition("=")
     return ENCODERS.load(kind)(source or None)
-
-
-def _picture_start(container: Any) -> float:
-    """Seconds at which the video's first frame is shown; 0 without a picture (or a cover image)."""
-    videos = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if not videos or videos[0].start_time is None:
-        return 0.0
-    return float(videos[0].start_time * videos[0].time_base)
 
 
 def _load_transformer(kind: str, source: str) -> tuple[Any, bool]:

@@ -165,7 +165,14 @@ class ClipData(L.LightningDataModule):
         self._prepared = False
         self.stores = {
             split: Store(
-                Path(data.root), split, size, data.audio, data.cache_gb, draw.video, data.cache
+                Path(data.root),
+                split,
+                size,
+                data.audio,
+                data.cache_gb,
+                draw.video,
+                data.cache,
+                data.decoder,
             )
             for split in ("train", "val")
         }

@@ -48,6 +48,7 @@ class Store:
         cache_gb: frames are cached if they take no more than this.
         video: frames are wanted at all.
         cache: where caches are kept if not beside the data, as ``data.cache``.
+        decoder: what reads frames that are not cached, as ``data.decoder``.
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Store:
     cache_gb: float = 8.0
     video: bool = True
     cache: str | None = None
+    decoder: str = "pyav"
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -83,8 +85,9 @@ class Store:
 
         Raises:
             UserError: embeddings are missing and cannot be made, a file disagrees with the
-                manifest, or the cache cannot be written.
+                manifest, the cache cannot be written, or the decoder is not installed.
         """
+        video.check_decoder(self.decoder)
         if not self.clips:
             return
         self.embeddings.prepare()
@@ -151,7 +154,7 @@ class Store:
         if self.caches_frames:
             return torch.from_numpy(self._frames[self.offsets[i] + indices])
         wanted, back = np.unique(indices, return_inverse=True)
-        found = video.read(self.root / self.clips[i].video, wanted.tolist())
+        found = video.read(self.root / self.clips[i].video, wanted.tolist(), self.decoder)
         return resize(found, self.size)[torch.from_numpy(back)]
 
     def audio_path(self, i: int) -> Path:

@@ -1,9 +1,10 @@
 """Reading and writing video and images: the one door through which pictures come and go.
 
-Frames are uint8 RGB, channels first. ``read`` picks source frames by index, exactly, with decord
-where it is installed and PyAV otherwise (both give the same pixels); ``stream`` walks through a
-file in constant memory and brings any frame rate to 25 fps. ``VideoWriter``, the one encoder, and
-``read_image`` live in files of their own and are reached through this one.
+Frames are uint8 RGB, channels first. ``read`` picks source frames by index, exactly, with PyAV or,
+where it is asked for, decord (both give the same pixels); ``chunks`` and ``stream`` walk through a
+file in constant memory and bring any frame rate to 25 fps. What a header says of rate, duration and
+count is not believed: time stamps decide. ``VideoWriter``, the one encoder, and ``read_image`` live
+in files of their own and are reached through this one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,16 +20,19 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
 from torch import Tensor
 
+from thbench.config import DECODERS
 from thbench.contracts import FPS
+from thbench.data.decoding import UNSTAMPED, Picture, pictures, stamps
 from thbench.data.files import check_file
 from thbench.data.image import read_image
+from thbench.data.media import open_media, picture_track
 from thbench.data.writer import VideoWriter
-from thbench.errors import UserError
+from thbench.errors import UserError, did_you_mean
 
 __all__ = [
+    "DECODERS",
     "Chunk",
     "VideoInfo",
     "VideoWriter",
@@ -43,9 +48,10 @@ __all__ = [
     "stream",
 ]
 
-# None drops FFmpeg's log lines inside C. Any level routes them through Python, and FFmpeg's threads
-# then wait for the interpreter lock while a closing decoder, holding it, waits for them.
-av.logging.set_level(None)
+BACKWARDS = 1.0
+"""Seconds by which time stamps may run backwards: later pictures wait until they are due again."""
+PAUSE = 3600.0
+"""Seconds without a picture, at most."""
 
 F = TypeVar("F")
 Indices = Sequence[int] | slice | None
@@ -78,59 +84,115 @@ class VideoInfo:
     bits: int
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some frames in a row, and how far they can be trusted.
+
+    Attributes:
+        frames: uint8 (n, 3, H, W) RGB.
+        damaged: bool (n,). The picture is broken, or stands in for one that was lost.
+        away: float32 (n,), in seconds, from where the frame is shown to its picture's time stamp.
+            Half a source frame is normal; more means that the picture stands still.
+    """
+
+    frames: Tensor
+    damaged: np.ndarray
+    away: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
 def probe(path: str | Path) -> VideoInfo:
-    """Describe a video, after decoding its first frame.
+    """Describe a video, after decoding its first frame and reading all time stamps.
 
     Raises:
         UserError: the file is missing, empty, or no video that can be decoded.
     """
+    with closing(pictures(path)) as shown:
+        first = next(shown)
     with open_media(path) as container:
-        stream = _picture(container, path)
-        first = next(_frames(container, stream, path), None)
-        if first is None:
-            raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
-        width, height = _display_size(first, stream)
-        rate = float(stream.average_rate or stream.guessed_rate or FPS)
-        n_frames = stream.frames
+        track: Any = picture_track(container)
         has_audio, kind = bool(container.streams.audio), container.format.name
-        upright = (width, height) == (first.width, first.height) and not first.rotation
-        bits = first.format.components[0].bits
-        seconds = float((stream.duration or 0) * stream.time_base)
-    if not n_frames:  # MPEG-1 and Matroska headers do not say
-        n_frames = _count_packets(path)
-        seconds = n_frames / rate
+        said = float(track.average_rate or 0)
+        width, height = _display_size(first)
+    upright = (width, height) == (first.frame.width, first.frame.height)
+    times = [time for time in stamps(path) if time >= first.time - 1e-6]
+    interval = _interval(times, 1 / said if said else 1 / FPS)
+    duration = times[-1] - times[0] + interval
     return VideoInfo(
-        width, height, rate, n_frames, seconds or n_frames / rate, has_audio, kind, upright, bits
+        width,
+        height,
+        _rate(len(times), duration, said),
+        len(times),
+        duration,
+        has_audio,
+        kind,
+        upright and not first.frame.rotation,
+        first.frame.format.components[0].bits,
     )
 
 
-def read(path: str | Path, indices: Indices = None) -> Tensor:
+def read(path: str | Path, indices: Indices = None, decoder: str = "pyav") -> Tensor:
     """Frames by index, without resampling in time.
 
     Args:
         path: any video.
         indices: of the frames as stored; negative ones count from the end, repeats are allowed.
             None reads all.
+        decoder: one of ``DECODERS``. decord is only asked for files that it reads rightly: upright
+            mp4 of 8 bits without an edit list. PyAV reads all others.
 
     Returns:
         uint8 (T, 3, H, W) RGB.
 
     Raises:
-        UserError: the file cannot be read to the end of what was asked for.
+        UserError: the file cannot be read to the end of what was asked for, is damaged there, or
+            the decoder is unknown or not installed.
         IndexError: an index is out of range.
     """
-    if has_decord():
-        frames = _read_decord(path, indices)
-        if frames is not None:
-            return frames
-    return _read_av(path, indices)
+    check_decoder(decoder)
+    frames = _read_decord(path, indices) if decoder == "decord" else None
+    return _read_av(path, indices) if frames is None else frames
 
 
-def stream(path: str | Path, chunk: int = 64, fps: int | None = FPS) -> Iterator[Tensor]:
+def check_decoder(name: str) -> None:
+    """See that a decoder is known and there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if name not in DECODERS:
+        raise UserError(f"There is no decoder '{name}'.{did_you_mean(name, DECODERS)}")
+    if name == "decord" and not has_decord():
+        raise UserError("decord is not installed: pip install decord, or set data.decoder=pyav.")
+
+
+def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chunk]:
     """All frames in order, ``chunk`` at a time, in memory that does not grow with length.
 
-    Frame k shows the picture whose time stamp is nearest to k / fps seconds after the first one;
-    rotation metadata and oblong pixels are applied.
+    Frame k shows the picture whose time stamp is nearest to k / fps seconds after the first one
+    displayed; rotation metadata and oblong pixels are applied. Damage raises nothing, it is
+    flagged (``thbench.data.decoding`` says what can be seen). A picture whose time stamp does not
+    come after the one before is not shown.
+
+    Args:
+        path: any video, of constant or variable frame rate.
+        chunk: frames per chunk (the last one may be shorter).
+        fps: rate to resample to.
+
+    Raises:
+        UserError: the file is missing, empty, or no video; or, after the frames that are there, it
+            is cut short, or its time stamps run backwards by more than ``BACKWARDS`` or pause for
+            more than ``PAUSE`` seconds.
+    """
+    shown = resample(_timed(path), fps, None)
+    placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(shown))
+    return _chunked(placed, chunk)
+
+
+def stream(path: str | Path, chunk: int = 64, fps: float | None = FPS) -> Iterator[Tensor]:
+    """As ``chunks``, of a video that must be whole.
 
     Args:
         path: any video, of constant or variable frame rate.
@@ -141,53 +203,33 @@ def stream(path: str | Path, chunk: int = 64, fps: int | None = FPS) -> Iterator
         uint8 (n, 3, H, W) RGB, in channels-last memory as the decoder leaves it.
 
     Raises:
-        UserError: the file is missing, empty, truncated, or no video.
+        UserError: as ``chunks``, and when a frame is damaged, in front of its chunk.
     """
-    with open_media(path) as container:
-        source = _picture(container, path)
-        timed = _timed(container, source, path)
-        if fps is None:
-            pictures: Iterator[np.ndarray] = (picture for _, picture in timed)
-        else:
-            rate = float(source.average_rate or source.guessed_rate or fps)
-            pictures = resample(timed, fps, 1 / rate)
-        waiting: list[np.ndarray] = []
-        for picture in pictures:
-            waiting.append(picture)
-            if len(waiting) == chunk:
-                yield _to_tensor(waiting, as_decoded=True)
-                waiting = []
-        if waiting:
-            yield _to_tensor(waiting, as_decoded=True)
+    if fps is None:
+        parts = _chunked(((_Shown(p, p.time, p.damaged), 0.0) for p in pictures(path)), chunk)
+    else:
+        parts = chunks(path, chunk, fps)
+    done = 0
+    for part in parts:
+        if part.damaged.any():
+            raise UserError(f"{path} is damaged at frame {done + int(part.damaged.argmax())}.")
+        yield part.frames
+        done += len(part)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Stand-in until the reader that knows damage is here."""
-
-    frames: Tensor
-    damaged: np.ndarray
-    away: np.ndarray
-
-
-def chunks(path: str | Path, chunk: int = 64, fps: int = FPS) -> Iterator[Chunk]:
-    """Stand-in, which finds no damage."""
-    for frames in stream(path, chunk, fps):
-        yield Chunk(frames, np.zeros(len(frames), bool), np.zeros(len(frames), np.float32))
-
-
-def resample(timed: Iterable[tuple[float, F]], fps: float, last: float) -> Iterator[F]:
+def resample(timed: Iterable[tuple[float, F]], fps: float, last: float | None) -> Iterator[F]:
     """Items at a constant rate, each the nearest in time.
 
     Args:
         timed: (seconds, item) in order of time, starting at 0.
         fps: the wanted rate.
-        last: seconds for which the last item is shown.
+        last: seconds for which the last item is shown. None: the median of the intervals between
+            items, or one of ``fps`` where there are none.
 
     Yields:
         round(fps * total seconds) items, at least one if there is one.
     """
-    k, before = 0, None
+    k, before, times = 0, None, []
     for time, item in timed:
         if before is not None:
             middle = (before[0] + time) / 2
@@ -195,8 +237,10 @@ def resample(timed: Iterable[tuple[float, F]], fps: float, last: float) -> Itera
                 yield before[1]
                 k += 1
         before = (time, item)
+        times.append(time)
     if before is not None:
-        for _ in range(k, max(1, round((before[0] + last) * fps))):
+        shown = _interval(times, 1 / fps) if last is None else last
+        for _ in range(k, max(1, round((before[0] + shown) * fps))):
             yield before[1]
 
 
@@ -209,20 +253,6 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     with open_media(path) as container:
         tags = dict(container.metadata)
     return {key: value for key, value in tags.items() if key not in _CONTAINER_TAGS}
-
-
-def open_media(path: str | Path) -> InputContainer:
-    """Open a video or sound file for reading.
-
-    Raises:
-        UserError: the file is missing, empty, or of no known format.
-    """
-    check_file(path)
-    av.logging.set_level(None)  # again: torchvision, up to 0.25, turns it on when it is imported
-    try:
-        return av.open(str(path), metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        raise UserError(f"{path} is no video or sound file, or it is cut short.") from error
 
 
 @functools.cache
@@ -244,60 +274,107 @@ def _to_tensor(pictures: Sequence[np.ndarray], as_decoded: bool = False) -> Tens
     return frames if as_decoded else frames.contiguous()
 
 
-def _picture(container: InputContainer, path: str | Path) -> Any:
-    if not container.streams.video:
-        raise UserError(f"{path} has no picture: a video is needed here.")
-    source = container.streams.video[0]
-    source.thread_type = "AUTO"
-    return source
+class _Shown:
+    """A picture that is shown, once or more often; its pixels are made when they are asked for."""
+
+    def __init__(self, picture: Picture, time: float, damaged: bool) -> None:
+        self.time, self.damaged = time, damaged
+        self._picture = picture
+
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        if self._picture.frame is None:
+            raise ValueError("a lost picture has no pixels")
+        return _pixels(self._picture)
+
+    def instead(self) -> _Shown:
+        """This one in the place of another that was lost."""
+        other = _Shown(self._picture, self.time, True)
+        other.__dict__["pixels"] = self.pixels
+        return other
 
 
-def _frames(container: InputContainer, source: Any, path: str | Path) -> Iterator[Any]:
-    """Decoded frames; a file that ends before its header says so is an error."""
-    packets = 0
-    try:
-        for packet in container.demux(source):
-            packets += packet.size > 0
-            yield from packet.decode()
-    except av.FFmpegError as error:
+def _timed(path: str | Path) -> Iterator[tuple[float, _Shown]]:
+    """Pictures with seconds since the first, strictly in order of time."""
+    start, last, good = 0.0, None, None
+    for picture in pictures(path):
+        if last is None:
+            start = picture.time
+        time = picture.time - start
+        if last is not None:
+            _check_step(last, time, path)
+            if time <= last:
+                continue
+        if picture.frame is not None:
+            good = _Shown(picture, time, picture.damaged)
+        if good is not None:
+            yield time, good if picture.frame is not None else good.instead()
+        last = time
+
+
+def _check_step(last: float, time: float, path: str | Path) -> None:
+    if last - time > BACKWARDS:
         raise UserError(
-            f"{path} cannot be decoded after frame {packets}: the file is damaged."
-        ) from error
-    if packets < source.frames:
+            f"{path}: the picture's time stamps run backwards, from {last:.2f} to {time:.2f} s: it"
+            " is several recordings in one, so split it, or encode it anew."
+        )
+    if time - last > PAUSE:
         raise UserError(
-            f"{path} is cut short: {packets} of {source.frames} frames are there. Copy it again."
+            f"{path}: the picture's time stamps pause from {last:.2f} to {time:.2f} s: cut the"
+            " file there, or encode it anew."
         )
 
 
-def _timed(
-    container: InputContainer, source: Any, path: str | Path
-) -> Iterator[tuple[float, np.ndarray]]:
-    rate = source.average_rate or source.guessed_rate or FPS
-    start: float | None = None
-    for index, frame in enumerate(_frames(container, source, path)):
-        time = float(index / rate) if frame.time is None else frame.time
-        start = time if start is None else start
-        yield time - start, _pixels(frame, source)
-    if start is None:
-        raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
+def _chunked(placed: Iterable[tuple[_Shown, float]], chunk: int) -> Iterator[Chunk]:
+    waiting: list[tuple[np.ndarray, bool, float]] = []
+    try:
+        for item, away in placed:
+            waiting.append((item.pixels, item.damaged, away))
+            if len(waiting) == chunk:
+                yield _packed(waiting)
+                waiting = []
+    except UserError:
+        if waiting:
+            yield _packed(waiting)
+        raise
+    if waiting:
+        yield _packed(waiting)
 
 
-def _display_size(frame: Any, source: Any) -> tuple[int, int]:
-    ratio = source.sample_aspect_ratio or 1
-    width, height = max(1, round(frame.width * ratio)), frame.height
+def _packed(shown: Sequence[tuple[np.ndarray, bool, float]]) -> Chunk:
+    pixels, damaged, away = zip(*shown, strict=True)
+    frames = _to_tensor(pixels, as_decoded=True)
+    return Chunk(frames, np.array(damaged, bool), np.array(away, np.float32))
+
+
+def _interval(times: Sequence[float], alone: float) -> float:
+    """Seconds between two pictures: the median; ``alone`` for less than two."""
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    return float(np.median(steps)) if len(steps) else alone
+
+
+def _rate(n: int, duration: float, said: float) -> float:
+    """Pictures per second; as the header has it where the time stamps agree, being more exact."""
+    found = n / duration
+    return said if abs(said - found) < 0.002 * found else round(found, 3)
+
+
+def _display_size(picture: Picture) -> tuple[int, int]:
+    frame = picture.frame
+    width, height = _display_width(picture), frame.height
     return (height, width) if frame.rotation % 180 else (width, height)
 
 
-def _pixels(frame: Any, source: Any) -> np.ndarray:
-    ratio = source.sample_aspect_ratio or 1
-    width = max(1, round(frame.width * ratio))
-    pixels = frame.to_ndarray(format="rgb24", width=width)
-    return np.rot90(pixels, round(frame.rotation / 90)) if frame.rotation else pixels
+def _display_width(picture: Picture) -> int:
+    return max(1, round(picture.frame.width * picture.ratio))
 
 
-def _count_packets(path: str | Path) -> int:
-    with open_media(path) as container:
-        return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+def _pixels(picture: Picture) -> np.ndarray:
+    pixels = picture.frame.to_ndarray(format="rgb24", width=_display_width(picture))
+    turn = picture.frame.rotation
+    return np.rot90(pixels, round(turn / 90)) if turn else pixels
 
 
 def _resolve(indices: Indices, n: int, path: str | Path) -> list[int]:
@@ -313,7 +390,8 @@ def _read_decord(path: str | Path, indices: Indices) -> Tensor | None:
     """None where decord is not to be trusted: then PyAV reads, or explains what is wrong."""
     check_file(path)
     state = Path(path).stat()
-    if not _suits_decord(path, state.st_size, state.st_mtime_ns):
+    n = _suits_decord(path, state.st_size, state.st_mtime_ns)
+    if not n:
         return None
     import decord
 
@@ -321,26 +399,36 @@ def _read_decord(path: str | Path, indices: Indices) -> Tensor | None:
     try:
         # decord repeats the last good frame of a damaged file unless it is told not to
         reader = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-6)
-        wanted = _resolve(indices, len(reader), path)
+        if len(reader) != n:
+            return None
+        wanted = _resolve(indices, n, path)
         frames = reader.get_batch(wanted).asnumpy() if wanted else _nothing(path)
-    except (decord.DECORDError, RuntimeError, AssertionError):
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError):
         return None
     return torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
 
 
 @functools.lru_cache(maxsize=65_536)
-def _suits_decord(path: str | Path, size: int, changed: int) -> bool:
-    """False where decord errs.
+def _suits_decord(path: str | Path, size: int, changed: int) -> int:
+    """How many frames there are; 0 where decord errs.
 
-    It ignores rotation, misses frames in MPEG streams, and spreads the colour of over 8 bits over
-    pixels in another way than FFmpeg does now (up to 20 levels).
+    It ignores rotation and edit lists, misses frames in MPEG streams, and spreads the colour of
+    over 8 bits over pixels in another way than FFmpeg does now (up to 20 levels).
     """
     info = probe(path)
-    return info.upright and "mp4" in info.container and info.bits == 8
+    if not (info.upright and "mp4" in info.container and info.bits == 8):
+        return 0
+    with open_media(path) as container:
+        track = picture_track(container)
+        if any(packet.is_discard for packet in container.demux(track)):
+            return 0
+    return info.n_frames
 
 
 def _read_av(path: str | Path, indices: Indices) -> Tensor:
-    times = _times(path)
+    times = _display_stamps(path)
+    if times is None:
+        return _read_in_order(path, indices)
     wanted = _resolve(indices, len(times), path)
     if not wanted:
         return torch.from_numpy(_nothing(path)).permute(0, 3, 1, 2)
@@ -358,13 +446,15 @@ def _collect(path: str | Path, needed: dict[int, int], seek: bool) -> dict[int, 
     """Pictures by index, of the frames whose time stamps are the keys of ``needed``."""
     found: dict[int, np.ndarray] = {}
     with open_media(path) as container:
-        source = _picture(container, path)
+        source = picture_track(container)
+        source.thread_type = "AUTO"
         if seek:
             container.seek(min(needed), stream=source)  # to the key frame before it
         for packet in container.demux(source):
             for frame in _decode(packet, path):
                 if frame.pts in needed:
-                    found[needed[frame.pts]] = _pixels(frame, source)
+                    ratio = source.sample_aspect_ratio or 1
+                    found[needed[frame.pts]] = _pixels(Picture(frame, 0.0, False, ratio))
             if len(found) == len(needed):
                 break
     return found
@@ -372,21 +462,44 @@ def _collect(path: str | Path, needed: dict[int, int], seek: bool) -> dict[int, 
 
 def _decode(packet: Any, path: str | Path) -> list[Any]:
     try:
-        return list(packet.decode())
+        frames = list(packet.decode())
     except av.FFmpegError as error:
         raise UserError(f"{path} cannot be decoded: the file is damaged.") from error
+    if any(frame.is_corrupt for frame in frames):
+        raise UserError(f"{path} is damaged: make it again.")
+    return frames
 
 
-def _times(path: str | Path) -> list[int]:
-    """Time stamps of the frames in order of display, without decoding where packets have them."""
+def _read_in_order(path: str | Path, indices: Indices) -> Tensor:
+    """Of a file whose time stamps do not name its frames: by counting them, from the start."""
+    wanted = _resolve(indices, len(stamps(path)), path)
+    if not wanted:
+        return torch.from_numpy(_nothing(path)).permute(0, 3, 1, 2)
+    needed, found = set(wanted), {}
+    for index, picture in enumerate(pictures(path)):
+        if index in needed:
+            if picture.damaged:
+                raise UserError(f"{path} is damaged at frame {index}.")
+            found[index] = _pixels(picture)
+        if len(found) == len(needed):
+            break
+    if len(found) < len(needed):
+        raise UserError(f"{path} is cut short or damaged: {len(needed) - len(found)} frames miss.")
+    return _to_tensor([found[i] for i in wanted])
+
+
+def _display_stamps(path: str | Path) -> list[int] | None:
+    """Time stamps of the frames in order of display, in ticks; None where they do not name them."""
     with open_media(path) as container:
-        source = _picture(container, path)
-        packets = [p for p in container.demux(source) if p.size]
-        if all(p.pts is not None for p in packets):
-            return sorted(p.pts for p in packets if not p.is_discard)
-    with open_media(path) as container:
-        source = _picture(container, path)
-        return [frame.pts for frame in _frames(container, source, path)]
+        source = picture_track(container)
+        if source is None:
+            raise UserError(f"{path} has no picture: a video is needed here.")
+        if container.format.name in UNSTAMPED:
+            return None
+        found = [p.pts for p in container.demux(source) if p.size and not p.is_discard]
+    if None in found or len(set(found)) < len(found):
+        return None
+    return sorted(found)
 
 
 def _nothing(path: str | Path) -> np.ndarray:
