@@ -34,6 +34,8 @@ from thbench.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
 TRACK_VERSION = 1
+READER_VERSION = 2
+"""Raised whenever a file is read as other frames or sound than before, by the same decoder."""
 PLAIN = ("frames", "size", "waveform", *TRACK)
 """Features that need no extractor; ``frames@N`` are others."""
 
@@ -217,7 +219,7 @@ class _FileFrames(Frames):
 
 
 class FeatureStore:
-    """Computes features and keeps them by file, extractor, size, length and decoder's version.
+    """Computes features and keeps them by file, extractor, size, length and the reader's versions.
 
     Args:
         extractors: by feature name.
@@ -320,7 +322,8 @@ class FeatureStore:
     ) -> Mapping[str, Tensor]:
         if self.cache is None:
             return make()
-        key = content_hash([maker, self.size, length or self.limit, video.decoder()])
+        reader = [video.decoder(), READER_VERSION]
+        key = content_hash([maker, self.size, length or self.limit, *reader])
         path = self.cache / source.digest[:2] / f"{source.digest}-{key}.npz"
         found = _read_npz(path)
         if found is not None and set(names) <= set(found):

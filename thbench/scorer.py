@@ -31,8 +31,8 @@ from thbench.results import Coverage, Curve, Damage, Figure, ProtocolRef, finite
 
 Features = Mapping[str, Any]  # tensors, and pictures as ``Frames``
 MOTION = {"pose": "head motion", "eyes": "blinks"}
-VALUES_VERSION = 2
-"""Of the files that keep values by pair."""
+VALUES_VERSION = 3
+"""Of the files that keep values by pair; raised with ``features.READER_VERSION`` too."""
 SIDES = ("generated", "reference")
 MOST_DAMAGED = 0.5
 """A clip with a larger share of damaged frames is not scored: its figures are of the damage."""
