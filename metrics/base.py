@@ -254,8 +254,9 @@ def _pass(
     metrics: Sequence[FrameMetric], generated: AnyFeatures, reference: AnyFeatures | None
 ) -> list[FrameValues]:
     """``by_frame`` of metrics that read pictures of the same sizes."""
-    values: list[list[Tensor]] = [[] for _ in metrics]
-    references: list[list[Tensor]] = [[] for _ in metrics]
+    # Numbers, not tensors: small ones kept between large ones would scatter the free memory.
+    values: list[list[float]] = [[] for _ in metrics]
+    references: list[list[float]] = [[] for _ in metrics]
     before = max(metric.before for metric in metrics)
     sides = _in_step(metrics, before, generated, reference)
     for extra, mine, theirs in sides:
@@ -266,10 +267,13 @@ def _pass(
                 for side in (mine, theirs)
             ]
             assert own[0] is not None
-            values[k].append(metric.measure_frames(own[0], own[1]))
+            values[k] += metric.measure_frames(own[0], own[1]).double().tolist()
             if metric.direction == "reference" and own[1] is not None:
-                references[k].append(metric.measure_frames(own[1], None))
-    return [FrameValues(_rows(a), _rows(b)) for a, b in zip(values, references, strict=True)]
+                references[k] += metric.measure_frames(own[1], None).double().tolist()
+    return [
+        FrameValues(*(torch.tensor(side, dtype=torch.float64) for side in both))
+        for both in zip(values, references, strict=True)
+    ]
 
 
 def _in_step(
@@ -313,10 +317,6 @@ def _later(features: Features, metric: FrameMetric, extra: int) -> Features:
     length = next(len(features[need]) for need in metric.needs if is_pixels(need))
     part = slice(extra, length)
     return {name: part_of(name, features[name], part, length) for name in metric.needs}
-
-
-def _rows(found: Sequence[Tensor]) -> Tensor:
-    return torch.cat([torch.zeros(0, dtype=torch.float64), *(f.double().cpu() for f in found)])
 
 
 class SetMetric(BenchMetric):

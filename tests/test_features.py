@@ -1,6 +1,7 @@
 """What scoring sees of a video, and how little of it at a time."""
 
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,3 +183,36 @@ def test_a_metric_that_wants_all_frames_at_once_is_refused(monkeypatch):
     monkeypatch.setitem(protocol.metric_registry._targets, "greedy", f"{__name__}:Greedy")
     with pytest.raises(UserError, match=r"'greedy' needs all frames .*FrameMetric"):
         protocol.parse("p", {"size": 16, "metrics": [{"metric": "greedy"}]})
+
+
+def resident(key):
+    """MiB of a line of the process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux knows the peak")
+def test_memory_of_scoring_does_not_grow_with_the_clip(tmp_path, monkeypatch):
+    """Of 300 frames of 128 x 128: 30 MB in bytes for both videos, 118 MB as floats."""
+    monkeypatch.setattr(features, "CHUNK_BYTES", 2**20)
+    monkeypatch.setattr(features, "HELD_BYTES", 2**23)
+    played = recordings.talk(50, 128)
+    rule = protocol.parse("p", {"size": 128, "metrics": [{"metric": "psnr"}, {"metric": "f-mse"}]})
+
+    def rise(n, seed):
+        folder = tmp_path / str(seed)
+        for side, light in (("gen", 0.8), ("ref", 1.0)):
+            frames = (played.frames.float() * light).to(torch.uint8)
+            with VideoWriter(folder / side / "a.mp4", 128, 128, preset="ultrafast") as writer:
+                for _ in range(n // 50):
+                    writer.write(frames)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+        score(
+            folder / "gen", folder / "ref", rule, run="r", strategy="s", progress=False,
+            cache=folder,
+        )  # fmt: skip
+        return resident("VmHWM") - before
+
+    rise(50, 0)  # what is loaded at the first call
+    assert rise(300, 1) < 130

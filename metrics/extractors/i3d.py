@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import Extractor, full_precision
+from metrics.extractors.base import Extractor, full_precision, gathered
 from metrics.frames import Frames, as_frames
 
 SIZE = 224
@@ -194,12 +194,13 @@ class I3D(Extractor):
     def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits (n, 400) float32 of the clip's windows, n = 0 where it is too short."""
         first = starts(len(frames), self.window, self.stride, self.windows)
-        parts = [torch.zeros(0, CLASSES)]
+        if not first:
+            return torch.zeros(0, CLASSES)
         with torch.inference_mode(), full_precision():
             windows = as_frames(frames).spans((i, i + self.window) for i in first)
-            while group := list(islice(windows, self._at_a_time())):
-                parts.append(self.forward(torch.stack(group).to(self.device)).float().cpu())
-        return torch.cat(parts)
+            groups = iter(lambda: list(islice(windows, self._at_a_time())), [])
+            parts = (self.forward(torch.stack(group).to(self.device)) for group in groups)
+            return gathered(parts, len(first))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits (n, 400) of windows (n, T, 3, H, W) uint8."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import NetworkExtractor, full_precision
+from metrics.extractors.base import NetworkExtractor, full_precision, gathered
 from metrics.frames import Frames, as_frames, parts
 from metrics.mfcc import mfcc, pcm16
 
@@ -218,14 +218,14 @@ class SyncNet(NetworkExtractor):
         track = face_track(given["landmarks"].cpu(), height, width)
         sounds = sound_windows(waveform, count).split(self.batch_size)
         with torch.inference_mode(), full_precision():
-            lips = torch.cat(list(self._lips(as_frames(frames), track, count)))
-            sound = torch.cat([self.net.sound(part.to(self.device)).cpu() for part in sounds])
+            lips = gathered(self._lips(as_frames(frames), track, count), count)
+            sound = gathered((self.net.sound(part.to(self.device)) for part in sounds), count)
         return torch.cat([lips, sound], 1)
 
     def _lips(self, frames: Frames, track: Tensor, count: int) -> Iterator[Tensor]:
         spans = window_spans(count, self.batch_size)
         for (start, end), part in zip(spans, frames.spans(spans), strict=True):
-            yield self.forward(crop(part.to(self.device), track[start:end])).cpu()
+            yield self.forward(crop(part.to(self.device), track[start:end]))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embeddings (n, 1024) of lips on crops (n + 4, 3, 224, 224) in RGB, 0 to 255."""

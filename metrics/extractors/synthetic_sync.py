@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import NetworkExtractor, full_precision
+from metrics.extractors.base import NetworkExtractor, full_precision, gathered
 from metrics.extractors.syncnet import (
     SAMPLES_PER_FRAME,
     WINDOW,
@@ -103,12 +103,11 @@ class SyntheticSync(NetworkExtractor):
         landmarks, spans = given["landmarks"].cpu(), window_spans(count, self.batch_size)
         sounds = sound_windows(waveform, count).split(self.batch_size)
         with torch.inference_mode(), full_precision():
-            lips = [
-                self.forward(mouths(part, landmarks[start:end]).to(self.device)).cpu()
-                for (start, end), part in zip(spans, as_frames(frames).spans(spans), strict=True)
-            ]
-            sound = [self.net.sound(part.to(self.device)).cpu() for part in sounds]
-        return torch.cat([torch.cat(lips), torch.cat(sound)], 1).float()
+            parts = zip(spans, as_frames(frames).spans(spans), strict=True)
+            seen = (mouths(part, landmarks[start:end]) for (start, end), part in parts)
+            lips = gathered((self.forward(part.to(self.device)) for part in seen), count)
+            sound = gathered((self.net.sound(part.to(self.device)) for part in sounds), count)
+        return torch.cat([lips, sound], 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embeddings (n, 32) of lips on mouths (n + 4, 3, 32, 32) in [0, 1]."""
