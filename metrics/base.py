@@ -290,7 +290,7 @@ def _in_step(
     if any(len(frames) != length for frames in (*pixels, *others)):
         raise ValueError("both clips must have the same number of frames")
     size = min(part_size(*frames.shape[-2:]) for frames in pixels)
-    spans = list(parts(length, size, before)) or [(0, 0)]
+    spans = list(parts(length, size, before))
     mine = _parts(needs, generated, spans, length)
     theirs = None if reference is None else _parts(needs, reference, spans, length)
     done = 0

@@ -91,7 +91,7 @@ class LPIPS(FrameMetric):
 
     def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
         frames = generated["frames"]
-        if reference is None or not len(frames) or min(frames.shape[-2:]) < LEAST_PIXELS:
+        if reference is None or min(frames.shape[-2:]) < LEAST_PIXELS:
             return undefined(frames)
         if self.net is None:
             self.prepare()
