@@ -41,6 +41,15 @@ def talk(n_frames: int = 100, size: int = 128, person: int = 0, seed: int = 5) -
     return Talk(render(played.who, played.state, size), played.speech.waveform)
 
 
+@functools.lru_cache(maxsize=4)
+def voice(n_frames: int = 50, rate: int = 48000, seed: int = 5) -> np.ndarray:
+    """What ``talk`` says, (S,) at any rate."""
+    said = perform(seed, 0, 0, n_frames).speech.waveform
+    return np.interp(
+        np.arange(len(said) * rate // 16000) * 16000 / rate, np.arange(len(said)), said
+    )
+
+
 def counting(n_frames: int, size: int = 64, step: int = 4) -> Tensor:
     """Grey pictures; ``counted`` tells which is which, up to 240 / step of them."""
     levels = torch.arange(n_frames, dtype=torch.uint8) * step + 8
@@ -130,8 +139,7 @@ def record(
             if sound.language:
                 track.metadata["language"] = sound.language
             if sound.default is not None:
-                kind = type(track.disposition)
-                track.disposition = kind.default if sound.default else kind(0)
+                track.disposition = int(sound.default)
             writers.append(functools.partial(_sounds, track, sound))
         for write in writers:
             packets += write()
@@ -158,7 +166,8 @@ def _sounds(stream: av.AudioStream, sound: Track) -> list[av.Packet]:
     samples = np.atleast_2d(sound.samples).astype(np.float32)
     names = [each.name for each in stream.codec_context.codec.audio_formats or []]
     planar = sound.codec not in ("libopus",) and not sound.codec.startswith("pcm")
-    kind = "fltp" if planar and "fltp" in names else "s16"
+    # PyAV crashes on more than seven planes
+    kind = "fltp" if planar and "fltp" in names and len(samples) < 8 else "s16"
     made = []
     for a in range(0, samples.shape[1], sound.block):
         part = np.ascontiguousarray(samples[:, a : a + sound.block])

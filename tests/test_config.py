@@ -95,6 +95,8 @@ def test_bases_lie_below_the_file(tmp_path, monkeypatch):
         (["trainer.devces=2"], "Did you mean 'trainer.devices'"),
         (["stages.one.max_step=2"], "Did you mean 'stages.one.max_steps'"),
         (["size=large"], "size: .*large"),
+        (["data.decoder=decor"], "data.decoder=decor: use pyav or decord.* 'decord'"),
+        (["eval.data.decoder=x"], "eval.data.decoder=x: use pyav or decord"),
         (["size"], "not of the form key=value"),
         (["scale=tinny"], "Did you mean 'tiny'"),
         (["data=nowhere"], "No data set 'nowhere'.*data prepare"),

@@ -48,6 +48,12 @@ def test_a_stage_s_folder_follows_how_it_draws(root, tmp_path, draw):
     assert stage_run(other, "toy").hash != stage_run(made, "toy").hash
 
 
+def test_a_stage_s_folder_does_not_follow_what_decodes_its_frames(root, tmp_path):
+    made, other = toy.config(root, tmp_path), toy.config(root, tmp_path)
+    other.data.decoder = "decord"
+    assert stage_run(made, "toy").hash == stage_run(other, "toy").hash
+
+
 def test_a_stage_s_folder_follows_its_class_its_sound_and_what_it_starts_from(root, tmp_path):
     made = toy.config(root, tmp_path)
     made.stages["second"] = dataclasses.replace(made.stages["toy"], init_from="toy")

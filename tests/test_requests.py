@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from scipy.signal import resample_poly
 
+from tests.recordings import Track, record
 from thbench.config import DataConfig
 from thbench.contracts import SAMPLE_RATE, Clip
 from thbench.data import audio, manifest, video
@@ -17,7 +18,7 @@ from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import speak, voice
 from thbench.data.video import VideoWriter
 from thbench.errors import UserError
-from thbench.requests import SplitRequests, follow, from_files, read_portrait
+from thbench.requests import SplitRequests, follow, from_files, hear, read_portrait
 
 ROTATED = 6  # EXIF: turn by 90 degrees clockwise to see it upright
 
@@ -99,6 +100,18 @@ def test_a_video_is_as_long_as_its_sound(samples, n, portrait, tmp_path):
     portrait.save(tmp_path / "me.png")
     audio.write_wav(tmp_path / "s.wav", np.full(samples, 0.1))
     assert from_files(tmp_path / "me.png", tmp_path / "s.wav", "logmel", 64).n_frames == n
+
+
+def test_what_was_done_to_a_user_s_sound_is_said(tmp_path, capsys):
+    tone = 0.3 * np.sin(np.arange(48000) / 10)
+    record(tmp_path / "a.m4a", None, Track(np.stack([tone, -tone]), 48000, "aac", "stereo"))
+    assert np.abs(hear(tmp_path / "a.m4a")).max() > 0.25
+    said = capsys.readouterr().out
+    assert "a.m4a: the channels cancel each other" in said
+    assert "silent" not in said
+    audio.write_wav(tmp_path / "b.wav", np.full(16000, 1e-4))
+    hear(tmp_path / "b.wav")
+    assert "b.wav is nearly silent (-8" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
 from thbench.contracts import Batch
+from thbench.data import video
 from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
 from thbench.data.dataset import PreparedDataset, jitter, window_starts
 from thbench.data.store import Store, build_once, resize
@@ -246,6 +247,21 @@ def test_the_cache_holds_what_decoding_gives(root, size):
     assert cached.store.caches_frames
     assert not decoded.store.caches_frames
     assert equal(cached.batch(3, range(4)), decoded.batch(3, range(4)))
+
+
+def test_frames_are_decoded_by_what_the_data_block_names(root, monkeypatch):
+    used, read = [], video.read
+    monkeypatch.setattr(
+        "thbench.data.video.read", lambda path, at, by: used.append(by) or read(path, at)
+    )
+    monkeypatch.setattr("thbench.data.video.has_decord", lambda: True)
+    for decoder in ("pyav", "decord"):
+        data = DataConfig("toy", str(root), "toy", 0.0, decoder=decoder)
+        ClipData(data, DrawConfig(), 4, size=toy.SIZE).stores["train"].frames(0, np.arange(2))
+    assert used == ["pyav", "decord"]
+    monkeypatch.setattr("thbench.data.video.has_decord", lambda: False)
+    with pytest.raises(UserError, match=r"not installed.*data\.decoder=pyav"):
+        open_store(root, decoder="decord")
 
 
 def test_only_a_small_enough_split_is_cached(root):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import resource
 import struct
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -11,9 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import recordings
+from tests.recordings import counted, counting, record
 from tests.tiny import HDTF
-from thbench.data import audio, video, writer
+from thbench.data import audio, decoding, video, writer
 from thbench.errors import UserError
+
+DECODERS = ["pyav", *(["decord"] if video.has_decord() else [])]
 
 
 def moving(n: int = 40, height: int = 64, width: int = 96) -> torch.Tensor:
@@ -80,9 +83,10 @@ def test_processors_write_the_same_bytes(
 @pytest.mark.parametrize("indices", [[3, 39, 3, -1, 17], slice(5, 30, 4), None])
 def test_backends_agree(tmp_path: Path, indices: video.Indices) -> None:
     path = write(tmp_path / "a.mp4", moving())
-    ours, theirs = video._read_av(path, indices), video._read_decord(path, indices)
+    ours, theirs = video.read(path, indices), video._read_decord(path, indices)
     assert theirs is not None
     assert difference(ours, theirs) <= 2
+    assert difference(video.read(path, indices, "decord"), theirs) == 0
     expected = torch.arange(40)[indices] if indices is not None else torch.arange(40)
     assert (ours[:, 0].float().mean((1, 2)) / 6).round().tolist() == expected.tolist()
 
@@ -100,7 +104,8 @@ def test_ten_bits_are_read_the_same_way_in_order_and_by_index(tmp_path: Path) ->
         file.mux(stream.encode())
     assert video.probe(path).bits == 10
     in_order = torch.cat(list(video.stream(path)))
-    assert difference(video.read(path, [0, 3]), in_order[[0, 3]]) == 0
+    for decoder in DECODERS:
+        assert difference(video.read(path, [0, 3], decoder), in_order[[0, 3]]) == 0
     assert (in_order[0].float() - picture).abs().mean() < 6
 
 
@@ -108,9 +113,9 @@ def test_ten_bits_are_read_the_same_way_in_order_and_by_index(tmp_path: Path) ->
 @pytest.mark.parametrize("name", [HDTF, "varied/grid_lbax4n.mpg"])
 def test_backends_agree_on_real_clips(clips: Path, name: str) -> None:
     path = clips / name
-    assert difference(video.read(path, [0, 41, 60]), video._read_av(path, [0, 41, 60])) <= 2
+    assert difference(video.read(path, [0, 41, 60], "decord"), video.read(path, [0, 41, 60])) <= 2
     everything = torch.cat(list(video.stream(path, fps=None)))
-    assert difference(video._read_av(path, [41, 60]), everything[[41, 60]]) == 0
+    assert difference(video.read(path, [41, 60]), everything[[41, 60]]) == 0
 
 
 def test_index_out_of_range(tmp_path: Path) -> None:
@@ -193,18 +198,14 @@ def test_nothing_is_left_of_a_failed_video(tmp_path: Path) -> None:
         video.VideoWriter(path, 63, 96)
 
 
-def _fill(path: Path) -> str:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    try:
-        write(path, torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
-    except UserError as error:
-        return str(error)
-    return "written"
-
-
 def test_full_disk(tmp_path: Path) -> None:
-    with get_context("spawn").Pool(1) as pool:
-        assert "could not be written" in pool.apply(_fill, (tmp_path / "a.mp4",))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match="could not be written"):
+            write(tmp_path / "a.mp4", torch.randint(0, 255, (40, 3, 64, 96), dtype=torch.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 
@@ -227,3 +228,207 @@ def test_images_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes((tmp_path / "exif.png").read_bytes()[:40])
     with pytest.raises(UserError, match=r"bad\.png"):
         video.read_image(tmp_path / "bad.png")
+
+
+REORDERED = {"bf": "2", "g": "25", "crf": "18"}
+FILES = {
+    "h264": ("libx264", REORDERED, None), "avi": ("libx264", REORDERED, None),
+    "flv": ("libx264", REORDERED, None), "ts": ("libx264", REORDERED, "mpegts"),
+    "mkv": ("libx264", REORDERED, None), "mp4": ("libx264", REORDERED, None),
+    "mpg": ("mpeg1video", {"bf": "2", "b": "1M"}, None),
+    "m4v": ("mpeg4", {"bf": "2", "b": "1M"}, "m4v"), "webm": ("libvpx", {"b": "500k"}, None),
+}  # fmt: skip
+
+
+def until_error(path: Path, found: list[int]) -> None:
+    """Collect the numbers of all pictures."""
+    for part in video.chunks(path, 16):
+        found += counted(part.frames)
+
+
+def every(path: Path) -> video.Chunk:
+    """All chunks of a video as one."""
+    parts = list(video.chunks(path, 16))
+    frames = torch.cat([part.frames for part in parts])
+    damaged, away = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("damaged", "away")
+    )
+    assert len(frames) == len(damaged) == len(away)
+    return video.Chunk(frames, damaged, away)
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_any_container_gives_its_frames_in_order(tmp_path: Path, suffix: str) -> None:
+    """50 pictures at 30 a second, among them files without time stamps, counts or durations."""
+    codec, options, container = FILES[suffix]
+    path = record(tmp_path / f"a.{suffix}", counting(50), fps=30, codec=codec, options=options,
+                  container=container)  # fmt: skip
+    info = video.probe(path)
+    assert (info.n_frames, info.fps) == (50, 30)
+    assert info.duration == pytest.approx(50 / 30, abs=0.002)
+    found = every(path)
+    # 1/60 s lies as far from one picture as from the next: either will do
+    expected = np.arange(42) / 25 * 30
+    assert np.abs(np.array(counted(found.frames)) - expected).max() <= 0.5 + 1e-6
+    assert found.away.max() == pytest.approx(1 / 75, abs=0.0015)
+    assert not found.damaged.any()
+    assert counted(video.read(path, [49, 0, 3, 7, 30])) == [49, 0, 3, 7, 30]
+
+
+def test_a_browser_s_webm_is_as_long_as_its_time_stamps_say(tmp_path: Path) -> None:
+    """No duration, no rate, milliseconds that come unevenly: FFmpeg guesses 1000 a second."""
+    rng = np.random.default_rng(0)
+    path = record(tmp_path / "a.webm", counting(70, step=3), codec="libvpx", options={"b": "500k"},
+                  fps=15, at=lambda t: t + 0.007 * rng.integers(0, 2),
+                  container_options={"live": "1"})  # fmt: skip
+    recordings.forget_rate(path)
+    info = video.probe(path)
+    assert info.duration == pytest.approx(70 / 15, abs=0.02)
+    assert info.n_frames == 70
+    assert info.fps == pytest.approx(15, abs=0.1)
+    found = every(path)
+    assert len(found) == round(info.duration * 25) == 117
+    assert np.abs(np.array(counted(found.frames, 3)) - np.arange(117) / 25 * 15).max() < 0.7
+
+
+def test_pictures_come_at_their_time_stamps(tmp_path: Path) -> None:
+    """A gap of .52 s, after a late start; what stands still is told."""
+    path = record(tmp_path / "a.mkv", counting(50), at=lambda t: t + (0.4 if t < 0.99 else 0.92))
+    found = every(path)
+    shown = counted(found.frames)
+    assert shown[:25] == list(range(25))
+    assert shown[-25:] == list(range(25, 50))
+    assert set(shown[25:-25]) == {24, 25}
+    assert found.away.argmax() in (30, 31, 32)
+    assert found.away.max() == pytest.approx(0.28, abs=0.001)
+    assert found.away[:25].max() < 0.001 > found.away[-25:].max()
+    assert video.probe(path).duration == pytest.approx(2.52, abs=0.001)
+
+
+def test_a_rate_that_changes(tmp_path: Path) -> None:
+    """25 a second, then 12.5; the header says something in between."""
+    path = record(tmp_path / "a.mkv", counting(50), at=lambda t: t if t < 0.99 else 2 * t - 1)
+    shown = counted(every(path).frames)
+    assert shown[:25] == list(range(25))
+    assert shown[25:71:2] == list(range(25, 48))
+    assert len(shown) == round(video.probe(path).duration * 25)
+
+
+@pytest.mark.parametrize("kind", ["twice", "back"])
+def test_time_stamps_that_do_not_go_on(tmp_path: Path, kind: str) -> None:
+    path = record(tmp_path / "a.mkv", counting(50))
+    twice = lambda t: t if round(t * 25) % 5 else max(0, t - 0.04)  # noqa: E731
+    recordings.restamp(path, 1, twice if kind == "twice" else lambda t: t - 0.2 * (t > 0.99))
+    found = every(path)
+    assert len(found) == (50 if kind == "twice" else 45)
+    shown = counted(found.frames)
+    assert shown == sorted(shown)
+    wanted = np.arange(len(shown)) + 5 * (np.arange(len(shown)) >= 25) * (kind == "back")
+    assert np.abs(np.array(shown) - wanted).max() <= 1
+    assert found.away.max() <= 0.041
+
+
+@pytest.mark.parametrize(("jump", "words"), [(-2.0, "backwards"), (360_000.0, "pause")])
+def test_pictures_of_several_recordings_are_refused(
+    tmp_path: Path, jump: float, words: str
+) -> None:
+    path = tmp_path / "a.mkv"
+    record(path, counting(60), at=lambda t: t + max(0, jump) * (t > 1.99))
+    if jump < 0:
+        recordings.restamp(path, 1, lambda t: t + jump * (t > 1.99))
+    found: list[int] = []
+    with pytest.raises(UserError, match=rf"a\.mkv.*{words}"):
+        until_error(path, found)
+    assert found == list(range(49))
+
+
+def test_pictures_before_the_edit_list_are_not_shown(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.mp4", counting(50), options=REORDERED)
+    recordings.begin_later(path, 0.4)
+    assert counted(every(path).frames) == list(range(10, 50))
+    assert video.probe(path).n_frames == 40
+    for decoder in DECODERS:
+        assert counted(video.read(path, [0, 39], decoder)) == [10, 49]
+
+
+@pytest.mark.skipif(not video.has_decord(), reason="decord is not installed")
+def test_what_decord_gives_up_is_read_by_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames before the edit list count as broken ones; that error is no ``DECORDError``."""
+    path = record(tmp_path / "a.mp4", counting(50), options=REORDERED)
+    recordings.begin_later(path, 0.4)
+    monkeypatch.setattr(video, "_suits_decord", lambda *_: 50)
+    assert video._read_decord(path, None) is None
+    assert counted(video.read(path, None, "decord")) == list(range(10, 50))
+
+
+def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.mp4", counting(50), container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    found: list[int] = []
+    with pytest.raises(UserError, match="cut short"):
+        until_error(path, found)
+    assert found == list(range(len(found)))
+    assert len(found) > 5
+
+
+FAST = {"crf": "10", "preset": "veryfast"}
+DAMAGE = {
+    "mp4": ("libx264", {**FAST, "g": "25", "b-pyramid": "none"}),
+    "mkv": ("libx264", {**FAST, "bf": "0"}),
+    "mov": ("libx264", {**FAST, "g": "25", "profile": "baseline"}),
+    "avi": ("mpeg4", {"g": "12", "b": "1M"}),
+}
+
+
+@pytest.mark.parametrize("suffix", DAMAGE)
+def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
+    """12 of 100 packets; each frame that looks otherwise, and hardly one that does not.
+
+    Of pictures much smaller than these, one in twenty damaged packets decodes to another picture
+    without a contradiction.
+    """
+    codec, options = DAMAGE[suffix]
+    large = torch.nn.functional.interpolate(recordings.talk(size=96).frames, scale_factor=2)
+    path = record(tmp_path / f"a.{suffix}", large, codec=codec, options=options)
+    right = every(path)
+    assert not right.damaged.any()
+    assert len(recordings.damage(path, 12, seed=5, spare=1)) == 12
+    found = every(path)
+    assert len(found) == len(right) == 100
+    off = (found.frames.float() - right.frames.float()).abs().mean((1, 2, 3)).numpy()
+    broken = off > 2
+    assert broken.sum() > 10
+    assert (broken & ~found.damaged).sum() <= 1
+    # a picture that was lost is flagged too, and another shown in its place
+    clean = (off == 0) & (found.away < 0.001)
+    assert (clean & found.damaged).sum() <= 1
+    with pytest.raises(UserError, match=rf"damaged at frame {found.damaged.argmax()}"):
+        list(video.stream(path))
+    with pytest.raises(UserError, match=r"a\.\w+ .*damaged"):
+        video.read(path)
+
+
+def test_damage_of_a_picture_on_which_nothing_builds_stays_there(tmp_path: Path) -> None:
+    """One B-frame of H.264, whose packet says so."""
+    path = record(tmp_path / "a.mp4", recordings.talk(size=96).frames,
+                  options={"g": "250", "bf": "2", "b-pyramid": "none", "crf": "18"})  # fmt: skip
+    with av.open(str(path)) as file:
+        extra = bytes(file.streams.video[0].codec_context.extradata)
+        places = [(p.pos, p.size, decoding.is_unreferenced(bytes(p), extra))
+                  for p in file.demux(video=0) if p.size]  # fmt: skip
+    place, size, _ = next(each for each in places[20:] if each[2] and each[1] > 60)
+    content = bytearray(path.read_bytes())
+    content[place + size // 2 : place + size] = bytes(size - size // 2)
+    path.write_bytes(content)
+    assert every(path).damaged.sum() == 1
+
+
+def test_decoder_is_known_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mp4", moving(5))
+    with pytest.raises(UserError, match="Did you mean 'decord'"):
+        video.read(path, [0], "decor")
+    monkeypatch.setattr(video, "has_decord", lambda: False)
+    with pytest.raises(UserError, match="not installed"):
+        video.read(path, [0], "decord")

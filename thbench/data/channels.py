@@ -68,13 +68,13 @@ class Mixer:
     """Mixes frames to one channel, and measures whether that was right.
 
     Args:
-        chosen: index of the one channel to take, by the name of a layout.
+        chosen: indices of the channels to average, the others left out, by the name of a layout.
 
     Attributes:
         unreal: samples that were no finite numbers, now silent.
     """
 
-    chosen: dict[str, int] = field(default_factory=dict)
+    chosen: dict[str, list[int]] = field(default_factory=dict)
     unreal: int = 0
     _energies: dict[str, _Energy] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Mixer:
             self.unreal += int((~np.isfinite(found)).any(0).sum())
             found = np.where(np.isfinite(found), found, 0).astype(np.float32)
         if layout in self.chosen:
-            return np.ascontiguousarray(found[self.chosen[layout]])
+            return found[self.chosen[layout]].mean(0)
         if layout not in self._energies:
             self._energies[layout] = _Energy(layout, channel_names(frame.layout))
         energy = self._energies[layout]
@@ -95,8 +95,8 @@ class Mixer:
         energy.add(found, mixed)
         return mixed
 
-    def better(self) -> tuple[dict[str, int], list[str]]:
-        """Layouts of which one channel says more than the mix, with the reasons."""
+    def better(self) -> tuple[dict[str, list[int]], list[str]]:
+        """Layouts of which some channels say more than the mix of all, with the reasons."""
         found = {layout: energy.verdict() for layout, energy in self._energies.items()}
         found = {layout: verdict for layout, verdict in found.items() if verdict}
         chosen = {layout: verdict[0] for layout, verdict in found.items() if verdict}
@@ -128,38 +128,46 @@ class _Energy:
         self._mix += float(np.dot(mixed, mixed))
         self._count += len(mixed)
 
-    def verdict(self) -> tuple[int, str] | None:
-        """The channel to take alone, and why; None for the mix."""
+    def verdict(self) -> tuple[list[int], str] | None:
+        """The channels to take, and why; None for the mix of all."""
         if len(self.names) < 2 or not self._count:
             return None
-        levels = self._decibels(self._each)
-        loudest = int(levels.argmax())
-        others = np.delete(levels, loudest).max()
-        below = float(levels[loudest] - self._decibels(self._mix))
+        # The bass channel is no speaker: it is in no mix.
+        levels = np.where(self.weights > 0, self._decibels(self._each), -np.inf)
+        shares = 20 * np.log10(np.maximum(self.weights / self.weights.max(), _LOWEST))
+        loudest = int((levels + shares).argmax())
+        sounding = np.flatnonzero(levels > levels[loudest] - ALONE).tolist()
+        below = float(levels[loudest] + shares[loudest] - self._decibels(self._mix))
         place = "" if self.names[loudest] == UNPLACED else f" ({self.names[loudest]})"
         taken = f"channel {loudest + 1} of {len(self.names)}{place}"
         if levels[loudest] < EMPTY:
             return None
-        if levels[loudest] - others >= ALONE:
-            return loudest, f"only {taken} has sound: it is taken alone"
+        if len(sounding) == 1:
+            return sounding, f"only {taken} has sound: it is taken alone"
         if below >= CANCELS:
-            return loudest, (
+            return [loudest], (
                 f"the channels cancel each other, their mix is {below:.0f} dB quieter: {taken} is"
                 " taken alone"
             )
+        if self._is_average and len(sounding) < len(self.names):
+            return sounding, f"{len(sounding)} of {len(self.names)} channels have sound: averaged"
         return None
 
     def describe(self) -> str:
         """How the mix was made, where that changes more than nothing."""
         if len(self.names) < 2 or not self._count:
             return ""
-        if not np.isclose(self.weights, 1 / len(self.names)).all():
+        if not self._is_average:
             return (
                 f"{len(self.names)} channels ({self.layout}) mixed, the front ones at their own"
                 " level"
             )
         below = self._decibels(self._each).max() - self._decibels(self._mix)
         return f"{len(self.names)} channels averaged" if below > 1 else ""
+
+    @property
+    def _is_average(self) -> bool:
+        return bool(np.isclose(self.weights, 1 / len(self.names)).all())
 
     def _decibels(self, energy: Any) -> Any:
         return 10 * np.log10(np.maximum(np.asarray(energy) / max(1, self._count), _LOWEST))

@@ -22,7 +22,8 @@ from thbench.errors import UserError
 
 SILENCE = -100.0
 """Decibels; the level of what is quieter still."""
-_CLIPPED = 1e-3
+_CLIPPED, _CLICK = 1e-3, 1e-4
+"""Shares of the samples: clipping of fewer is not told, and fewer may be clipped in any mix."""
 _CHECKED = {"flac", "tta", "ac3", "eac3"}
 """Codecs whose packets hold checksums, which FFmpeg only minds when it is told to."""
 
@@ -109,9 +110,11 @@ def _within_scale(waveform: np.ndarray, mixed: bool) -> tuple[np.ndarray, list[s
     """Samples in [-1, 1]: turned down where a mix is louder, else what is beyond is cut off."""
     size = np.abs(waveform)
     peak = float(size.max(initial=0))
+    if peak > 1:
+        peak = float(np.quantile(size, 1 - _CLICK))  # a click does not make speech quiet
     if (mixed and peak > 1) or peak > 2:
         note = f"turned down by {20 * np.log10(peak):.1f} dB, to full scale"
-        return waveform / np.float32(peak), [note]
+        return (waveform / np.float32(peak)).clip(-1, 1), [note]
     beyond = float((size > 1).mean()) if len(size) else 0.0
     notes = [f"{beyond:.1%} of the samples clipped at full scale"] if beyond > _CLIPPED else []
     return waveform.clip(-1, 1), notes

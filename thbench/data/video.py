@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from thbench.config import DECODERS
 from thbench.contracts import FPS
-from thbench.data.decoding import UNSTAMPED, Picture, pictures, stamps
+from thbench.data.decoding import UNSTAMPED, Picture, pictures, shown, stamps
 from thbench.data.files import check_file
 from thbench.data.image import read_image
 from thbench.data.media import open_media, picture_track
@@ -109,8 +108,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         UserError: the file is missing, empty, or no video that can be decoded.
     """
-    with closing(pictures(path)) as shown:
-        first = next(shown)
+    first = next(shown(path))
     with open_media(path) as container:
         track: Any = picture_track(container)
         has_audio, kind = bool(container.streams.audio), container.format.name
@@ -186,8 +184,8 @@ def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chun
             is cut short, or its time stamps run backwards by more than ``BACKWARDS`` or pause for
             more than ``PAUSE`` seconds.
     """
-    shown = resample(_timed(path), fps, None)
-    placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(shown))
+    items = resample(_timed(path), fps, None)
+    placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(items))
     return _chunked(placed, chunk)
 
 
@@ -446,8 +444,8 @@ def _collect(path: str | Path, needed: dict[int, int], seek: bool) -> dict[int, 
     """Pictures by index, of the frames whose time stamps are the keys of ``needed``."""
     found: dict[int, np.ndarray] = {}
     with open_media(path) as container:
-        source = picture_track(container)
-        source.thread_type = "AUTO"
+        source: Any = picture_track(container)
+        source.codec_context.thread_count = 1  # as ``thbench.data.decoding`` says
         if seek:
             container.seek(min(needed), stream=source)  # to the key frame before it
         for packet in container.demux(source):
