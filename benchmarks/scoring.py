@@ -135,9 +135,10 @@ def shares(videos: Path, rule: Protocol) -> list[str]:
 
     for path in find_videos(videos).values():
         source = store.open(path)
-        frames = do("decode and resize", getattr, source, "frames")
+        length = do("decode and resize", store.length, source)
+        frames = source.frames(length)
         found = {"frames": frames} | dict(do("landmarks", store.tracker, frames))
-        found |= do("sound", store.features, source, ["waveform"], len(frames))
+        found |= do("sound", store.features, source, ["size", "waveform"], length)
         for name, extractor in extractors.items():
             found[name] = do(name, extractor.extract, frames, found)
         for metric in metrics:

@@ -1,12 +1,14 @@
 """What every metric has in common.
 
 A metric is fed clip by clip with *features*: a mapping from feature name to tensor, one for the
-generated video and one for the reference. Whoever feeds it decodes each video once, computes the
-features that the metrics ``needs`` name, and gives all metrics the same mapping. Feature names in
-use (T frames, N = 478 landmarks):
+generated video and one for the reference. Whoever feeds it computes the features that the metrics
+``needs`` name, and gives all metrics the same mapping. Feature names in use (T frames, N = 478
+landmarks):
 
-    frames      (T, 3, H, W) uint8 RGB
-    frames@N    (T, 3, N, N) uint8 RGB, resized from the video's own size as OpenCV does by default
+    frames      (T, 3, H, W) uint8 RGB; only a ``FrameMetric`` may ask for them, part by part
+    frames@N    (T, 3, N, N) uint8 RGB, resized from the video's own size as OpenCV does by default;
+                likewise
+    size        (2,) int; height and width of ``frames``
     landmarks   (T, N, 3) float; x, y as fractions of width and height
     pose        (T, 6) float; yaw, pitch, roll in radians first
     eyes        (T, 2) float; height over width of each eye
@@ -21,18 +23,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torchmetrics
 from torch import Tensor
 
+from metrics.frames import Frames, as_frames, part_size, parts
+
 Direction = Literal["higher", "lower", "zero", "reference"]
 """Which way is better: up, down, towards zero, towards the reference's own figure."""
 
 Features = Mapping[str, Tensor]
+
+SAMPLES_PER_FRAME = 640
 
 
 class BenchMetric(torchmetrics.Metric, ABC):
@@ -146,6 +152,171 @@ class ClipMetric(BenchMetric):
     def compute_reference(self) -> Tensor:
         """The mean of the reference clips' own values; NaN unless direction is ``reference``."""
         return _mean(self.references)
+
+
+class FrameMetric(ClipMetric):
+    """A metric of pixels: it has a value per frame, and a clip's value is their mean.
+
+    Frames come in parts of some megabytes, whatever the length of the clip, and frame by frame in
+    step with the reference's. NaN is the value of a frame on which the metric is not defined: it is
+    left out of the mean. Figures over time are means of the same values.
+
+    Attributes:
+        before: how many frames before it a frame's value needs; so many frames at a clip's start
+            have none.
+    """
+
+    before: ClassVar[int] = 0
+
+    @abstractmethod
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
+        """Values of a part of a clip.
+
+        Args:
+            generated: of n frames the features that ``needs`` names: rows of these frames only, and
+                their sound; ``size`` as ever.
+            reference: the same frames of the reference, or None.
+
+        Returns:
+            (n - ``before``,), at least (0,): a value for each frame but the first ``before``.
+        """
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        """The mean over frames; ``frames`` may be a ``Frames`` or a tensor."""
+        ((values, _),) = by_frame([self], generated, reference)
+        return frame_mean(values)
+
+
+class FrameValues(NamedTuple):
+    """Values (T - before,) of a clip's frames, and the reference's own, () where there are none."""
+
+    values: Tensor
+    references: Tensor
+
+
+AnyFeatures = Mapping[str, Tensor | Frames]
+
+
+def by_frame(
+    metrics: Sequence[FrameMetric], generated: AnyFeatures, reference: AnyFeatures | None = None
+) -> list[FrameValues]:
+    """Values of each frame, all metrics in one pass over the pictures (one for each size of them).
+
+    Args:
+        metrics: whose values are wanted.
+        generated: features of a clip, its pictures as ``Frames`` or tensors.
+        reference: the same, of as many frames.
+
+    Returns:
+        For each metric the values, float64.
+
+    Raises:
+        ValueError: a metric reads a feature that has no row per frame, or the clips differ in
+            length.
+    """
+    found: dict[int, FrameValues] = {}
+    groups: dict[tuple[str, ...], list[FrameMetric]] = {}
+    for metric in metrics:
+        groups.setdefault(tuple(filter(is_pixels, metric.needs)), []).append(metric)
+    for group in groups.values():
+        for metric, values in zip(group, _pass(group, generated, reference), strict=True):
+            found[id(metric)] = values
+    return [found[id(metric)] for metric in metrics]
+
+
+def frame_mean(values: Tensor) -> float:
+    """The mean of those that are no NaN; NaN where there are none."""
+    defined = [v for v in values.double().tolist() if not math.isnan(v)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def is_pixels(name: str) -> bool:
+    """Whether a feature is ``frames`` or ``frames@N``."""
+    return name.partition("@")[0] == "frames"
+
+
+def part_of(name: str, value: Tensor, part: slice, length: int) -> Tensor:
+    """What a feature of a clip of ``length`` frames says of some of them.
+
+    Raises:
+        ValueError: it has no row per frame.
+    """
+    if name == "size":
+        return value
+    if name == "waveform":
+        return value[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME]
+    if len(value) != length:
+        raise ValueError(f"'{name}' has {len(value)} rows for {length} frames")
+    return value[part]
+
+
+def _pass(
+    metrics: Sequence[FrameMetric], generated: AnyFeatures, reference: AnyFeatures | None
+) -> list[FrameValues]:
+    """``by_frame`` of metrics that read pictures of the same sizes."""
+    # Numbers, not tensors: small ones kept between large ones would scatter the free memory.
+    values: list[list[float]] = [[] for _ in metrics]
+    references: list[list[float]] = [[] for _ in metrics]
+    before = max(metric.before for metric in metrics)
+    sides = _in_step(metrics, before, generated, reference)
+    for extra, mine, theirs in sides:
+        for k, metric in enumerate(metrics):
+            # Frames that only another metric looks back on.
+            own = [
+                side if side is None else _later(side, metric, max(0, extra - metric.before))
+                for side in (mine, theirs)
+            ]
+            assert own[0] is not None
+            values[k] += metric.measure_frames(own[0], own[1]).double().tolist()
+            if metric.direction == "reference" and own[1] is not None:
+                references[k] += metric.measure_frames(own[1], None).double().tolist()
+    return [
+        FrameValues(*(torch.tensor(side, dtype=torch.float64) for side in both))
+        for both in zip(values, references, strict=True)
+    ]
+
+
+def _in_step(
+    metrics: Sequence[FrameMetric],
+    before: int,
+    generated: AnyFeatures,
+    reference: AnyFeatures | None,
+) -> Iterator[tuple[int, Features, Features | None]]:
+    """Parts of both clips, and how many of a part's frames were in the part before."""
+    needs = sorted({need for metric in metrics for need in metric.needs})
+    pixels = [as_frames(generated[need]) for need in needs if is_pixels(need)]
+    length = len(pixels[0])
+    others = [] if reference is None else [as_frames(reference[n]) for n in needs if is_pixels(n)]
+    if any(len(frames) != length for frames in (*pixels, *others)):
+        raise ValueError("both clips must have the same number of frames")
+    size = min(part_size(*frames.shape[-2:]) for frames in pixels)
+    spans = list(parts(length, size, before))
+    mine = _parts(needs, generated, spans, length)
+    theirs = None if reference is None else _parts(needs, reference, spans, length)
+    done = 0
+    for (start, stop), part in zip(spans, mine, strict=True):
+        yield done - start, part, None if theirs is None else next(theirs)
+        done = stop
+
+
+def _parts(
+    needs: Sequence[str], features: AnyFeatures, spans: Sequence[tuple[int, int]], length: int
+) -> Iterator[Features]:
+    pictures = {n: as_frames(features[n]).spans(spans) for n in needs if is_pixels(n)}
+    for start, stop in spans:
+        rows = {
+            name: part_of(name, value, slice(start, stop), length)
+            for name, value in features.items()
+            if name in needs and isinstance(value, Tensor) and name not in pictures
+        }
+        yield {**rows, **{name: next(found) for name, found in pictures.items()}}
+
+
+def _later(features: Features, metric: FrameMetric, extra: int) -> Features:
+    """What a metric needs of a part, without its first ``extra`` frames."""
+    length = next(len(features[need]) for need in metric.needs if is_pixels(need))
+    part = slice(extra, length)
+    return {name: part_of(name, features[name], part, length) for name in metric.needs}
 
 
 class SetMetric(BenchMetric):

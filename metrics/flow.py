@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from metrics.base import ClipMetric, Features
+from metrics.base import Features, FrameMetric
 
 Mode = Literal["formula", "as-published"]
 MODES = ("formula", "as-published")
@@ -68,10 +71,15 @@ def optical_flow_magnitude(frames: Frame, mode: Mode = "formula") -> float:
     Returns:
         NaN with fewer than two frames.
     """
-    fields = (magnitude(a, b) for a, b in pairwise(frames))
+    return _mean(flow_between(a, b, mode) for a, b in pairwise(frames))
+
+
+def flow_between(before: Frame, after: Frame, mode: Mode = "formula") -> float:
+    """Mean flow between two frames (H, W, 3); see ``optical_flow_magnitude``."""
+    field = magnitude(before, after)
     if mode == "as-published":
-        return _mean(coloured(field).mean() for field in fields)
-    return _mean(field.mean(dtype=np.float64) for field in fields)
+        return float(coloured(field).mean())
+    return float(field.mean(dtype=np.float64))
 
 
 def frame_mse(frames: Frame, mode: Mode = "formula") -> float:
@@ -87,12 +95,17 @@ def frame_mse(frames: Frame, mode: Mode = "formula") -> float:
     Returns:
         NaN with fewer than two frames.
     """
+    return _mean(change_between(a, b, mode) for a, b in pairwise(frames))
+
+
+def change_between(before: Frame, after: Frame, mode: Mode = "formula") -> float:
+    """Mean squared difference of two frames (H, W, 3); see ``frame_mse``."""
     if mode == "as-published":
-        return _mean(np.square(b - a).mean() for a, b in pairwise(frames))
-    return _mean(np.square(b.astype(np.float64) - a).mean() for a, b in pairwise(frames))
+        return float(np.square(after - before).mean())
+    return float(np.square(after.astype(np.float64) - before).mean())
 
 
-class _Smoothness(ClipMetric):
+class _Smoothness(FrameMetric):
     """Both figures read frames, at the scoring resolution or at a size of their own.
 
     Args:
@@ -106,6 +119,7 @@ class _Smoothness(ClipMetric):
 
     direction = "reference"
     version = 2
+    before = 1
     needs = ("frames",)
     title: str
 
@@ -125,9 +139,14 @@ class _Smoothness(ClipMetric):
         size = f", {self.size} px" if self.size else ""
         return f"{self.title} ({self.mode}{size})"
 
-    def pixels(self, features: Features) -> Frame:
-        """The clip's frames, (T, H, W, 3)."""
-        return features[self.feature].permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    @abstractmethod
+    def between(self, before: Frame, after: Frame) -> float:
+        """The value of two frames (H, W, 3)."""
+
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
+        frames = generated[self.feature].permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        values = [self.between(a, b) for a, b in pairwise(frames)]
+        return torch.tensor(values, dtype=torch.float64)
 
 
 class OFM(_Smoothness):
@@ -144,8 +163,8 @@ class OFM(_Smoothness):
         self.unit = "levels of a colour map" if published else "pixels per frame"
         self.bounds = (0.0, 255.0) if published else (0.0, math.inf)
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
-        return optical_flow_magnitude(self.pixels(generated), self.mode)
+    def between(self, before: Frame, after: Frame) -> float:
+        return flow_between(before, after, self.mode)
 
 
 class FrameMSE(_Smoothness):
@@ -158,10 +177,10 @@ class FrameMSE(_Smoothness):
     bounds = (0.0, 255.0**2)
     title = "F-MSE"
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
-        return frame_mse(self.pixels(generated), self.mode)
+    def between(self, before: Frame, after: Frame) -> float:
+        return change_between(before, after, self.mode)
 
 
-def _mean(values: Iterator[Any]) -> float:
-    found = [float(v) for v in values]
+def _mean(values: Iterator[float]) -> float:
+    found = list(values)
     return math.fsum(found) / len(found) if found else math.nan

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from metrics.base import ClipMetric, Features
+from metrics.base import Features, FrameMetric
 
 PSNR_CEILING = 100.0
 """Decibels given to identical frames, whose PSNR is infinite."""
@@ -67,7 +67,7 @@ def mse(generated: Tensor, reference: Tensor) -> Tensor:
     return torch.stack([(a.double() - b.double()).square().mean() for a, b in pairs])
 
 
-class PSNR(ClipMetric):
+class PSNR(FrameMetric):
     """Peak signal-to-noise ratio, mean over frames, then clips. See ``psnr``."""
 
     unit = "dB"
@@ -79,13 +79,12 @@ class PSNR(ClipMetric):
     def name(self) -> str:
         return "PSNR"
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
-        if reference is None or not len(generated["frames"]):
-            return math.nan
-        return float(psnr(generated["frames"], reference["frames"]).double().mean())
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
+        frames = generated["frames"]
+        return undefined(frames) if reference is None else psnr(frames, reference["frames"])
 
 
-class SSIM(ClipMetric):
+class SSIM(FrameMetric):
     """Structural similarity, mean over frames, then clips. See ``ssim``."""
 
     direction = "higher"
@@ -96,14 +95,14 @@ class SSIM(ClipMetric):
     def name(self) -> str:
         return "SSIM"
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
         frames = generated["frames"]
-        if reference is None or not len(frames) or min(frames.shape[-2:]) < SSIM_WINDOW:
-            return math.nan
-        return float(ssim(frames, reference["frames"]).double().mean())
+        if reference is None or min(frames.shape[-2:]) < SSIM_WINDOW:
+            return undefined(frames)
+        return ssim(frames, reference["frames"])
 
 
-class MSE(ClipMetric):
+class MSE(FrameMetric):
     """Mean squared error in levels of 0 to 255, mean over frames, then clips. See ``mse``."""
 
     unit = "grey levels squared"
@@ -115,10 +114,14 @@ class MSE(ClipMetric):
     def name(self) -> str:
         return "MSE"
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
-        if reference is None or not len(generated["frames"]):
-            return math.nan
-        return float(mse(generated["frames"], reference["frames"]).mean())
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
+        frames = generated["frames"]
+        return undefined(frames) if reference is None else mse(frames, reference["frames"])
+
+
+def undefined(frames: Tensor) -> Tensor:
+    """NaN for each frame (n, 3, H, W), as (n,)."""
+    return torch.full((len(frames),), math.nan)
 
 
 def _unit(frames: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class LMD(ClipMetric):
 
     direction = "lower"
     bounds = (0.0, math.inf)
-    needs = ("frames", "landmarks", "valid")
+    needs = ("size", "landmarks", "valid")
 
     def __init__(self, mode: Mode = "raw", scale: Unit = "pixels", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -106,7 +106,7 @@ class LMD(ClipMetric):
         both = generated["valid"].bool() & reference["valid"].bool()
         if not both.any():
             return math.nan
-        size = torch.tensor(generated["frames"].shape[-2:]).flip(0).double()
+        size = generated["size"].cpu().flip(0).double()
         mine, theirs = (
             to_68(f["landmarks"][both].cpu().double()) * size for f in (generated, reference)
         )

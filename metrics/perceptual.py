@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from metrics import weights
-from metrics.base import ClipMetric, Features
+from metrics.base import Features, FrameMetric
 from metrics.extractors.base import full_precision
+from metrics.image import undefined
 
 LEAST_PIXELS = 31
 """Smaller frames leave AlexNet's second pooling nothing to pool."""
@@ -65,7 +66,7 @@ def lpips_distance(
     return torch.cat(parts)
 
 
-class LPIPS(ClipMetric):
+class LPIPS(FrameMetric):
     """Learned perceptual image patch similarity (Zhang et al. 2018), version 0.1, AlexNet.
 
     Mean over frames, then clips. NaN without a reference, without frames, or where frames are
@@ -85,17 +86,17 @@ class LPIPS(ClipMetric):
         return "LPIPS"
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
-        """Load the network; ``measure`` does so too where this was not called."""
+        """Load the network; measuring does so too where this was not called."""
         self.net = build(weights.load_state(weights.find("lpips-alexnet"))).to(device)
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
         frames = generated["frames"]
-        if reference is None or not len(frames) or min(frames.shape[-2:]) < LEAST_PIXELS:
-            return math.nan
+        if reference is None or min(frames.shape[-2:]) < LEAST_PIXELS:
+            return undefined(frames)
         if self.net is None:
             self.prepare()
         net = cast(nn.Module, self.net)
-        return float(lpips_distance(net, frames, reference["frames"]).double().mean())
+        return lpips_distance(net, frames, reference["frames"])
 
 
 def _signed(frames: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from metrics.base import ClipMetric, Features
+from metrics.base import Features, FrameMetric
 
 BLOCK = 64
 EDGE_SHARE = 0.002
@@ -171,7 +172,7 @@ def edge_widths(luma: Picture, edges: Mask) -> NDArray[np.int32]:
     return widths
 
 
-class CPBD(ClipMetric):
+class CPBD(FrameMetric):
     """Sharpness without a reference, mean over frames, then clips. See ``cpbd``.
 
     Luma is ITU-R BT.601, rounded. NaN for frames smaller than 64 pixels and clips without frames.
@@ -186,10 +187,10 @@ class CPBD(ClipMetric):
     def name(self) -> str:
         return "CPBD"
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
-        frames = generated["frames"].permute(0, 2, 3, 1).cpu().numpy()
+    def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
+        frames = generated["frames"].permute(0, 2, 3, 1).contiguous().cpu().numpy()
         values = [cpbd(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)) for frame in frames]
-        return float(torch.tensor(values, dtype=torch.float64).mean())
+        return torch.tensor(values, dtype=torch.float64)
 
 
 def _shifted(x: NDArray, rows: int, cols: int) -> NDArray:

@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
+from metrics.base import by_frame
 from metrics.fid import PyramidDistance
+from metrics.flow import OFM
 from metrics.image import PSNR
 from tests.leaderboard.rows import result
 from thbench import over_time, protocol, results
@@ -54,6 +56,20 @@ def test_planted_decay_is_seen_where_it_is(clip):
     assert curve.values == pytest.approx(row)
     assert curve.clips == (2, 2, 1)
     assert (curve.frames, curve.direction, curve.unit) == (BIN, "higher", "dB")
+
+
+def _short(*sides):
+    return [{"frames": side["frames"][: T - 3]} for side in sides]
+
+
+@pytest.mark.parametrize("metric", [PSNR(), OFM()], ids=["frames", "pairs of frames"])
+def test_values_of_frames_make_the_bins_that_measuring_in_them_does(clip, metric):
+    mine, theirs = features(decayed(clip)), features(clip)
+    (expected,) = over_time.measure([metric], *_short(mine, theirs), T - 3, BIN).values()
+    (found,) = by_frame([metric], *_short(mine, theirs))
+    made = over_time.bin_means(found.values, metric.before, T - 3, BIN)
+    assert made == pytest.approx(expected, rel=1e-12)
+    assert len(made) == 2
 
 
 def test_sets_are_compared_with_all_frames_of_the_reference(clip):

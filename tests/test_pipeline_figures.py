@@ -24,8 +24,9 @@ BOX = (0.25, 0.2, 0.75, 0.7)
 """Left, top, right and bottom of all faces here, as fractions of the frame."""
 
 
-def tracked(frames):
+def tracked(chunks):
     """A face that stays where it is and turns as the picture brightens."""
+    frames = torch.cat(list(chunks))
     n = len(frames)
     left, top, right, bottom = BOX
     corners = torch.tensor([[left, top, 0.0], [right, bottom, 0.0]]).repeat(239, 1)

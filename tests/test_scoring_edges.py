@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from metrics.extractors.pyramid import Pyramid
+from tests import recordings
 from tests.test_evaluation import SIZE, fake_track, frames, save
 from thbench import features, protocol, report, results
 from thbench.cli import main
 from thbench.data.files import sha256
-from thbench.data.video import read
+from thbench.data.video import chunks, read
 from thbench.errors import UserError
 from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard.rank import tables_of
@@ -31,7 +32,7 @@ def _fake(monkeypatch):
 def nodding(video):
     """Like ``fake_track``, with a head that keeps turning to and fro."""
     found = fake_track(video)
-    found["pose"][:, 0] = 0.2 * torch.sin(torch.arange(len(video)) / 3)
+    found["pose"][:, 0] = 0.2 * torch.sin(torch.arange(len(found["pose"])) / 3)
     return found
 
 
@@ -239,7 +240,8 @@ def test_weights_that_come_later_are_used(folders, rule, monkeypatch):
     first = run(folders, both)
     assert "thbench weights pull lpips-alexnet" in first.metrics["LPIPS"].unavailable
     monkeypatch.setattr("metrics.perceptual.LPIPS.prepare", lambda self, device: None)
-    monkeypatch.setattr("metrics.perceptual.LPIPS.measure", lambda self, a, b: 0.25)
+    quarter = lambda self, a, b: torch.full((len(a["frames"]),), 0.25)  # noqa: E731
+    monkeypatch.setattr("metrics.perceptual.LPIPS.measure_frames", quarter)
     assert run(folders, both).metrics["LPIPS"].value == 0.25
 
 
@@ -293,6 +295,40 @@ def test_what_is_printed_and_written(here, capsys):
     assert rows[1]["metrics"]["PSNR"] > 10
     for path in (here / "results").glob("*.json"):
         assert results.read(path).per_clip
+
+
+def test_damaged_frames_are_counted_and_said(here, capsys):
+    """Lost packets, sound whole: scored as they come out, unless most of a video is damage."""
+    (here / "p.yaml").write_text(json.dumps({"size": SIZE, "metrics": [{"metric": "psnr"}]}))
+    for k, count in ((1, 3), (2, 35)):
+        save(here / "gen" / f"c{k}.mp4", frames(FRAMES, seed=k))
+        recordings.damage(here / "gen" / f"c{k}.mp4", count, spare=1)
+    save(here / "ref" / "c3.mp4", frames(FRAMES, seed=3))
+    recordings.damage(here / "ref" / "c3.mp4", 2, seed=1, spare=1)
+    broken = {}
+    for path in (here / "gen" / "c1.mp4", here / "gen" / "c2.mp4", here / "ref" / "c3.mp4"):
+        flags = np.concatenate([part.damaged for part in chunks(path)])
+        assert len(flags) == FRAMES
+        broken[path.stem] = int(flags.sum())
+    assert 0 < broken["c1"] <= 25 < broken["c2"]
+    assert 0 < broken["c3"] <= 25
+    assert command(here, "--name", "mine") == 0
+    out = capsys.readouterr().out
+    total = broken["c1"] + broken["c3"]
+    line = f"2 of 3 clips have damaged frames ({total} of {2 * 3 * FRAMES})"
+    assert line in out.splitlines()
+    reason = f"the video: {broken['c2']} of {FRAMES} frames are damaged: make or copy it again."
+    assert f"left out: seed-0/c2: {reason}" in out
+    made = results.read(here / "results" / "mine-p.json")
+    assert made.coverage.damaged == results.Damage(2, total, 2 * 3 * FRAMES)
+    assert {row["id"]: row.get("damaged") for row in made.per_clip} == {
+        "c0": None, "c1": {"generated": broken["c1"]}, "c3": {"reference": broken["c3"]}
+    }  # fmt: skip
+    assert all(row["metrics"]["PSNR"] is not None for row in made.per_clip)
+    (table,) = tables_of([made])
+    assert f"{made.title}: {line}." in table.notes
+    assert command(here, "--name", "again") == 0  # from the cache
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_long_lists_are_cut_and_counted():

@@ -6,6 +6,8 @@ it should be:
     no partner, or no file        listed, not scored
     unreadable, not square        the pair is left out and listed with the reason
     a feature is NaN              the same
+    damaged frames                scored as the decoder makes them, and counted; the pair is left
+                                  out where they are over half of a video
     another length                both are cut to the shorter one, and counted
     one frame, no face, no sound  metrics that are not defined on it have no value there: counted
     nothing left                  an error

@@ -1,14 +1,16 @@
-"""One decode per video, and from it every feature that metrics ask for; kept on disk.
+"""From a video every feature that metrics ask for, in bounded memory; kept on disk.
 
 Features are described in ``metrics.base``. All of them, landmarks too, are taken from the frames at
 the scoring resolution (but for ``frames@N``), and by the same code for generated and reference
-videos.
+videos. The pictures of a short clip are decoded once and held; those of a longer one are decoded
+for each network anew, which costs little beside it, and only a part of them is ever in memory.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from metrics.base import BenchMetric
 from metrics.extractors.base import Extractor
+from metrics.frames import Frames
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.config import content_hash
 from thbench.contracts import SAMPLES_PER_FRAME
@@ -31,10 +34,18 @@ from thbench.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
 TRACK_VERSION = 1
-PLAIN = ("frames", "waveform", *TRACK)
+READER_VERSION = 2
+"""Raised whenever a file is read as other frames or sound than before, by the same decoder."""
+PLAIN = ("frames", "size", "waveform", *TRACK)
 """Features that need no extractor; ``frames@N`` are others."""
 
-Tracker = Callable[[Tensor], Mapping[str, Tensor]]
+CHUNK_BYTES = 2**24
+CHUNK_FRAMES = 64
+"""What is decoded at a time: so many frames, or as many as have so many bytes, but one."""
+HELD_BYTES = 2**26
+"""A clip with no more of pictures is held in memory: 85 frames of 512 x 512, 1365 of 128 x 128."""
+
+Tracker = Callable[[Frames], Mapping[str, Tensor]]
 
 
 def default_cache() -> Path:
@@ -43,8 +54,12 @@ def default_cache() -> Path:
     return Path(given) if given else places.user_cache("features")
 
 
-def track(frames: Tensor) -> dict[str, Tensor]:
-    """Face features of a clip's frames (T, 3, H, W) uint8, as ``metrics.base`` describes them."""
+def track(frames: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Face features of a clip, as ``metrics.base`` describes them.
+
+    Args:
+        frames: chunks (n, 3, H, W) uint8 of its T frames.
+    """
     from thbench.data import landmarks, pose
 
     found = landmarks.track(frames)
@@ -58,33 +73,19 @@ def track(frames: Tensor) -> dict[str, Tensor]:
     return {**tensors, "valid": torch.as_tensor(np.asarray(found.valid, bool))}
 
 
-def sound(path: Path, length: int) -> Tensor:
-    """The waveform of the first ``length`` frames, (S,) at 16 kHz; (0,) without any.
-
-    S is at most 640 a frame, and less where the sound ends before the picture: SyncNet's authors
-    count the frames that have sound, so nothing may be put in for it.
-    """
-    from thbench.data import audio
-
-    try:
-        return torch.as_tensor(audio.load(path)[: length * SAMPLES_PER_FRAME])
-    except audio.NoSoundError:
-        return torch.zeros(0)
-
-
 def sizes_of(needs: Iterable[str]) -> tuple[int, ...]:
     """The N of all ``frames@N`` among features."""
     return tuple(sorted({size for need in needs if (size := _own_size(need))}))
 
 
 class Video:
-    """A video file as scoring sees it. Decoded at most once, when first needed.
+    """A video file as scoring sees it. Nothing is decoded before it is needed.
 
     Args:
         path: of the file.
         size: frames are resized to ``size`` x ``size``.
         limit: frames from the start that count, or None for all.
-        sizes: further sizes, for ``frames_at``.
+        sizes: further sizes that may be asked for.
     """
 
     def __init__(
@@ -95,57 +96,130 @@ class Video:
         self._size = size
         self._limit = limit
         self._sizes = sizes
-        self._decoded: dict[int | None, Tensor] = {}
+        self._held: dict[int | None, list[Tensor]] | None = None  # {}: they are too many
 
-    @property
-    def frames(self) -> Tensor:
-        """(T, 3, size, size) uint8 at 25 fps.
-
-        Raises:
-            UserError: the file cannot be read, or its frames are not square.
-        """
-        return self._all()[None]
-
-    def frames_at(self, size: int) -> Tensor:
-        """(T, 3, size, size) uint8: the same, resized by OpenCV's bilinear without antialiasing.
-
-        That is what published evaluations do to the frames of a file of any size.
+    def scan(self) -> Tensor:
+        """Which of the frames that count are damaged, (T,) bool.
 
         Raises:
-            UserError: as for ``frames``.
+            UserError: the file cannot be read to its end, or its frames are not square.
         """
-        return self._all()[size]
+        return torch.cat(self._look(to_the_end=True))
 
-    def _all(self) -> dict[int | None, Tensor]:
-        """Frames by further size, and those at the scoring resolution under None."""
-        if not self._decoded:
-            self._decoded = self._decode()
-        return self._decoded
+    def frames(self, length: int, size: int | None = None) -> Frames:
+        """The first frames at 25 fps.
 
-    def _decode(self) -> dict[int | None, Tensor]:
-        parts: dict[int | None, list[Tensor]] = {key: [] for key in (None, *self._sizes)}
+        Args:
+            length: how many.
+            size: one of ``sizes``, to which frames are brought from the file's own size by
+                OpenCV's bilinear without antialiasing, as published evaluations do; by default the
+                scoring resolution, antialiased.
+
+        Returns:
+            Of shape (``length``, 3, size, size). Reading them raises UserError as ``scan`` does.
+        """
+        return _FileFrames(self, length, size)
+
+    def shape(self, size: int | None) -> tuple[int, int, int]:
+        """Of each of ``frames``."""
+        return 3, size or self._size, size or self._size
+
+    def chunks(self, size: int | None) -> Iterator[Tensor]:
+        """What ``frames`` of that size is made of, as far as frames count."""
+        if self._held is None:
+            self._look(to_the_end=False)
+        if self._held:
+            yield from self._held[size]
+        else:
+            yield from (self._sized(frames, size) for frames, _ in self._decoded())
+
+    def sound(self, length: int) -> Tensor:
+        """The waveform of the first ``length`` frames, (S,) at 16 kHz; (0,) without any.
+
+        S is at most 640 a frame, and less where the sound ends before the picture: SyncNet's
+        authors count the frames that have sound, so nothing may be put in for it.
+        """
+        return self._waveform[: length * SAMPLES_PER_FRAME]
+
+    @cached_property
+    def _waveform(self) -> Tensor:
+        from thbench.data import audio
+
+        try:
+            return torch.as_tensor(audio.load(self.path))
+        except audio.NoSoundError:
+            return torch.zeros(0)
+
+    def _look(self, to_the_end: bool) -> list[Tensor]:
+        """Hold the pictures if they are few, and say which are damaged, chunk by chunk.
+
+        Args:
+            to_the_end: go on where they turn out to be too many.
+        """
+        held: dict[int | None, list[Tensor]] = {key: [] for key in (None, *self._sizes)}
+        self._held, count, found = {}, 0, []
+        for frames, damaged in self._decoded():
+            found.append(damaged)
+            for key, parts in held.items():
+                parts.append(self._sized(frames, key))
+                count += parts[-1].nbytes
+            if count > HELD_BYTES:
+                held = {}
+                if not to_the_end:
+                    break
+        self._held = held
+        return found
+
+    def _decoded(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Frames (n, 3, H, H) as stored, and which are damaged (n,), as far as they count."""
         count = 0
-        for part in video.stream(self.path):
-            height, width = part.shape[-2:]
+        for chunk in video.chunks(self.path, self._at_a_time):
+            height, width = chunk.frames.shape[-2:]
             if height != width:
                 raise UserError(
                     f"{self.path} is {width}x{height}, not square: crop it to the face first."
                 )
-            part = part if self._limit is None else part[: self._limit - count]
-            parts[None].append(resize(part, self._size))
-            for size in self._sizes:
-                parts[size].append(_resize_opencv(part, size))
-            count += len(part)
+            stop = len(chunk.frames) if self._limit is None else self._limit - count
+            frames = chunk.frames[:stop]
+            yield frames, torch.from_numpy(chunk.damaged[:stop])
+            count += len(frames)
             if count == self._limit:
                 break
         if not count:
             raise UserError(f"{self.path} holds no frames.")
-        # One by one, so that frames are held twice for one size only.
-        return {key: torch.cat(parts.pop(key)) for key in list(parts)}
+
+    @cached_property
+    def _at_a_time(self) -> int:
+        """Frames to decode at a time: a frame of the film industry is 100 MB."""
+        info = video.probe(self.path)
+        largest = max(info.height * info.width, *(n * n for n in (self._size, *self._sizes)))
+        return max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * largest)))
+
+    def _sized(self, frames: Tensor, size: int | None) -> Tensor:
+        return resize(frames, self._size) if size is None else _resize_opencv(frames, size)
+
+
+class _FileFrames(Frames):
+    """The first ``length`` frames of a video."""
+
+    def __init__(self, source: Video, length: int, size: int | None) -> None:
+        self._source, self._length, self._side = source, length, size
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (self._length, *self._source.shape(self._side))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left = self._length
+        for chunk in self._source.chunks(self._side):
+            yield chunk[:left]
+            left -= len(chunk)
+            if left <= 0:
+                return
 
 
 class FeatureStore:
-    """Computes features and keeps them by file, extractor, size, length and decoder's version.
+    """Computes features and keeps them by file, extractor, size, length and the reader's versions.
 
     Args:
         extractors: by feature name.
@@ -181,58 +255,62 @@ class FeatureStore:
 
     def length(self, source: Video) -> int:
         """Frames of the video that count."""
+        return len(self._damage(source))
 
-        def count() -> dict[str, Tensor]:
-            return {"length": torch.tensor(len(source.frames))}
+    def damaged(self, source: Video, length: int) -> int:
+        """How many of the first ``length`` frames are damaged."""
+        return int(self._damage(source)[:length].sum())
 
-        return int(self._kept(source, "length", 0, ("length",), count)["length"])
-
-    def features(self, source: Video, wanted: Collection[str], length: int) -> dict[str, Tensor]:
-        """The wanted features of the first ``length`` frames.
+    def features(
+        self, source: Video, wanted: Collection[str], length: int
+    ) -> dict[str, Tensor | Frames]:
+        """The wanted features of the first ``length`` frames; pictures as ``Frames``.
 
         Raises:
             UserError: the file cannot be read, or a feature is NaN or infinite.
         """
-        found: dict[str, Tensor] = {}
-        for name in self._in_order(wanted):
-            if name not in found:
-                found |= self._compute(source, name, length, found)
+        found: dict[str, Any] = {}
+        for name in wanted:
+            self._add(source, name, length, found)
         for name, value in found.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
+            if isinstance(value, Tensor) and not _all_finite(value):
                 raise UserError(f"{source.path}: its {name} features are NaN or infinite.")
         return {name: found[name] for name in wanted}
 
-    def _in_order(self, wanted: Iterable[str]) -> list[str]:
-        """The wanted features, each behind those that it needs itself."""
-        order: list[str] = []
-        for name in wanted:
-            if name in self.extractors:
-                order += self._in_order(self.extractors[name].needs)
-            order.append(name)
-        return list(dict.fromkeys(order))
+    def _damage(self, source: Video) -> Tensor:
+        """Which of the frames that count are damaged, (T,) bool."""
+        names = ("damaged",)
+        return self._kept(source, "length", 0, names, lambda: {"damaged": source.scan()})["damaged"]
+
+    def _add(self, source: Video, name: str, length: int, found: dict[str, Any]) -> None:
+        """Put a feature among those found, and, where it has to be made, those that it needs."""
+        if name not in found:
+            found |= self._compute(source, name, length, found)
 
     def _compute(
-        self, source: Video, name: str, length: int, given: Mapping[str, Tensor]
-    ) -> Mapping[str, Tensor]:
+        self, source: Video, name: str, length: int, found: dict[str, Any]
+    ) -> Mapping[str, Tensor | Frames]:
         if name == "frames":
-            return {name: source.frames[:length]}
-        if size := _own_size(name):
-            return {name: source.frames_at(size)[:length]}
+            return {name: source.frames(length)}
+        if own := _own_size(name):
+            return {name: source.frames(length, own)}
+        if name == "size":
+            return {name: torch.tensor([self.size, self.size])}
         if name == "waveform":
-            return {name: sound(source.path, length)}
+            return {name: source.sound(length)}
         if name in TRACK:
             key = f"track-{TRACK_VERSION}"
             return self._kept(
-                source, key, length, TRACK, lambda: self.tracker(source.frames[:length])
+                source, key, length, TRACK, lambda: self.tracker(source.frames(length))
             )
         extractor = self.extractors[name]
-        return self._kept(
-            source,
-            extractor.fingerprint,
-            length,
-            (name,),
-            lambda: {name: extractor.extract(source.frames[:length], given)},
-        )
+
+        def extract() -> dict[str, Tensor]:
+            for need in extractor.needs:
+                self._add(source, need, length, found)
+            return {name: extractor.extract(source.frames(length), found)}
+
+        return self._kept(source, extractor.fingerprint, length, (name,), extract)
 
     def _kept(
         self,
@@ -244,7 +322,8 @@ class FeatureStore:
     ) -> Mapping[str, Tensor]:
         if self.cache is None:
             return make()
-        key = content_hash([maker, self.size, length or self.limit, video.decoder()])
+        reader = [video.decoder(), READER_VERSION]
+        key = content_hash([maker, self.size, length or self.limit, *reader])
         path = self.cache / source.digest[:2] / f"{source.digest}-{key}.npz"
         found = _read_npz(path)
         if found is not None and set(names) <= set(found):
@@ -289,6 +368,10 @@ def _recipes(metrics: Iterable[BenchMetric]) -> dict[str, tuple[str, Mapping[str
         for need in metric.needs
         if need not in PLAIN and not _own_size(need)
     }
+
+
+def _all_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def _own_size(name: str) -> int | None:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from metrics.base import BenchMetric, ClipMetric
-from thbench.contracts import SAMPLES_PER_FRAME
+from metrics.base import BenchMetric, ClipMetric, frame_mean, part_of
 from thbench.errors import UserError
 from thbench.results import Curve, finite
 
@@ -54,6 +53,18 @@ def measure(
         there = None if theirs is None else cut(theirs, metric.needs, part, length)
         values[metric.name].append(metric.measure(here, there))
     return values
+
+
+def bin_means(values: Tensor, before: int, length: int, frames: int) -> list[float]:
+    """Values of one clip in each of its bins, of a metric of pixels.
+
+    Args:
+        values: (length - before,), one of each frame but the first ``before``.
+        before: how many earlier frames each looks back on; none does beyond its bin.
+        length: frames of the clip.
+        frames: of a bin.
+    """
+    return [frame_mean(values[part.start : part.stop - before]) for part in bins(length, frames)]
 
 
 def clip_curve(metric: BenchMetric, rows: Iterable[Sequence[float]], frames: int) -> Curve | None:
@@ -109,11 +120,10 @@ def _curve(
 
 
 def _cut(name: str, value: Tensor, part: slice, length: int) -> Tensor:
-    if name == "waveform":
-        return value[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME]
-    if len(value) != length:
+    try:
+        return part_of(name, value, part, length)
+    except ValueError as error:
         raise UserError(
-            f"'{name}' has {len(value)} rows for {length} frames: metrics that read it have no"
-            " curve over time. Take them out of the protocol's over_time."
-        )
-    return value[part]
+            f"{error}: metrics that read it have no curve over time. Take them out of the"
+            " protocol's over_time."
+        ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics import METRICS
+from metrics.base import FrameMetric, is_pixels
 from metrics.extractors import EXTRACTORS
 from thbench.config import content_hash, find, names, read_yaml
 from thbench.data import manifest
@@ -150,7 +151,8 @@ def build_metric(spec: Mapping[str, Any]) -> Any:
     """A metric from its block in a protocol.
 
     Raises:
-        UserError: no such metric or option, or a value that it does not take.
+        UserError: no such metric or option, a value that it does not take, or a metric that wants
+            all frames of a clip at once.
     """
     options = dict(spec)
     name = str(options.pop("metric", ""))
@@ -164,9 +166,15 @@ def build_metric(spec: Mapping[str, Any]) -> Any:
             )
     try:
         # One process scores all clips: the others of a run over several devices have gone by then.
-        return cls(**options, sync_on_compute=False)
+        metric = cls(**options, sync_on_compute=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"Metric '{name}': {error}") from error
+    if any(map(is_pixels, metric.needs)) and not isinstance(metric, FrameMetric):
+        raise UserError(
+            f"Metric '{name}' needs all frames of a clip at once, which memory may not hold: derive"
+            " it from metrics.base.FrameMetric, which is given them part by part."
+        )
+    return metric
 
 
 def load(name: str) -> Protocol:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.results import Figure, Result, Timed
+from thbench.results import Coverage, Figure, Result, Timed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +54,7 @@ def lines(result: Result) -> list[str]:
     text += _named("absent, no video is called so", covered.absent)
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
     text += _named("cut to the shorter of both", list(_shorter(result)))
+    text += filter(None, [damage(covered)])
     reasons = {name: f.unavailable for name, f in result.metrics.items() if f.unavailable}
     text += _unavailable("unavailable", reasons)
     text += _unavailable("unavailable over time", result.over_time_unavailable)
@@ -63,6 +64,15 @@ def lines(result: Result) -> list[str]:
             undefined = [row["id"] for row in result.per_clip if row["metrics"].get(name) is None]
             text += _named(f"{name} is not defined", undefined)
     return text
+
+
+def damage(covered: Coverage) -> str:
+    """How many clips and frames are damaged, "" for none."""
+    found = covered.damaged
+    if found is None:
+        return ""
+    shares = f"{found.clips} of {covered.scored}", f"{found.frames} of {found.of}"
+    return "{} clips have damaged frames ({})".format(*shares)
 
 
 def describe(timed: Timed) -> str:

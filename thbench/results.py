@@ -101,6 +101,21 @@ class DataRef:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """Pictures that the decoder could not make whole, and that were scored as they came out.
+
+    Attributes:
+        clips: scored, with damaged frames in either video.
+        frames: that are damaged, of both videos.
+        of: frames that were compared, of both videos of all scored clips.
+    """
+
+    clips: int
+    frames: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many clips were asked for and what became of them.
 
@@ -111,6 +126,7 @@ class Coverage:
         unpaired: generated videos without a reference.
         absent: reference clips without a generated video.
         unreadable: pairs left out because one of the files could not be used, with the reason.
+        damaged: what is damaged among those scored, None where nothing is.
     """
 
     expected: int = 0
@@ -119,6 +135,7 @@ class Coverage:
     unpaired: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: Damage | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +204,8 @@ class Result:
         over_time: figures over bins of frames, by the metric's name.
         over_time_unavailable: those that could not be followed, and the remedy.
         per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
-            values by metric, and by metric and bin. Kept in a file beside.
+            values by metric, and by metric and bin; and, where there are any, damaged frames of
+            both. Kept in a file beside.
     """
 
     run: str

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from metrics.base import BenchMetric, ClipMetric
+from metrics.base import BenchMetric, ClipMetric, FrameMetric, by_frame, frame_mean
 from metrics.intervals import bootstrap_mean, jackknife
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench import over_time
@@ -25,15 +24,18 @@ from thbench.config import content_hash
 from thbench.data.files import DiskError, write_atomic
 from thbench.data.video import decoder
 from thbench.errors import UserError
-from thbench.features import FeatureStore, build_extractors, domain_of, sizes_of
+from thbench.features import FeatureStore, Video, build_extractors, domain_of, sizes_of
 from thbench.pairing import Pair
 from thbench.protocol import Protocol, build_metric
-from thbench.results import Coverage, Curve, Figure, ProtocolRef, finite
+from thbench.results import Coverage, Curve, Damage, Figure, ProtocolRef, finite
 
-Features = Mapping[str, Tensor]
+Features = Mapping[str, Any]  # tensors, and pictures as ``Frames``
 MOTION = {"pose": "head motion", "eyes": "blinks"}
-VALUES_VERSION = 2
-"""Of the files that keep values by pair."""
+VALUES_VERSION = 3
+"""Of the files that keep values by pair; raised with ``features.READER_VERSION`` too."""
+SIDES = ("generated", "reference")
+MOST_DAMAGED = 0.5
+"""A clip with a larger share of damaged frames is not scored: its figures are of the damage."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +125,23 @@ class Scorer:
             videos = [self.store.open(path) for path in paths]
             lengths = [self.store.length(video) for video in videos]
             length = min(lengths)
+            damaged = self._damaged(videos, length)
             key = content_hash([*(v.digest for v in videos), self.values_key, length], 32)
             values = self._known(key)
             per_clip = () if values else _needs([*self.per_clip, *self.bins_per_clip])
             wanted = sorted({*self.set_needs, *per_clip})
             mine, *rest = (self.store.features(video, wanted, length) for video in videos)
+            theirs = rest[0] if rest else None
+            measured = None if values else self._measure(mine, theirs, length)
         except DiskError:
             raise
         except UserError as error:
             self.unreadable[pair.name] = _impersonal(str(error), pair)
             return
-        theirs = rest[0] if rest else None
-        if values is None:
-            values = self._measure(mine, theirs, length)
-            self._keep(key, values)
+        if measured is not None:
+            self._keep(key, measured)
+        values = values or measured
+        assert values is not None
         self.shorter += len(set(lengths)) > 1
         self._take_in(pair, values.figures, mine, theirs)
         self.rows.append(
@@ -152,14 +157,44 @@ class Scorer:
                     if m.direction == "reference"
                 },
                 "over_time": {name: [*map(finite, row)] for name, row in values.bins.items()},
+                **({"damaged": damaged} if damaged else {}),
             }
         )
 
+    def _damaged(self, videos: Sequence[Video], length: int) -> dict[str, int]:
+        """Damaged frames among the first ``length``, by side, where there are any.
+
+        Raises:
+            UserError: they are more than ``MOST_DAMAGED`` of a video.
+        """
+        found = {}
+        for side, video in zip(SIDES, videos, strict=False):
+            if count := self.store.damaged(video, length):
+                found[side] = count
+            if count > MOST_DAMAGED * length:
+                raise UserError(
+                    f"{video.path}: {count} of {length} frames are damaged: make or copy it again."
+                )
+        return found
+
     def _measure(self, mine: Features, theirs: Features | None, length: int) -> Values:
-        return Values(
-            {m.name: m.measure_clip(mine, theirs) for m in self.per_clip},
-            over_time.measure(self.bins_per_clip, mine, theirs, length, self.bin),
-        )
+        of_pixels = {
+            m.name: m for m in (*self.per_clip, *self.bins_per_clip) if isinstance(m, FrameMetric)
+        }
+        found = by_frame(list(of_pixels.values()), mine, theirs)
+        seen = dict(zip(of_pixels, found, strict=True))
+        figures = {
+            m.name: (frame_mean(seen[m.name].values), frame_mean(seen[m.name].references))
+            if m.name in seen
+            else m.measure_clip(mine, theirs)
+            for m in self.per_clip
+        }
+        others = [m for m in self.bins_per_clip if m.name not in seen]
+        bins = over_time.measure(others, mine, theirs, length, self.bin) | {
+            name: over_time.bin_means(seen[name].values, m.before, length, self.bin)
+            for name, m in of_pixels.items()
+        }
+        return Values(figures, {m.name: bins[m.name] for m in self.bins_per_clip})
 
     @property
     def bin(self) -> int:
@@ -201,9 +236,18 @@ class Scorer:
                 unpaired=tuple(unpaired),
                 absent=tuple(absent),
                 unreadable=self.unreadable,
+                damaged=self._damage(),
             ),
             "per_clip": tuple(self.rows),
         }
+
+    def _damage(self) -> Damage | None:
+        rows = [row["damaged"] for row in self.rows if "damaged" in row]
+        if not rows:
+            return None
+        sides = 1 if self.alone else len(SIDES)
+        of = sides * sum(row["frames"] for row in self.rows)
+        return Damage(len(rows), sum(sum(row.values()) for row in rows), of)
 
     def _take_in(
         self,

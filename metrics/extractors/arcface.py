@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from metrics import weights
 from metrics.extractors.base import NetworkExtractor
+from metrics.frames import Frames, as_frames
 
 SIZE = 112
 
@@ -107,14 +108,18 @@ class ArcFace(NetworkExtractor):
     def load(self, path: Path) -> None:
         self._session = _session(path, self.device)
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Embeddings (T, 512) of a clip; see the class."""
         given = given or {}
-        seen = given["valid"].bool().cpu().nonzero()[:, 0]
+        seen, landmarks = given["valid"].bool().cpu(), given["landmarks"].cpu()
         width = self._session.get_outputs()[0].shape[-1]
         rows = torch.zeros(len(frames), width)
-        for part in seen.split(self.batch_size):
-            rows[part] = self.forward(align(frames[part], given["landmarks"][part].cpu()))
+        at = 0
+        for part in as_frames(frames).split(self.batch_size):
+            here = at + seen[at : at + len(part)].nonzero()[:, 0]
+            if len(here):
+                rows[here] = self.forward(align(part[here - at], landmarks[here]))
+            at += len(part)
         return rows
 
     def forward(self, frames: Tensor) -> Tensor:

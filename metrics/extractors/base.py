@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metrics import weights
+from metrics.frames import Frames, as_frames
 
 
 class Extractor(ABC):
@@ -44,27 +45,46 @@ class Extractor(ABC):
         """Changes whenever the features might; names them in caches and results."""
         return "-".join(filter(None, (self.name, str(self.version), self.digest)))
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features of a clip, batch by batch.
 
         Args:
-            frames: (T, 3, H, W) uint8 RGB.
-            given: the features that ``needs`` names.
+            frames: (T, 3, H, W) uint8 RGB, read part by part; a tensor does too.
+            given: the features that ``needs`` names, and maybe others.
 
         Returns:
             (T, d) float32 on the CPU. An extractor that reads several frames at a time overrides
-            this and may return another number of rows.
+            this, goes through ``as_frames(frames).split`` or ``.spans``, and may return another
+            number of rows.
         """
+        frames = as_frames(frames)
         with torch.inference_mode(), full_precision():
-            parts = [
-                self.forward(part.to(self.device)).float().cpu()
-                for part in frames.split(self.batch_size)
-            ]
-        return torch.cat(parts)
+            parts = (self.forward(p.to(self.device)) for p in frames.split(self.batch_size))
+            return gathered(parts, len(frames))
 
     @abstractmethod
     def forward(self, frames: Tensor) -> Tensor:
         """Features (n, d) of a batch of frames (n, 3, H, W) uint8 on ``device``."""
+
+
+def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Parts (n, ...) of ``count`` rows, one behind the other, float32 on the CPU.
+
+    Each is copied at once into the place of all: kept one by one, between the large tensors that
+    come and go in making them, they would scatter the free memory until gigabytes lie idle.
+
+    Raises:
+        ValueError: there are not so many rows.
+    """
+    rows, at = torch.zeros(0), 0
+    for part in parts:
+        if not at:
+            rows = torch.zeros((count, *part.shape[1:]))
+        rows[at : at + len(part)] = part
+        at += len(part)
+    if at != count:
+        raise ValueError(f"{at} rows were made, not {count}")
+    return rows
 
 
 class NetworkExtractor(Extractor):

@@ -16,6 +16,7 @@ from torch import Tensor
 from metrics import weights
 from metrics.extractors.base import NetworkExtractor, full_precision
 from metrics.extractors.synthetic import FOLDER
+from metrics.frames import Frames
 from metrics.morphable import align, fit, fit_expression, from_tensors
 
 
@@ -55,7 +56,7 @@ class LandmarkExpression(NetworkExtractor):
                 f" --expression {self.dim}"
             )
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Coefficients of a clip; see the class. The frames themselves are not looked at."""
         given, basis = given or {}, self.basis
         valid = given["valid"].bool().cpu()

@@ -9,6 +9,7 @@ do we; DeepMind's own program adds 1e-3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import Extractor, full_precision
+from metrics.extractors.base import Extractor, full_precision, gathered
+from metrics.frames import Frames, as_frames
 
 SIZE = 224
 CLASSES = 400
@@ -189,16 +191,16 @@ class I3D(Extractor):
         cut = f"w{self.window}-s{self.stride}-n{self.windows or 'all'}"
         return f"{super().fingerprint}-{cut}-{self.source}-{SIZE}"
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits (n, 400) float32 of the clip's windows, n = 0 where it is too short."""
         first = starts(len(frames), self.window, self.stride, self.windows)
-        parts = [torch.zeros(0, CLASSES)]
+        if not first:
+            return torch.zeros(0, CLASSES)
         with torch.inference_mode(), full_precision():
-            for at in range(0, len(first), self._at_a_time()):
-                group = first[at : at + self._at_a_time()]
-                windows = torch.stack([frames[i : i + self.window] for i in group])
-                parts.append(self.forward(windows.to(self.device)).float().cpu())
-        return torch.cat(parts)
+            windows = as_frames(frames).spans((i, i + self.window) for i in first)
+            groups = iter(lambda: list(islice(windows, self._at_a_time())), [])
+            parts = (self.forward(torch.stack(group).to(self.device)) for group in groups)
+            return gathered(parts, len(first))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits (n, 400) of windows (n, T, 3, H, W) uint8."""

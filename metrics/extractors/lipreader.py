@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metrics.extractors.base import Extractor, full_precision
+from metrics.frames import Frames, as_frames
 from metrics.weights import WeightsMissing
 from metrics.wer import encode
 
@@ -26,8 +27,14 @@ class Reader(Protocol):
 
     version: str
 
-    def __call__(self, frames: Tensor, landmarks: Tensor, valid: Tensor) -> str:
-        """What is said on frames (T, 3, H, W) uint8 RGB; the others as in ``metrics.base``."""
+    def __call__(self, frames: Frames, landmarks: Tensor, valid: Tensor) -> str:
+        """What is said on a clip.
+
+        Args:
+            frames: yields its pictures part by part, (n, 3, H, W) uint8 RGB, T together.
+            landmarks: (T, 478, 3), as in ``metrics.base``.
+            valid: (T,), likewise.
+        """
         ...
 
 
@@ -53,11 +60,11 @@ class LipReader(Extractor):
     def fingerprint(self) -> str:
         return f"{super().fingerprint}-{self._target}-{self.reader.version}"
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """The text's bytes; see the class."""
         given = given or {}
         with torch.inference_mode(), full_precision():
-            return encode(self.reader(frames, given["landmarks"], given["valid"]))
+            return encode(self.reader(as_frames(frames), given["landmarks"], given["valid"]))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Not defined on single frames."""

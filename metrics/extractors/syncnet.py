@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import NetworkExtractor, full_precision
+from metrics.extractors.base import NetworkExtractor, full_precision, gathered
+from metrics.frames import Frames, as_frames, parts
 from metrics.mfcc import mfcc, pcm16
 
 SIZE = 224
@@ -161,6 +162,11 @@ def crop(frames: Tensor, track: Tensor) -> Tensor:
     return F.grid_sample(frames.float() - FILL, where, align_corners=False) + FILL
 
 
+def window_spans(count: int, size: int) -> list[tuple[int, int]]:
+    """First and last frame but one of ``size`` windows of five frames at a time, of ``count``."""
+    return [(start, stop + WINDOW - 1) for start, stop in parts(count, size)]
+
+
 def sound_windows(waveform: np.ndarray, count: int) -> Tensor:
     """Cepstra of the sound of each window of five frames, (count, 13, 20).
 
@@ -201,7 +207,7 @@ class SyncNet(NetworkExtractor):
     def load(self, path: Path) -> None:
         self.net = build(weights.load_state(path)).to(self.device)
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Embeddings (T', 2048) of a clip; see the class."""
         given = given or {}
         waveform = given["waveform"].cpu().numpy()
@@ -212,15 +218,14 @@ class SyncNet(NetworkExtractor):
         track = face_track(given["landmarks"].cpu(), height, width)
         sounds = sound_windows(waveform, count).split(self.batch_size)
         with torch.inference_mode(), full_precision():
-            lips = torch.cat(list(self._lips(frames, track, count)))
-            sound = torch.cat([self.net.sound(part.to(self.device)).cpu() for part in sounds])
+            lips = gathered(self._lips(as_frames(frames), track, count), count)
+            sound = gathered((self.net.sound(part.to(self.device)) for part in sounds), count)
         return torch.cat([lips, sound], 1)
 
-    def _lips(self, frames: Tensor, track: Tensor, count: int) -> Iterator[Tensor]:
-        for start in range(0, count, self.batch_size):
-            end = min(start + self.batch_size, count) + WINDOW - 1
-            crops = crop(frames[start:end].to(self.device), track[start:end])
-            yield self.forward(crops).cpu()
+    def _lips(self, frames: Frames, track: Tensor, count: int) -> Iterator[Tensor]:
+        spans = window_spans(count, self.batch_size)
+        for (start, end), part in zip(spans, frames.spans(spans), strict=True):
+            yield self.forward(crop(part.to(self.device), track[start:end]))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embeddings (n, 1024) of lips on crops (n + 4, 3, 224, 224) in RGB, 0 to 255."""

@@ -7,6 +7,7 @@ package. They say nothing about real people: figures made with them carry the na
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from metrics import weights
 from metrics.extractors.base import NetworkExtractor
+from metrics.frames import Frames
 
 SIZE = 64  # frames are looked at in this size
 FOLDER = Path(__file__).with_name("experts")
@@ -81,7 +83,7 @@ class SyntheticFace(_Expert):
     def forward(self, frames: Tensor) -> Tensor:
         return F.relu(self.net(shrink(frames)))
 
-    def read(self, frames: Tensor) -> Tensor:
+    def read(self, frames: Frames | Tensor) -> Tensor:
         """What the net reads from frames (T, 3, H, W) uint8: (T, 6), in its own units."""
         with torch.inference_mode():
             return self.net.head(self.extract(frames).to(self.device)).cpu()
@@ -98,7 +100,7 @@ class SyntheticMotion(SyntheticFace):
     window = 16
     stride = 8
 
-    def extract(self, frames: Tensor, given: object = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         features = super().extract(frames)
         if len(features) < self.window:
             return features.new_zeros(0, 4 * self.dim)

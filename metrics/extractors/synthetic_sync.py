@@ -13,9 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import weights
-from metrics.extractors.base import NetworkExtractor, full_precision
-from metrics.extractors.syncnet import SAMPLES_PER_FRAME, WINDOW, sound_windows
+from metrics.extractors.base import NetworkExtractor, full_precision, gathered
+from metrics.extractors.syncnet import (
+    SAMPLES_PER_FRAME,
+    WINDOW,
+    sound_windows,
+    window_spans,
+)
 from metrics.extractors.synthetic import FOLDER
+from metrics.frames import Frames, as_frames
 from metrics.mfcc import pcm16
 
 SIZE = 32
@@ -88,17 +94,20 @@ class SyntheticSync(NetworkExtractor):
         weights.fill(self.net, path)
         self.net = self.net.eval().requires_grad_(False).to(self.device)
 
-    def extract(self, frames: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         given = given or {}
         waveform = given["waveform"].cpu().numpy()
         count = min(len(frames), len(waveform) // SAMPLES_PER_FRAME) - WINDOW
         if count < 1 or not given["valid"].any() or not pcm16(waveform).any():
             return torch.zeros(0, 2 * WIDTH)
-        seen = mouths(frames[: count + WINDOW - 1], given["landmarks"][: count + WINDOW - 1].cpu())
+        landmarks, spans = given["landmarks"].cpu(), window_spans(count, self.batch_size)
+        sounds = sound_windows(waveform, count).split(self.batch_size)
         with torch.inference_mode(), full_precision():
-            lips = self.forward(seen.to(self.device))
-            sound = self.net.sound(sound_windows(waveform, count).to(self.device))
-        return torch.cat([lips, sound], 1).float().cpu()
+            parts = zip(spans, as_frames(frames).spans(spans), strict=True)
+            seen = (mouths(part, landmarks[start:end]) for (start, end), part in parts)
+            lips = gathered((self.forward(part.to(self.device)) for part in seen), count)
+            sound = gathered((self.net.sound(part.to(self.device)) for part in sounds), count)
+        return torch.cat([lips, sound], 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embeddings (n, 32) of lips on mouths (n + 4, 3, 32, 32) in [0, 1]."""

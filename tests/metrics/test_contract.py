@@ -71,6 +71,7 @@ def clip(i, n=None):
     features = {
         "frames": frames.to(torch.uint8),
         "frames@128": torch.nn.functional.interpolate(frames, (128, 128)).to(torch.uint8),
+        "size": torch.tensor([SIZE, SIZE]),
         "lipreader": torch.tensor(list(" ".join(words).encode()), dtype=torch.uint8)[:, None],
         "landmarks": torch.rand(n, 478, 3, generator=generator),
         "pose": 0.1 * torch.randn(n, 6, generator=generator),
@@ -210,8 +211,8 @@ def soundless(features):
 
 def short(features):
     """One frame of a clip; the lip reader's text is not per frame."""
-    cut = {k: v[: 640 if k == "waveform" else 1] for k, v in features.items() if k != "lipreader"}
-    return {**cut, "lipreader": features["lipreader"]}
+    whole = {k: features[k] for k in ("lipreader", "size")}
+    return {k: v[: 640 if k == "waveform" else 1] for k, v in features.items()} | whole
 
 
 def rowless(features):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.report import GIGA, notes_of, rule_of
+from thbench.report import GIGA, damage, notes_of, rule_of
 from thbench.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
 
 Interval = tuple[float, float]
@@ -334,6 +334,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
         wanted = r.coverage.expected * max(1, len(r.seeds))
         if r.coverage.scored < wanted:
             notes[f"{r.title}: {r.coverage.scored} of {wanted} clips were scored."] = None
+        if damaged := damage(r.coverage):
+            notes[f"{r.title}: {damaged}."] = None
         for text in r.notes:
             notes[f"{r.title}: {text}"] = None
         for text, names in notes_of(r).items():
