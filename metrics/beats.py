@@ -7,12 +7,8 @@ per video frame.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import math
-import os
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import argrelmin
 
 from metrics.base import ClipMetric, Features
+from metrics.compiling import alone
 from metrics.mfcc import pcm16
 
 Signal = Literal["pose", "landmarks"]
@@ -86,13 +83,8 @@ def _beats(waveform: np.ndarray, hop: int, start_bpm: float, tightness: float) -
 
 @functools.cache
 def _compile() -> None:
-    """Have librosa's kernels compiled, or read, by one process of this machine at a time.
-
-    Numba keeps them on disk, and processes that write there at once leave files that crash.
-    """
-    ours = Path(tempfile.gettempdir()) / f"metrics-beats-{os.getuid()}.lock"
-    with ours.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Have librosa's kernels compiled, or read."""
+    with alone():
         _beats(np.sin(np.arange(RATE, dtype=np.float32) ** 2), RATE // 25, 120.0, 100.0)
 
 

@@ -14,6 +14,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from metrics.compiling import alone
+
 PIXELS = 600  # of all pictures together, up to which these loops are the quicker ones
 
 
@@ -21,7 +23,8 @@ def _compiled(*signature: str) -> Callable[[Callable[..., None]], Any]:
     def compile_(loops: Callable[..., None]) -> Any:
         options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True}
         try:
-            return njit(list(signature), cache=True, **options)(loops)
+            with alone():
+                return njit(list(signature), cache=True, **options)(loops)
         except RuntimeError:  # no folder to keep it in
             return njit(list(signature), **options)(loops)
 
