@@ -270,6 +270,20 @@ def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
         audio.read(_float_wav(tmp_path / "b.wav", np.full(16000, np.nan)))
 
 
+@pytest.mark.parametrize("suffix", ["m4a", "mp3"])
+def test_a_sound_that_breaks_off_is_told(tmp_path: Path, suffix: str) -> None:
+    track = Track(voice(50), codec="aac" if suffix == "m4a" else "libmp3lame")
+    path = record(tmp_path / f"a.{suffix}", None, track, container_options={
+        "movflags": "faststart"} if suffix == "m4a" else {})  # fmt: skip
+    whole = audio.read(path)
+    assert whole.notes == ()
+    if suffix == "m4a":  # an mp3 does not say how long it is
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+        cut = audio.read(path)
+        assert "the sound breaks off: the file is cut short" in cut.notes
+        assert 0.4 * len(whole.waveform) < len(cut.waveform) < 0.8 * len(whole.waveform)
+
+
 def test_of_several_tracks_the_default_one_is_taken(tmp_path: Path) -> None:
     tones = [0.5 * np.sin(2 * np.pi * hertz * np.arange(48000) / 48000) for hertz in (440, 880)]
     tracks = [

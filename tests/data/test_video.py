@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import struct
+import threading
 from pathlib import Path
 
 import av
@@ -374,6 +375,35 @@ def test_of_a_file_that_is_cut_short_the_rest_comes_first(tmp_path: Path) -> Non
 
 
 FAST = {"crf": "10", "preset": "veryfast"}
+
+
+@pytest.mark.parametrize(("size", "fits"), [(48, True), (32, False)])
+def test_a_size_that_changes(tmp_path: Path, size: int, fits: bool) -> None:
+    """As in a call whose line gets worse: one stream of VP8, from 64x64 to 48x48 or 64x32."""
+    sizes = [(64, 64), (size, 64 if size == 32 else size)]
+    parts = [
+        record(tmp_path / f"{k}.webm", counting(10, step=20)[:, :, :height, :width], codec="libvpx",
+               options={"b": "1M"}) for k, (height, width) in enumerate(sizes)
+    ]  # fmt: skip
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as file, av.open(str(parts[0])) as first:
+        stream = file.add_stream_from_template(first.streams.video[0])
+        for k, part in enumerate(parts):
+            with av.open(str(part)) as source:
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.pts, packet.dts = packet.pts + 400 * k, packet.dts + 400 * k
+                        packet.stream = stream
+                        file.mux(packet)
+    if fits:
+        found = every(path).frames
+        assert found.shape == (20, 3, 64, 64)
+        assert counted(found, 20) == [*range(10), *range(10)]
+    else:
+        with pytest.raises(UserError, match=r"changes its shape at 0\.40 s, from 64x64 to 64x32"):
+            every(path)
+
+
 DAMAGE = {
     "mp4": ("libx264", {**FAST, "g": "25", "b-pyramid": "none"}),
     "mkv": ("libx264", {**FAST, "bf": "0"}),
@@ -423,6 +453,15 @@ def test_damage_of_a_picture_on_which_nothing_builds_stays_there(tmp_path: Path)
     content[place + size // 2 : place + size] = bytes(size - size // 2)
     path.write_bytes(content)
     assert every(path).damaged.sum() == 1
+
+
+def test_nothing_goes_on_decoding_a_video_that_nobody_reads_on(tmp_path: Path) -> None:
+    path, before = write(tmp_path / "a.mp4", moving()), threading.active_count()
+    reading = video.stream(path, 2)
+    next(reading)
+    assert threading.active_count() == before + 1
+    del reading
+    assert threading.active_count() == before
 
 
 def test_decoder_is_known_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ import av
 from av.video.frame import PictureType
 
 from thbench.contracts import FPS
-from thbench.data.media import open_media, picture_track
+from thbench.data.media import indexed, open_media, picture_track
 from thbench.errors import UserError
 
 REORDERED = 16
@@ -163,10 +163,10 @@ def shown(path: str | Path) -> Generator[Picture]:
                 yield picture
         if not begun:
             raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
-        if order.packets < len(stream.index_entries):
+        if order.packets < (expected := indexed(container, stream)):
             raise UserError(
-                f"{path} is cut short: {order.packets} of {len(stream.index_entries)} frames are"
-                " there. Copy it again."
+                f"{path} is cut short: {order.packets} of {expected} frames are there. Copy it"
+                " again."
             )
 
 

@@ -48,6 +48,16 @@ def sound_tracks(container: InputContainer) -> tuple[list[Any], int]:
     return sounds, next((i for i, s in enumerate(sounds) if _is_default(s)), 0)
 
 
+def indexed(container: InputContainer, stream: Any) -> int:
+    """Packets that a track has by the file's index; 0 where the index is no list of all packets.
+
+    It is one in mp4 and mov, but for sound whose packets are samples.
+    """
+    if "mp4" not in container.format.name or stream.codec_context.name.startswith("pcm"):
+        return 0
+    return len(stream.index_entries)
+
+
 def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & stream.disposition.attached_pic)
 

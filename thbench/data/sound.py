@@ -16,7 +16,7 @@ import numpy as np
 
 from thbench.data.channels import Mixer
 from thbench.data.decoding import first_time
-from thbench.data.media import open_media, sound_tracks
+from thbench.data.media import indexed, open_media, sound_tracks
 from thbench.data.timeline import Block, Gap, lay, runs
 from thbench.errors import UserError
 
@@ -158,9 +158,7 @@ class _Reading:
                         self.count += len(samples)
                         yield Block(time, frame.sample_rate, samples, lost)
                         lost = False
-            # of codecs whose packets are samples, the index counts otherwise
-            if not stream.codec_context.name.startswith("pcm"):
-                self.expected = len(stream.index_entries)
+            self.expected = indexed(container, stream)
 
     def check(self) -> None:
         """See that there was sound.

@@ -63,8 +63,8 @@ class VideoInfo:
 
     Attributes:
         width, height: in pixels as displayed (rotation and pixel shape applied).
-        fps: frames per second, on average.
-        n_frames: frames stored.
+        fps: frames per second, on average, as the time stamps have it.
+        n_frames: frames stored that are shown.
         duration: of the picture, in seconds.
         has_audio: there is a sound track.
         container: FFmpeg's name of the format ("mov,mp4,m4a,3gp,3g2,mj2").
@@ -181,8 +181,8 @@ def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chun
 
     Raises:
         UserError: the file is missing, empty, or no video; or, after the frames that are there, it
-            is cut short, or its time stamps run backwards by more than ``BACKWARDS`` or pause for
-            more than ``PAUSE`` seconds.
+            is cut short, its picture changes its shape, or its time stamps run backwards by more
+            than ``BACKWARDS`` or pause for more than ``PAUSE`` seconds.
     """
     items = resample(_timed(path), fps, None)
     placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(items))
@@ -275,16 +275,18 @@ def _to_tensor(pictures: Sequence[np.ndarray], as_decoded: bool = False) -> Tens
 class _Shown:
     """A picture that is shown, once or more often; its pixels are made when they are asked for."""
 
-    def __init__(self, picture: Picture, time: float, damaged: bool) -> None:
+    def __init__(
+        self, picture: Picture, time: float, damaged: bool, size: tuple[int, int] | None = None
+    ) -> None:
         self.time, self.damaged = time, damaged
-        self._picture = picture
+        self._picture, self._size = picture, size
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3)."""
         if self._picture.frame is None:
             raise ValueError("a lost picture has no pixels")
-        return _pixels(self._picture)
+        return _pixels(self._picture, self._size)
 
     def instead(self) -> _Shown:
         """This one in the place of another that was lost."""
@@ -295,7 +297,7 @@ class _Shown:
 
 def _timed(path: str | Path) -> Iterator[tuple[float, _Shown]]:
     """Pictures with seconds since the first, strictly in order of time."""
-    start, last, good = 0.0, None, None
+    start, last, good, size = 0.0, None, None, None
     for picture in pictures(path):
         if last is None:
             start = picture.time
@@ -305,10 +307,24 @@ def _timed(path: str | Path) -> Iterator[tuple[float, _Shown]]:
             if time <= last:
                 continue
         if picture.frame is not None:
-            good = _Shown(picture, time, picture.damaged)
+            size = _same_shape(picture, size, time, path)
+            good = _Shown(picture, time, picture.damaged, size)
         if good is not None:
             yield time, good if picture.frame is not None else good.instead()
         last = time
+
+
+def _same_shape(
+    picture: Picture, size: tuple[int, int] | None, time: float, path: str | Path
+) -> tuple[int, int]:
+    """The first picture's size, in which those of a call whose quality changes are shown."""
+    own = _display_size(picture)
+    if size is not None and abs(own[0] * size[1] / (own[1] * size[0]) - 1) > 0.05:
+        raise UserError(
+            f"{path}: the picture changes its shape at {time:.2f} s, from {size[0]}x{size[1]} to"
+            f" {own[0]}x{own[1]}: cut the file there."
+        )
+    return size or own
 
 
 def _check_step(last: float, time: float, path: str | Path) -> None:
@@ -361,17 +377,17 @@ def _rate(n: int, duration: float, said: float) -> float:
 
 def _display_size(picture: Picture) -> tuple[int, int]:
     frame = picture.frame
-    width, height = _display_width(picture), frame.height
+    width, height = max(1, round(frame.width * picture.ratio)), frame.height
     return (height, width) if frame.rotation % 180 else (width, height)
 
 
-def _display_width(picture: Picture) -> int:
-    return max(1, round(picture.frame.width * picture.ratio))
-
-
-def _pixels(picture: Picture) -> np.ndarray:
-    pixels = picture.frame.to_ndarray(format="rgb24", width=_display_width(picture))
+def _pixels(picture: Picture, size: tuple[int, int] | None = None) -> np.ndarray:
+    """uint8 (H, W, 3), in its own size or (width, height)."""
     turn = picture.frame.rotation
+    width, height = size or _display_size(picture)
+    if turn % 180:
+        width, height = height, width
+    pixels = picture.frame.to_ndarray(format="rgb24", width=width, height=height)
     return np.rot90(pixels, round(turn / 90)) if turn else pixels
 
 
