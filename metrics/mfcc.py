@@ -18,6 +18,8 @@ FFT = 512
 FILTERS, CEPSTRA = 26, 13
 EMPHASIS = 0.97
 LIFTER = 22
+BLOCK = 2048
+"""Windows whose spectra are in memory at a time: 20 seconds."""
 
 
 def pcm16(waveform: np.ndarray) -> np.ndarray:
@@ -38,7 +40,13 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
     """
     if not len(waveform):
         return np.zeros((0, CEPSTRA))
-    spectrum = np.abs(np.fft.rfft(_windows(_emphasise(pcm16(waveform))), FFT)) ** 2 / FFT
+    windows = _windows(_emphasise(pcm16(waveform)))
+    return np.concatenate([_cepstra(windows[a : a + BLOCK]) for a in range(0, len(windows), BLOCK)])
+
+
+def _cepstra(windows: np.ndarray) -> np.ndarray:
+    """Of windows (n, 400), (n, 13)."""
+    spectrum = np.abs(np.fft.rfft(windows, FFT)) ** 2 / FFT
     bands = _log(spectrum @ mel_filters().T)
     cepstra = dct(bands, type=2, axis=1, norm="ortho")[:, :CEPSTRA] * _lifter()
     cepstra[:, 0] = _log(spectrum.sum(1))

@@ -327,8 +327,13 @@ def test_damaged_frames_are_counted_and_said(here, capsys):
     assert all(row["metrics"]["PSNR"] is not None for row in made.per_clip)
     (table,) = tables_of([made])
     assert f"{made.title}: {line}." in table.notes
-    assert command(here, "--name", "again") == 0  # from the cache
+    assert command(here, "--name", "again", "--ground-truth") == 0  # from the cache
     assert line in capsys.readouterr().out.splitlines()
+    own = results.read(here / "results" / "ground-truth-ref-p.json")
+    assert own.coverage.damaged == results.Damage(1, broken["c3"], 4 * FRAMES)
+    assert [row["damaged"] for row in own.per_clip if "damaged" in row] == [
+        {"reference": broken["c3"]}
+    ]
 
 
 def test_long_lists_are_cut_and_counted():

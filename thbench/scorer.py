@@ -168,7 +168,7 @@ class Scorer:
             UserError: they are more than ``MOST_DAMAGED`` of a video.
         """
         found = {}
-        for side, video in zip(SIDES, videos, strict=False):
+        for side, video in zip(SIDES[-len(videos) :], videos, strict=True):
             if count := self.store.damaged(video, length):
                 found[side] = count
             if count > MOST_DAMAGED * length:

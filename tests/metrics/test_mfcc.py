@@ -78,3 +78,10 @@ def test_samples_are_16_bit_and_clipped():
         mfcc(wave), mfcc(np.round(wave * 32768).clip(None, 32767) / 32768)
     )
     np.testing.assert_array_equal(mfcc(np.full(800, 3.0)), mfcc(np.full(800, 1.0)))
+
+
+def test_a_long_sound_is_transformed_in_blocks(monkeypatch):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    whole = mfcc(samples)
+    monkeypatch.setattr("metrics.mfcc.BLOCK", 7)
+    np.testing.assert_allclose(mfcc(samples), whole, rtol=1e-10)
