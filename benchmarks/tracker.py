@@ -52,11 +52,14 @@ class TheirMesh:
 
     def __init__(self, moving: bool = True) -> None:
         self._solutions = [_solution(moving), *([_solution(False)] if moving else [])]
+        self.kept: list[bool] = []  # of each picture so far: found by what follows
 
     def __call__(self, picture: np.ndarray) -> np.ndarray | None:
-        for solution in self._solutions:
+        for k, solution in enumerate(self._solutions):
             if faces := solution.process(picture).multi_face_landmarks:
+                self.kept.append(k == 0)
                 return np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
+        self.kept.append(False)
         return None
 
 
@@ -179,21 +182,21 @@ def compare(paths: list[Path], root: Path, most: int) -> Agreement:
         seen = pictures(shrunk)
         agreement.frames += len(seen)
         with silent():
-            their = follow(seen)
-            agreement.add("one frame on", clip, *one_frame_on(mesh, seen, their))
+            their, kept = follow(seen)
+            agreement.add("one frame on", clip, *one_frame_on(mesh, seen, their, kept))
             agreement.add("on its own", clip, tracked(shrunk), their)
             seen[0, SIZE // 2, SIZE // 2, 0] ^= 1
-            agreement.add("MediaPipe twice", clip, follow(seen), their)
+            agreement.add("MediaPipe twice", clip, follow(seen)[0], their)
             for picture in pictures(frames[::10]):
                 for kind in ours:
                     _detect(agreement, kind, picture, ours[kind], theirs[kind])
     return agreement
 
 
-def follow(seen: np.ndarray) -> Points:
-    """What MediaPipe finds in a clip's frames (T, H, W, 3)."""
+def follow(seen: np.ndarray) -> tuple[Points, list[bool]]:
+    """What MediaPipe finds in a clip's frames (T, H, W, 3), and where it did not have to look."""
     mesh = TheirMesh()
-    return [mesh(picture) for picture in seen]
+    return [mesh(picture) for picture in seen], mesh.kept
 
 
 def tracked(frames: Tensor) -> Points:
@@ -202,9 +205,11 @@ def tracked(frames: Tensor) -> Points:
     return [p if ok else None for p, ok in zip(found.landmarks, found.valid, strict=True)]
 
 
-def one_frame_on(mesh: Mesh, seen: np.ndarray, their: Points) -> tuple[Points, Points]:
-    """Ours in frames that follow one in which MediaPipe saw a face, and MediaPipe's there."""
-    after = [k for k in range(1, len(seen)) if their[k - 1] is not None and their[k] is not None]
+def one_frame_on(
+    mesh: Mesh, seen: np.ndarray, their: Points, kept: list[bool]
+) -> tuple[Points, Points]:
+    """Ours in the frames in which MediaPipe followed the face, and MediaPipe's there."""
+    after = [k for k in range(1, len(seen)) if kept[k - 1] and kept[k]]
     regions = [following(their[k - 1], seen[k]) for k in after]  # type: ignore[arg-type]
     return mesh([seen[k] for k in after], regions), [their[k] for k in after]
 

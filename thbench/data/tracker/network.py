@@ -7,6 +7,7 @@ calls cost more than sums.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -93,7 +94,7 @@ class _Plan:
     """The order of steps, each of which does one operator's work or several alike."""
 
     def __init__(self, graph: Graph, device: torch.device) -> None:
-        graph = _without_repeats(graph)
+        graph = _joined(_without_repeats(graph))
         (self._input,) = graph.inputs
         self._places = {self._input: _Place(self._input)}
         self._steps: list[_Step] = []
@@ -163,6 +164,23 @@ def _without_repeats(graph: Graph) -> Graph:
         same[operator.outputs[0]] = known.outputs[0]
     outputs = {name: same[number] for name, number in graph.outputs.items()}
     return replace(graph, operators=tuple(first.values()), outputs=outputs)
+
+
+def _joined(graph: Graph) -> Graph:
+    """The same graph, where a sum and what PReLU makes of it are one operator."""
+    uses = Counter(i for operator in graph.operators for i in operator.inputs)
+    uses.update(graph.outputs.values())
+    sums = {o.outputs[0]: o for o in graph.operators if o.name == "ADD"}
+    joined = []
+    for operator in graph.operators:
+        added = sums.get(operator.inputs[0])
+        if operator.name != "PRELU" or not added or uses[operator.inputs[0]] > 1:
+            joined.append(operator)
+            continue
+        joined.remove(added)
+        inputs = (*added.inputs, operator.inputs[1])
+        joined.append(Operator("ADD, PRELU", inputs, operator.outputs, added.options))
+    return replace(graph, operators=tuple(joined))
 
 
 def _content(graph: Graph, number: int) -> object:

@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thbench.data.tracker import kernels
 from thbench.data.tracker.tflite import Graph, Operator
 
 SAME = 0  # as TensorFlow pads; the other is none
 PLAIN, RELU = 0, 1
+
+SIDE_BY_SIDE = ("DEPTHWISE_CONV_2D", "PRELU", "ADD", "ADD, PRELU", "MAX_POOL_2D", "PAD")
 
 Run = Callable[..., Tensor]
 
@@ -81,7 +84,14 @@ def _depthwise(group: Group) -> Run:
         raise ValueError("a depthwise convolution with several filters per channel")
     bias, activation = torch.cat(group.constants(2)), _activation(group.first.options)
     slide = _sliding(group, weight.permute(3, 0, 1, 2), bias, weight.shape[-1])
-    return lambda x: activation(slide(x))
+    stride = group.first.options["stride_y"]
+    if weight.is_cuda or weight.shape[1:3] != (3, 3) or stride != group.first.options["stride_x"]:
+        return lambda x: activation(slide(x))
+    (top, _), (left, _) = _borders(group, weight)
+    height, width = group.output_shape[1:3]
+    loops = kernels.depthwise(weight[0], bias, stride, (top, left), (height, width))
+    few = kernels.PIXELS // (height * width)
+    return lambda x: activation(loops(x) if len(x) <= few else slide(x))
 
 
 def _prelu(group: Group) -> Run:
@@ -92,6 +102,13 @@ def _prelu(group: Group) -> Run:
 def _add(group: Group) -> Run:
     activation = _activation(group.first.options)
     return lambda a, b: activation(a + b)
+
+
+def _add_prelu(group: Group) -> Run:
+    slopes = torch.cat([slope.flatten() for slope in group.constants(2)])
+    if slopes.is_cuda:
+        return lambda a, b: F.prelu((a + b).permute(0, 3, 1, 2), slopes).permute(0, 2, 3, 1)
+    return kernels.add_prelu(slopes)
 
 
 def _multiply(group: Group) -> Run:
@@ -224,6 +241,7 @@ def _move_points(group: Group) -> Run:
 
 BUILDERS: dict[str, Callable[[Group], Run]] = {
     "ADD": _add,
+    "ADD, PRELU": _add_prelu,
     "CONCATENATION": _concatenate,
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _depthwise,
@@ -253,7 +271,7 @@ def likeness(operator: Operator, graph: Graph) -> tuple[object, ...]:
             shapes, grouped = (operator.inputs[:1],), True  # of one set of points, one feature map
             options = {k: v for k, v in options.items() if not k.endswith("rotation_idx")}
         case name:
-            grouped = name in ("DEPTHWISE_CONV_2D", "PRELU", "ADD", "MAX_POOL_2D", "PAD")
+            grouped = name in SIDE_BY_SIDE
     return operator.name, shapes, *sorted(options.items()), *(() if grouped else operator.outputs)
 
 
@@ -293,13 +311,10 @@ def _sliding(group: Group, weight: Tensor, bias: Tensor, groups: int) -> Run:
     stride = options["stride_y"], options["stride_x"]
     if any(options[f"dilation_{axis}"] > 1 for axis in "xy"):
         raise ValueError("a dilated convolution")
-    border = (0, 0)
-    if options["padding"] == SAME:
-        sizes = zip(group.shape(0)[1:3], weight.shape[2:], stride, strict=True)
-        (top, bottom), (left, right) = (_same(*size) for size in sizes)
-        # TensorFlow pads one more behind than before; zeros in the kernel save a copy of the input
-        weight = F.pad(weight, (right - left, 0, bottom - top, 0))
-        border = (bottom, right)
+    (top, bottom), (left, right) = _borders(group, weight.permute(1, 2, 3, 0))
+    # TensorFlow pads one more behind than before; zeros in the kernel save a copy of the input
+    weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+    border = (bottom, right)
     weight = weight.contiguous(memory_format=torch.channels_last)
 
     def run(x: Tensor) -> Tensor:
@@ -309,6 +324,12 @@ def _sliding(group: Group, weight: Tensor, bias: Tensor, groups: int) -> Run:
     return run
 
 
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+def _borders(group: Group, weight: Tensor) -> list[tuple[int, int]]:
+    """Zeros before and behind, of rows and of columns, for a kernel (1, height, width, C)."""
+    options = group.first.options
+    if options["padding"] != SAME:
+        return [(0, 0), (0, 0)]
+    stride = options["stride_y"], options["stride_x"]
+    sizes = zip(group.shape(0)[1:3], weight.shape[1:3], stride, strict=True)
+    totals = [max((-(-size // s) - 1) * s + kernel - size, 0) for size, kernel, s in sizes]
+    return [(total // 2, total - total // 2) for total in totals]
