@@ -62,6 +62,11 @@ class TheirMesh:
         self.kept.append(False)
         return None
 
+    def close(self) -> None:
+        """Give back what MediaPipe holds."""
+        for solution in self._solutions:
+            solution.close()
+
 
 def _solution(moving: bool) -> Any:
     from mediapipe.python.solutions.face_mesh import FaceMesh
@@ -195,8 +200,8 @@ def compare(paths: list[Path], root: Path, most: int) -> Agreement:
 
 def follow(seen: np.ndarray) -> tuple[Points, list[bool]]:
     """What MediaPipe finds in a clip's frames (T, H, W, 3), and where it did not have to look."""
-    mesh = TheirMesh()
-    return [mesh(picture) for picture in seen], mesh.kept
+    with contextlib.closing(TheirMesh()) as mesh:
+        return [mesh(picture) for picture in seen], mesh.kept
 
 
 def tracked(frames: Tensor) -> Points:
