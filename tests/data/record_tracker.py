@@ -30,6 +30,7 @@ def main() -> None:
         found[f"valid-{k}"] = np.array(len(points) > 0)
         if k in FILMED:
             found[f"track-{k}"] = points
+    found["kept"] = np.array(following.kept)
     small = {name: v.astype(np.float32) if v.dtype.kind == "f" else v for name, v in found.items()}
     np.savez_compressed(RECORDED, **small)  # type: ignore[arg-type]
     print(f"{RECORDED}: {Path(RECORDED).stat().st_size} bytes")

@@ -21,8 +21,8 @@ from thbench.data.tracker.detection import FaceDetector
 from thbench.data.tracker.region import Region
 
 RECORDED = Path(__file__).parent / "tracker.npz"
-FILMED = (0, 1, 7, 12, 13, 19)  # frames of the clip whose points are recorded
-LOST = range(8, 12)
+FILMED = (0, 1, 7, 12, 16, 19)  # frames of the clip whose points are recorded
+LOST, JUMP = range(8, 12), 16
 SIZE = 256
 
 
@@ -48,11 +48,13 @@ def stills() -> dict[str, np.ndarray]:
 
 @cache
 def filmed() -> torch.Tensor:
-    """A clip whose face is gone for four frames and comes back elsewhere."""
-    frames = F.pad(faces(1, 20, 256), (0, 24, 24, 0), value=60)
+    """A clip whose face is gone for four frames, comes back elsewhere, and jumps away at once."""
+    frames = torch.full((20, 3, SIZE, SIZE), 60, dtype=torch.uint8)
+    face = F.interpolate(faces(1, 20, 256), (120, 120), mode="bilinear", antialias=True)
+    for k, (top, left) in enumerate([(20, 30)] * LOST.stop + [(132, 132)] * 4 + [(0, 0)] * 4):
+        frames[k, :, top : top + 120, left : left + 120] = face[k]
     frames[list(LOST)] = 0
-    frames[LOST.stop :] = frames[LOST.stop :].roll(20, -1)
-    return F.interpolate(frames, (SIZE, SIZE), mode="bilinear", antialias=True)
+    return frames
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,8 @@ def test_a_clip_is_followed_as_mediapipe_does(recorded) -> None:
     valid = [bool(recorded[f"valid-{k}"]) for k in range(len(filmed()))]
     assert found.valid.tolist() == valid
     assert [k for k, seen in enumerate(valid) if not seen] == list(LOST)
+    assert not recorded["kept"][JUMP]  # lost by what followed it, found by looking afresh
+    assert recorded["kept"][JUMP - 1]
     for k in FILMED:
         apart = pixels(found.landmarks[k], recorded[f"track-{k}"], np.zeros((SIZE, SIZE, 3)))
         assert np.median(apart) < 0.1, k

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +83,16 @@ def test_the_lock_holds_for_torch_with_cuda(entries):
     locked = pinned(entries, "3.11")
     assert "+" not in locked["torch"]
     assert any(name.startswith("nvidia-cudnn") for name in locked)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_nothing_holds_numpy_back(entries, python):
+    locked = pinned(entries, python)
+    assert locked["numpy"].startswith("2.")
+    assert "mediapipe" not in locked
+
+
+def test_the_lock_is_for_each_python_that_the_project_allows():
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    minors = [f"3.{minor}" for minor in range(9, 20) if f"3.{minor}.9" in SpecifierSet(allowed)]
+    assert minors == PYTHONS

@@ -99,13 +99,12 @@ class FaceDetector:
         places = raw.reshape(len(raw), 2 + N_POINTS, 2)
         places[:, (0, *range(2, 2 + N_POINTS))] += self._anchors[keep, None]
         centre, half = places[:, 0], places[:, 1] / 2
-        # corners, then points
-        places = np.concatenate(
-            [(centre - half)[:, None], (centre + half)[:, None], places[:, 2:]], 1
-        )
+        corners = np.stack([centre - half, centre + half], 1)
+        places = np.concatenate([corners, places[:, 2:]], 1)
         height, width = shape
         share = max(height, width) / np.array([width, height], np.float32)
-        faces = [((at - 0.5) * share + 0.5, score) for at, score in _merge(places, scores)]
+        merged = _merge(places, scores)
+        faces = [(((at - 0.5) * share + 0.5).astype(np.float32), score) for at, score in merged]
         return [Detection(at[:2].ravel(), score, at[2:]) for at, score in faces]
 
 
