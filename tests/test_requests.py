@@ -173,6 +173,20 @@ def test_a_portrait_is_found_in_a_larger_picture(portrait, tmp_path):
     assert np.abs(seen.pose[0, 4:]).max() < 0.3
 
 
+def test_of_two_faces_the_larger_is_taken_and_that_is_said(portrait, tmp_path, capsys):
+    side = portrait.width
+    both = Image.new("RGB", (3 * side, 2 * side))
+    both.paste(portrait, (0, side))
+    both.paste(portrait.resize((2 * side, 2 * side)), (side, 0))
+    both.save(tmp_path / "we.png")
+    portrait.resize((2 * side, 2 * side)).save(tmp_path / "me.png")
+    source, _ = read_portrait(tmp_path / "we.png", 64)
+    assert "2 faces, the largest is taken" in capsys.readouterr().out
+    alone, _ = read_portrait(tmp_path / "me.png", 64)
+    assert capsys.readouterr().out == ""
+    assert (source.float() - alone.float()).abs().mean() < 12
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["hallo_1.jpg", "people_0.png"])
 def test_real_portraits(name, clips):

@@ -183,8 +183,10 @@ def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:
     """
     picture = video.read_image(image)[None]
     with FaceLocator() as locate:
-        box = locate(picture[0])
-    square = None if box is None else choose_square(box[None], *picture.shape[-2:])
+        faces = locate.faces(picture[0], thorough=True)
+    square = choose_square(faces[0].box[None], *picture.shape[-2:]) if faces else None
+    if len(faces) > 1:
+        say(f"{image}: {len(faces)} faces, the largest is taken.")
     if square is None:
         raise UserError(f"No face was found in {image}: take a picture of one face from the front.")
     seen = landmarks.track(cut(picture, square, max(size, MESH_SIZE)))
