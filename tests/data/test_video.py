@@ -416,7 +416,7 @@ DAMAGE = {
 def test_damaged_pictures_are_flagged(tmp_path: Path, suffix: str) -> None:
     """12 of 100 packets; each frame that looks otherwise, and hardly one that does not.
 
-    Of pictures much smaller than these, one in twenty damaged packets decodes to another picture
+    Of pictures much smaller than these, one in ten damaged packets decodes to another picture
     without a contradiction.
     """
     codec, options = DAMAGE[suffix]
