@@ -30,7 +30,7 @@ from thbench.errors import UserError
 from thbench.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
-TRACK_VERSION = 1
+TRACK_VERSION = 2  # 1: by mediapipe itself
 PLAIN = ("frames", "waveform", *TRACK)
 """Features that need no extractor; ``frames@N`` are others."""
 
