@@ -85,7 +85,11 @@ def _depthwise(group: Group) -> Run:
     bias, activation = torch.cat(group.constants(2)), _activation(group.first.options)
     slide = _sliding(group, weight.permute(3, 0, 1, 2), bias, weight.shape[-1])
     stride = group.first.options["stride_y"]
-    if weight.is_cuda or weight.shape[1:3] != (3, 3) or stride != group.first.options["stride_x"]:
+    if (
+        weight.device.type != "cpu"
+        or weight.shape[1:3] != (3, 3)
+        or stride != group.first.options["stride_x"]
+    ):
         return lambda x: activation(slide(x))
     (top, _), (left, _) = _borders(group, weight)
     height, width = group.output_shape[1:3]
@@ -106,7 +110,7 @@ def _add(group: Group) -> Run:
 
 def _add_prelu(group: Group) -> Run:
     slopes = torch.cat([slope.flatten() for slope in group.constants(2)])
-    if slopes.is_cuda:
+    if slopes.device.type != "cpu":
         return lambda a, b: F.prelu((a + b).permute(0, 3, 1, 2), slopes).permute(0, 2, 3, 1)
     return kernels.add_prelu(slopes)
 
