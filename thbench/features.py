@@ -33,15 +33,10 @@ from thbench.errors import UserError
 from thbench.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
-<<<<<<< HEAD
-TRACK_VERSION = 1
+TRACK_VERSION = 2  # 1: by mediapipe itself
 READER_VERSION = 2
 """Raised whenever a file is read as other frames or sound than before, by the same decoder."""
 PLAIN = ("frames", "size", "waveform", *TRACK)
-=======
-TRACK_VERSION = 2  # 1: by mediapipe itself
-PLAIN = ("frames", "waveform", *TRACK)
->>>>>>> wt-tracker
 """Features that need no extractor; ``frames@N`` are others."""
 
 CHUNK_BYTES = 2**24
