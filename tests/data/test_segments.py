@@ -65,7 +65,11 @@ def test_damaged_and_standing_pictures_are_cut_out() -> None:
     away = np.zeros(N, np.float32)
     away[120:130] = 0.2
     away[131] = 0.05  # a frame that came a little late
-    assert ranges(cut(seen(damaged=damaged, away=away))) == [
+    found = cut(seen(damaged=damaged, away=away))
+    assert [s.notes for s in found if s.id] == [
+        (), (), ("1 frames show a picture of up to 0.05 s before or after",)
+    ]  # fmt: skip
+    assert ranges(found) == [
         ("talk~000", 0, 60),
         ("damaged picture", 60, 70),
         ("talk~001", 70, 120),

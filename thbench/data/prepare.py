@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -119,18 +119,19 @@ class Report:
             if entry.outcome == DROPPED and entry.path in used:
                 frames[_kind(entry.reason)] += (entry.stop or 0) - (entry.start or 0)
         if frames:
-            seconds = Counter({reason: round(count / FPS) for reason, count in frames.items()})
+            seconds = {reason: round(count / FPS, 1) for reason, count in frames.most_common()}
             yield from _reasons("dropped", "seconds of these videos", seconds)
 
     def _notes(self) -> Counter[str]:
         return Counter(_kind(note) for e in self.entries if e.is_clip for note in e.notes)
 
 
-def _reasons(title: str, what: str, counts: Counter[str]) -> Iterator[str]:
+def _reasons(title: str, what: str, counts: Mapping[str, float]) -> Iterator[str]:
     if counts:
-        total = f"{sum(counts.values()):6}" if title != "noted" else " " * 6
+        total = f"{sum(counts.values()):6g}" if title != "noted" else " " * 6
         yield f"  {title:8}{total}  {what}:"
-        yield from (f"  {'':8}{count:6} x {reason}" for reason, count in counts.most_common())
+        for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
+            yield f"  {'':8}{count:6g} x {reason}"
 
 
 def _kind(reason: str) -> str:

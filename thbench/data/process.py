@@ -116,6 +116,7 @@ def _plan(job: Job, info: video.VideoInfo, sound: audio.Sound) -> list[Segment]:
     if (found := audio.level(sound.waveform)) < segments.QUIET:
         raise Unusable(f"the sound is near silence ({found:.0f} dBFS)")
     seen = scan(_chunks(job, info), settings.crop == "face", settings.face == "speaking")
+    seen.interval = 1 / info.fps
     notes = []
     if abs(info.fps - FPS) > OTHER_RATE:
         notes.append(f"retimed from {info.fps:.4g} frames a second to {FPS}")

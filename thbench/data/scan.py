@@ -41,6 +41,7 @@ class Scan:
         shots: the first frames of all shots but the first.
         looks: frames that were searched for faces, and the faces, the largest first.
         error: why the picture cannot be read beyond the last frame; "" where it ends there.
+        interval: seconds between two pictures of the file, as a rule.
     """
 
     height: int
@@ -50,6 +51,7 @@ class Scan:
     shots: list[int] = field(default_factory=list)
     looks: list[tuple[int, list[Face]]] = field(default_factory=list)
     error: str = ""
+    interval: float = 1 / FPS
 
     def __len__(self) -> int:
         return len(self.damaged)

@@ -23,6 +23,9 @@ HOLE = 0.2
 """Seconds of missing sound, or of a picture that stands still, from which frames are dropped."""
 HELD = HOLE / 2
 """Seconds between a frame and the picture it shows: one as far from both ends of such a hole."""
+LATE = 0.75
+"""Intervals between the file's pictures by which a frame may be from its own; half of one is the
+least that retiming needs."""
 QUIET = -60.0
 """dBFS (rms) below which a sound is taken to be none. Speech is at -20 to -40, what a codec makes
 of silence below -70."""
@@ -89,9 +92,8 @@ def plan(
         for span in spans
         for start, stop in split(span.start, span.stop, settings.max_seconds)
     ]
-    said = [*notes, *sound.notes]
     segments = [
-        _segment(part, seen, settings, [*said, *sound.filled(part.start / FPS, part.stop / FPS)])
+        _segment(part, seen, settings, [*notes, *sound.notes, *_filled(part, seen, sound)])
         for part in parts
     ]
     named = _named(name, segments)
@@ -303,6 +305,15 @@ def _comes_back(before: Span, after: Span) -> bool:
         _moved(a, b) < LINK / 2 and correlation(a.thumbnail, b.thumbnail) >= RETURNED
         for (_, a), (_, b) in pairs
     )
+
+
+def _filled(span: Span, seen: Scan, sound: Sound) -> Iterator[str]:
+    """What stands in for what is missing in a span."""
+    away = seen.away[span.start : span.stop]
+    late = away > LATE * seen.interval + 1e-3
+    if late.any():
+        yield f"{late.sum()} frames show a picture of up to {away.max():.2f} s before or after"
+    yield from sound.filled(span.start / FPS, span.stop / FPS)
 
 
 def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:
