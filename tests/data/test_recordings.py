@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.recordings import Track, clicks, damage, forget_rate, heard, record, talk
+from tests.recordings import Track, begin_later, clicks, damage, forget_rate, heard, record, talk
 from thbench.cli import main
 from thbench.contracts import Clip
 from thbench.data import audio, manifest, video
@@ -69,6 +69,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     centre[:2] = 0.1 * speech[::-1]  # a room, which is not to drown
     record(raw / "surround.mkv", anna.frames,
            Track(centre, 16_000, layout="5.1"), Track(0 * speech, 16_000))  # fmt: skip
+    record(raw / "edited.mp4", anna.frames, Track(marked + noise))
+    begin_later(raw / "edited.mp4", 0.4)
     record(raw / "quiet.mp4", anna.frames, Track(speech * 1e-4, 16_000))
     record(raw / "damaged.mp4", talk(100, 128, 1).frames, Track(talk(100, 128, 1).sound, 16_000))
     damage(raw / "damaged.mp4", 4, seed=3, spare=40)
@@ -103,6 +105,18 @@ def test_sound_that_begins_late_is_met_where_it_begins(prepared: Prepared) -> No
     ]  # fmt: skip
     spoken, expected = prepared.sound("late~000"), talk(N, 128, 1).sound
     assert np.corrcoef(spoken[:12_000], expected[:12_000])[0, 1] > 0.95
+
+
+def test_an_edit_list_is_followed(prepared: Prepared) -> None:
+    """The first ten pictures are stored and not shown; the sound is as it was."""
+    assert prepared.of("edited") == [("edited~000", "cut", 0, 20), ("edited~001", "cut", 20, 40)]
+    assert heard(prepared.sound("edited~000"))[:2] == pytest.approx([0.3, 0.7], abs=0.002)
+    shown = prepared.entry("edited~000").look
+    assert shown is not None
+    assert shown.square is not None
+    first = cut(talk(N, 128, 1).frames[10:11], shown.square, 64).float()
+    found = video.read(prepared.out / prepared.clips["edited~000"].video, [0]).float()
+    assert (found - first).abs().mean() < 6
 
 
 def test_time_stamps_decide_and_not_the_header(prepared: Prepared) -> None:
