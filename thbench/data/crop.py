@@ -39,7 +39,7 @@ class Face:
     Attributes:
         box: x0, y0, x1, y1 in pixels, from forehead to chin.
         mouth: its opening over the height of the face, see ``pose.mouth_opening``.
-        thumbnail: (32, 32) float32, the box's grey values.
+        thumbnail: (32, 32) uint8, the box's grey values.
     """
 
     box: np.ndarray
@@ -125,14 +125,14 @@ class FaceLocator:
 
 
 def thumbnail(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The grey values (32, 32), float32, of a box (fractions) of uint8 (H, W, 3)."""
+    """The grey values (32, 32), uint8, of a box (fractions) of uint8 (H, W, 3)."""
     height, width = picture.shape[:2]
     size = np.array([width, height])
     low = np.minimum(np.clip(box[:2], 0, 1) * size, size - 1).astype(int)
     high = np.maximum(np.clip(box[2:], 0, 1) * size, low + 1).round().astype(int)
     (x0, y0), (x1, y1) = low, high
     part = cv2.resize(picture[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return part.astype(np.float32).mean(-1)
+    return part.mean(-1).round().astype(np.uint8)
 
 
 def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
