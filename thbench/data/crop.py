@@ -92,8 +92,10 @@ class FaceLocator:
             if found and not thorough:
                 break
             for rough in self._detect(detector, frame):
+                if _is_among(rough, found):
+                    continue  # measuring costs more than all else
                 face = self._measure(frame, rough)
-                if face is not None and all(_overlap(face.box, f.box) < SAME for f in found):
+                if face is not None and not _is_among(face.box, found):
                     found.append(face)
         return sorted(found, key=lambda face: -face.size)
 
@@ -186,6 +188,10 @@ def _resize(frames: Tensor, height: int, width: int) -> Tensor:
 
 def _centre(box: np.ndarray) -> np.ndarray:
     return (box[:2] + box[2:]) / 2
+
+
+def _is_among(box: np.ndarray, found: list[Face]) -> bool:
+    return any(_overlap(box, face.box) >= SAME for face in found)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
