@@ -158,7 +158,8 @@ def describe(dry: bool) -> dict[str, Any]:
 
 def tests(setup: Setup, results: Results) -> None:
     """The tests that touch CUDA, each with its outcome; in a dry run there are none."""
-    command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "-m", "cuda", "-vv"]
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-vv"]
+    command += ["tests/test_cuda.py", "tests/data/test_tracker.py"]
     command += ["-p", "no:cacheprovider"]
     carried = os.environ.get("THBENCH_CARRIED")
     command += ["--prepared", carried] if carried else []

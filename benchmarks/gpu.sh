@@ -10,8 +10,8 @@ started=$(date +%s)
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 limit_mib=60
-# What a machine with torch, torchvision, Lightning and transformers may still lack. Not decord, wandb
-# and lpips: no training and no generation imports them.
+# What a machine with torch, torchvision, Lightning and transformers may still lack. Not decord, wandb,
+# lpips and scenedetect: no training and no generation imports them.
 packages=(omegaconf diffusers av librosa soxr soundfile audioread pooch lazy-loader decorator)
 
 pack() {
@@ -80,7 +80,7 @@ if ! why=$("$python" -c "import torch, torchvision; torchvision.ops.nms" 2>&1); 
 fi
 missing=$("$python" - <<'END'
 from importlib.util import find_spec
-wanted = ("omegaconf", "diffusers", "lightning", "transformers", "av", "librosa", "cv2", "pytest")
+wanted = ("omegaconf", "diffusers", "lightning", "transformers", "av", "librosa", "numba", "cv2", "pytest")
 print(*(name for name in wanted if find_spec(name) is None))
 END
 )

@@ -17,7 +17,7 @@ from tests.tiny import env
 from thbench import config
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
-UNNEEDED = ("decord", "lpips", "wandb")
+UNNEEDED = ("decord", "lpips", "scenedetect", "wandb")
 
 
 @pytest.fixture

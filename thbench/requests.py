@@ -15,8 +15,7 @@ from thbench.checkpoints import say
 from thbench.config import DataConfig
 from thbench.contracts import SAMPLES_PER_FRAME, Request, Track
 from thbench.data import audio, landmarks, video
-from thbench.data.crop import MESH_SIZE, FaceLocator, choose_square, cut
-from thbench.data.scan import LOCATE_EVERY
+from thbench.data.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
 from thbench.data.store import Store
 from thbench.errors import UserError
 from thbench.strategy import fold

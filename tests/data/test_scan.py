@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.recordings import talk
-from thbench.data.crop import FaceLocator, thumbnail
-from thbench.data.scan import LOCATE_EVERY, ShotFinder, correlation, scan
+from thbench.data.crop import LOCATE_EVERY, FaceLocator, thumbnail
+from thbench.data.scan import ShotFinder, correlation, scan
 from thbench.data.video import Chunk
 from thbench.errors import UserError
 

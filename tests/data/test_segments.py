@@ -7,9 +7,9 @@ import pytest
 
 from thbench.contracts import FPS, SAMPLES_PER_FRAME
 from thbench.data.audio import Sound
-from thbench.data.crop import Face, Square
+from thbench.data.crop import LOCATE_EVERY, Face, Square
 from thbench.data.job import Segment, Settings
-from thbench.data.scan import LOCATE_EVERY, Scan
+from thbench.data.scan import Scan
 from thbench.data.segments import follows, plan
 from thbench.data.synthetic.perform import perform
 

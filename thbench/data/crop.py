@@ -17,6 +17,7 @@ from thbench.data.tracker.detection import FaceDetector
 MARGIN = 1.8  # side of the square over the height of the face: the whole head, some shoulder
 TIGHT = 1.15  # the least that the square must leave around every place of the face
 RISE = 0.08  # hair needs more room than the neck: the centre moves up by this share of the face
+LOCATE_EVERY = 8  # frames of a video between two looks at where faces are
 DETECTION_SIZE = 640
 MESH_SIZE = 256
 THUMBNAIL = 32

@@ -13,11 +13,10 @@ from scenedetect import AdaptiveDetector, FrameTimecode
 from torch import Tensor
 
 from thbench.contracts import FPS
-from thbench.data.crop import Face, FaceLocator, thumbnail
+from thbench.data.crop import LOCATE_EVERY, Face, FaceLocator, thumbnail
 from thbench.data.video import Chunk
 from thbench.errors import UserError
 
-LOCATE_EVERY = 8  # frames between two looks at where faces are
 THOROUGH_EVERY = 4  # looks between two at which far faces are looked for beside near ones
 SHOT_SIZE = 144  # shorter side, in pixels, of the pictures that are searched for cuts
 # Content value of PySceneDetect from which a frame may be the first of a shot, low because two

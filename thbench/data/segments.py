@@ -15,9 +15,9 @@ import numpy as np
 
 from thbench.contracts import FPS, SAMPLES_PER_FRAME
 from thbench.data.audio import Sound, level
-from thbench.data.crop import Face, Square, choose_square
+from thbench.data.crop import LOCATE_EVERY, Face, Square, choose_square
 from thbench.data.job import Look, Segment, Settings
-from thbench.data.scan import LOCATE_EVERY, Scan, correlation
+from thbench.data.scan import Scan, correlation
 
 HOLE = 0.2
 """Seconds of missing sound, or of a picture that stands still, from which frames are dropped."""
