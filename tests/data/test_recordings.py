@@ -57,7 +57,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     # Blocks of 21 ms: what was recorded from .85 s to 1.25 s is missing, what follows is in time.
     record(raw / "hole.mkv", anna.frames,
            Track(marked + noise, at=lambda t: None if 0.84 < t < 1.25 else t))  # fmt: skip
-    record(raw / "late.mkv", anna.frames, Track(speech, 16_000, at=lambda t: t + 0.4))
+    record(raw / "late.mkv", anna.frames, Track(speech, 16_000, "pcm_s16le", at=lambda t: t + 0.4))
     record(raw / "browser.webm", anna.frames, Track(speech, 16_000, "libopus", block=320), fps=20,
            codec="libvpx", options={"crf": "10", "b": "2M"},
            container_options={"live": "1"})  # fmt: skip
