@@ -19,6 +19,7 @@ import torch
 from scipy.signal import get_window
 from torch import Tensor
 
+from metrics.compiling import alone
 from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.files import replacing
 from thbench.data.sound import NoSoundError, Sound, level, load, read
@@ -134,8 +135,9 @@ class LogMel(AudioEncoder):
 
 @functools.cache
 def _mel_weights(n_fft: int, bands: int) -> np.ndarray:
+    with alone():  # librosa compiles what it needs when it is first asked
+        weights = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands, fmin=50.0)
     # Each band's weights sum to one in power of a full-scale window, so that levels are in dBFS.
-    weights = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands, fmin=50.0)
     return (weights / weights.sum(1, keepdims=True) / n_fft).astype(np.float32)
 
 

@@ -82,7 +82,7 @@ class NoiseProcess:
             rescale_betas_zero_snr=zero_snr,
         )
         abar = torch.cumprod(1 - scheduler.betas.double(), dim=0)
-        self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), abar])
+        self.alpha_bar = torch.cat([abar.new_ones(1), abar])
         """(steps + 1,) float64, indexed by level."""
         tables = (self.alpha_bar, 1 - self.alpha_bar)
         self._table = torch.stack([x for a in tables for x in (a, a.sqrt())]).float()
