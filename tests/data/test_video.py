@@ -471,3 +471,18 @@ def test_decoder_is_known_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(video, "has_decord", lambda: False)
     with pytest.raises(UserError, match="not installed"):
         video.read(path, [0], "decord")
+
+
+def test_large_pictures_come_in_smaller_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.mp4", moving())
+    whole = list(video.chunks(path, 16))
+    size = whole[0].frames[0].nbytes
+    for room, most in ((3.5 * size, 3), (size / 2, 1)):
+        monkeypatch.setattr(video, "CHUNK_BYTES", int(room))
+        parts = list(video.chunks(path, 16))
+        assert max(map(len, parts)) == most
+        assert torch.equal(
+            torch.cat([part.frames for part in parts]), torch.cat([part.frames for part in whole])
+        )

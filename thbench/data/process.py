@@ -20,7 +20,6 @@ from thbench.data.landmarks import track
 from thbench.data.scan import scan
 from thbench.errors import UserError
 
-CHUNK_BYTES = 2**26
 OTHER_RATE = 0.05
 """Frames per second by which a video may miss 25 and pass for it."""
 
@@ -91,7 +90,7 @@ def _fill(job: Job, known: Record | None, record: Record) -> None:
     sound = audio.read(job.source.path, job.settings.track)
     record.segments = (known.segments if known else None) or _plan(job, info, sound)
     done = {clip.id: clip for clip in known.clips if job.is_whole(clip)} if known else {}
-    reader = FrameReader(part.frames for part in _chunks(job, info))
+    reader = FrameReader(part.frames for part in video.chunks(job.source.path))
     for segment in record.segments:
         entry = _entry(job, segment, record.segments)
         if segment.reason:
@@ -115,7 +114,8 @@ def _plan(job: Job, info: video.VideoInfo, sound: audio.Sound) -> list[Segment]:
         raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
     if (found := audio.level(sound.waveform)) < segments.QUIET:
         raise Unusable(f"the sound is near silence ({found:.0f} dBFS)")
-    seen = scan(_chunks(job, info), settings.crop == "face", settings.face == "speaking")
+    chunks = video.chunks(job.source.path)
+    seen = scan(chunks, settings.crop == "face", settings.face == "speaking")
     seen.interval = 1 / info.fps
     notes = []
     if abs(info.fps - FPS) > OTHER_RATE:
@@ -157,12 +157,6 @@ def _refusing(job: Job, entry: Entry, record: Record) -> Iterator[None]:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         record.entries.append(replace(entry, outcome=lost, reason=text))
         record.finished = False
-
-
-def _chunks(job: Job, info: video.VideoInfo) -> Iterator[video.Chunk]:
-    """The video at 25 fps in chunks of bounded memory."""
-    chunk = max(1, min(64, CHUNK_BYTES // (info.height * info.width * 3)))
-    return video.chunks(job.source.path, chunk)
 
 
 def _clip(job: Job, reader: FrameReader, segment: Segment, waveform: np.ndarray) -> Clip:

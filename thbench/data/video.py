@@ -49,6 +49,8 @@ __all__ = [
     "stream",
 ]
 
+CHUNK_BYTES = 2**26
+"""A chunk holds no more pictures than fit in, but one."""
 BACKWARDS = 1.0
 """Seconds by which time stamps may run backwards: later pictures wait until they are due again."""
 PAUSE = 3600.0
@@ -169,7 +171,7 @@ def check_decoder(name: str) -> None:
 
 
 def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chunk]:
-    """All frames in order, ``chunk`` at a time, in memory that does not grow with length.
+    """All frames in order, ``chunk`` at a time, or fewer large ones, in bounded memory.
 
     Frame k shows the picture whose time stamp is nearest to k / fps seconds after the first one
     displayed; rotation metadata and oblong pixels are applied. Damage raises nothing, it is
@@ -178,7 +180,7 @@ def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chun
 
     Args:
         path: any video, of constant or variable frame rate.
-        chunk: frames per chunk (the last one may be shorter).
+        chunk: frames per chunk; the last one may be shorter, as are those of ``CHUNK_BYTES``.
         fps: rate to resample to.
 
     Raises:
@@ -381,7 +383,7 @@ def _chunked(placed: Iterable[tuple[_Shown, float]], chunk: int) -> Iterator[Chu
     try:
         for item, away in placed:
             waiting.append((item.pixels, item.damaged, away))
-            if len(waiting) == chunk:
+            if len(waiting) >= min(chunk, CHUNK_BYTES // item.pixels.nbytes):
                 yield _packed(waiting)
                 waiting = []
     except UserError:

@@ -156,9 +156,7 @@ def _without_repeats(graph: Graph) -> Graph:
     same: dict[int, int] = {}
     for operator in graph.operators:
         operator = replace(operator, inputs=tuple(same.get(i, i) for i in operator.inputs))
-        inputs = [
-            graph.constants[i].tobytes() if i in graph.constants else i for i in operator.inputs
-        ]
+        inputs = [_content(graph, number) for number in operator.inputs]
         shape = graph.shapes[operator.outputs[0]]
         known = first.setdefault((operator.name, repr(operator.options), *inputs, shape), operator)
         same[operator.outputs[0]] = known.outputs[0]
