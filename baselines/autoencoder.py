@@ -174,6 +174,7 @@ class AutoencoderStage(PictureStage):
         scales: of the perceptual term.
     """
 
+    stable_name = "autoencoder"
     network: ClassVar[type[Autoencoder]] = Autoencoder
     net: Autoencoder
 

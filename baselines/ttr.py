@@ -77,6 +77,7 @@ class TTR(DAWN):
     both roles; a plan with ``single_model: true`` asks the first for everything.
     """
 
+    stable_name = "ttr"
     roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v", "gaps")
 
     @property

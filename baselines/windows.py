@@ -50,6 +50,8 @@ class WindowStage(A2VStage):
             (independent levels, Chen et al. 2024, "Diffusion Forcing", algorithm 1).
     """
 
+    stable_name = "windows"
+
     def __init__(
         self,
         setting: Setting,

@@ -285,7 +285,7 @@ def checkpoint(runs, stage):
         (lambda path, runs: path.write_bytes(path.read_bytes()[:5000]), "cannot be read"),
         (lambda path, runs: path.write_bytes(b"\x80\x04nothing" * 900), "cannot be read"),
         (lambda path, runs: shutil.copy(checkpoint(runs, "pbnet"), path),
-         "is a checkpoint of stage 'pbnet' (thbench.dawn.pbnet:PBNetStage"),
+         "is a checkpoint of stage 'pbnet' (dawn.pbnet"),
     ],
     ids=["missing", "no folder", "empty", "cut", "garbage", "of another stage"],
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """Whatever changes a stage, a video or a figure changes the hash that names it."""
 
 import dataclasses
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -10,7 +12,9 @@ from thbench.assemble import Assembled, videos_folder
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.data import manifest
 from thbench.protocol import Intervals, OverTime, Timing
+from thbench.registry import resolve
 from thbench.stages import stage_run
+from thbench.strategy import Stage, Strategy
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,46 @@ def test_a_stage_s_folder_follows_its_class_its_sound_and_what_it_starts_from(ro
     assert len(names) == 6
 
 
+def test_a_class_keeps_its_hash_where_it_moves_and_changes_it_with_its_version(
+    root, tmp_path, monkeypatch
+):
+    class Moved(toy.ToyStage):
+        stable_name = "toy"
+
+    class Child(Moved):
+        pass
+
+    def hash_of(name):
+        made = toy.config(root, tmp_path)
+        made.stages["toy"].target = name
+        return stage_run(made, "toy").hash
+
+    def place(where):
+        module = ModuleType(where)
+        module.Moved, module.Child = Moved, Child  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, where, module)
+
+    place("before")
+    place("after")
+    assert hash_of("before:Moved") == hash_of("after:Moved")
+    assert hash_of("before:Child") != hash_of("before:Moved"), "a name is not inherited"
+    own, child = hash_of("before:Moved"), hash_of("before:Child")
+    monkeypatch.setattr(Moved, "version", 2)
+    assert hash_of("before:Moved") != own
+    assert hash_of("before:Child") != child, "what it derives from has changed"
+
+
+def test_no_two_classes_have_one_name():
+    kinds = set()
+    for strategy in config.names("strategy"):
+        loaded = config.load(strategy)
+        kinds.add(resolve(loaded.target, Strategy))
+        kinds |= {resolve(stage.target, Stage) for stage in loaded.stages.values()}
+    found = [kind.__dict__.get("stable_name") for kind in kinds]
+    assert all(found), "one has no name of its own"
+    assert len(set(found)) == len(found)
+
+
 def test_a_stage_that_hears_nothing_is_shared_by_strategies_of_any_encoder(root, tmp_path):
     deaf = {"dawn": {"lfg"}, "hallo": {"vae"}, "diffused_heads": set(),
             "fd2talk": {"morphable", "autoencoder", "frame"}}  # fmt: skip
@@ -79,6 +123,7 @@ def test_a_stage_that_hears_nothing_is_shared_by_strategies_of_any_encoder(root,
         assert {name for name in found[0] if found[0][name] == found[1][name]} == expected
 
 
+COUNTING = "tests.toys:Counting"
 ACCOUNTS = {"main": {"hash": "a", "steps": 5}}
 
 
@@ -87,16 +132,17 @@ def run_of(config, accounts=None):
 
 
 def test_a_run_is_named_by_everything_that_makes_its_videos(root, tmp_path):
-    made = toy.config(root, tmp_path)
+    made = dataclasses.replace(toy.config(root, tmp_path), target=COUNTING)
     names = [run_of(made)]
     for accounts in ({"main": {"hash": "b", "steps": 5}}, {"main": {"hash": "a", "steps": 6}}):
         names.append(run_of(made, accounts))
     for change in (
-        {"target": "another"},
+        {"target": "thbench.dawn.dawn:DAWN"},
         {"plan": {"name": "ar"}},
         {"options": {"guidance": 2}},
         {"sampler": SamplerConfig(eta=0.5)},
         {"sampler": SamplerConfig(threshold=0.9)},
+        {"sampler": SamplerConfig(precision="bf16-mixed")},
     ):
         names.append(run_of(dataclasses.replace(made, **change)))
     assert len(set(names)) == len(names)
@@ -106,7 +152,7 @@ RULE = protocol.parse("p", {"size": 16, "metrics": [{"metric": "psnr"}]})
 
 
 def test_videos_lie_by_run_data_and_what_was_asked_for(root, tmp_path):
-    made = toy.config(root, tmp_path)
+    made = dataclasses.replace(toy.config(root, tmp_path), target=COUNTING)
 
     def place(config=made, rule=RULE, accounts=ACCOUNTS, **change):
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **change))

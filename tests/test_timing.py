@@ -90,10 +90,9 @@ def test_what_was_measured_is_not_measured_again(runs, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"rule": Timing(frames=5, repeats=1)}, {"run": "other"}, {"precision": "bf16-mixed"},
-     {"frames_per_call": 2}],
+    [{"rule": Timing(frames=5, repeats=1)}, {"run": "other"}, {"frames_per_call": 2}],
     ids=str,
-)  # fmt: skip
+)
 def test_another_run_rule_or_setting_is_measured_by_itself(runs, tmp_path, change):
     kept = {"rule": Timing(frames=4, repeats=1)}
     measured(tmp_path, **kept)

@@ -42,7 +42,8 @@ class Assembled:
         """Names what determines this strategy's videos, given a request."""
         trained = {role: (a["hash"], a["steps"]) for role, a in sorted(self.accounts.items())}
         config = self.config
-        recipe = [config.target, config.plan, asdict(config.sampler), config.options, trained]
+        kind = resolve(config.target, Strategy).fingerprint()  # type: ignore[type-abstract]
+        recipe = [kind, config.plan, asdict(config.sampler), config.options, trained]
         return f"{config.strategy}-{content_hash(recipe, 8)}"
 
     @property

@@ -79,11 +79,10 @@ def generate(arguments: argparse.Namespace) -> None:
         motion=Path(arguments.motion) if arguments.motion else None,
         seed=arguments.seed,
     )
-    devices.use_threads(config.trainer)
-    made.strategy.to(_device(config))
-    generation = made.strategy.generate(request)
     tags = predict.tags_of(config.strategy, made.run, arguments.seed)
-    predict.write_video(out, generation, tags, arguments.watermark, progress=True)
+    with devices.alone(made.strategy, _device(config), config.trainer):
+        generation = made.strategy.generate(request)
+        predict.write_video(out, generation, tags, arguments.watermark, progress=True)
     cost = generation.cost
     times = f"made in {cost.seconds:.1f} s, the first after {cost.first_frame:.2f} s"
     print(f"{out}: {request.n_frames} frames, {times}")

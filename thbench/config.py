@@ -24,6 +24,8 @@ from thbench import layers as layering
 from thbench.errors import UserError, did_you_mean
 
 SCALES = ("paper", "tiny")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""What networks can generate in."""
 DECODERS = ("pyav", "decord")
 """What frames of prepared clips can be read with at random; both give the same pixels."""
 
@@ -130,7 +132,8 @@ class DataConfig:
 
 @dataclass
 class TrainerConfig:
-    """How training runs. Only ``precision`` changes what is learned, so only it is hashed.
+    """How training and generation run. ``precision`` is training's, and the only key that changes
+    what is learned, so only it is hashed; generation's own is ``sampler.precision``.
 
     ``threads`` are torch's on the CPU, null for its own choice. A tiny net's step took
     as long with two as with one, and loader workers want a core too. ``frames_per_call`` is the
@@ -162,7 +165,7 @@ class SamplerConfig:
 
     ``threshold`` is the percentile of dynamic thresholding (Imagen) of the predicted clean value,
     per window, 0 for a plain clamp, or null; ``bound`` is the value below which a threshold never
-    falls.
+    falls. ``precision`` is that of the networks while they generate, whatever they were trained in.
     """
 
     steps: int = 20
@@ -170,6 +173,7 @@ class SamplerConfig:
     spacing: str = "linspace"
     threshold: float | None = None
     bound: float = 1.0
+    precision: str = "32-true"
 
 
 @dataclass
@@ -362,6 +366,11 @@ def read_data(name: str) -> dict[str, Any]:
 def _checked(config: Config) -> Config:
     if config.size < 16 or config.size % 2:
         raise UserError(f"size={config.size}: frames need an even number of pixels, 16 or more.")
+    if config.sampler.precision not in PRECISIONS:
+        hint = did_you_mean(config.sampler.precision, PRECISIONS)
+        raise UserError(
+            f"sampler.precision={config.sampler.precision}: use {', '.join(PRECISIONS)}.{hint}"
+        )
     for key, data in (("data", config.data), ("eval.data", config.eval.data)):
         if data.decoder not in DECODERS:
             hint = did_you_mean(data.decoder, DECODERS)

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
@@ -94,6 +94,7 @@ def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n
     with quiet():
         trainer = make_trainer(
             settings,
+            precision=strategy.sampler.precision,
             devices=few(settings, n),
             strategy="auto" if settings.strategy == "fsdp" else settings.strategy,
             callbacks=[ClipBar(n, settings.progress)],
@@ -106,12 +107,12 @@ def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n
 
 @contextlib.contextmanager
 def alone(strategy: Strategy, kind: str, settings: TrainerConfig) -> Iterator[torch.device]:
-    """A strategy on one device, in the settings' precision, in this process; then on the CPU again.
+    """A strategy on one device, in its sampler's precision, in this process; then on the CPU again.
 
     Args:
         strategy: ready to generate.
         kind: ``cpu`` or ``cuda``; of several devices, the first that the settings name.
-        settings: precision, threads and devices.
+        settings: threads and devices.
     """
     torch.set_float32_matmul_precision("high")
     use_threads(settings)
@@ -119,14 +120,11 @@ def alone(strategy: Strategy, kind: str, settings: TrainerConfig) -> Iterator[to
     index = f":{chosen[0]}" if kind == "cuda" and isinstance(chosen, list) else ""
     device = torch.device(kind + index)
     how: Precision = Precision()
-    if settings.precision.endswith("16-mixed"):
-        how = MixedPrecision(settings.precision, device.type)  # type: ignore[arg-type]
-    elif settings.precision.endswith("16-true"):
-        how = HalfPrecision(settings.precision)  # type: ignore[arg-type]
+    if strategy.sampler.precision != "32-true":
+        how = MixedPrecision(strategy.sampler.precision, device.type)  # type: ignore[arg-type]
     strategy.to(device)
     try:
         with how.forward_context():
-            how.convert_module(strategy)
             yield device
     finally:
         strategy.cpu()

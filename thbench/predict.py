@@ -101,7 +101,7 @@ def generate_split(
         strategy: ready to generate.
         requests: all that should be there in the end.
         writer: knows what is there, and writes.
-        trainer: devices and precision.
+        trainer: devices and threads.
 
     Returns:
         Whether this process is the first one, which goes on with what is to be done once.

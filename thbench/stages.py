@@ -30,6 +30,8 @@ from thbench.strategy import Setting, Stage, fold
 
 META = "thbench"
 """Key of a checkpoint under which we say what it is."""
+NEAR = 3
+"""A run that differs in so many settings at most is named where the one asked for is missing."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def load_net(
 
     Returns:
         the network on the CPU in eval mode, and the checkpoint's own account of itself: stage,
-        target, hash, steps, needs, trained_for, size, and audio and audio_dim, which are None and 0
+        class, hash, steps, needs, trained_for, size, and audio and audio_dim, which are None and 0
         of a stage that hears nothing.
 
     Raises:
@@ -274,7 +276,9 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
     """
     path = path or run.last
     if not path.is_file():
-        raise UserError(f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first.")
+        raise UserError(
+            f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first.{_nearest(run)}"
+        )
     try:
         checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
@@ -288,8 +292,9 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
         raise UserError(f"{path} was not written by thbench: delete it.")
     if meta["hash"] != run.hash:
         raise UserError(
-            f"{path} is a checkpoint of stage '{meta['stage']}' ({meta['target']}, hash"
-            f" {meta['hash']}), not of '{run.name}' ({run.determines['target']}, hash {run.hash}):"
+            f"{path} is a checkpoint of stage '{meta['stage']}' ({meta['class']}, hash"
+            f" {meta['hash']}), not of '{run.name}' ({run.determines['class']['name']}, hash"
+            f" {run.hash}):"
             " put each checkpoint in its own folder, or delete this one to train anew."
         )
     return checkpoint
@@ -297,11 +302,10 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
 
 def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
     """What a checkpoint of this run says of itself, but for the steps done."""
-    stage = _stage(config, run.name)
     hears = "audio" in run.determines
     return {
         "stage": run.name,
-        "target": stage.target,
+        "class": run.determines["class"]["name"],
         "hash": run.hash,
         "strategy": config.strategy,
         "size": config.size,
@@ -344,6 +348,33 @@ def _read_run(folder: Path) -> StageRun:
     return StageRun(note["stage"], note["hash"], folder, note["determines"])
 
 
+def _nearest(run: StageRun) -> str:
+    """Of runs of the same stage, the one whose settings differ least, if it is trained."""
+    found: list[tuple[int, str]] = []
+    own = _flat(run.determines)
+    for path in sorted(run.folder.parent.glob(f"{run.name}-*/stage.json")):
+        if not (path.parent / "last.ckpt").is_file():
+            continue
+        other = _flat(_read_run(path.parent).determines)
+        keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
+        listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
+        found.append((len(keys), f" {path.parent} is trained with {listed}."))
+    if not found or min(found)[0] > NEAR:
+        return ""
+    return min(found)[1]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, Mapping):
+        return {key: value}
+    return {
+        k: v
+        for name, part in value.items()
+        for k, v in _flat(part, f"{key}.{name}" if key else name).items()
+    }
+
+
 def _own(determines: Mapping[str, Any]) -> dict[str, Any]:
     """What does not depend on the data."""
     own = {k: v for k, v in determines.items() if k not in ("data", "needs", "init_from")}
@@ -353,12 +384,10 @@ def _own(determines: Mapping[str, Any]) -> dict[str, Any]:
 def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
     stage = _stage(config, name)
     own = asdict(stage)
-    for key in ("max_steps", "needs", "init_from"):
+    for key in ("target", "max_steps", "needs", "init_from"):
         del own[key]
-    # Newer than the first trained stages, whose folders keep their names.
-    own["draw"] = {k: v for k, v in own["draw"].items() if k not in ("context", "least") or v}
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
-    own |= {"version": kind.version} if kind.version > 1 else {}
+    own["class"] = kind.fingerprint()
     own |= {"audio": config.data.audio} if kind.hears else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {

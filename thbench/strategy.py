@@ -18,6 +18,7 @@ from thbench.diffusion.process import NoiseProcess
 from thbench.errors import UserError
 from thbench.optim import build_optimizer
 from thbench.plans import Plan
+from thbench.versioned import Versioned
 
 
 class Frozen:
@@ -76,7 +77,7 @@ class Setting:
         return self  # frozen, and the networks in ``needs`` must not be copied by the EMA
 
 
-class Stage(L.LightningModule, ABC):
+class Stage(Versioned, L.LightningModule, ABC):
     """One thing that is trained.
 
     A subclass takes a ``Setting`` and, as keyword arguments, the keys of its ``model:`` block in
@@ -88,7 +89,7 @@ class Stage(L.LightningModule, ABC):
     net: nn.Module
     batches_seen: Tensor
     version: ClassVar[int] = 1
-    """Raised when the same settings and data give other weights; part of the stage's hash."""
+    """Of this class and of the trainer, for all stages."""
     hears: ClassVar[bool] = True
     """Whether the result depends on the sound; if not, strategies of any encoder share it."""
 
@@ -215,7 +216,7 @@ class Pass:
     sampler: SamplerConfig
 
 
-class Strategy(L.LightningModule, ABC):
+class Strategy(Versioned, L.LightningModule, ABC):
     """Trained stages put together with a plan.
 
     Args:
@@ -236,6 +237,8 @@ class Strategy(L.LightningModule, ABC):
         writer: takes the generations of ``predict_step``, with the device they were made on.
     """
 
+    version: ClassVar[int] = 1
+    """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[tuple[str, ...]] = ()
     optional_roles: ClassVar[tuple[str, ...]] = ()
     space: str = ""

@@ -49,14 +49,14 @@ def timed(
         strategy: ready to generate.
         requests: those of the protocol; the first clips with the first seed are taken.
         rule: the protocol's.
-        trainer: precision, threads and which device.
+        trainer: threads and which device.
         device: ``cpu`` or ``cuda``.
         run: names what determines the videos.
         folder: where the figures are kept, ``timing-<hash>.json``.
     """
     with alone(strategy, device, trainer) as place:
-        settings = [trainer.precision, trainer.frames_per_call]
-        key = content_hash([run, asdict(rule), hardware(place), settings], 8)
+        how = [run, asdict(rule), hardware(place), trainer.frames_per_call]
+        key = content_hash(how, 8)
         path = folder / f"timing-{key}.json"
         found = _read(path)
         if found is None:

@@ -147,6 +147,11 @@ def build_trainer(
     """
     settings = config.trainer
     manual = not stage.automatic_optimization
+    if stage_config.ema and settings.strategy.startswith("fsdp"):
+        raise UserError(
+            f"Stage '{run.name}' averages its weights, which strategy=fsdp cannot: take"
+            f" trainer.strategy=ddp, or train without (stages.{run.name}.ema=0)."
+        )
     if manual and settings.accumulate > 1:
         raise UserError(
             f"Stage '{run.name}' takes its optimiser steps itself, so it cannot accumulate:"
@@ -273,9 +278,7 @@ def _callbacks(
     settings = config.trainer
     steps = Steps(stage.max_steps, settings.accumulate)
     averaging: list[Callback] = []
-    if stage.ema and settings.strategy.startswith("fsdp"):
-        say(f"{run.name}: weights are not averaged, that does not work with strategy=fsdp.")
-    elif stage.ema:
+    if stage.ema:
         averaging = [Ema(stage.ema)]
 
     def fixed() -> tuple[Batch, Path]:

@@ -64,6 +64,7 @@ class FrameStage(Stage):
             frame's width.
     """
 
+    stable_name = "diffused_heads.frame"
     net: FrameNet
     version: ClassVar[int] = 2
 

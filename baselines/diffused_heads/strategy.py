@@ -62,6 +62,7 @@ class DiffusedHeads(Strategy):
         UserError: another plan, or another number of motion frames.
     """
 
+    stable_name = "diffused_heads"
     roles: ClassVar[tuple[str, ...]] = ("frame",)
     space = "pixels"
 

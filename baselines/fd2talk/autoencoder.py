@@ -71,6 +71,7 @@ class ReferenceAutoencoderStage(AutoencoderStage):
             drawn, which decodes well what is not exact. The paper has none.
     """
 
+    stable_name = "fd2talk.autoencoder"
     network = ReferenceAutoencoder
     net: ReferenceAutoencoder
 

@@ -167,6 +167,7 @@ class FrameStage(Stage):
             none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times another.
     """
 
+    stable_name = "fd2talk.frame"
     net: FrameNet
     version: ClassVar[int] = 2
     hears = False

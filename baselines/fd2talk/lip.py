@@ -90,6 +90,7 @@ class LipStage(Stage):
         near: frames of a clip this close are no false pairs.
     """
 
+    stable_name = "fd2talk.lip"
     net: LipExpert
     version: ClassVar[int] = 2
 

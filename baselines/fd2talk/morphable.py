@@ -30,6 +30,7 @@ class MorphableStage(Stage):
         bfm: Deep3D's ``BFM_model_front.mat``. One step suffices.
     """
 
+    stable_name = "fd2talk.morphable"
     net: Morphable
     hears = False
 

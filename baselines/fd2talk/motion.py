@@ -36,6 +36,7 @@ class MotionStage(Stage):
         w_exp, w_pose, w_sync: the paper's lambdas, whose values it does not give.
     """
 
+    stable_name = "fd2talk.motion"
     net: MotionNet
     version: ClassVar[int] = 2
 

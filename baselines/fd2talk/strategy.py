@@ -102,6 +102,7 @@ class FD2Talk(Strategy):
             ``{steps: 10}``.
     """
 
+    stable_name = "fd2talk"
     roles: ClassVar[tuple[str, ...]] = ("morphable", "motion", "autoencoder", "frame")
     space = LATENTS
 

@@ -192,6 +192,8 @@ class ImageStage(HalloStage):
         setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
+    stable_name = "hallo.image"
+
     def __init__(self, setting: Setting, *, trains: str = "all", **options: Any) -> None:
         if trains not in ("all", "attention"):
             raise UserError(f"trains must be 'all' or 'attention', not '{trains}'.")
@@ -238,6 +240,8 @@ class VideoStage(HalloStage):
         segment: frames to be made.
         setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
+
+    stable_name = "hallo.video"
 
     def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
         super().__init__(setting, **options)

@@ -111,6 +111,7 @@ class Hallo(Strategy):
         UserError: another plan, or an option that the network has no part for.
     """
 
+    stable_name = "hallo"
     roles: ClassVar[tuple[str, ...]] = ("vae", "denoiser")
     space = "vae"
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from tests.toy_training import AUDIO_DIM, SIZE, make_root
-from thbench.config import Config, DataConfig, DrawConfig, StageConfig
+from thbench.config import DataConfig, DrawConfig
 from thbench.data.datamodule import ClipData
 from thbench.errors import UserError
-from thbench.stages import stage_run
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +53,3 @@ def test_context_changes_no_other_draw(root):
 def test_less_than_no_context_is_refused(root):
     with pytest.raises(UserError, match=r"draw\.context"):
         dataset(root, frames=1, context=-1)
-
-
-def test_stages_without_context_keep_their_folders(root):
-    def run(**draw):
-        stage = StageConfig("tests.toy_training:ToyStage", draw=DrawConfig(**draw))
-        return stage_run(
-            Config("toy", stages={"toy": stage}, data=DataConfig("toy", str(root), "toy")), "toy"
-        )
-
-    assert "context" not in run().determines["draw"]
-    assert run(context=2).determines["draw"]["context"] == 2
-    assert run(context=2).hash != run().hash

@@ -46,6 +46,7 @@ class A2VStage(Stage):
         chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
     """
 
+    stable_name = "dawn.a2v"
     net: A2VNet
     version: ClassVar[int] = 2
 

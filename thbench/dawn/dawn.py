@@ -48,6 +48,7 @@ class DAWN(Strategy):
             limit; by default what the network was built with.
     """
 
+    stable_name = "dawn"
     roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v")
     optional_roles: ClassVar[tuple[str, ...]] = ("pbnet",)
     space = "flow"

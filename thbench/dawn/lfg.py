@@ -255,6 +255,7 @@ class LFGStage(PictureStage):
         vgg: the features, in place of ImageNet's.
     """
 
+    stable_name = "dawn.lfg"
     net: LatentFlowGenerator
 
     def __init__(

@@ -231,6 +231,7 @@ class PBNetStage(Stage):
         UserError: neither ``steps`` nor ``decay_steps`` is known.
     """
 
+    stable_name = "dawn.pbnet"
     net: PBNet
     version: ClassVar[int] = 2
 
