@@ -19,13 +19,14 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
-from thbench.contracts import Batch, to_unit
-from thbench.errors import UserError
-from thbench.hub import absent
+from thbench.core.errors import UserError
+from thbench.core.hub import Missing, absent
+from thbench.core.slices import iterate_slices
+from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.silent import silent
 from thbench.pictures import PictureStage
-from thbench.strategy import Missing, Setting, iterate_slices
+from thbench.strategy import Setting
 
 CERTAIN = -6.0
 """The logarithm of the variance with which an untrained encoder beside ``BlockCosines`` draws."""

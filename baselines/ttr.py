@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from thbench import plans
-from thbench.contracts import Request
+from thbench.core.errors import UserError
+from thbench.core.types import Request
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.dawn import DAWN, Conditions
-from thbench.errors import UserError
 from thbench.strategy import Pass
 
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from thbench import plans
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
 from thbench.diffusion import sampler
-from thbench.errors import UserError
 from thbench.plans import SOURCE, Window
 from thbench.strategy import Setting
 

@@ -30,10 +30,10 @@ from metrics.extractors.syncnet import sound_windows
 from metrics.extractors.synthetic import FOLDER, READS, FaceNet, shrink
 from metrics.extractors.synthetic_sync import SyncExpert, mouths
 from metrics.syncnet import sync
-from thbench.contracts import Clip
+from thbench.core.files import write_atomic
+from thbench.core.types import Clip
 from thbench.data import audio, faces, manifest, morphable, video
 from thbench.data.synthetic.make import synthesize
-from thbench.results import write_atomic
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
 SHIFTS = range(-8, 9)

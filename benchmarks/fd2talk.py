@@ -38,11 +38,11 @@ from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.strategy import FD2Talk
 from metrics.diversity import pose_spread
 from thbench import assemble, config, plans, training
-from thbench.contracts import Cost, Request, to_unit
+from thbench.core.files import write_atomic
+from thbench.core.types import Cost, Request, to_unit
 from thbench.data.morphable import pose_coefficients
 from thbench.generation import execute
 from thbench.requests import SplitRequests
-from thbench.results import write_atomic
 
 LIPS = (13, 14)
 """The middles of the inner lips, upper and lower."""

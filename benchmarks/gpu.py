@@ -34,8 +34,9 @@ from benchmarks import untrained
 from thbench import config, devices, plans
 from thbench.callbacks import Ema
 from thbench.config import Config, content_hash
-from thbench.contracts import FPS, Cost, Request
-from thbench.results import write_atomic
+from thbench.core import console
+from thbench.core.files import write_atomic
+from thbench.core.types import FPS, Cost, Request
 from thbench.stages import order
 from thbench.strategy import Strategy
 
@@ -319,7 +320,7 @@ def _steps(
     shown = untrained.batch(loaded, name, size)
     timer = Timer(budget, setup.steps, setup.device)
     _start_peak(setup.device)
-    with devices.quiet():
+    with console.quiet():
         trainer = devices.make_trainer(
             loaded.trainer,
             in_turn=not stage.automatic_optimization,

@@ -26,12 +26,13 @@ from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
 from thbench import assemble, config, training
-from thbench.contracts import Request, to_unit
+from thbench.core.files import write_atomic
+from thbench.core.seeding import derive_seed
+from thbench.core.types import Request, to_unit
 from thbench.nn.regions import box_mask
 from thbench.requests import SplitRequests
-from thbench.results import write_atomic
 from thbench.stages import build_stage, load_net, stage_run
-from thbench.strategy import Stage, fold
+from thbench.strategy import Stage
 from thbench.tracking import read_curves
 from thbench.training import stage_data
 
@@ -98,7 +99,7 @@ def _mean_loss(stage: Stage, dataset: Any, size: int) -> float:
     values = []
     for k in range(BATCHES):
         batch = dataset.batch(k, range(size))
-        torch.manual_seed(fold("held out", k))
+        torch.manual_seed(derive_seed("held out", k))
         values.append(float(stage.loss(batch)["simple"]))
     return float(np.mean(values))
 

@@ -16,7 +16,7 @@ from torchvision.utils import save_image
 
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
-from thbench.contracts import Request
+from thbench.core.types import Request
 from thbench.data import manifest
 from thbench.requests import SplitRequests
 from thbench.stages import stage_run

@@ -30,14 +30,14 @@ from torchvision.utils import flow_to_image, save_image
 
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import assemble, config, training
-from thbench.contracts import Clip, Track, to_uint8, to_unit
+from thbench.core.files import write_atomic
+from thbench.core.types import Clip, Track, to_uint8, to_unit
 from thbench.data import landmarks, manifest
 from thbench.data.pose import mouth_opening
 from thbench.data.store import Store
 from thbench.data.synthetic.make import synthesize
 from thbench.nn.warp import resize_to, warp_by_flow
 from thbench.requests import SplitRequests
-from thbench.results import write_atomic
 from thbench.stages import load_net
 
 SPLITS = {"train": 400, "val": 24, "test": 24}

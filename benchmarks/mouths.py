@@ -21,8 +21,8 @@ from held_out import correlation, generate, mouth, table, told
 from tqdm import tqdm
 
 from thbench import assemble, config
+from thbench.core.files import write_atomic
 from thbench.requests import SplitRequests
-from thbench.results import write_atomic
 
 NAMES = ("dawn", "sar", "ttr", "rolling", "ar", "diffused_heads", "fd2talk", "hallo")
 

@@ -24,11 +24,11 @@ from scipy.optimize import nnls
 from tqdm import tqdm
 
 from thbench import config, plans
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Cost, Request
+from thbench.core.files import write_atomic
+from thbench.core.hardware import hardware
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Cost, Request
 from thbench.dawn.dawn import DAWN
 from thbench.devices import use_threads
-from thbench.predict import hardware
-from thbench.results import write_atomic
 from thbench.stages import build_stage
 from thbench.strategy import Setting
 

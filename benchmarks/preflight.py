@@ -18,11 +18,11 @@ import numpy as np
 
 from thbench import config as configs
 from thbench import preflight
-from thbench.contracts import FPS, Clip
+from thbench.core.files import write_atomic
+from thbench.core.types import FPS, Clip
 from thbench.data import manifest
 from thbench.estimate import EFFICIENCY
 from thbench.preflight import ERROR, WARNING, Report
-from thbench.results import write_atomic
 
 RATES = {"bf16-mixed": 5e14, "32-true": 2.5e14}
 """FLOP/s of a large matrix product on a large GPU, in bfloat16 and with TF32."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from metrics import METRICS, weights
 from thbench import protocol
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.store import resize
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render

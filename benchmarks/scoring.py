@@ -24,11 +24,11 @@ from scipy.linalg import sqrtm
 from metrics.base import ClipMetric
 from metrics.frechet import frechet_distance
 from thbench import protocol
+from thbench.core.files import write_atomic
 from thbench.evaluation import score
 from thbench.features import FeatureStore, build_extractors
 from thbench.pairing import find_videos
 from thbench.protocol import OverTime, Protocol
-from thbench.results import write_atomic
 
 DIM = 2048
 

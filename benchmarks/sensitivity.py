@@ -28,14 +28,15 @@ from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
 from thbench import protocol
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.files import write_atomic
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import audio, manifest, video
 from thbench.data.store import resize
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.data.synthetic.render import render
 from thbench.data.video import VideoWriter
 from thbench.evaluation import score
-from thbench.results import Figure, write_atomic
+from thbench.results import Figure
 
 SEED = 977  # of people that no data set of ours holds
 SIZE, FRAMES = 128, 100

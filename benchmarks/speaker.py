@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thbench.contracts import FPS
+from thbench.core.types import FPS
 from thbench.data import audio, manifest
 from thbench.data.pose import mouth_opening
 from thbench.data.segments import MARGIN, follows

@@ -21,14 +21,15 @@ from pathlib import Path
 from learning import render
 
 from thbench import assemble, config, training
-from thbench.contracts import Cost, Generation
+from thbench.core.files import write_atomic
+from thbench.core.types import Cost, Generation
 from thbench.data.synthetic.make import synthesize
 from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import narrowed, tables_of
 from thbench.leaderboard.render import markdown
 from thbench.predict import write_video
-from thbench.results import Result, read, write_atomic
+from thbench.results import Result, read
 
 STRATEGIES = ("dawn", "sar", "ttr", "ar", "rolling", "diffused_heads")
 LONG_SEED, LONG_SECONDS = 2, 8.0

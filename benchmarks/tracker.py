@@ -36,10 +36,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from thbench.core.errors import UserError
 from thbench.data import landmarks, video
 from thbench.data.tracker.detection import FaceDetector
 from thbench.data.tracker.mesh import Mesh, following
-from thbench.errors import UserError
 
 SIZE = 256
 ALLOWED = 0.5  # pixels at SIZE

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from baselines.hallo import face
 from thbench.assemble import check
 from thbench.config import Config
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Batch, Request
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Batch, Request
 from thbench.data.audio import ENCODERS
 from thbench.nn.perceptual import VGG19
 from thbench.pictures import PictureStage

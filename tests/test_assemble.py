@@ -13,9 +13,9 @@ from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
 from thbench import assemble, config, features, preflight, protocol, results, stages
 from thbench.cli import main
+from thbench.core.errors import UserError
 from thbench.data import video
 from thbench.data.synthetic.make import synthesize
-from thbench.errors import UserError
 from thbench.strategy import Setting
 
 

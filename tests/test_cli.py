@@ -12,9 +12,9 @@ import pytest
 from tests.tiny import NOISE, command, env, thbench
 from thbench import cli
 from thbench.cli import main
+from thbench.core.errors import UserError
 from thbench.data import manifest
 from thbench.data.store import Store
-from thbench.errors import UserError
 
 COMMANDS = [
     "fit",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thbench import config
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 TEXT = """
 title: Toy

@@ -10,7 +10,7 @@ import torch
 
 from tests.tiny import TINY
 from thbench.cli import main
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import audio, manifest, video
 
 pytestmark = pytest.mark.real

@@ -10,6 +10,7 @@ from benchmarks import untrained
 from metrics.extractors import EXTRACTORS
 from metrics.extractors.synthetic import SyntheticFace, SyntheticIdentity, SyntheticMotion
 from thbench import assemble, config, devices, plans, training
+from thbench.core import console
 from thbench.data.synthetic.make import synthesize
 from thbench.requests import SplitRequests
 from thbench.stages import order
@@ -88,7 +89,7 @@ def test_every_stage_takes_a_step_in_mixed_precision(name, tmp_path):
 def step(stage, shown, loaded, folder, precision):
     """The loss of one training step, and whether weights moved."""
     before = {k: v.detach().clone() for k, v in stage.net.cpu().state_dict().items()}
-    with devices.quiet():
+    with console.quiet():
         trainer = devices.make_trainer(
             loaded.trainer,
             in_turn=not stage.automatic_optimization,

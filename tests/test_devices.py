@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from thbench.config import TrainerConfig
+from thbench.core.errors import UserError
 from thbench.devices import few, make_trainer, use_threads
-from thbench.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from tests import recordings
 from tests.data.test_datamodule import stripes
 from tests.test_evaluation import fake_track
 from thbench import features, protocol
+from thbench.core.errors import UserError
 from thbench.data import audio, video
 from thbench.data.video import Chunk, VideoWriter
-from thbench.errors import UserError
 from thbench.evaluation import score
 from thbench.features import FeatureStore
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.toys import Counting, request
 from thbench import plans
-from thbench.contracts import Cost
+from thbench.core.types import Cost
 from thbench.diffusion import sampler as sampling
 from thbench.generation import execute
 

@@ -10,9 +10,9 @@ from tests import toy_training as toy
 from thbench import config, protocol
 from thbench.assemble import Assembled, videos_folder
 from thbench.config import DrawConfig, SamplerConfig
+from thbench.core.registry import resolve
 from thbench.data import manifest
 from thbench.protocol import Intervals, OverTime, Timing
-from thbench.registry import resolve
 from thbench.stages import stage_run
 from thbench.strategy import Stage, Strategy
 

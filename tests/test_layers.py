@@ -3,7 +3,7 @@
 import pytest
 
 from thbench import config, layers
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 TEXT = """
 target: a:B

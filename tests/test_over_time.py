@@ -12,7 +12,7 @@ from metrics.flow import OFM
 from metrics.image import PSNR
 from tests.leaderboard.rows import result
 from thbench import over_time, protocol, results
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 T, BIN = 30, 10
 

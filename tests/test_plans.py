@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thbench import plans
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.plans import SOURCE, Window
 
 OPTIONS = {

@@ -12,12 +12,12 @@ import torch
 
 from tests.tiny import FRAMES, NOISE, command, env, thbench
 from tests.toys import Counting, request
-from thbench import predict
 from thbench.cli import main
 from thbench.config import TrainerConfig
-from thbench.contracts import Cost, Generation
+from thbench.core import hardware
+from thbench.core.errors import UserError
+from thbench.core.types import Cost, Generation
 from thbench.data import audio, video
-from thbench.errors import UserError
 from thbench.predict import ClipWriter, costs, generate_split, mark, tags_of, write_video
 
 TRAINER = TrainerConfig(accelerator="cpu", devices=1, progress=False)
@@ -204,7 +204,7 @@ def test_a_failing_clip_leaves_those_before_it(tmp_path):
 
 
 def test_hardware_is_named():
-    assert "cores" in predict.hardware()
+    assert "cores" in hardware.hardware()
 
 
 # thbench generate

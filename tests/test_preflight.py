@@ -13,14 +13,16 @@ from torch import nn
 from benchmarks import preflight as simulated
 from tests import toy_training as toy
 from thbench import config as configs
-from thbench import estimate, hub, preflight
+from thbench import estimate, preflight
 from thbench.cli import main
 from thbench.config import DrawConfig
+from thbench.core import hub
+from thbench.core.errors import UserError
+from thbench.core.hub import Missing
 from thbench.data import manifest
-from thbench.errors import UserError
 from thbench.preflight import ERROR, OK, WARNING
 from thbench.stages import stage_run
-from thbench.strategy import Missing, Stage, Strategy
+from thbench.strategy import Stage, Strategy
 
 STAGE = "tests.test_preflight:"
 
@@ -70,7 +72,7 @@ class Reading(Line):
 @pytest.fixture(autouse=True)
 def _one_rate(monkeypatch):
     monkeypatch.setattr(preflight, "known_rate", lambda device, precision: 1e9)
-    for place in ("thbench.hub", "thbench.pictures"):
+    for place in ("thbench.core.hub", "thbench.pictures"):
         monkeypatch.setattr(f"{place}.reachable", lambda url: False)
 
 

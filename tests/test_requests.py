@@ -11,13 +11,13 @@ from scipy.signal import resample_poly
 
 from tests.recordings import Track, record
 from thbench.config import DataConfig
-from thbench.contracts import SAMPLE_RATE, Clip
+from thbench.core.errors import UserError
+from thbench.core.types import SAMPLE_RATE, Clip
 from thbench.data import audio, manifest, video
 from thbench.data.store import Store
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import speak, voice
 from thbench.data.video import VideoWriter
-from thbench.errors import UserError
 from thbench.requests import SplitRequests, follow, from_files, hear, read_portrait
 
 ROTATED = 6  # EXIF: turn by 90 degrees clockwise to see it upright

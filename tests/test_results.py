@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from thbench import results
-from thbench.errors import UserError
+from thbench.core import files, provenance
+from thbench.core.errors import UserError
 from thbench.results import Coverage, DataRef, Figure, ProtocolRef, Result, read, write
 
 
@@ -27,7 +28,7 @@ def example(**changes):
         "seeds": (0, 1),
         "samples_seen": 100,
         "per_clip": ({"id": "a", "metrics": {"PSNR": 30.0, "Blink/s": None}},),
-        **results.provenance(),
+        **provenance.provenance(),
     }
     return Result(**{**fields, **changes})
 
@@ -94,20 +95,20 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    results.write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("thbench.data.files.os.replace", full)
+    monkeypatch.setattr("thbench.core.files.os.replace", full)
     with pytest.raises(UserError, match="No space left on device"):
-        results.write_atomic(path, "new")
+        files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_provenance_names_packages_and_time():
-    found = results.provenance()
+    found = provenance.provenance()
     assert found["packages"]["torch"]
     assert found["created"].endswith("+00:00")
     assert dataclasses.replace(example(), **found).created == found["created"]

@@ -15,9 +15,9 @@ from tests import recordings
 from tests.test_evaluation import SIZE, fake_track, frames, save
 from thbench import features, protocol, report, results
 from thbench.cli import main
-from thbench.data.files import sha256
+from thbench.core.errors import UserError
+from thbench.core.files import sha256
 from thbench.data.video import chunks, read
-from thbench.errors import UserError
 from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard.rank import tables_of
 

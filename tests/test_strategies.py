@@ -3,8 +3,8 @@
 import pytest
 
 from thbench import assemble, config, params, plans
+from thbench.core.registry import resolve
 from thbench.data.dataset import least_frames
-from thbench.registry import resolve
 from thbench.stages import order
 from thbench.strategy import Strategy
 

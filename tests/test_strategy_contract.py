@@ -12,10 +12,10 @@ import yaml
 
 from tests.tiny import TINY
 from thbench import assemble, config, plans, protocol, training
-from thbench.contracts import Request
+from thbench.core.errors import UserError
+from thbench.core.registry import resolve
+from thbench.core.types import Request
 from thbench.dawn.a2v import A2VStage
-from thbench.errors import UserError
-from thbench.registry import resolve
 from thbench.stages import build_stage, load_net, locate, order, stage_run
 from thbench.strategy import Stage, Strategy
 from thbench.training import stage_data

@@ -11,9 +11,9 @@ from tests.leaderboard.rows import result
 from tests.test_predict import TRAINER, Asked
 from tests.toys import Counting, request
 from thbench import timing
-from thbench.contracts import Cost
+from thbench.core.hardware import hardware
+from thbench.core.types import Cost
 from thbench.leaderboard.rank import tables_of
-from thbench.predict import hardware
 from thbench.protocol import Timing
 from thbench.report import lines
 from thbench.results import Timed, read, write

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from tests import toy_training as toy
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.stages import StageRun
 from thbench.tracking import CurveLogger, loggers, read_curves, wandb_mode
 from thbench.training import fit

@@ -15,9 +15,9 @@ from tests import toy_training as toy
 from thbench import training
 from thbench.callbacks import Ema
 from thbench.config import OptimConfig
-from thbench.contracts import FPS
+from thbench.core.errors import UserError
+from thbench.core.types import FPS
 from thbench.data import video
-from thbench.errors import UserError
 from thbench.optim import build_optimizer, rate_scale
 from thbench.samples import clip_sound, contact_sheet
 from thbench.stages import bind, load_net, load_nets, order, read_checkpoint, stage_run

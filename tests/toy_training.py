@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from thbench.config import Config, DataConfig, DrawConfig, OptimConfig, StageConfig, TrainerConfig
-from thbench.contracts import Clip
+from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.video import VideoWriter
 from thbench.strategy import Stage

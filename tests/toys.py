@@ -6,7 +6,7 @@ import torch
 
 from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import N_LANDMARKS, Request
+from thbench.core.types import N_LANDMARKS, Request
 from thbench.diffusion.process import NoiseProcess
 from thbench.strategy import Denoiser, Pass, Setting, Strategy
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from thbench import plans, predict, protocol, results
 from thbench.config import Config, content_hash
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.registry import resolve
 from thbench.data import manifest
-from thbench.errors import UserError, did_you_mean
 from thbench.evaluation import score, with_own_motion
 from thbench.protocol import Protocol
-from thbench.registry import resolve
 from thbench.requests import SplitRequests
 from thbench.results import Result
 from thbench.stages import bind, load_nets, locate, order

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
-from thbench.contracts import Batch
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.strategy import Stage
 
 

@@ -13,17 +13,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from thbench.callbacks import Steps
+from thbench.core.console import rank_zero_print
 from thbench.stages import META, StageRun, read_checkpoint
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """A line for the user, once, however many processes train."""
-    print(text, flush=True)
 
 
 class Checkpoints(Checkpoint):
@@ -157,7 +151,9 @@ def requeue() -> None:
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     except OSError as error:
-        say(f"The job could not be requeued ({error}): submit it again, it will go on.")
+        rank_zero_print(f"The job could not be requeued ({error}): submit it again, it will go on.")
         return
     if done.returncode:
-        say(f"scontrol requeue {job} failed ({done.stderr.strip()}): submit the job again.")
+        rank_zero_print(
+            f"scontrol requeue {job} failed ({done.stderr.strip()}): submit the job again."
+        )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 
 EPILOG = """\
 examples:

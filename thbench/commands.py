@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thbench import config as configs
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -31,9 +31,10 @@ def check(arguments: argparse.Namespace) -> None:
     only, words = _take(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
     from thbench import devices, preflight
+    from thbench.core import console
 
     devices.use_threads(config.trainer)
-    with devices.quiet():
+    with console.quiet():
         report = preflight.check(config, only, files=not arguments.manifest_only)
     preflight.show(report)
     if report.of(preflight.ERROR):
@@ -44,10 +45,11 @@ def check(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Generate, score, write a result."""
     config = configs.load(arguments.strategy, arguments.overrides)
-    from thbench import assemble, devices, report
+    from thbench import assemble, report
+    from thbench.core import console
 
     origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
-    if config.eval.protocol is None and devices.is_first():
+    if config.eval.protocol is None and console.is_rank_zero():
         _say_protocol(assemble.protocol_name(config), "eval.protocol=NAME")
     result = assemble.evaluate(config, device=_device(config), origin=origin)
     if result is not None:
@@ -265,11 +267,12 @@ def _look_ahead(config: configs.Config, only: str | None) -> None:
     Raises:
         UserError: it cannot end well.
     """
-    from thbench import devices, preflight
+    from thbench import preflight
+    from thbench.core import console
 
-    if not devices.is_first():
+    if not console.is_rank_zero():
         return  # the first process has looked
-    with devices.quiet():
+    with console.quiet():
         # Tiny networks fit anywhere; what a paper's take is worth some seconds.
         costly = config.scale == "paper"
         report = preflight.check(config, only, estimates=costly, evaluation=False)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from thbench import layers as layering
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 
 SCALES = ("paper", "tiny")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 IDENTITIES = 20
 SECONDS = 3

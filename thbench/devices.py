@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,16 +12,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from thbench.callbacks import ClipBar
 from thbench.checkpoints import WholeFiles
 from thbench.config import TrainerConfig
-from thbench.errors import UserError
+from thbench.core.console import quiet
+from thbench.core.errors import UserError
 from thbench.strategy import Strategy
-
-_NOISY = ("lightning", "lightning.pytorch", "lightning.fabric", "torch", "wandb")
 
 
 def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: Any) -> L.Trainer:
@@ -134,27 +130,6 @@ def use_threads(settings: TrainerConfig) -> None:
     """Give torch as many CPU threads as the settings say."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch, Lightning and W&B say of themselves off the terminal; errors still show."""
-    levels = {name: logging.getLogger(name).level for name in _NOISY}
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for module in _NOISY:
-                warnings.filterwarnings("ignore", module=module.replace(".", r"\."))
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-def is_first() -> bool:
-    """Whether this is rank 0, also before a trainer has started the others."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def few(settings: TrainerConfig, n: int) -> int | list[int]:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from thbench.config import Config, DrawConfig, StageConfig
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Batch
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Batch
 from thbench.data.dataset import frame_range
 from thbench.stages import build_stage
 from thbench.strategy import Stage

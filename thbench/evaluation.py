@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.provenance import provenance
 from thbench.features import default_cache
 from thbench.pairing import Pair, Reference, find_reference, find_videos, pair_up
 from thbench.predict import costs
 from thbench.protocol import Protocol
-from thbench.results import GROUND_TRUTH, Result, provenance
+from thbench.results import GROUND_TRUTH, Result
 from thbench.scorer import Scorer
 
 

@@ -25,11 +25,11 @@ from metrics.extractors.base import Extractor
 from metrics.frames import Frames
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.config import content_hash
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.errors import UserError
+from thbench.core.files import replacing, sha256
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import places, video
-from thbench.data.files import replacing, sha256
 from thbench.data.store import resize
-from thbench.errors import UserError
 from thbench.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")

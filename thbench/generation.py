@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thbench.contracts import Cost, Generation, Request, to_uint8
+from thbench.core.seeding import noise_generator
+from thbench.core.slices import iterate_slices
+from thbench.core.types import Cost, Generation, Request, to_uint8
 from thbench.diffusion import sampler as sampling
 from thbench.plans import SOURCE, Round, Window, levels, steps_per_level, windows
 from thbench.plans import cost as plan_cost
-from thbench.strategy import Denoiser, Pass, iterate_slices, noise_for
+from thbench.strategy import Denoiser, Pass
 
 if TYPE_CHECKING:
     from thbench.strategy import Strategy
@@ -143,7 +145,7 @@ class _State:
         frames = torch.tensor([[*w.observe, *w.generate] for w in group], device=self.device)
         seen = self._observed(group)
         noisy = self._gather(group, shape)
-        sources = [noise_for(self.request, self.sweep.space, r, p.index) for p in places]
+        sources = [noise_generator(self.request, self.sweep.space, r, p.index) for p in places]
         context = None
         if seen is not None:
             n_seen = seen.shape[2]
@@ -194,7 +196,7 @@ class _State:
         for window in group:
             for i, enter in zip(window.generate, window.enter, strict=True):
                 if enter == self.high:
-                    source = noise_for(self.request, self.sweep.space, "frame", i)
+                    source = noise_generator(self.request, self.sweep.space, "frame", i)
                     self.noisy[i] = torch.randn(shape, generator=source).to(self.device)
         return torch.stack([torch.stack([self.noisy[i] for i in w.generate], dim=1) for w in group])
 

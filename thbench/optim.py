@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from thbench.config import OptimConfig
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from torch import Tensor
 
 from metrics.base import BenchMetric, ClipMetric, frame_mean, part_of
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.results import Curve, finite
 
 Features = Mapping[str, Tensor]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thbench.config import content_hash
-from thbench.data.files import sha256
+from thbench.core.errors import UserError
+from thbench.core.files import sha256
 from thbench.data.listing import list_videos, summary
-from thbench.errors import UserError
 from thbench.results import DataRef
 
 _SEED = re.compile(r"seed-(\d+)/(.+)")

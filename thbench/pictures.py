@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from metrics.download import reachable
-from thbench.contracts import Batch, to_unit
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.hub import Missing
+from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import (
     VGG19,
     VGG_URL,
@@ -17,7 +18,7 @@ from thbench.nn.perceptual import (
     pixel_features,
     vgg_is_here,
 )
-from thbench.strategy import Frozen, Missing, Setting, Stage
+from thbench.strategy import Frozen, Setting, Stage
 
 PERCEPTUAL = ("vgg", "pixel")
 

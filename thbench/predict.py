@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import metadata
@@ -26,13 +24,15 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from thbench.config import TrainerConfig
-from thbench.contracts import Cost, Generation
-from thbench.data.files import sha256
+from thbench.core.console import is_rank_zero
+from thbench.core.errors import UserError
+from thbench.core.files import sha256, write_atomic
+from thbench.core.hardware import hardware
+from thbench.core.types import Cost, Generation
 from thbench.data.video import VideoWriter
-from thbench.devices import is_first, predict
-from thbench.errors import UserError
+from thbench.devices import predict
 from thbench.requests import SplitRequests
-from thbench.results import CostSummary, write_atomic
+from thbench.results import CostSummary
 from thbench.strategy import Strategy
 
 MARK = "AI-generated"
@@ -108,7 +108,7 @@ def generate_split(
     """
     missing = [i for i in range(len(requests)) if not writer.is_done(*requests.name(i))]
     if not missing:
-        return is_first()
+        return is_rank_zero()
     strategy.writer = writer
     loader = DataLoader(Subset(requests, missing), batch_size=None)
     return predict(strategy, loader, trainer, len(missing))
@@ -197,22 +197,6 @@ def costs(videos: Sequence[Path]) -> CostSummary | None:
         hardware=" + ".join(sorted({str(r["hardware"]) for r in timed})),
         clips=len(timed),
     )
-
-
-def hardware(device: torch.device | str = "cpu") -> str:
-    """The device's name, for people."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _record_path(video: Path) -> Path:

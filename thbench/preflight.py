@@ -26,16 +26,16 @@ from thbench import assemble, devices
 from thbench import config as configs
 from thbench import protocol as protocols
 from thbench.config import Config, StageConfig
-from thbench.contracts import Clip
+from thbench.core.errors import UserError
+from thbench.core.hub import absent
+from thbench.core.types import Clip
 from thbench.data import manifest, video
 from thbench.data.audio import ENCODERS
 from thbench.data.datamodule import Share, check_root
 from thbench.data.dataset import least_frames, usable_frames
 from thbench.data.store import Store
-from thbench.errors import UserError
 from thbench.estimate import EFFICIENCY, Need, Networks, known_rate
 from thbench.features import build_extractors
-from thbench.hub import absent
 from thbench.stages import order, stage_run
 from thbench.strategy import Setting, Stage
 

@@ -13,9 +13,9 @@ from metrics import METRICS
 from metrics.base import FrameMetric, is_pixels
 from metrics.extractors import EXTRACTORS
 from thbench.config import content_hash, find, names, read_yaml
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.registry import Registry
 from thbench.data import manifest
-from thbench.errors import UserError, did_you_mean
-from thbench.registry import Registry
 
 SOURCE_FRAMES = ("first", "random")
 POSES = ("reference", "generated")

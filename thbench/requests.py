@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from thbench.checkpoints import say
 from thbench.config import DataConfig
-from thbench.contracts import SAMPLES_PER_FRAME, Request, Track
+from thbench.core.console import rank_zero_print
+from thbench.core.errors import UserError
+from thbench.core.seeding import derive_seed
+from thbench.core.types import SAMPLES_PER_FRAME, Request, Track
 from thbench.data import audio, landmarks, video
 from thbench.data.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
 from thbench.data.store import Store
-from thbench.errors import UserError
-from thbench.strategy import fold
 
 NEARLY_SILENT = -60.0
 """Decibels below full scale; speech is 20 to 30 dB below."""
@@ -115,7 +115,7 @@ class SplitRequests(Dataset[Request]):
             raise UserError(f"Clip '{self.store.clips[i].id}' shows no face: prepare it anew.")
         if self.source_frame == "first":
             return int(seen[0])
-        return int(np.random.default_rng(fold(seed, self.store.clips[i].id)).choice(seen))
+        return int(np.random.default_rng(derive_seed(seed, self.store.clips[i].id)).choice(seen))
 
 
 def from_files(
@@ -168,9 +168,11 @@ def hear(path: Path) -> np.ndarray:
     """
     found = audio.read(path)
     for note in (*found.notes, *found.filled()):
-        say(f"{path}: {note}.")
+        rank_zero_print(f"{path}: {note}.")
     if (decibels := audio.level(found.waveform)) < NEARLY_SILENT:
-        say(f"warning: {path} is nearly silent ({decibels:.0f} dB): the mouth has nothing to say.")
+        rank_zero_print(
+            f"warning: {path} is nearly silent ({decibels:.0f} dB): the mouth has nothing to say."
+        )
     return found.waveform
 
 
@@ -185,7 +187,7 @@ def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:
         faces = locate.faces(picture[0], thorough=True)
     square = choose_square(faces[0].box[None], *picture.shape[-2:]) if faces else None
     if len(faces) > 1:
-        say(f"{image}: {len(faces)} faces, the largest is taken.")
+        rank_zero_print(f"{image}: {len(faces)} faces, the largest is taken.")
     if square is None:
         raise UserError(f"No face was found in {image}: take a picture of one face from the front.")
     seen = landmarks.track(cut(picture, square, max(size, MESH_SIZE)))

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thbench.data.files import write_atomic
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.files import write_atomic
 
 SCHEMA_VERSION = 1
 GROUND_TRUTH = "ground-truth"
 """The strategy of the reference's own row."""
 ORIGINS = ("measured", "reported", "smoke")
 DIRECTIONS = ("higher", "lower", "zero", "reference")
-PACKAGES = ("thbench", "torch", "torchvision", "torchmetrics", "lightning", "diffusers", "scipy")
 
 
 @dataclass(frozen=True)
@@ -289,49 +285,9 @@ def read_folder(folder: Path) -> list[Result]:
     return [read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def provenance() -> dict[str, Any]:
-    """Keyword arguments of ``Result`` that say what ran: git hash, packages, time."""
-    return {"git": git_hash(), "packages": packages(), "created": now()}
-
-
-def git_hash() -> str | None:
-    """The commit of the clone that this package lies in, ``+`` behind it where files differ."""
-    here = Path(__file__).resolve().parent
-    commit = _git(here, "rev-parse", "HEAD")
-    if not commit or _git(here, "ls-files", "--error-unmatch", __file__) is None:
-        return None
-    return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
-
-
-def packages() -> dict[str, str]:
-    """Versions of the packages that can change a figure."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def now() -> str:
-    """The time in UTC, to the second, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def finite(value: float) -> float | None:
     """The value, or None for NaN and infinities, which JSON has no words for."""
     return value if math.isfinite(value) else None
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _dump(value: Any, indent: int | None = None) -> str:

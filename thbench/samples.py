@@ -17,10 +17,11 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from thbench.callbacks import Ema, Steps
-from thbench.contracts import SAMPLES_PER_FRAME, Batch, to_uint8, to_unit
+from thbench.core.seeding import derive_seed
+from thbench.core.types import SAMPLES_PER_FRAME, Batch, to_uint8, to_unit
 from thbench.data import audio
 from thbench.data.video import VideoWriter
-from thbench.strategy import Stage, fold
+from thbench.strategy import Stage
 
 
 class SampleVideos(Callback):
@@ -53,7 +54,7 @@ class SampleVideos(Callback):
         assert isinstance(module, Stage)
         batch, video = self.fixed()
         averages = [c.averaged(module) for c in _callbacks(trainer) if isinstance(c, Ema)]
-        torch.manual_seed(fold(module.setting.seed, "samples"))
+        torch.manual_seed(derive_seed(module.setting.seed, "samples"))
         module.eval()
         with contextlib.ExitStack() as stack, torch.no_grad():
             for average in averages:

@@ -22,11 +22,12 @@ import torch
 from torch import nn
 
 from thbench.config import Config, StageConfig, content_hash, to_yaml
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.files import write_atomic
+from thbench.core.registry import resolve
+from thbench.core.seeding import derive_seed
 from thbench.data.datamodule import read_digest
-from thbench.errors import UserError, did_you_mean
-from thbench.registry import resolve
-from thbench.results import write_atomic
-from thbench.strategy import Setting, Stage, fold
+from thbench.strategy import Setting, Stage
 
 META = "thbench"
 """Key of a checkpoint under which we say what it is."""
@@ -151,7 +152,7 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     bind(kind, stage.model, f"stages.{name}.model")
     setting = Setting(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
-    torch.manual_seed(fold(config.seed, "weights"))
+    torch.manual_seed(derive_seed(config.seed, "weights"))
     try:
         return kind(setting, **stage.model)
     except (TypeError, ValueError) as error:  # from the networks, deeper inside

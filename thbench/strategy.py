@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
-from thbench.contracts import Batch, Generation, Request
+from thbench.core.errors import UserError
+from thbench.core.hub import Missing
+from thbench.core.seeding import derive_seed
+from thbench.core.types import Batch, Generation, Request
+from thbench.core.versioned import Versioned
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
 from thbench.optim import build_optimizer
 from thbench.plans import Plan
-from thbench.versioned import Versioned
 
 
 class Frozen:
@@ -37,19 +38,6 @@ class Frozen:
     def to(self, device: torch.device | str) -> Frozen:
         self.module.to(device)
         return self
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Something from outside that a stage wants and that is not on this machine.
-
-    Attributes:
-        what: it is, and how to get it, in one line.
-        stops: training cannot do without it, nor get it when the stage starts.
-    """
-
-    what: str
-    stops: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,7 +136,7 @@ class Stage(Versioned, L.LightningModule, ABC):
         ``batches_seen`` counts this batch from here on: callbacks that save a checkpoint at its
         end run before the module's own hook there.
         """
-        torch.manual_seed(fold(self.setting.seed, int(self.batches_seen), self.global_rank))
+        torch.manual_seed(derive_seed(self.setting.seed, int(self.batches_seen), self.global_rank))
         self.batches_seen += 1
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -157,7 +145,7 @@ class Stage(Versioned, L.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # The same noise at every validation, or its curve would be mostly noise. Training draws
         # its own seed at its next batch, so there is no state to put back.
-        torch.manual_seed(fold(self.setting.seed, batch_idx, self.global_rank, "val"))
+        torch.manual_seed(derive_seed(self.setting.seed, batch_idx, self.global_rank, "val"))
         self.log_losses("val", self.loss(batch), len(batch))
 
     def log_losses(self, split: str, losses: Mapping[str, Tensor], n: int) -> Tensor:
@@ -303,20 +291,3 @@ class Strategy(Versioned, L.LightningModule, ABC):
         """Make one clip and hand it to ``writer``."""
         assert self.writer is not None
         self.writer(self.generate(request), self.device)
-
-
-def fold(*parts: object) -> int:
-    """A seed below 2^63 from any values: equal parts give equal seeds on every machine."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def noise_for(request: Request, *parts: object) -> torch.Generator:
-    """The request's own source of noise, independent of order, device count and batch."""
-    return torch.Generator().manual_seed(fold(request.seed, request.id, *parts))
-
-
-def iterate_slices(n: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover range(n)."""
-    for a in range(0, n, size):
-        yield slice(a, min(a + size, n))

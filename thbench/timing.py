@@ -21,12 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from thbench.config import TrainerConfig, content_hash
-from thbench.contracts import SAMPLES_PER_FRAME, Cost, Request
+from thbench.core.files import write_atomic
+from thbench.core.hardware import hardware
+from thbench.core.types import SAMPLES_PER_FRAME, Cost, Request
 from thbench.devices import alone
-from thbench.predict import hardware
 from thbench.protocol import Timing
 from thbench.requests import SplitRequests
-from thbench.results import Timed, write_atomic
+from thbench.results import Timed
 from thbench.strategy import Strategy
 
 CUDA = "CUDA memory allocated at most, weights included"

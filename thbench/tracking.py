@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from thbench.config import Config
-from thbench.data.files import write_atomic
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.files import write_atomic
 from thbench.stages import StageRun
 
 MODES = ("auto", "online", "offline", "off")

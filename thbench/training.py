@@ -22,15 +22,16 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from thbench.callbacks import Bar, Ema, NanGuard, Steps, Throughput
-from thbench.checkpoints import Checkpoints, WholeFiles, say
+from thbench.checkpoints import Checkpoints, WholeFiles
 from thbench.config import Config, StageConfig
-from thbench.contracts import Batch
+from thbench.core.console import is_rank_zero, quiet, rank_zero_print
+from thbench.core.errors import UserError
+from thbench.core.provenance import provenance
+from thbench.core.types import Batch
 from thbench.data.datamodule import ClipData, Share
-from thbench.devices import is_first, make_trainer, quiet
-from thbench.errors import UserError
+from thbench.devices import make_trainer
 from thbench.nn.normalize import count_in_parts
 from thbench.optim import build_optimizer
-from thbench.results import provenance
 from thbench.samples import SampleVideos
 from thbench.stages import (
     META,
@@ -91,7 +92,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
         stage.check_draw(stage_config.draw)
         for split in ("train", "val") if data.validates else ("train",):
             if left_out := data.dataset(split).left_out:
-                say(f"{name}: {left_out}")
+                rank_zero_print(f"{name}: {left_out}")
         if stage_config.init_from and not resume:
             origin = read_checkpoint(stage_run(config, stage_config.init_from))
             fill(stage.net, origin, f"stage '{name}', which starts from it")
@@ -158,7 +159,7 @@ def build_trainer(
             " set trainer.accumulate=1."
         )
     if not data.validates and settings.validate_batches and settings.validate_every:
-        say(f"{run.name}: no validation, the data set has no clips in its split 'val'.")
+        rank_zero_print(f"{run.name}: no validation, the data set has no clips in its split 'val'.")
     validate_every = settings.validate_every * settings.accumulate if data.validates else 0
     trainer = make_trainer(
         settings,
@@ -217,7 +218,7 @@ def explained(run: StageRun) -> Iterator[None]:
             " stays the same), or take bf16-mixed."
         ) from error
     except SIGTERMException:
-        say(f"{run.name}: interrupted; run the same command again and it goes on.")
+        rank_zero_print(f"{run.name}: interrupted; run the same command again and it goes on.")
         raise SystemExit(143) from None
 
 
@@ -230,26 +231,26 @@ def _is_trained(config: Config, name: str) -> bool:
     check_needs(run, meta)
     if meta["steps"] < limit:
         return False
-    say(f"{name}: trained, {meta['steps']} steps, {run.folder}")
+    rank_zero_print(f"{name}: trained, {meta['steps']} steps, {run.folder}")
     return True
 
 
 def _take_as_it_is(config: Config, run: StageRun, stage: Stage, account: dict[str, Any]) -> None:
     """Keep the network of a stage without steps: published weights that stay as they are."""
     _start(config, run, 0)
-    if is_first():
+    if is_rank_zero():
         meta = {**account, "steps": 0, "best": None}
         WholeFiles().save_checkpoint({"state_dict": stage.state_dict(), META: meta}, run.last)
         run.note(status="done", seconds=0.0)
-    say(f"{run.name}: no steps to train, its weights are taken as they are")
+    rank_zero_print(f"{run.name}: no steps to train, its weights are taken as they are")
 
 
 def _start(config: Config, run: StageRun, resume: int) -> None:
     limit = config.stages[run.name].max_steps
     from_where = f"from step {resume} " if resume else ""
-    say(f"{run.name}: training {from_where}to step {limit}, {run.folder}")
+    rank_zero_print(f"{run.name}: training {from_where}to step {limit}, {run.folder}")
     run.folder.mkdir(parents=True, exist_ok=True)
-    if is_first():
+    if is_rank_zero():
         write_config(config, run)
         run.note(
             title=config.title,
@@ -268,7 +269,9 @@ def _finish(trainer: L.Trainer, run: StageRun, stage: Stage) -> None:
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
         run.note(status="done", steps=steps.done, seconds=round(steps.seconds, 1))
-    say(f"{run.name}: done, {steps.done} steps in {steps.seconds:.0f} s, {speed.summary(device)}")
+    rank_zero_print(
+        f"{run.name}: done, {steps.done} steps in {steps.seconds:.0f} s, {speed.summary(device)}"
+    )
 
 
 def _callbacks(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from metrics import download
 from metrics.weights import WEIGHTS, Weights, folder, matches
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 
 HERE, ABSENT, DIFFERS = "yes", "no", "differs"
 

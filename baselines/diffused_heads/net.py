@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.diffused_heads.unet import UNet
+from thbench.core.errors import UserError
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
 from thbench.nn.entry import level
 from thbench.nn.normalize import sound_stats
 

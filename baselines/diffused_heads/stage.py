@@ -11,12 +11,12 @@ from torch import Tensor
 
 from baselines.diffused_heads.net import FrameNet
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term
 from thbench.diffusion.losses import clip_mean
-from thbench.errors import UserError
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.strategy import Setting, Stage

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from baselines.diffused_heads.net import FrameConditions, FrameNet
 from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import Request, to_unit
 from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 

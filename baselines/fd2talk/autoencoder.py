@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder, AutoencoderStage
 from baselines.pretrained import fill, published
-from thbench.contracts import Batch
+from thbench.core.types import Batch
 from thbench.nn.perceptual import pyramid_l1
 from thbench.pictures import pairs
 from thbench.strategy import Setting

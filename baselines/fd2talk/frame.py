@@ -13,12 +13,12 @@ from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
 from thbench.nn.entry import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask

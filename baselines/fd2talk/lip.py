@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.fd2talk.morphable import coefficients, needed
-from thbench.contracts import Batch
+from thbench.core.types import Batch
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
 from thbench.nn.normalize import RunningStats, shown_once, sound_stats

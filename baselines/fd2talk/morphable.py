@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.hub import Missing
+from thbench.core.types import Batch
 from thbench.data.morphable import Moments, Morphable, pose_coefficients, read_bfm, vertex_error
-from thbench.errors import UserError
 from thbench.optim import build_optimizer
-from thbench.strategy import Missing, Setting, Stage
+from thbench.strategy import Setting, Stage
 
 
 class MorphableStage(Stage):

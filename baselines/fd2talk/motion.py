@@ -13,11 +13,11 @@ from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.motion_net import MotionNet
 from thbench import plans
 from thbench.config import DrawConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data.dataset import fewest_shown
 from thbench.data.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
-from thbench.errors import UserError
 from thbench.nn.normalize import shown_once
 from thbench.strategy import Setting, Stage
 

@@ -14,9 +14,9 @@ from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.motion_net import MotionNet
 from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Request, to_unit
 from thbench.data.morphable import Morphable, pose_coefficients, to_pose
-from thbench.errors import UserError, did_you_mean
 from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 COEFFICIENTS, LATENTS = "coefficients", "latents"

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.nn.entry import level
 from thbench.nn.silent import silent
 

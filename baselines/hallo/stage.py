@@ -14,18 +14,18 @@ from baselines.autoencoder import Autoencoder, encode_clips
 from baselines.hallo.net import HalloNet, Keep, Portrait, spatial_parts
 from baselines.hallo.walk import unused_by_features
 from baselines.pretrained import fill_from
-from thbench.checkpoints import say
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.console import rank_zero_print
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.hub import Missing, absent
+from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean
-from thbench.errors import UserError, did_you_mean
-from thbench.hub import absent
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.optim import build_optimizer
-from thbench.strategy import Missing, Setting, Stage
+from thbench.strategy import Setting, Stage
 
 DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
 """How often each condition of a clip is hidden in training (section 4.1)."""
@@ -211,7 +211,9 @@ class ImageStage(HalloStage):
 
     def start(self) -> None:
         if not self.init_from:
-            say("image: starts from random weights; init_from=FOLDER or a hub id takes SD 1.5's")
+            rank_zero_print(
+                "image: starts from random weights; init_from=FOLDER or a hub id takes SD 1.5's"
+            )
             return
         for net in (self.net.unet, self.net.reference):
             fill_from(net, UNet2DConditionModel, self.init_from, "unet")
@@ -256,7 +258,9 @@ class VideoStage(HalloStage):
 
     def start(self) -> None:
         if not self.init_from:
-            say("video: time starts from random weights; init_from=... takes AnimateDiff's")
+            rank_zero_print(
+                "video: time starts from random weights; init_from=... takes AnimateDiff's"
+            )
             return
         fill_from(self.net.temporal, MotionAdapter, self.init_from)
 

@@ -14,8 +14,8 @@ from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
 from baselines.hallo.net import HalloNet, Keep, Portrait
 from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Request, to_unit
 from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 

@@ -7,8 +7,8 @@ from diffusers import AutoencoderKL
 from baselines.autoencoder import Autoencoder, AutoencoderStage, BlockCosines, encode_clips
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from tests.dawn.test_a2v import batch
-from thbench.contracts import to_unit
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import to_unit
 from thbench.strategy import Setting
 
 SIZE = 16

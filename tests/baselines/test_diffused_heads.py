@@ -14,9 +14,9 @@ from baselines.diffused_heads.unet import FilmBlock
 from tests.toys import request
 from thbench import config, plans
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.types import Batch, to_unit
 from thbench.diffusion.bound import bound_term
-from thbench.errors import UserError
 from thbench.nn.attention import SpatialAttention
 from thbench.nn.regions import LIPS, box_mask
 from thbench.optim import build_optimizer

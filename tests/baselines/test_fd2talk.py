@@ -19,9 +19,9 @@ from tests.data.test_morphable import model as found_model
 from tests.toys import request
 from thbench import config, plans
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data.morphable import pose_coefficients
-from thbench.errors import UserError
 from thbench.nn.attention import make_band
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask

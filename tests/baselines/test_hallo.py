@@ -20,9 +20,9 @@ from tests.baselines.test_diffused_heads import spread
 from tests.toys import request
 from thbench import config, plans
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.diffusion import sampler
-from thbench.errors import UserError
 from thbench.nn.regions import FACE, LIPS, box_mask
 from thbench.nn.silent import silent
 from thbench.plans import SOURCE

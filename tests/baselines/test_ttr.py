@@ -7,10 +7,10 @@ from baselines.ttr import TTR, GapDenoiser
 from tests.dawn.test_traps import AUDIO, LATENT, LFG, SIZE
 from tests.toys import request
 from thbench.config import SamplerConfig
+from thbench.core.errors import UserError
 from thbench.dawn.a2v_net import A2VNet
 from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.dawn.pbnet import PBNet
-from thbench.errors import UserError
 from thbench.strategy import Setting
 
 SMALL = {"dim": 8, "mults": (1,), "heads": 1, "head_dim": 8, "normalize": "location"}

@@ -7,8 +7,8 @@ from baselines.windows import WindowStage, take
 from tests.dawn.test_a2v import AUDIO, SIZE, SMALL, Planted, batch
 from thbench import plans
 from thbench.config import DrawConfig
+from thbench.core.errors import UserError
 from thbench.dawn.a2v import A2VStage
-from thbench.errors import UserError
 from thbench.plans import SOURCE
 from thbench.strategy import Setting
 

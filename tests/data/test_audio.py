@@ -15,8 +15,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from thbench.core.errors import UserError
 from thbench.data import audio, video, wav2vec
-from thbench.errors import UserError
 
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data import audio, video
 from thbench.data.crop import Square, choose_square, cut
 from thbench.data.prepare import SourceVideo, prepare

@@ -9,13 +9,13 @@ import torch
 
 from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data import video
 from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
 from thbench.data.dataset import PreparedDataset, jitter, window_starts
 from thbench.data.store import Store, build_once, resize
 from thbench.data.video import VideoWriter
-from thbench.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 
 from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
+from thbench.core.errors import UserError
 from thbench.data import audio, embeddings, places
 from thbench.data.audio import AudioEncoder
 from thbench.data.datamodule import ClipData
 from thbench.data.embeddings import Embeddings
 from thbench.data.store import Store
-from thbench.errors import UserError
 from thbench.requests import SplitRequests
 
 

@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
+from thbench.core.errors import UserError
+from thbench.core.files import write_atomic
 from thbench.data import audio, listing, video
-from thbench.data.files import write_atomic
 from thbench.data.listing import LeftOut, list_videos, summary
-from thbench.errors import UserError
 from thbench.pairing import find_videos
 
 Touch = Callable[..., Path]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.recordings import Track, begin_later, clicks, damage, forget_rate, heard, record, talk
 from thbench.cli import main
-from thbench.contracts import Clip
+from thbench.core.types import Clip
 from thbench.data import audio, manifest, video
 from thbench.data.crop import cut
 from thbench.data.job import Entry

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from thbench.core.errors import UserError
+from thbench.core.files import DiskError, remove_leftovers, replacing
 from thbench.data import manifest, process, video
 from thbench.data.crop import Square
-from thbench.data.files import DiskError, remove_leftovers, replacing
 from thbench.data.prepare import Report, SourceVideo, prepare
 from thbench.data.process import FrameReader
-from thbench.errors import UserError
 
 # pictures without a face go through whole with these
 OPTIONS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.audio import Sound
 from thbench.data.crop import LOCATE_EVERY, Face, Square
 from thbench.data.job import Segment, Settings

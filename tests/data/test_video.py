@@ -14,8 +14,8 @@ from PIL import Image
 from tests import recordings
 from tests.recordings import counted, counting, record
 from tests.tiny import HDTF
+from thbench.core.errors import UserError
 from thbench.data import audio, decoding, video, writer
-from thbench.errors import UserError
 
 DECODERS = ["pyav", *(["decord"] if video.has_decord() else [])]
 

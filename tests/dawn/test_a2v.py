@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from thbench.config import SamplerConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.dawn.a2v import A2VStage, sample
 from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
 from thbench.dawn.lfg import SourceFeatures
-from thbench.errors import UserError
 from thbench.nn.regions import FACE, LIPS, region_mask
 from thbench.plans import SOURCE
 from thbench.strategy import Setting

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from thbench.config import OptimConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.dawn import lfg
 from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
 from thbench.dawn.lfg_losses import pixel_weight, psnr
@@ -17,7 +18,6 @@ from thbench.dawn.motion import (
     moments,
     region_maps,
 )
-from thbench.errors import UserError
 from thbench.nn.perceptual import VGG19, pixel_features, pyramid_l1
 from thbench.nn.regions import LIPS
 from thbench.nn.warp import Deformation, identity_grid, warp_by_flow

@@ -5,9 +5,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from thbench.config import DrawConfig, OptimConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.dawn.pbnet import Discriminator, PBNet, PBNetStage, kl_divergence
-from thbench.errors import UserError
 from thbench.strategy import Setting
 
 AUDIO = 4

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from thbench.config import SamplerConfig
+from thbench.core.errors import UserError
 from thbench.diffusion import sampler
 from thbench.diffusion.bound import bound_term, log_mass
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
 
 LEARNED = NoiseProcess("cosine", 1000, variance="learned")
 

@@ -4,8 +4,8 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thbench.core.errors import UserError
 from thbench.diffusion.process import PREDICTIONS, SCHEDULES, NoiseProcess
-from thbench.errors import UserError
 
 
 def latents(*shape, seed=0):

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thbench.config import SamplerConfig
+from thbench.core.errors import UserError
 from thbench.diffusion import sampler
 from thbench.diffusion.process import PREDICTIONS, SCHEDULES, NoiseProcess
-from thbench.errors import UserError
 
 
 def latents(*shape, seed=0):

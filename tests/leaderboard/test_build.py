@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaderboard.rows import result
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.leaderboard import build, published
 from thbench.leaderboard.rank import narrowed, tables_of
 from thbench.leaderboard.render import number, show

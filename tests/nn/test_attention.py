@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.nn.attention import (
     SpatialAttention,
     SpatialLinearAttention,

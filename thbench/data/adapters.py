@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from thbench.contracts import Clip
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Clip
 from thbench.data.identity import count_people, doubts, people_of
 from thbench.data.job import SourceVideo
 from thbench.data.listing import (
@@ -26,7 +27,6 @@ from thbench.data.listing import (
     list_videos,
     summary,
 )
-from thbench.errors import UserError, did_you_mean
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 HDTF_FRACTIONS = {"train": 0.9, "test": 0.1}

@@ -20,12 +20,12 @@ from scipy.signal import get_window
 from torch import Tensor
 
 from metrics.compiling import alone
-from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data.files import replacing
+from thbench.core.errors import UserError
+from thbench.core.files import replacing
+from thbench.core.registry import Registry
+from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.sound import NoSoundError, Sound, level, load, read
 from thbench.data.wav2vec import FIELD, HOP, convolved
-from thbench.errors import UserError
-from thbench.registry import Registry
 
 __all__ = [
     "ENCODERS",

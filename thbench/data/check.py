@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
+from thbench.core.errors import UserError
+from thbench.core.files import sha256
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
 from thbench.data import embeddings, lookalikes, manifest, video
-from thbench.data.files import sha256
-from thbench.errors import UserError
 
 WARNING = "warning: "
 _REDO = "delete it and run `thbench data prepare` again"

@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from thbench.config import DataConfig, DrawConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data import manifest
 from thbench.data.dataset import PreparedDataset
 from thbench.data.store import Store
-from thbench.errors import UserError
 
 ENDLESS = 2**40
 """Length of the training loader: never reached, and the same in every run. Lightning reads one
@@ -107,7 +107,7 @@ class BatchLoader:
                 yield batch
         except UserError as error:  # a worker's error arrives with its traceback in the text
             line = str(error).strip().splitlines()[-1]
-            raise UserError(line.removeprefix("thbench.errors.UserError: ")) from error
+            raise UserError(line.removeprefix("thbench.core.errors.UserError: ")) from error
 
 
 class TrainLoader(BatchLoader):

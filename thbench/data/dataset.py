@@ -25,10 +25,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from thbench.config import DrawConfig
-from thbench.contracts import Batch, Track
+from thbench.core.errors import UserError
+from thbench.core.seeding import derive_seed
+from thbench.core.types import Batch, Track
 from thbench.data.store import Store
-from thbench.errors import UserError
-from thbench.strategy import fold
 
 SEEN = 0.8
 """Windows with at least this share of frames in which the face was found are preferred."""
@@ -105,14 +105,14 @@ class PreparedDataset:
 
     def length(self, batch: int) -> int:
         """T of batch ``batch``: one draw for all its samples, as far as the shortest clip goes."""
-        rng = np.random.default_rng(fold(self.seed, self.store.split, batch, "frames"))
+        rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, "frames"))
         drawn = int(rng.integers(self.fewest, self.most + 1))
         return min(drawn, int(self.lengths[self._dealt(batch)].min()))
 
     def plan(self, batch: int, slot: int) -> Draw:
         """Which clip, window and portrait sample ``slot`` of batch ``batch`` shows."""
         clip = int(self.eligible[self._dealt(batch)[slot]])
-        rng = np.random.default_rng(fold(self.seed, self.store.split, batch, slot))
+        rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, slot))
         valid = self.store.valid(clip)
         first = self.draw.source == "first"
         start = int(rng.choice(window_starts(valid, self.length(batch), first)))
@@ -173,14 +173,14 @@ class PreparedDataset:
         samples = self._samples(np.arange(first, first + self.pool * size))
         # Stable: among equals the order stays that of the random permutation.
         by_length = samples[np.argsort(self.lengths[samples], kind="stable")]
-        order = _permutation(fold(self.seed, self.store.split, "pool", pool), self.pool)
+        order = _permutation(derive_seed(self.seed, self.store.split, "pool", pool), self.pool)
         return by_length.reshape(self.pool, size)[order[place]]
 
     def _samples(self, numbers: np.ndarray) -> np.ndarray:
         """Places in ``eligible`` of samples by their numbers, consecutive ones."""
         n = len(self.eligible)
         passes = range(int(numbers[0]) // n, int(numbers[-1]) // n + 1)
-        seeds = [fold(self.seed, self.store.split, "pass", number) for number in passes]
+        seeds = [derive_seed(self.seed, self.store.split, "pass", number) for number in passes]
         order = np.concatenate([_permutation(seed, n) for seed in seeds])
         return order[numbers - passes[0] * n]
 

@@ -28,9 +28,9 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
-from thbench.contracts import FPS
+from thbench.core.errors import UserError
+from thbench.core.types import FPS
 from thbench.data.media import indexed, open_media, picture_track
-from thbench.errors import UserError
 
 REORDERED = 16
 """No codec puts a picture further behind one that was decoded after it."""

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from thbench.contracts import Clip
+from thbench.core.errors import UserError
+from thbench.core.files import replacing, write_atomic
+from thbench.core.types import Clip
 from thbench.data import audio, manifest
 from thbench.data.audio import ENCODERS, AudioEncoder
-from thbench.data.files import replacing, write_atomic
 from thbench.data.places import elsewhere, locked, writable
-from thbench.errors import UserError
 
 RECORD = "encoder.json"
 
@@ -166,6 +166,6 @@ _ANEW = "delete {} to have it made anew"
 @functools.cache
 def say_once(text: str) -> None:
     """A line for the user, once."""
-    from thbench.checkpoints import say
+    from thbench.core.console import rank_zero_print
 
-    say(text)
+    rank_zero_print(text)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from thbench.core.errors import UserError
 from thbench.data import manifest
 from thbench.data.morphable import Moments, Morphable, vertex_error
-from thbench.errors import UserError
 
 
 def find(root: Path, split: str, identity: int, expression: int) -> Morphable:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 _NOBODY = {
     *("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"),

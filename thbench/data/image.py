@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from thbench.data.files import check_file
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.files import check_file
 
 
 def read_image(path: str | Path) -> Tensor:

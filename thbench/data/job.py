@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thbench.contracts import Clip
+from thbench.core.errors import UserError
+from thbench.core.files import replacing, write_atomic
+from thbench.core.types import Clip
 from thbench.data.crop import Square
 from thbench.data.embeddings import kind_of
-from thbench.data.files import replacing, write_atomic
-from thbench.errors import UserError
 
 
 @dataclass(frozen=True)

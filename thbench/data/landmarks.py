@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thbench.contracts import N_LANDMARKS, Track
+from thbench.core.types import N_LANDMARKS, Track
 from thbench.data.pose import eye_ratio, pose
 from thbench.data.tracker.detection import Detection, FaceDetector
 from thbench.data.tracker.mesh import Mesh, following

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from metrics.extractors.base import Extractor
 from metrics.weights import WeightsMissing, WeightsUnreadable
-from thbench.contracts import N_LANDMARKS, Clip
+from thbench.core.errors import UserError
+from thbench.core.types import N_LANDMARKS, Clip
 from thbench.data import manifest, video
-from thbench.errors import UserError
 
 FRAMES = 8  # of a clip
 CLIPS = 4  # of a person in a split

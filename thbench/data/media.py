@@ -8,8 +8,8 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from thbench.data.files import check_file
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.files import check_file
 
 # None drops FFmpeg's log lines inside C. Any level routes them through Python, and FFmpeg's threads
 # then wait for the interpreter lock while a closing decoder, holding it, waits for them.

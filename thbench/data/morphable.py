@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from metrics.landmarks import IBUG_68, MOUTH
 from metrics.morphable import Basis, align, fit, fit_expression, from_tensors, place, shape
 from metrics.weights import WeightsUnreadable, load_state
-from thbench.data.files import replacing
+from thbench.core.errors import UserError
+from thbench.core.files import replacing
 from thbench.data.pose import RIGID, to_mean_face
 from thbench.diffusion.losses import counted_mean
-from thbench.errors import UserError
 from thbench.nn import regions
 
 N_MESH = 468

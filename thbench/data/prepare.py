@@ -28,9 +28,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from thbench.contracts import FPS, Clip
+from thbench.core.errors import UserError
+from thbench.core.files import remove_leftovers, write_atomic
+from thbench.core.types import FPS, Clip
 from thbench.data import audio, embeddings, manifest
-from thbench.data.files import remove_leftovers, write_atomic
 from thbench.data.job import (
     CUT,
     DROPPED,
@@ -48,7 +49,6 @@ from thbench.data.job import (
 from thbench.data.listing import LeftOut
 from thbench.data.process import process
 from thbench.data.sheet import write_sheets
-from thbench.errors import UserError
 
 __all__ = ["Entry", "Report", "Settings", "SourceVideo", "prepare", "read_report"]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from thbench.contracts import FPS, SAMPLES_PER_FRAME, Clip, Track
+from thbench.core.errors import UserError
+from thbench.core.files import DiskError, replacing, sha256
+from thbench.core.types import FPS, SAMPLES_PER_FRAME, Clip, Track
 from thbench.data import audio, embeddings, segments, video
 from thbench.data.crop import MESH_SIZE, Square, cut
-from thbench.data.files import DiskError, replacing, sha256
 from thbench.data.job import CUT, DROPPED, KEPT, REFUSED, TRIMMED, Entry, Job, Record, Segment
 from thbench.data.landmarks import track
 from thbench.data.scan import scan
-from thbench.errors import UserError
 
 OTHER_RATE = 0.05
 """Frames per second by which a video may miss 25 and pass for it."""

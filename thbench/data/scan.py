@@ -12,10 +12,10 @@ import numpy as np
 from scenedetect import AdaptiveDetector, FrameTimecode
 from torch import Tensor
 
-from thbench.contracts import FPS
+from thbench.core.errors import UserError
+from thbench.core.types import FPS
 from thbench.data.crop import LOCATE_EVERY, Face, FaceLocator, thumbnail
 from thbench.data.video import Chunk
-from thbench.errors import UserError
 
 THOROUGH_EVERY = 4  # looks between two at which far faces are looked for beside near ones
 SHOT_SIZE = 144  # shorter side, in pixels, of the pictures that are searched for cuts

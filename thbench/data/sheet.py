@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from thbench.contracts import FPS
+from thbench.core.errors import UserError
+from thbench.core.files import replacing
+from thbench.core.types import FPS
 from thbench.data import video
-from thbench.data.files import replacing
 from thbench.data.job import KEPT, Entry
-from thbench.errors import UserError
 
 COLUMNS, ROWS = 8, 5
 TILE, TEXT, EDGE = 176, 46, 6

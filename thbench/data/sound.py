@@ -15,11 +15,11 @@ from typing import Any
 import av
 import numpy as np
 
+from thbench.core.errors import UserError
 from thbench.data.channels import Mixer
 from thbench.data.decoding import first_time
 from thbench.data.media import indexed, open_media, sound_tracks
 from thbench.data.timeline import Block, Gap, lay, runs, sentences
-from thbench.errors import UserError
 
 SILENCE = -100.0
 """Decibels; the level of what is quieter still."""

@@ -26,11 +26,11 @@ from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
 from thbench.config import content_hash
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
+from thbench.core.errors import UserError
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
 from thbench.data import manifest, video
 from thbench.data.embeddings import Embeddings, say_once
 from thbench.data.places import caches, locked, named
-from thbench.errors import UserError
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1
 _GB = 1e9

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import av
 import numpy as np
 
-from thbench.contracts import SAMPLE_RATE
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import SAMPLE_RATE
 
 HOLE = 0.015
 """Seconds: less is no gap and no overlap of its own, unless a packet is known to be missing."""

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from thbench.config import DECODERS
-from thbench.contracts import FPS
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.files import check_file
+from thbench.core.types import FPS
 from thbench.data.decoding import UNSTAMPED, Picture, first_time, pictures, shown, stamps
-from thbench.data.files import check_file
 from thbench.data.image import read_image
 from thbench.data.media import open_media, picture_track
 from thbench.data.writer import VideoWriter
-from thbench.errors import UserError, did_you_mean
 
 __all__ = [
     "DECODERS",

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thbench.contracts import FPS, SAMPLE_RATE
-from thbench.data.files import replacing
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.files import replacing
+from thbench.core.types import FPS, SAMPLE_RATE
 
 # With its macroblock tree, x264 writes other bytes each time for small pictures on processors with
 # AVX-512 (7 files of 10 at 96 x 64). These bytes name data sets and, through them, training runs.

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from thbench.config import SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.slices import iterate_slices
+from thbench.core.types import Batch, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean, region_mean
-from thbench.errors import UserError
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask, region_mask
-from thbench.strategy import Setting, Stage, iterate_slices
+from thbench.strategy import Setting, Stage
 
 LOSSES = {"paper": (1.0, 0.0), "code": (0.15, 0.15)}
 """Weights of the lips' error and of the clean value's: section A.2, and the released code.

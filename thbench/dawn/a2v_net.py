@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thbench.contracts import EYES_DIM, POSE_DIM
+from thbench.core.errors import UserError
+from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
 from thbench.nn.attention import make_band, stand_in
 from thbench.nn.entry import share
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats

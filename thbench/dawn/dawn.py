@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
+from thbench.core.errors import UserError
+from thbench.core.seeding import noise_generator
+from thbench.core.types import Request, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.dawn.pbnet import PBNet
-from thbench.errors import UserError
-from thbench.strategy import Pass, Setting, Strategy, noise_for
+from thbench.strategy import Pass, Setting, Strategy
 
 
 @dataclass
@@ -139,7 +140,10 @@ class DAWN(Strategy):
         pbnet = self.nets["pbnet"]
         assert isinstance(pbnet, PBNet)
         pose, eyes = pbnet.sample(
-            request.audio, request.source_pose, request.source_eyes, noise_for(request, "pbnet")
+            request.audio,
+            request.source_pose,
+            request.source_eyes,
+            noise_generator(request, "pbnet"),
         )
         return (
             pose if request.pose is None else request.pose,

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thbench.contracts import Batch
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
     BackgroundPredictor,
@@ -31,7 +32,6 @@ from thbench.dawn.motion import (
     RegionPredictor,
     equivariance,
 )
-from thbench.errors import UserError, did_you_mean
 from thbench.nn.hourglass import Down, Residual, Same, Up
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.warp import resize_to, warp_by_flow

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig
-from thbench.contracts import EYES_DIM, POSE_DIM, Batch
+from thbench.core.errors import UserError
+from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
-from thbench.errors import UserError
 from thbench.nn.attention import Band, make_band
 from thbench.nn.entry import level
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats

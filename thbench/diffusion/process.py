@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 
 SCHEDULES: Mapping[str, str] = {
     "cosine": "squaredcos_cap_v2",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from thbench.config import SamplerConfig
+from thbench.core.errors import UserError, did_you_mean
 from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError, did_you_mean
 
 SPACINGS = ("linspace", "trailing", "leading")
 

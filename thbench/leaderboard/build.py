@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from thbench.data.files import write_atomic
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.files import write_atomic
 from thbench.leaderboard import published as papers
 from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import Table, tables_of

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.nn.entry import level
 
 

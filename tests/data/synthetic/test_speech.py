@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from metrics.compiling import alone
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import SILENCE, VOWELS, Speech, Voice, speak, voice
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from thbench.contracts import to_uint8
+from thbench.core.types import to_uint8
 from thbench.data.synthetic import face, hair, scene
 from thbench.data.synthetic.head import BOUND, Surface, trace
 from thbench.data.synthetic.identity import Identity

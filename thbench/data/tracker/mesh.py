@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from thbench.contracts import N_LANDMARKS
+from thbench.core.types import N_LANDMARKS
 from thbench.data.tracker.network import shipped
 from thbench.data.tracker.region import Region, around
 

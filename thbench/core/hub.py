@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from metrics.download import reachable
-from thbench.strategy import Missing
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something from outside that a stage wants and that is not on this machine.
+
+    Attributes:
+        what: it is, and how to get it, in one line.
+        stops: training cannot do without it, nor get it when the stage starts.
+    """
+
+    what: str
+    stops: bool = True
 
 
 def absent(source: str, part: str = "", what: str = "weights") -> Iterator[Missing]:

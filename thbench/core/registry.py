@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 _REFUSALS = {
     errno.ENOSPC,
