@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from thbench.commands import spread
-from thbench.data import adapters, audio, crop, landmarks, process, scan, video
+from thbench.data import adapters, audio, crop, landmarks, process, scan
+from thbench.data.media import video
 from thbench.data.prepare import prepare
 
 SPENT: Counter[str] = Counter()

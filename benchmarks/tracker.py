@@ -37,7 +37,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from thbench.core.errors import UserError
-from thbench.data import landmarks, video
+from thbench.data import landmarks
+from thbench.data.media import video
 from thbench.data.tracker.detection import FaceDetector
 from thbench.data.tracker.mesh import Mesh, following
 

@@ -14,7 +14,7 @@ from tests.tiny import FRAMES
 from thbench import assemble, config, features, preflight, protocol, results, stages
 from thbench.cli import main
 from thbench.core.errors import UserError
-from thbench.data import video
+from thbench.data.media import video
 from thbench.data.synthetic.make import synthesize
 from thbench.strategy import Setting
 

@@ -16,7 +16,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.video import VideoWriter, read
+from thbench.data.media.video import VideoWriter, read
 from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard import rank
 from thbench.pairing import find_reference, pair_up

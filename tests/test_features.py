@@ -14,8 +14,10 @@ from tests.data.test_datamodule import stripes
 from tests.test_evaluation import fake_track
 from thbench import features, protocol
 from thbench.core.errors import UserError
-from thbench.data import audio, video
-from thbench.data.video import Chunk, VideoWriter
+from thbench.data import audio
+from thbench.data.media import audio as audio_
+from thbench.data.media import video
+from thbench.data.media.video import Chunk, VideoWriter
 from thbench.evaluation import score
 from thbench.features import FeatureStore
 
@@ -78,7 +80,7 @@ class Watch:
     def __init__(self, monkeypatch, size):
         self.alive = self.most = self.walks = self.sounds = 0
         self.asked = set()
-        whole, load = video.chunks, audio.load
+        whole, load = video.chunks, audio_.load
 
         def chunks(path, chunk=64):
             self.walks += 1

@@ -17,7 +17,7 @@ from tests.metrics.test_extractor_syncnet import official_crop, published_state
 from tests.metrics.test_flow import slow_mse, slow_ofm
 from tests.metrics.test_mfcc import slow_mfcc
 from thbench import features, protocol
-from thbench.data import video
+from thbench.data.media import video
 from thbench.evaluation import score
 
 SIZE = 224

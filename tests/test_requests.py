@@ -13,11 +13,13 @@ from tests.recordings import Track, record
 from thbench.config import DataConfig
 from thbench.core.errors import UserError
 from thbench.core.types import SAMPLE_RATE, Clip
-from thbench.data import audio, manifest, video
+from thbench.data import audio, manifest
+from thbench.data.media import audio as audio_
+from thbench.data.media import video
+from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import speak, voice
-from thbench.data.video import VideoWriter
 from thbench.requests import SplitRequests, follow, from_files, hear, read_portrait
 
 ROTATED = 6  # EXIF: turn by 90 degrees clockwise to see it upright
@@ -34,7 +36,7 @@ def portrait(bench):
 def speech(request):
     """1.5 s at 16 kHz, (S,) in [-1, 1]."""
     if request.param == "real":
-        said = audio.load(request.getfixturevalue("clips") / "speech" / "hallo_1.wav")
+        said = audio_.load(request.getfixturevalue("clips") / "speech" / "hallo_1.wav")
     else:
         said = speak(38, voice(0, 0), generator(0, "speech")).waveform
     return said[: 3 * SAMPLE_RATE // 2]
@@ -98,7 +100,7 @@ def test_sound_of_any_kind(name, codec, rate, layout, least, portrait, speech, t
 @pytest.mark.parametrize(("samples", "n"), [(1, 1), (500, 1), (640 * 7, 7), (640 * 7 + 400, 8)])
 def test_a_video_is_as_long_as_its_sound(samples, n, portrait, tmp_path):
     portrait.save(tmp_path / "me.png")
-    audio.write_wav(tmp_path / "s.wav", np.full(samples, 0.1))
+    audio_.write_wav(tmp_path / "s.wav", np.full(samples, 0.1))
     assert from_files(tmp_path / "me.png", tmp_path / "s.wav", "logmel", 64).n_frames == n
 
 
@@ -109,7 +111,7 @@ def test_what_was_done_to_a_user_s_sound_is_said(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a.m4a: the channels cancel each other" in said
     assert "silent" not in said
-    audio.write_wav(tmp_path / "b.wav", np.full(16000, 1e-4))
+    audio_.write_wav(tmp_path / "b.wav", np.full(16000, 1e-4))
     hear(tmp_path / "b.wav")
     assert "b.wav is nearly silent (-8" in capsys.readouterr().out
 
@@ -240,7 +242,7 @@ def test_a_split_is_asked_for_in_order(bench):
     np.testing.assert_array_equal(first.source_landmarks, track.landmarks[0])
     assert first.waveform.shape == (25 * 640,)
     np.testing.assert_array_equal(
-        first.waveform, audio.fit_length(audio.load(bench.data / "clips" / "p0003-00.mp4"), 25)
+        first.waveform, audio_.fit_length(audio_.load(bench.data / "clips" / "p0003-00.mp4"), 25)
     )
 
 

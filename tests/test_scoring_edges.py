@@ -17,7 +17,7 @@ from thbench import features, protocol, report, results
 from thbench.cli import main
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
-from thbench.data.video import chunks, read
+from thbench.data.media.video import chunks, read
 from thbench.evaluation import score, score_ground_truth
 from thbench.leaderboard.rank import tables_of
 

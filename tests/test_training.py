@@ -17,7 +17,7 @@ from thbench.callbacks import Ema
 from thbench.config import OptimConfig
 from thbench.core.errors import UserError
 from thbench.core.types import FPS
-from thbench.data import video
+from thbench.data.media import video
 from thbench.optim import build_optimizer, rate_scale
 from thbench.samples import clip_sound, contact_sheet
 from thbench.stages import bind, load_net, load_nets, order, read_checkpoint, stage_run

@@ -20,7 +20,7 @@ from torch import nn
 from thbench.config import Config, DataConfig, DrawConfig, OptimConfig, StageConfig, TrainerConfig
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.video import VideoWriter
+from thbench.data.media.video import VideoWriter
 from thbench.strategy import Stage
 
 SIZE = 16

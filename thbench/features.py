@@ -28,7 +28,8 @@ from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.files import replacing, sha256
 from thbench.core.types import SAMPLES_PER_FRAME
-from thbench.data import places, video
+from thbench.data import places
+from thbench.data.media import video
 from thbench.data.store import resize
 from thbench.protocol import extractor_registry
 
@@ -143,11 +144,11 @@ class Video:
 
     @cached_property
     def _waveform(self) -> Tensor:
-        from thbench.data import audio
+        from thbench.data.media import audio as audio_
 
         try:
-            return torch.as_tensor(audio.load(self.path))
-        except audio.NoSoundError:
+            return torch.as_tensor(audio_.load(self.path))
+        except audio_.NoSoundError:
             return torch.zeros(0)
 
     def _look(self, to_the_end: bool) -> list[Tensor]:

@@ -29,7 +29,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import sha256, write_atomic
 from thbench.core.hardware import hardware
 from thbench.core.types import Cost, Generation
-from thbench.data.video import VideoWriter
+from thbench.data.media.video import VideoWriter
 from thbench.devices import predict
 from thbench.requests import SplitRequests
 from thbench.results import CostSummary

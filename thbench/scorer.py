@@ -23,7 +23,7 @@ from thbench import over_time
 from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, write_atomic
-from thbench.data.video import decoder
+from thbench.data.media.video import decoder
 from thbench.features import FeatureStore, Video, build_extractors, domain_of, sizes_of
 from thbench.pairing import Pair
 from thbench.protocol import Protocol, build_metric

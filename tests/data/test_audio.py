@@ -16,7 +16,9 @@ from transformers import (
 )
 
 from thbench.core.errors import UserError
-from thbench.data import audio, video, wav2vec
+from thbench.data import audio, wav2vec
+from thbench.data.media import audio as audio_
+from thbench.data.media import video
 
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
@@ -51,7 +53,7 @@ def test_any_sound_is_16_khz_mono(
     tmp_path: Path, name: str, codec: str, rate: int, layout: str
 ) -> None:
     write_sound(tmp_path / name, codec, rate, layout)
-    wave = audio.load(tmp_path / name)
+    wave = audio_.load(tmp_path / name)
     assert wave.dtype == np.float32
     assert wave.ndim == 1
     assert abs(len(wave) - 16000) < 2500  # codecs pad to their frames
@@ -65,25 +67,25 @@ def test_sound_in_a_video_stays_where_it_was(tmp_path: Path) -> None:
     with video.VideoWriter(path, 64, 64, waveform=click(8000)) as writer:
         for _ in range(5):
             writer.write(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
-    wave = audio.load(path)
+    wave = audio_.load(path)
     assert 0 <= len(wave) - 25 * 640 < 1024
     assert abs(int(np.correlate(wave, click(8000)[8000:8160]).argmax()) - 8000) <= 2
 
 
 def test_wav_round_trip_and_length(tmp_path: Path) -> None:
-    audio.write_wav(tmp_path / "a.wav", click(300))
-    np.testing.assert_allclose(audio.load(tmp_path / "a.wav"), click(300), atol=1e-4)
-    assert len(audio.fit_length(click(0), 30)) == 30 * 640
-    assert len(audio.fit_length(click(0), 3)) == 3 * 640
+    audio_.write_wav(tmp_path / "a.wav", click(300))
+    np.testing.assert_allclose(audio_.load(tmp_path / "a.wav"), click(300), atol=1e-4)
+    assert len(audio_.fit_length(click(0), 30)) == 30 * 640
+    assert len(audio_.fit_length(click(0), 3)) == 3 * 640
 
 
 def test_no_sound_is_explained(tmp_path: Path) -> None:
     with video.VideoWriter(tmp_path / "a.mp4", 64, 64) as writer:
         writer.write(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises(UserError, match="no sound"):
-        audio.load(tmp_path / "a.mp4")
+        audio_.load(tmp_path / "a.mp4")
     with pytest.raises(UserError, match="no file"):
-        audio.load(tmp_path / "b.wav")
+        audio_.load(tmp_path / "b.wav")
 
 
 def test_log_mel_is_aligned_to_frames() -> None:

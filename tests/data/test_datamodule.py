@@ -11,11 +11,11 @@ from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.data import video
 from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
 from thbench.data.dataset import PreparedDataset, jitter, window_starts
+from thbench.data.media import video
+from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store, build_once, resize
-from thbench.data.video import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +232,8 @@ def test_without_video_nothing_is_decoded(root, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a frame was decoded")
 
-    monkeypatch.setattr("thbench.data.video.read", refuse)
-    monkeypatch.setattr("thbench.data.video.stream", refuse)
+    monkeypatch.setattr("thbench.data.media.video.read", refuse)
+    monkeypatch.setattr("thbench.data.media.video.stream", refuse)
     batch = make(root, video=False, options={"video": False, "size": 8}).batch(0, range(4))
     assert batch.video.shape == (4, 3, 3, 0, 0)
     assert batch.source.shape == (4, 3, 0, 0)
@@ -252,14 +252,14 @@ def test_the_cache_holds_what_decoding_gives(root, size):
 def test_frames_are_decoded_by_what_the_data_block_names(root, monkeypatch):
     used, read = [], video.read
     monkeypatch.setattr(
-        "thbench.data.video.read", lambda path, at, by: used.append(by) or read(path, at)
+        "thbench.data.media.video.read", lambda path, at, by: used.append(by) or read(path, at)
     )
-    monkeypatch.setattr("thbench.data.video.has_decord", lambda: True)
+    monkeypatch.setattr("thbench.data.media.video.has_decord", lambda: True)
     for decoder in ("pyav", "decord"):
         data = DataConfig("toy", str(root), "toy", 0.0, decoder=decoder)
         ClipData(data, DrawConfig(), 4, size=toy.SIZE).stores["train"].frames(0, np.arange(2))
     assert used == ["pyav", "decord"]
-    monkeypatch.setattr("thbench.data.video.has_decord", lambda: False)
+    monkeypatch.setattr("thbench.data.media.video.has_decord", lambda: False)
     with pytest.raises(UserError, match=r"not installed.*data\.decoder=pyav"):
         open_store(root, decoder="decord")
 

@@ -14,6 +14,7 @@ from thbench.data import audio, embeddings, places
 from thbench.data.audio import AudioEncoder
 from thbench.data.datamodule import ClipData
 from thbench.data.embeddings import Embeddings
+from thbench.data.media import audio as audio_
 from thbench.data.store import Store
 from thbench.requests import SplitRequests
 
@@ -94,7 +95,7 @@ def test_what_is_missing_is_made_of_the_clips_own_sound_with_one_load(root):
     folder = root / "audio" / "loudness"
     assert len(list(folder.rglob("*.npy"))) == 3  # of every split: what is tested hears too
     assert (Loudness.loaded, Loudness.heard) == (1, 3)
-    waveform = audio.load(root / "clips/person0/clip.mp4")
+    waveform = audio_.load(root / "clips/person0/clip.mp4")
     expected = audio.encoder("loudness")(waveform, 6)
     assert np.array_equal(np.load(folder / "person0/clip.npy"), expected)
     assert expected[:, 0].min() > 0.01

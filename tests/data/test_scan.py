@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.recordings import talk
 from thbench.core.errors import UserError
 from thbench.data.crop import LOCATE_EVERY, FaceLocator, thumbnail
+from thbench.data.media.video import Chunk
 from thbench.data.scan import ShotFinder, correlation, scan
-from thbench.data.video import Chunk
 
 N = 24
 

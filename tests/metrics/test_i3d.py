@@ -17,7 +17,7 @@ from metrics.extractors.i3d import (
 from metrics.frechet import frechet_distance
 from metrics.fvd import FVD
 from thbench import protocol
-from thbench.data.video import VideoWriter, read
+from thbench.data.media.video import VideoWriter, read
 from thbench.evaluation import score
 
 VARIANCE = 1e-3

@@ -1,4 +1,4 @@
-"""Sound: 16 kHz mono waveforms, and embeddings aligned to frames at 25 fps.
+"""Audio encoders: embeddings of 16 kHz mono waveforms, aligned to frames at 25 fps.
 
 An embedding is float32 (n_frames, D); row t describes the 40 ms of frame t, samples
 [640 t, 640 (t + 1)). Encoders are named in ``ENCODERS``; log-mel needs no weights.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import wave
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar
 
 import librosa
@@ -21,44 +19,10 @@ from torch import Tensor
 
 from metrics.compiling import alone
 from thbench.core.errors import UserError
-from thbench.core.files import replacing
 from thbench.core.registry import Registry
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data.sound import NoSoundError, Sound, level, load, read
+from thbench.data.media.audio import fit_length
 from thbench.data.wav2vec import FIELD, HOP, convolved
-
-__all__ = [
-    "ENCODERS",
-    "AudioEncoder",
-    "NoSoundError",
-    "Sound",
-    "encoder",
-    "fit_length",
-    "level",
-    "load",
-    "read",
-    "write_wav",
-]
-
-
-def write_wav(path: str | Path, waveform: np.ndarray) -> None:
-    """Write (S,) in [-1, 1] as 16-bit wav at 16 kHz, whole or not at all.
-
-    Raises:
-        UserError: the disk does not take it.
-    """
-    samples = (np.asarray(waveform, np.float64).clip(-1, 1) * 32767).round().astype("<i2")
-    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(samples.tobytes())
-
-
-def fit_length(waveform: np.ndarray, n_frames: int) -> np.ndarray:
-    """Cut, or fill with silence, to ``n_frames * 640`` samples."""
-    wanted = n_frames * SAMPLES_PER_FRAME
-    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
 
 
 class AudioEncoder(ABC):

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
-from thbench.data import embeddings, lookalikes, manifest, video
+from thbench.data import embeddings, lookalikes, manifest
+from thbench.data.media import video
 
 WARNING = "warning: "
 _REDO = "delete it and run `thbench data prepare` again"

@@ -20,6 +20,7 @@ from thbench.core.files import replacing, write_atomic
 from thbench.core.types import Clip
 from thbench.data import audio, manifest
 from thbench.data.audio import ENCODERS, AudioEncoder
+from thbench.data.media import audio as audio_
 from thbench.data.places import elsewhere, locked, writable
 
 RECORD = "encoder.json"
@@ -103,7 +104,7 @@ class Embeddings:
 
     def _embed(self, clips: Sequence[Clip], made_by: AudioEncoder, folder: Path) -> None:
         for clip in tqdm(clips, f"embedding ({kind_of(self.encoder)})", unit="clip", disable=None):
-            features = made_by(audio.load(self.root / clip.video), clip.n_frames)
+            features = made_by(audio_.load(self.root / clip.video), clip.n_frames)
             write(folder / f"{clip.id}.npy", features)
 
 

@@ -22,7 +22,8 @@ from metrics.extractors.base import Extractor
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.core.errors import UserError
 from thbench.core.types import N_LANDMARKS, Clip
-from thbench.data import manifest, video
+from thbench.data import manifest
+from thbench.data.media import video
 
 FRAMES = 8  # of a clip
 CLIPS = 4  # of a person in a split

@@ -15,7 +15,7 @@ from torch import Tensor
 from thbench.core.errors import UserError
 from thbench.core.types import FPS
 from thbench.data.crop import LOCATE_EVERY, Face, FaceLocator, thumbnail
-from thbench.data.video import Chunk
+from thbench.data.media.video import Chunk
 
 THOROUGH_EVERY = 4  # looks between two at which far faces are looked for beside near ones
 SHOT_SIZE = 144  # shorter side, in pixels, of the pictures that are searched for cuts

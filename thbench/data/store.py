@@ -28,8 +28,9 @@ from tqdm import tqdm
 from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
-from thbench.data import manifest, video
+from thbench.data import manifest
 from thbench.data.embeddings import Embeddings, say_once
+from thbench.data.media import video
 from thbench.data.places import caches, locked, named
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from thbench.core.errors import UserError
-from thbench.data import manifest, video
+from thbench.data import manifest
+from thbench.data.media import video
 from thbench.data.synthetic.make import assign, synthesize
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render

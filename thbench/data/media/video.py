@@ -26,10 +26,10 @@ from thbench.config import DECODERS
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import check_file
 from thbench.core.types import FPS
-from thbench.data.decoding import UNSTAMPED, Picture, first_time, pictures, shown, stamps
-from thbench.data.image import read_image
-from thbench.data.media import open_media, picture_track
-from thbench.data.writer import VideoWriter
+from thbench.data.media.container import open_media, picture_track
+from thbench.data.media.decoding import UNSTAMPED, Picture, first_time, pictures, shown, stamps
+from thbench.data.media.image import read_image
+from thbench.data.media.writer import VideoWriter
 
 __all__ = [
     "DECODERS",
@@ -175,8 +175,8 @@ def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chun
 
     Frame k shows the picture whose time stamp is nearest to k / fps seconds after the first one
     displayed; rotation metadata and oblong pixels are applied. Damage raises nothing, it is
-    flagged (``thbench.data.decoding`` says what can be seen). A picture whose time stamp does not
-    come after the one before is not shown.
+    flagged (``thbench.data.media.decoding`` says what can be seen). A picture whose time stamp does
+    not come after the one before is not shown.
 
     Args:
         path: any video, of constant or variable frame rate.
@@ -499,7 +499,7 @@ def _collect(path: str | Path, needed: dict[int, int], seek: bool) -> dict[int, 
     found: dict[int, np.ndarray] = {}
     with open_media(path) as container:
         source: Any = picture_track(container)
-        source.codec_context.thread_count = 1  # as ``thbench.data.decoding`` says
+        source.codec_context.thread_count = 1  # as ``thbench.data.media.decoding`` says
         if seek:
             container.seek(min(needed), stream=source)  # to the key frame before it
         for packet in container.demux(source):

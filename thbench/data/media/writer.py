@@ -1,4 +1,4 @@
-"""The one encoder of video. Use it through ``thbench.data.video``."""
+"""The one encoder of video. Use it through ``thbench.data.media.video``."""
 
 from __future__ import annotations
 

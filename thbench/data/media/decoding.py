@@ -30,7 +30,7 @@ from av.video.frame import PictureType
 
 from thbench.core.errors import UserError
 from thbench.core.types import FPS
-from thbench.data.media import indexed, open_media, picture_track
+from thbench.data.media.container import indexed, open_media, picture_track
 
 REORDERED = 16
 """No codec puts a picture further behind one that was decoded after it."""

@@ -1,12 +1,13 @@
-"""Reading sound: any track of any file as a 16 kHz mono waveform, in time with the picture.
+"""Reading audio: any track of any file as a 16 kHz mono waveform, in time with the picture.
 
-``thbench.data.timeline`` lays it out by its time stamps, ``thbench.data.channels`` mixes it. Use it
-through ``thbench.data.audio``.
+``thbench.data.media.timeline`` lays it out by its time stamps, ``thbench.data.media.channels``
+mixes it.
 """
 
 from __future__ import annotations
 
 import math
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,12 @@ import av
 import numpy as np
 
 from thbench.core.errors import UserError
-from thbench.data.channels import Mixer
-from thbench.data.decoding import first_time
-from thbench.data.media import indexed, open_media, sound_tracks
-from thbench.data.timeline import Block, Gap, lay, runs, sentences
+from thbench.core.files import replacing
+from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.data.media.channels import Mixer
+from thbench.data.media.container import indexed, open_media, sound_tracks
+from thbench.data.media.decoding import first_time
+from thbench.data.media.timeline import Block, Gap, lay, runs, sentences
 
 SILENCE = -100.0
 """Decibels; the level of what is quieter still."""
@@ -99,6 +102,26 @@ def level(waveform: np.ndarray) -> float:
         return SILENCE
     power = float(np.square(waveform, dtype=np.float64).mean())
     return max(SILENCE, 10 * float(np.log10(max(power, 1e-12))))
+
+
+def write_wav(path: str | Path, waveform: np.ndarray) -> None:
+    """Write (S,) in [-1, 1] as 16-bit wav at 16 kHz, whole or not at all.
+
+    Raises:
+        UserError: the disk does not take it.
+    """
+    samples = (np.asarray(waveform, np.float64).clip(-1, 1) * 32767).round().astype("<i2")
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.tobytes())
+
+
+def fit_length(waveform: np.ndarray, n_frames: int) -> np.ndarray:
+    """Cut, or fill with silence, to ``n_frames * 640`` samples."""
+    wanted = n_frames * SAMPLES_PER_FRAME
+    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
 
 
 def _laid_out(reading: _Reading, path: str | Path) -> tuple[np.ndarray, list[str], list[Gap]]:
