@@ -33,8 +33,7 @@ from metrics.syncnet import sync
 from thbench.core.files import write_atomic
 from thbench.core.types import Clip
 from thbench.data import faces, manifest, morphable
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.synthetic.make import synthesize
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
@@ -110,7 +109,7 @@ def _load(root: Path, clip: Clip, n: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     frames = video.read(root / clip.video, slice(0, n))
     with np.load(root / clip.track) as track:
         points = torch.from_numpy(track["landmarks"][:n].astype(np.float32))
-    sounds = sound_windows(audio_.fit_length(audio_.load(root / clip.video), n), n - 5)
+    sounds = sound_windows(audio.fit_length(audio.load(root / clip.video), n), n - 5)
     with np.load(root / clip.extra["truth"]) as truth:
         values = [
             *truth["pose"][:n].T,

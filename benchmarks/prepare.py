@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from thbench.commands import spread
-from thbench.data import adapters, audio, crop, landmarks, process, scan
+from thbench.data import adapters, crop, landmarks, process, scan
+from thbench.data.embedding import encoders
 from thbench.data.media import video
 from thbench.data.prepare import prepare
 
@@ -65,7 +66,7 @@ def watch() -> None:
         ("tracking", landmarks.FaceMesh, "__call__"),
         ("cropping", process, "cut"),
         ("writing", video.VideoWriter, "write"),
-        ("reading sound", audio, "read"),
+        ("reading sound", encoders, "read"),
         ("embedding sound", process, "_embed"),
     ):
         setattr(owner, name, _timed(part, getattr(owner, name)))

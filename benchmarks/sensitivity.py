@@ -31,8 +31,7 @@ from thbench import protocol
 from thbench.core.files import write_atomic
 from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import manifest
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.media.video import VideoWriter
 from thbench.data.store import resize
 from thbench.data.synthetic.perform import Performance, perform
@@ -198,7 +197,7 @@ def _real(root: Path) -> list[Path]:
 
 def _filmed(path: Path, person: int) -> Take:
     frames = resize(video.read(path, slice(0, FRAMES)), SIZE)
-    return Take(person, None, frames, audio_.fit_length(audio_.load(path), len(frames)))
+    return Take(person, None, frames, audio.fit_length(audio.load(path), len(frames)))
 
 
 def _rendered(person: int) -> Take:

@@ -16,7 +16,7 @@ import numpy as np
 
 from thbench.core.types import FPS
 from thbench.data import manifest
-from thbench.data.media import audio as audio_
+from thbench.data.media import audio
 from thbench.data.pose import mouth_opening
 from thbench.data.segments import MARGIN, follows
 
@@ -50,7 +50,7 @@ def main() -> None:
 def _read(root: Path, clip: manifest.Clip) -> tuple[str, np.ndarray, np.ndarray]:
     with np.load(root / clip.track) as file:
         mouth = mouth_opening(file["landmarks"].astype(np.float32))
-    return clip.identity, mouth, audio_.load(root / clip.video)
+    return clip.identity, mouth, audio.load(root / clip.video)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from baselines.hallo import face
 from thbench.assemble import check
 from thbench.config import Config
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Batch, Request
-from thbench.data.audio import ENCODERS
+from thbench.data.embedding.encoders import ENCODERS
 from thbench.nn.perceptual import VGG19
 from thbench.pictures import PictureStage
 from thbench.stages import build_stage, order

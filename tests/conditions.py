@@ -35,7 +35,7 @@ from baselines.hallo.net import Keep
 from thbench import config as configs
 from thbench import plans
 from thbench.core.types import EYES_DIM, POSE_DIM
-from thbench.data.audio import ENCODERS, LogMel
+from thbench.data.embedding.encoders import ENCODERS, LogMel
 from thbench.data.morphable import POSE_COEFFICIENTS
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.dawn.lfg import SourceFeatures

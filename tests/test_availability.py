@@ -18,8 +18,7 @@ from tests.metrics.test_extractors import random_state
 from thbench import protocol
 from thbench.cli import main
 from thbench.config import names
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.morphable import Morphable, write
 
 LENGTHS, SHORT = (25, 18), 17
@@ -89,7 +88,7 @@ def videos(bench, tmp_path_factory):
     for name, other, length in zip(people, people[1:], LENGTHS, strict=False):
         path = bench.data / "clips" / f"{other}.mp4"
         frames = torch.nn.functional.interpolate(video.read(path).float(), (96, 96)).byte()
-        with video.VideoWriter(folder / f"{name}.mp4", 96, 96, waveform=audio_.load(path)) as made:
+        with video.VideoWriter(folder / f"{name}.mp4", 96, 96, waveform=audio.load(path)) as made:
             made.write(frames[:length])
     return folder
 

@@ -12,8 +12,7 @@ from tests.tiny import TINY
 from thbench.cli import main
 from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import manifest
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 
 pytestmark = pytest.mark.real
 
@@ -45,7 +44,7 @@ def lay_out(clips: Path, out: Path) -> dict[str, int]:
             list(islice((f for chunk in video.stream(path, 16) for f in chunk), n))
         )
         frames = frames[..., : frames.shape[-2] // 2 * 2, : frames.shape[-1] // 2 * 2]
-        sound = audio_.load(path)[: len(frames) * SAMPLES_PER_FRAME]
+        sound = audio.load(path)[: len(frames) * SAMPLES_PER_FRAME]
         target = out / f"{name}.mp4"
         with video.VideoWriter(target, *frames.shape[-2:], waveform=sound, crf=18) as writer:
             writer.write(frames)

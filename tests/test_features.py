@@ -14,9 +14,8 @@ from tests.data.test_datamodule import stripes
 from tests.test_evaluation import fake_track
 from thbench import features, protocol
 from thbench.core.errors import UserError
-from thbench.data import audio
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.embedding import encoders
+from thbench.data.media import audio, video
 from thbench.data.media.video import Chunk, VideoWriter
 from thbench.evaluation import score
 from thbench.features import FeatureStore
@@ -80,7 +79,7 @@ class Watch:
     def __init__(self, monkeypatch, size):
         self.alive = self.most = self.walks = self.sounds = 0
         self.asked = set()
-        whole, load = video.chunks, audio_.load
+        whole, load = video.chunks, audio.load
 
         def chunks(path, chunk=64):
             self.walks += 1
@@ -99,7 +98,7 @@ class Watch:
             return load(path)
 
         monkeypatch.setattr(video, "chunks", chunks)
-        monkeypatch.setattr(audio, "load", sound)
+        monkeypatch.setattr(encoders, "load", sound)
         # Four frames of that size at a time.
         monkeypatch.setattr(features, "CHUNK_BYTES", 4 * 3 * size * size)
         monkeypatch.setattr(features, "track", fake_track)

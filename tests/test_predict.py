@@ -17,8 +17,7 @@ from thbench.config import TrainerConfig
 from thbench.core import hardware
 from thbench.core.errors import UserError
 from thbench.core.types import Cost, Generation
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.predict import ClipWriter, costs, generate_split, mark, tags_of, write_video
 
 TRAINER = TrainerConfig(accelerator="cpu", devices=1, progress=False)
@@ -229,7 +228,7 @@ def test_generate_makes_the_video_that_was_asked_for(generate, files):
     tags = video.read_metadata(out)
     assert (tags["synthetic"], tags["strategy"], tags["seed"]) == ("true", "dawn", "0")
     assert tags["run"].startswith("dawn-")
-    given, heard = audio_.load(files / "me.wav"), audio_.load(out)
+    given, heard = audio.load(files / "me.wav"), audio.load(out)
     n = min(len(given), len(heard))
     assert abs(len(heard) - FRAMES * 640) <= 1024
     assert np.corrcoef(given[:n], heard[:n])[0, 1] > 0.95

@@ -13,9 +13,9 @@ from tests.recordings import Track, record
 from thbench.config import DataConfig
 from thbench.core.errors import UserError
 from thbench.core.types import SAMPLE_RATE, Clip
-from thbench.data import audio, manifest
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data import manifest
+from thbench.data.embedding import encoders
+from thbench.data.media import audio, video
 from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store
 from thbench.data.synthetic.identity import generator
@@ -36,7 +36,7 @@ def portrait(bench):
 def speech(request):
     """1.5 s at 16 kHz, (S,) in [-1, 1]."""
     if request.param == "real":
-        said = audio_.load(request.getfixturevalue("clips") / "speech" / "hallo_1.wav")
+        said = audio.load(request.getfixturevalue("clips") / "speech" / "hallo_1.wav")
     else:
         said = speak(38, voice(0, 0), generator(0, "speech")).waveform
     return said[: 3 * SAMPLE_RATE // 2]
@@ -90,7 +90,7 @@ def test_sound_of_any_kind(name, codec, rate, layout, least, portrait, speech, t
     # mp3 and AAC fill their last block with silence: up to 2 frames of video.
     assert 37 <= made.n_frames <= 40
     assert made.waveform.shape == (made.n_frames * 640,)
-    assert made.audio.shape == (made.n_frames, audio.encoder("logmel").dim)
+    assert made.audio.shape == (made.n_frames, encoders.encoder("logmel").dim)
     # What the file can hold: nothing above half of its rate.
     low = min(rate, SAMPLE_RATE)
     held = resample_poly(resample_poly(speech, low, SAMPLE_RATE), SAMPLE_RATE, low)
@@ -100,7 +100,7 @@ def test_sound_of_any_kind(name, codec, rate, layout, least, portrait, speech, t
 @pytest.mark.parametrize(("samples", "n"), [(1, 1), (500, 1), (640 * 7, 7), (640 * 7 + 400, 8)])
 def test_a_video_is_as_long_as_its_sound(samples, n, portrait, tmp_path):
     portrait.save(tmp_path / "me.png")
-    audio_.write_wav(tmp_path / "s.wav", np.full(samples, 0.1))
+    audio.write_wav(tmp_path / "s.wav", np.full(samples, 0.1))
     assert from_files(tmp_path / "me.png", tmp_path / "s.wav", "logmel", 64).n_frames == n
 
 
@@ -111,7 +111,7 @@ def test_what_was_done_to_a_user_s_sound_is_said(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a.m4a: the channels cancel each other" in said
     assert "silent" not in said
-    audio_.write_wav(tmp_path / "b.wav", np.full(16000, 1e-4))
+    audio.write_wav(tmp_path / "b.wav", np.full(16000, 1e-4))
     hear(tmp_path / "b.wav")
     assert "b.wav is nearly silent (-8" in capsys.readouterr().out
 
@@ -242,7 +242,7 @@ def test_a_split_is_asked_for_in_order(bench):
     np.testing.assert_array_equal(first.source_landmarks, track.landmarks[0])
     assert first.waveform.shape == (25 * 640,)
     np.testing.assert_array_equal(
-        first.waveform, audio_.fit_length(audio_.load(bench.data / "clips" / "p0003-00.mp4"), 25)
+        first.waveform, audio.fit_length(audio.load(bench.data / "clips" / "p0003-00.mp4"), 25)
     )
 
 

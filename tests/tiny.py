@@ -15,8 +15,7 @@ from PIL import Image
 
 from thbench import config
 from thbench.cli import main
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.media.video import VideoWriter
 from thbench.data.synthetic.make import synthesize
 
@@ -118,7 +117,7 @@ def files(bench, tmp_path_factory) -> Files:
     clip = bench.data / "clips" / "p0005-00.mp4"
     portrait = video.read(clip, [0])[0].permute(1, 2, 0).numpy()
     Image.fromarray(portrait).save(folder / "me.png")
-    audio_.write_wav(folder / "me.wav", audio_.fit_length(audio_.load(clip), FRAMES))
+    audio.write_wav(folder / "me.wav", audio.fit_length(audio.load(clip), FRAMES))
     good = (folder / "me.wav").read_bytes()
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("no sound " * 100)

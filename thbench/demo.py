@@ -97,12 +97,11 @@ def _own_files(data: Path, out: Path) -> tuple[Path, Path]:
     from PIL import Image
 
     from thbench.data import manifest
-    from thbench.data.media import audio as audio_
-    from thbench.data.media import video
+    from thbench.data.media import audio, video
 
     clips = [clip for clip in manifest.read(data) if clip.split == "test"]
     portrait, speech = out / "portrait.png", out / "speech.wav"
     frame = video.read(data / clips[0].video, [0])[0]
     Image.fromarray(frame.permute(1, 2, 0).numpy()).save(portrait)
-    audio_.write_wav(speech, audio_.load(data / clips[-1].video))
+    audio.write_wav(speech, audio.load(data / clips[-1].video))
     return portrait, speech

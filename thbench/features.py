@@ -28,7 +28,7 @@ from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.files import replacing, sha256
 from thbench.core.types import SAMPLES_PER_FRAME
-from thbench.data import places
+from thbench.data import cache_folders
 from thbench.data.media import video
 from thbench.data.store import resize
 from thbench.protocol import extractor_registry
@@ -51,8 +51,8 @@ Tracker = Callable[[Frames], Mapping[str, Tensor]]
 
 def default_cache() -> Path:
     """``$THBENCH_CACHE``, or ``~/.cache/thbench/features``."""
-    given = places.named()
-    return Path(given) if given else places.user_cache("features")
+    given = cache_folders.named()
+    return Path(given) if given else cache_folders.user_cache("features")
 
 
 def track(frames: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -144,11 +144,11 @@ class Video:
 
     @cached_property
     def _waveform(self) -> Tensor:
-        from thbench.data.media import audio as audio_
+        from thbench.data.media import audio
 
         try:
-            return torch.as_tensor(audio_.load(self.path))
-        except audio_.NoSoundError:
+            return torch.as_tensor(audio.load(self.path))
+        except audio.NoSoundError:
             return torch.zeros(0)
 
     def _look(self, to_the_end: bool) -> list[Tensor]:

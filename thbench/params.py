@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from thbench import config as configs
-from thbench.data.audio import ENCODERS
-from thbench.data.embeddings import kind_of
+from thbench.data.embedding.cache import kind_of
+from thbench.data.embedding.encoders import ENCODERS
 from thbench.stages import build_stage, order
 
 TOTAL = "total"

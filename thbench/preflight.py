@@ -30,9 +30,9 @@ from thbench.core.errors import UserError
 from thbench.core.hub import absent
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.audio import ENCODERS
 from thbench.data.datamodule import Share, check_root
 from thbench.data.dataset import least_frames, usable_frames
+from thbench.data.embedding.encoders import ENCODERS
 from thbench.data.media import video
 from thbench.data.store import Store
 from thbench.estimate import EFFICIENCY, Need, Networks, known_rate

@@ -16,10 +16,10 @@ from thbench.core.console import rank_zero_print
 from thbench.core.errors import UserError
 from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Request, Track
-from thbench.data import audio, landmarks
+from thbench.data import landmarks
 from thbench.data.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.embedding import encoders
+from thbench.data.media import audio, video
 from thbench.data.store import Store
 
 NEARLY_SILENT = -60.0
@@ -96,12 +96,12 @@ class SplitRequests(Dataset[Request]):
         track = self.store.track(i, everything)
         at = self._source(i, seed)
         portrait = self.store.track(i, np.array([at]))
-        sound = audio_.load(self.store.root / clip.video)
+        sound = audio.load(self.store.root / clip.video)
         return Request(
             id=clip.id,
             source=self.store.frames(i, np.array([at]))[0],
             audio=torch.from_numpy(self.store.sound(i, everything)),
-            waveform=torch.from_numpy(audio_.fit_length(sound, n)),
+            waveform=torch.from_numpy(audio.fit_length(sound, n)),
             source_pose=torch.from_numpy(portrait.pose[0]),
             source_eyes=torch.from_numpy(portrait.eyes[0]),
             source_landmarks=torch.from_numpy(portrait.landmarks[0]),
@@ -146,11 +146,11 @@ def from_files(
     source, portrait = read_portrait(image, size)
     waveform = hear(sound)
     n = max(1, round(len(waveform) / SAMPLES_PER_FRAME))
-    waveform = audio_.fit_length(waveform, n)
+    waveform = audio.fit_length(waveform, n)
     request = Request(
         id=sound.stem,
         source=source,
-        audio=torch.tensor(audio.encoder(encoder)(waveform, n)),
+        audio=torch.tensor(encoders.encoder(encoder)(waveform, n)),
         waveform=torch.from_numpy(waveform),
         source_pose=torch.from_numpy(portrait.pose[0]),
         source_eyes=torch.from_numpy(portrait.eyes[0]),
@@ -168,10 +168,10 @@ def hear(path: Path) -> np.ndarray:
     Raises:
         UserError: there is no sound in it.
     """
-    found = audio_.read(path)
+    found = audio.read(path)
     for note in (*found.notes, *found.filled()):
         rank_zero_print(f"{path}: {note}.")
-    if (decibels := audio_.level(found.waveform)) < NEARLY_SILENT:
+    if (decibels := audio.level(found.waveform)) < NEARLY_SILENT:
         rank_zero_print(
             f"warning: {path} is nearly silent ({decibels:.0f} dB): the mouth has nothing to say."
         )

@@ -19,7 +19,7 @@ from torchvision.utils import make_grid, save_image
 from thbench.callbacks import Ema, Steps
 from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Batch, to_uint8, to_unit
-from thbench.data.media import audio as audio_
+from thbench.data.media import audio
 from thbench.data.media.video import VideoWriter
 from thbench.strategy import Stage
 
@@ -108,7 +108,7 @@ def clip_sound(clip: Path, frames: Tensor) -> np.ndarray | None:
     if len(frames) < 2 or not bool((frames.diff() == 1).all()):
         return None
     a, b = int(frames[0]) * SAMPLES_PER_FRAME, (int(frames[-1]) + 1) * SAMPLES_PER_FRAME
-    return audio_.load(clip)[a:b]
+    return audio.load(clip)[a:b]
 
 
 def _callbacks(trainer: Any) -> list[Callback]:

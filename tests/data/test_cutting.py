@@ -12,8 +12,7 @@ import torch
 
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.crop import Square, choose_square, cut
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.prepare import SourceVideo, prepare
 
 SECONDS = 3
@@ -43,7 +42,7 @@ def test_a_segment_has_the_sound_of_its_own_frames(tmp_path: Path) -> None:
     report = prepare([source], out, size=32, **options)
     assert [clip.extra.get("start", 0) for clip in report.clips] == [0, 25, 50]
     for clip, at in zip(report.clips, CLICKS, strict=True):
-        heard = audio_.fit_length(audio_.load(out / clip.video), clip.n_frames)
+        heard = audio.fit_length(audio.load(out / clip.video), clip.n_frames)
         assert abs(loudest(heard) - (at + 80)) < 40
         # The embedding is of the same moment: louder bands in the frame of the click.
         features = np.load(out / "audio" / "logmel" / f"{clip.id}.npy")
@@ -77,7 +76,7 @@ def write_shifted(path: Path, picture: float, sound: float) -> None:
 def test_sample_0_falls_on_the_first_frame(picture: float, sound: float, tmp_path: Path) -> None:
     """Sound before the picture is cut, and silence precedes sound that comes later."""
     write_shifted(tmp_path / "a.mkv", picture, sound)
-    heard = audio_.load(tmp_path / "a.mkv")
+    heard = audio.load(tmp_path / "a.mkv")
     assert abs(loudest(heard) - (8080 + (sound - picture) * SAMPLE_RATE)) < 40
     assert abs(len(heard) - (1 + sound - picture) * SAMPLE_RATE) < 40
 

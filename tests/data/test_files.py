@@ -16,8 +16,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
 from thbench.data import listing
 from thbench.data.listing import LeftOut, list_videos, summary
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.pairing import find_videos
 
 Touch = Callable[..., Path]
@@ -215,7 +214,7 @@ def test_further_containers_are_found_and_read(tmp_path: Path, suffix: str) -> N
         container.mux(seen.encode())
     assert list_videos(tmp_path).videos == [path]
     assert len(video.read(path)) == 10
-    assert len(audio_.load(path)) == pytest.approx(10 * 640, abs=1500)
+    assert len(audio.load(path)) == pytest.approx(10 * 640, abs=1500)
 
 
 def test_reasons_are_summed_up_by_kind() -> None:

@@ -11,8 +11,7 @@ from thbench.core.errors import UserError
 from thbench.core.types import N_LANDMARKS
 from thbench.data import manifest
 from thbench.data.crop import Square, choose_square, cut
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.prepare import Report, SourceVideo, prepare, read_report
 from thbench.data.segments import split
 from thbench.data.synthetic.perform import perform
@@ -60,7 +59,7 @@ def talking(request: pytest.FixtureRequest) -> tuple[torch.Tensor, np.ndarray]:
         played = perform(0, 1, 0, 60)
         return render(played.who, played.state, 256), played.speech.waveform
     path = request.getfixturevalue("clips") / HDTF
-    return video.read(path, slice(0, 60))[:, :, ::2, ::2], audio_.load(path)
+    return video.read(path, slice(0, 60))[:, :, ::2, ::2], audio.load(path)
 
 
 def test_good_videos_are_cut_and_bad_ones_listed(
@@ -106,8 +105,8 @@ def test_good_videos_are_cut_and_bad_ones_listed(
         assert clip.extra["label"] == 3
         assert (out / clip.extra["truth"]).read_text() == "planted"
     assert clips[1].extra["start"] == 30
-    second = audio_.load(out / clips[1].video)[: 30 * 640]
-    original = audio_.load(raw / "good.mp4")[30 * 640 :][: len(second)]
+    second = audio.load(out / clips[1].video)[: 30 * 640]
+    original = audio.load(raw / "good.mp4")[30 * 640 :][: len(second)]
     assert np.corrcoef(second, original)[0, 1] > 0.95
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.mp4")}

@@ -18,8 +18,7 @@ from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.crop import cut
 from thbench.data.job import Entry
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.prepare import read_report
 
 N = 50
@@ -45,7 +44,7 @@ class Prepared:
         return next(e for e in self.entries if e.id == name)
 
     def sound(self, name: str) -> np.ndarray:
-        return audio_.load(self.out / self.clips[name].video)
+        return audio.load(self.out / self.clips[name].video)
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +129,9 @@ def test_time_stamps_decide_and_not_the_header(prepared: Prepared) -> None:
 
 
 def test_levels_of_speech_survive_the_way_to_one_channel(prepared: Prepared) -> None:
-    expected = audio_.level(talk(N, 128, 1).sound[: HALF * 640])
+    expected = audio.level(talk(N, 128, 1).sound[: HALF * 640])
     for name, note in (("inverted", "cancel each other"), ("surround", "(5.1) mixed")):
-        level = audio_.level(prepared.sound(f"{name}~000")[: HALF * 640])
+        level = audio.level(prepared.sound(f"{name}~000")[: HALF * 640])
         assert level == pytest.approx(expected, abs=1.0)
         assert any(note in line for line in prepared.entry(f"{name}~000").notes)
     assert any("track 1 of 2" in note for note in prepared.entry("surround~000").notes)

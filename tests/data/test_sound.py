@@ -11,7 +11,7 @@ import pytest
 from tests import recordings
 from tests.recordings import Place, Track, clicks, heard, record, voice
 from thbench.core.errors import UserError
-from thbench.data.media import audio as audio_
+from thbench.data.media import audio
 
 FILES = [("mkv", "pcm_s16le"), ("mp4", "aac"), ("webm", "libopus")]
 SECONDS = 3.0
@@ -39,7 +39,7 @@ def test_sound_after_a_gap_lies_where_its_time_stamps_say(
     tmp_path: Path, suffix: str, codec: str
 ) -> None:
     path = talking(tmp_path / f"a.{suffix}", codec, lambda t: t if t < 0.99 else t + 0.8)
-    found = audio_.read(path)
+    found = audio.read(path)
     assert_heard(found.waveform, [0.5, 2.3, 3.3])
     ((start, stop),) = found.gaps
     assert start == pytest.approx(1.0, abs=0.03)
@@ -54,7 +54,7 @@ def test_sound_after_a_gap_lies_where_its_time_stamps_say(
 def test_of_sound_that_overlaps_the_later_counts(tmp_path: Path) -> None:
     path = talking(tmp_path / "a.mkv", "pcm_s16le")
     recordings.restamp(path, 2, lambda t: t if t < 0.99 else t - 0.3)
-    found = audio_.read(path)
+    found = audio.read(path)
     assert_heard(found.waveform, [0.5, 1.2, 2.2])
     assert not found.gaps
     assert any("0.30" in note and "overlap" in note for note in found.notes)
@@ -67,7 +67,7 @@ def test_a_late_start_is_silence_and_an_early_one_is_cut(
 ) -> None:
     late = sound - picture
     path = talking(tmp_path / f"a.{suffix}", codec, lambda t: t + sound, lambda t: t + picture)
-    found = audio_.read(path)
+    found = audio.read(path)
     assert_heard(found.waveform, [at + late for at in AT])
     assert bool(found.gaps) == (late > 0)
     if late > 0:
@@ -82,7 +82,7 @@ def test_rounded_time_stamps_make_no_clicks(tmp_path: Path, size: int) -> None:
     t = np.arange(44100) / 44100
     tone = 0.5 * np.sin(2 * np.pi * 440 * t)
     track = Track(tone, 44100, "pcm_s16le", block=size)
-    found = audio_.read(record(tmp_path / "a.mkv", None, track))
+    found = audio.read(record(tmp_path / "a.mkv", None, track))
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     assert np.abs(found.waveform[200:15800] - expected[200:15800]).max() < 0.002
     assert found.notes == ()
@@ -100,7 +100,7 @@ def test_time_stamps_that_come_right_again_move_nothing(tmp_path: Path, kind: st
         return t + 0.2 * (1 < t < 1.03)
 
     recordings.restamp(path, 1, off)
-    found = audio_.read(path)
+    found = audio.read(path)
     assert_heard(found.waveform, list(AT), within=0.003)
     assert found.gaps == ()
 
@@ -113,7 +113,7 @@ def test_a_recorder_whose_clock_is_slow_is_stretched(
     true, wanted = 47900 / 48000, [1, 3.2, 6.5]
     wave = clicks([at * true for at in wanted], 7 * true)
     track = Track(wave, codec=codec, at=lambda t: t / true)
-    found = audio_.read(record(tmp_path / f"a.{suffix}", None, track))
+    found = audio.read(record(tmp_path / f"a.{suffix}", None, track))
     assert_heard(found.waveform, wanted, within=0.0015)  # type: ignore[arg-type]
     assert any("stretched by +0.2" in note for note in found.notes)
     assert found.gaps == ()
@@ -123,7 +123,7 @@ def test_what_was_lost_little_by_little_is_made_up_for(tmp_path: Path) -> None:
     """10 ms are no gap, but all that follows is 10 ms late."""
     track = Track(clicks([0.5, 1.5, 3.5, 5.5], 6), codec="pcm_s16le",
                   at=lambda t: t + 0.01 * (t > 2.5))  # fmt: skip
-    found = audio_.read(record(tmp_path / "a.mkv", None, track))
+    found = audio.read(record(tmp_path / "a.mkv", None, track))
     assert_heard(found.waveform, [0.5, 1.5, 3.51, 5.51])
     assert found.gaps == ()
 
@@ -136,7 +136,7 @@ def test_edit_lists_of_both_tracks_are_applied(
     for track, seconds in enumerate((picture, sound)):
         if seconds:
             recordings.begin_later(path, seconds, track)
-    assert_heard(audio_.load(path), [at - sound for at in AT])
+    assert_heard(audio.load(path), [at - sound for at in AT])
 
 
 @pytest.mark.parametrize(("jump", "words"), [(-1.9, "backwards"), (7200, "pause")])
@@ -148,16 +148,16 @@ def test_several_recordings_in_one_are_refused(tmp_path: Path, jump: float, word
     if jump < 0:
         recordings.restamp(path, 1, lambda t: t + jump * (t > 2))
     with pytest.raises(UserError, match=rf"a\.mkv.*{words}"):
-        audio_.read(path)
+        audio.read(path)
 
 
 @pytest.mark.parametrize("codec", ["flac", "aac"])
 def test_damaged_packets_are_gaps(tmp_path: Path, codec: str) -> None:
     talk = voice(75, 16000)
     whole = record(tmp_path / "a.mkv", None, Track(talk, 16000, codec))
-    right = audio_.load(whole)
+    right = audio.load(whole)
     recordings.damage(whole, 5, kind="audio", spare=3)
-    found = audio_.read(whole)
+    found = audio.read(whole)
     assert any("damaged packets" in note for note in found.notes)
     assert len(found.gaps) >= 3
     assert len(found.waveform) == len(right)
@@ -185,11 +185,11 @@ def test_speech_keeps_its_level_in_any_channel(tmp_path: Path, name: str) -> Non
     """In other channels there is a room's noise, 45 dB below."""
     layout, shares = LAYOUTS[name]
     said = voice()
-    noise = np.random.default_rng(0).normal(0, 10 ** (audio_.level(said) / 20 - 45 / 20))
+    noise = np.random.default_rng(0).normal(0, 10 ** (audio.level(said) / 20 - 45 / 20))
     samples = np.outer(shares, said) + noise * (np.array(shares)[:, None] == 0)
     path = record(tmp_path / "a.mkv", None, Track(samples, 48000, "pcm_s16le", layout))
-    found = audio_.read(path)
-    assert audio_.level(found.waveform) == pytest.approx(audio_.level(said), abs=0.3)
+    found = audio.read(path)
+    assert audio.level(found.waveform) == pytest.approx(audio.level(said), abs=0.3)
     assert bool(found.notes) == (name not in ("mono", "both"))
 
 
@@ -200,8 +200,8 @@ def test_speech_in_the_centre_with_music_around(tmp_path: Path) -> None:
     samples[2] += said
     samples[3] = 0.5 * np.sin(np.arange(len(said)) / 200)  # LFE
     path = record(tmp_path / "a.m4a", None, Track(samples, 48000, "aac", "5.1"))
-    found = audio_.load(path)
-    own = audio_.load(record(tmp_path / "b.m4a", None, Track(said, 48000, "aac")))
+    found = audio.load(path)
+    own = audio.load(record(tmp_path / "b.m4a", None, Track(said, 48000, "aac")))
     share = float(np.dot(found[: len(own)], own) / np.dot(own, own))
     assert 20 * np.log10(share) == pytest.approx(0, abs=0.3)
     spectrum = np.abs(np.fft.rfft(found))
@@ -211,9 +211,9 @@ def test_speech_in_the_centre_with_music_around(tmp_path: Path) -> None:
 def test_a_mix_that_would_clip_is_turned_down(tmp_path: Path) -> None:
     tone = 0.8 * np.sin(np.arange(48000) / 10)
     path = record(tmp_path / "a.flac", None, Track(np.tile(tone, (3, 1)), 48000, "flac", "3.0"))
-    found = audio_.read(path)
+    found = audio.read(path)
     assert np.abs(found.waveform).max() == pytest.approx(1)
-    assert audio_.level(found.waveform) == pytest.approx(-3, abs=0.1)
+    assert audio.level(found.waveform) == pytest.approx(-3, abs=0.1)
     assert any("turned down by 4.1 dB" in note for note in found.notes)
 
 
@@ -226,8 +226,8 @@ def test_channels_of_unknown_places(tmp_path: Path, channels: int) -> None:
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((channels, 2, 16000, 0, "NONE", ""))
         file.writeframes(every.tobytes())
-    found = audio_.read(tmp_path / "a.wav")
-    assert audio_.level(found.waveform) == pytest.approx(audio_.level(said / 32768), abs=0.1)
+    found = audio.read(tmp_path / "a.wav")
+    assert audio.level(found.waveform) == pytest.approx(audio.level(said / 32768), abs=0.1)
     assert found.notes == (f"only channel {channels} of {channels}{_place(channels)} has sound:"
                            " it is taken alone",)  # fmt: skip
 
@@ -247,7 +247,7 @@ def test_samples_of_any_kind(tmp_path: Path, codec: str, channels: int) -> None:
     if codec == "pcm_s16be":
         suffix = "mov"
     path = record(tmp_path / f"a.{suffix}", None, Track(samples, 48000, codec, layout))
-    assert audio_.level(audio_.load(path)[:4000]) == pytest.approx(-9.03, abs=0.15)
+    assert audio.level(audio.load(path)[:4000]) == pytest.approx(-9.03, abs=0.15)
 
 
 def _float_wav(path: Path, samples: np.ndarray) -> Path:
@@ -265,12 +265,12 @@ def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
     tone = 0.3 * np.sin(np.arange(16000) / 10)
     tone[500:600] = np.nan
     tone[900] = np.inf
-    found = audio_.read(_float_wav(tmp_path / "a.wav", tone))
+    found = audio.read(_float_wav(tmp_path / "a.wav", tone))
     assert np.isfinite(found.waveform).all()
     assert not found.waveform[500:600].any()
     assert found.notes == ("101 samples are no numbers: silent",)
-    with pytest.raises(audio_.NoSoundError, match="no numbers"):
-        audio_.read(_float_wav(tmp_path / "b.wav", np.full(16000, np.nan)))
+    with pytest.raises(audio.NoSoundError, match="no numbers"):
+        audio.read(_float_wav(tmp_path / "b.wav", np.full(16000, np.nan)))
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp3"])
@@ -278,11 +278,11 @@ def test_a_sound_that_breaks_off_is_told(tmp_path: Path, suffix: str) -> None:
     track = Track(voice(50), codec="aac" if suffix == "m4a" else "libmp3lame")
     path = record(tmp_path / f"a.{suffix}", None, track, container_options={
         "movflags": "faststart"} if suffix == "m4a" else {})  # fmt: skip
-    whole = audio_.read(path)
+    whole = audio.read(path)
     assert whole.notes == ()
     if suffix == "m4a":  # an mp3 does not say how long it is
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-        cut = audio_.read(path)
+        cut = audio.read(path)
         assert "the sound breaks off: the file is cut short" in cut.notes
         assert 0.4 * len(whole.waveform) < len(cut.waveform) < 0.8 * len(whole.waveform)
 
@@ -296,15 +296,15 @@ def test_of_several_tracks_the_default_one_is_taken(tmp_path: Path) -> None:
     path = record(tmp_path / "a.mkv", None, *tracks)
 
     def pitch(track: int | None) -> int:
-        return int(np.abs(np.fft.rfft(audio_.load(path, track)[:16000])).argmax())
+        return int(np.abs(np.fft.rfft(audio.load(path, track)[:16000])).argmax())
 
     assert (pitch(None), pitch(1), pitch(2)) == (880, 440, 880)
-    assert audio_.read(path).notes == ("sound track 2 of 2 (deu) taken",)
-    assert audio_.read(path, 1).notes == ("sound track 1 of 2 (eng) taken",)
+    assert audio.read(path).notes == ("sound track 2 of 2 (deu) taken",)
+    assert audio.read(path, 1).notes == ("sound track 1 of 2 (eng) taken",)
     with pytest.raises(UserError, match="no sound track 3: it has 2"):
-        audio_.read(path, 3)
+        audio.read(path, 3)
 
 
 def test_level() -> None:
-    assert audio_.level(np.full(10, 0.1, np.float32)) == pytest.approx(-20)
-    assert audio_.level(np.zeros(10)) == audio_.level(np.zeros(0)) == -100
+    assert audio.level(np.full(10, 0.1, np.float32)) == pytest.approx(-20)
+    assert audio.level(np.zeros(10)) == audio.level(np.zeros(0)) == -100

@@ -15,8 +15,7 @@ from tests import recordings
 from tests.recordings import counted, counting, record
 from tests.tiny import HDTF
 from thbench.core.errors import UserError
-from thbench.data.media import audio as audio_
-from thbench.data.media import decoding, video, writer
+from thbench.data.media import audio, decoding, video, writer
 
 DECODERS = ["pyav", *(["decord"] if video.has_decord() else [])]
 
@@ -181,7 +180,7 @@ def test_log_of_ffmpeg_is_off_whoever_turned_it_on(tmp_path: Path) -> None:
 
 
 def test_sound_only_is_no_video(tmp_path: Path) -> None:
-    audio_.write_wav(tmp_path / "a.wav", np.zeros(16000))
+    audio.write_wav(tmp_path / "a.wav", np.zeros(16000))
     with pytest.raises(UserError, match="no picture"):
         video.probe(tmp_path / "a.wav")
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 
 pytestmark = pytest.mark.numbers
 
@@ -119,7 +118,7 @@ def test_sound_of_a_video(tmp_path):
     sound = np.pad(tone, (8000, 8000)).astype(np.float32)
     with video.VideoWriter(path, 64, 64, waveform=sound) as writer:
         writer.write(torch.zeros(50, 3, 64, 64, dtype=torch.uint8))
-    got = audio_.load(path)
+    got = audio.load(path)
     assert 0 <= len(got) - 32000 < 1024
     assert level(got[9000:23000]) == pytest.approx(0.35355, rel=0.01)
     assert level(got[:7000]) < 0.002
@@ -133,7 +132,7 @@ def test_sound_at_another_rate(tmp_path):
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((2, 2, 44100, 0, "NONE", ""))
         file.writeframes(np.stack([left, 0 * left], 1).tobytes())
-    got = audio_.load(tmp_path / "a.wav")
+    got = audio.load(tmp_path / "a.wav")
     assert abs(len(got) - 16000) <= 1
     expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
     assert np.abs(got[200:15800] - expected[200:15800]).max() < 0.002

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
-from thbench.data import embeddings, lookalikes, manifest
+from thbench.data import lookalikes, manifest
+from thbench.data.embedding import cache
 from thbench.data.media import video
 
 WARNING = "warning: "
@@ -126,7 +127,7 @@ def _strangers(folders: Sequence[Path]) -> Iterator[str]:
     """Folders whose embeddings another version of their encoder made."""
     for folder in folders:
         try:
-            embeddings.check(folder, folder.name)
+            cache.check(folder, folder.name)
         except UserError as error:
             yield str(error)
 

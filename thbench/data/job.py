@@ -18,7 +18,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import replacing, write_atomic
 from thbench.core.types import Clip
 from thbench.data.crop import Square
-from thbench.data.embeddings import kind_of
+from thbench.data.embedding.cache import kind_of
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from tqdm import tqdm
 from thbench.core.errors import UserError
 from thbench.core.files import remove_leftovers, write_atomic
 from thbench.core.types import FPS, Clip
-from thbench.data import audio, embeddings, manifest
+from thbench.data import manifest
+from thbench.data.embedding import cache
 from thbench.data.job import (
     CUT,
     DROPPED,
@@ -196,13 +197,13 @@ def prepare(
     chosen.check()
     sources = _checked(videos)
     for name in encoders:
-        audio.encoder(name)  # weights that are missing are better missed now
+        encoder(name)  # weights that are missing are better missed now
     _claim(out, chosen)
     jobs = [Job(source, out, chosen, tuple(encoders)) for source in sources]
     with _alone(out):
         _clear(out, sources)
         for name in encoders:
-            embeddings.claim(out / "audio" / embeddings.kind_of(name), name)
+            cache.claim(out / "audio" / cache.kind_of(name), name)
         waiting = [job for job in jobs if not job.is_done()]
         bar = tqdm(_run(waiting, workers), "prepare", len(waiting), unit="video",
                    disable=None if progress and waiting else True)  # fmt: skip

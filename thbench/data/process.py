@@ -14,12 +14,12 @@ from torch import Tensor
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, replacing, sha256
 from thbench.core.types import FPS, SAMPLES_PER_FRAME, Clip, Track
-from thbench.data import audio, embeddings, segments
+from thbench.data import segments
 from thbench.data.crop import MESH_SIZE, Square, cut
+from thbench.data.embedding import cache, encoders
 from thbench.data.job import CUT, DROPPED, KEPT, REFUSED, TRIMMED, Entry, Job, Record, Segment
 from thbench.data.landmarks import track
-from thbench.data.media import audio as audio_
-from thbench.data.media import video
+from thbench.data.media import audio, video
 from thbench.data.scan import scan
 
 OTHER_RATE = 0.05
@@ -89,7 +89,7 @@ def _fill(job: Job, known: Record | None, record: Record) -> None:
     info = video.probe(job.source.path)
     if not info.has_audio:
         raise Unusable("no sound")
-    sound = audio_.read(job.source.path, job.settings.track)
+    sound = audio.read(job.source.path, job.settings.track)
     record.segments = (known.segments if known else None) or _plan(job, info, sound)
     done = {clip.id: clip for clip in known.clips if job.is_whole(clip)} if known else {}
     reader = FrameReader(part.frames for part in video.chunks(job.source.path))
@@ -108,13 +108,13 @@ def _fill(job: Job, known: Record | None, record: Record) -> None:
         job.keep(replace(record, finished=False))
 
 
-def _plan(job: Job, info: video.VideoInfo, sound: audio_.Sound) -> list[Segment]:
+def _plan(job: Job, info: video.VideoInfo, sound: audio.Sound) -> list[Segment]:
     """What the video is cut into, after a first pass through its picture."""
     settings = job.settings
     side = min(info.height, info.width)
     if settings.crop == "none" and abs(info.height - info.width) > 0.02 * side:
         raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
-    if (found := audio_.level(sound.waveform)) < segments.QUIET:
+    if (found := audio.level(sound.waveform)) < segments.QUIET:
         raise Unusable(f"the sound is near silence ({found:.0f} dBFS)")
     chunks = video.chunks(job.source.path)
     seen = scan(chunks, settings.crop == "face", settings.face == "speaking")
@@ -247,7 +247,7 @@ def _embed(job: Job, clip: Clip) -> None:
     missing = job.missing(clip)
     if not missing:
         return
-    waveform = audio_.load(job.out / clip.video)
+    waveform = audio.load(job.out / clip.video)
     for name in missing:
-        features = audio.encoder(name)(waveform, clip.n_frames)
-        embeddings.write(job.embedding(name, clip.id), features)
+        features = encoders.encoder(name)(waveform, clip.n_frames)
+        cache.write(job.embedding(name, clip.id), features)

@@ -3,9 +3,9 @@
 Opening an mp4 for one random frame costs milliseconds, so decoded frames are kept in one
 memory-mapped file, ``<root>/cache/frames-<size>-<hash>.npy`` (N, 3, size, size) uint8, where they
 fit below a limit. What is measured on the frames (36 bytes of motion and 2.9 kB of landmarks per
-frame) is always packed the same way. ``thbench.data.places`` says where these lie if ``root``
-cannot be written. The hash covers the data set's content, the split and the size; a file is written
-under a temporary name and renamed, so it is whole or absent.
+frame) is always packed the same way. ``thbench.data.cache_folders`` says where these lie if
+``root`` cannot be written. The hash covers the data set's content, the split and the size; a file
+is written under a temporary name and renamed, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
 from thbench.data import manifest
-from thbench.data.embeddings import Embeddings, say_once
+from thbench.data.cache_folders import caches, locked, named
+from thbench.data.embedding.cache import Embeddings, say_once
 from thbench.data.media import video
-from thbench.data.places import caches, locked, named
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1
 _GB = 1e9

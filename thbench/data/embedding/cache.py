@@ -1,7 +1,8 @@
 """Embeddings of a prepared data set's sound: where they lie, what made them, and making them.
 
 ``<root>/audio/<encoder>/<id>.npy``, and ``encoder.json`` beside them, which says what made them.
-Where the data set cannot be written, new ones lie in the cache folder (``thbench.data.places``).
+Where the data set cannot be written, new ones lie in the cache folder, see
+``thbench.data.cache_folders``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from tqdm import tqdm
 from thbench.core.errors import UserError
 from thbench.core.files import replacing, write_atomic
 from thbench.core.types import Clip
-from thbench.data import audio, manifest
-from thbench.data.audio import ENCODERS, AudioEncoder
-from thbench.data.media import audio as audio_
-from thbench.data.places import elsewhere, locked, writable
+from thbench.data import manifest
+from thbench.data.cache_folders import elsewhere, locked, writable
+from thbench.data.embedding import encoders
+from thbench.data.embedding.encoders import ENCODERS, AudioEncoder
+from thbench.data.media import audio
 
 RECORD = "encoder.json"
 
@@ -81,7 +83,7 @@ class Embeddings:
 
     def _make(self, first: Clip) -> None:
         try:
-            made_by = audio.encoder(self.encoder)
+            made_by = encoders.encoder(self.encoder)
         except UserError as error:
             raise UserError(
                 f"{self.root} has no '{self.encoder}' embedding of clip '{first.id}', and it cannot"
@@ -104,7 +106,7 @@ class Embeddings:
 
     def _embed(self, clips: Sequence[Clip], made_by: AudioEncoder, folder: Path) -> None:
         for clip in tqdm(clips, f"embedding ({kind_of(self.encoder)})", unit="clip", disable=None):
-            features = made_by(audio_.load(self.root / clip.video), clip.n_frames)
+            features = made_by(audio.load(self.root / clip.video), clip.n_frames)
             write(folder / f"{clip.id}.npy", features)
 
 
@@ -123,7 +125,7 @@ def claim(folder: Path, encoder: str) -> None:
     if any(folder.rglob("*.npy")):
         check(folder, encoder)
     else:
-        made_by = audio.encoder(encoder)
+        made_by = encoders.encoder(encoder)
         row = {"version": made_by.version, "source": made_by.source, "weights": made_by.weights}
         write_atomic(folder / RECORD, json.dumps(row, indent=1) + "\n")
 
@@ -151,7 +153,7 @@ def check(folder: Path, encoder: str) -> None:
     if row.get("version") != wanted:
         was = row.get("version")
         raise UserError(f"{folder} was made by {was}, not {wanted}: {_ANEW.format(folder)}.")
-    if source and row.get("weights") != audio.encoder(encoder).weights:
+    if source and row.get("weights") != encoders.encoder(encoder).weights:
         raise UserError(
             f"{folder} was made with other weights ({row.get('source')}) than {source}:"
             f" {_ANEW.format(folder)}."

@@ -21,8 +21,8 @@ from metrics.compiling import alone
 from thbench.core.errors import UserError
 from thbench.core.registry import Registry
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.data.embedding.wav2vec import FIELD, HOP, convolved
 from thbench.data.media.audio import fit_length
-from thbench.data.wav2vec import FIELD, HOP, convolved
 
 
 class AudioEncoder(ABC):
