@@ -40,7 +40,7 @@ from metrics.diversity import pose_spread
 from thbench import assemble, config, plans, training
 from thbench.core.files import write_atomic
 from thbench.core.types import Cost, Request, to_unit
-from thbench.data.morphable import pose_coefficients
+from thbench.data.face.morphable import pose_coefficients
 from thbench.generation import execute
 from thbench.requests import SplitRequests
 

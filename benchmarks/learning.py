@@ -32,8 +32,9 @@ from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import assemble, config, training
 from thbench.core.files import write_atomic
 from thbench.core.types import Clip, Track, to_uint8, to_unit
-from thbench.data import landmarks, manifest
-from thbench.data.pose import mouth_opening
+from thbench.data import manifest
+from thbench.data.face import landmarks
+from thbench.data.face.pose import mouth_opening
 from thbench.data.store import Store
 from thbench.data.synthetic.make import synthesize
 from thbench.nn.warp import resize_to, warp_by_flow

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from thbench.commands import spread
-from thbench.data import adapters, crop, landmarks, process, scan
+from thbench.data import adapters, process, scan
 from thbench.data.embedding import encoders
+from thbench.data.face import crop, landmarks
 from thbench.data.media import video
 from thbench.data.prepare import prepare
 

@@ -36,7 +36,7 @@ from thbench import config as configs
 from thbench import plans
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.data.embedding.encoders import ENCODERS, LogMel
-from thbench.data.morphable import POSE_COEFFICIENTS
+from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.dawn.lfg import SourceFeatures
 from thbench.nn.normalize import RunningStats

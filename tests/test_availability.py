@@ -18,8 +18,8 @@ from tests.metrics.test_extractors import random_state
 from thbench import protocol
 from thbench.cli import main
 from thbench.config import names
+from thbench.data.face.morphable import Morphable, write
 from thbench.data.media import audio, video
-from thbench.data.morphable import Morphable, write
 
 LENGTHS, SHORT = (25, 18), 17
 """Frames of the videos to score and of those that `eval` makes: too few for FVD32 or DR25."""

@@ -208,13 +208,13 @@ def data_morphable(arguments: argparse.Namespace) -> None:
         raise UserError(f"{out} must end in .safetensors.")
     if out:
         _check_place(out)
-    from thbench.data import faces, morphable
+    from thbench.data.face import morphable, morphable_fit
 
     if arguments.model:
         model = morphable.read(Path(arguments.model))
     else:
-        model = faces.find(root, "train", arguments.identity, arguments.expression)
-    errors = faces.measure(model, root, arguments.split)
+        model = morphable_fit.find(root, "train", arguments.identity, arguments.expression)
+    errors = morphable_fit.measure(model, root, arguments.split)
     mean = 100 * sum(errors) / max(1, len(errors))
     sizes = f"{model.n_identity} identity, {model.n_expression} expression coefficients"
     print(f"{len(model.mean)} vertices, {sizes}")

@@ -61,7 +61,7 @@ def track(frames: Iterable[Tensor]) -> dict[str, Tensor]:
     Args:
         frames: chunks (n, 3, H, W) uint8 of its T frames.
     """
-    from thbench.data import landmarks, pose
+    from thbench.data.face import landmarks, pose
 
     found = landmarks.track(frames)
     values = {

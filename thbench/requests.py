@@ -16,9 +16,9 @@ from thbench.core.console import rank_zero_print
 from thbench.core.errors import UserError
 from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Request, Track
-from thbench.data import landmarks
-from thbench.data.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
 from thbench.data.embedding import encoders
+from thbench.data.face import landmarks
+from thbench.data.face.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
 from thbench.data.media import audio, video
 from thbench.data.store import Store
 

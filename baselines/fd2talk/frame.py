@@ -15,7 +15,7 @@ from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
+from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion import sampler
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import NoiseProcess

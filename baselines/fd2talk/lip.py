@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.fd2talk.morphable import coefficients, needed
 from thbench.core.types import Batch
-from thbench.data.morphable import Morphable
+from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
 from thbench.nn.normalize import RunningStats, shown_once, sound_stats
 from thbench.strategy import Setting, Stage

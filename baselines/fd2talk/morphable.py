@@ -13,7 +13,13 @@ from torch import Tensor
 from thbench.core.errors import UserError
 from thbench.core.hub import Missing
 from thbench.core.types import Batch
-from thbench.data.morphable import Moments, Morphable, pose_coefficients, read_bfm, vertex_error
+from thbench.data.face.morphable import (
+    Moments,
+    Morphable,
+    pose_coefficients,
+    read_bfm,
+    vertex_error,
+)
 from thbench.optim import build_optimizer
 from thbench.strategy import Setting, Stage
 

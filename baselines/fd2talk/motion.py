@@ -16,7 +16,7 @@ from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.dataset import fewest_shown
-from thbench.data.morphable import Morphable
+from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.nn.normalize import shown_once
 from thbench.strategy import Setting, Stage

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
-from thbench.data.morphable import POSE_COEFFICIENTS
+from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.process import NoiseProcess
 from thbench.nn.attention import make_band, stand_in
 from thbench.nn.normalize import RunningStats, sound_stats

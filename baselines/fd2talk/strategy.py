@@ -16,7 +16,7 @@ from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import Request, to_unit
-from thbench.data.morphable import Morphable, pose_coefficients, to_pose
+from thbench.data.face.morphable import Morphable, pose_coefficients, to_pose
 from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 COEFFICIENTS, LATENTS = "coefficients", "latents"

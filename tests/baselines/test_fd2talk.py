@@ -21,7 +21,7 @@ from thbench import config, plans
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.data.morphable import pose_coefficients
+from thbench.data.face.morphable import pose_coefficients
 from thbench.nn.attention import make_band
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data.crop import Square, choose_square, cut
+from thbench.data.face.crop import Square, choose_square, cut
 from thbench.data.media import audio, video
 from thbench.data.prepare import SourceVideo, prepare
 

@@ -10,7 +10,7 @@ from tests.tiny import HDTF
 from thbench.core.errors import UserError
 from thbench.core.types import N_LANDMARKS
 from thbench.data import manifest
-from thbench.data.crop import Square, choose_square, cut
+from thbench.data.face.crop import Square, choose_square, cut
 from thbench.data.media import audio, video
 from thbench.data.prepare import Report, SourceVideo, prepare, read_report
 from thbench.data.segments import split

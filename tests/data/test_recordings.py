@@ -16,7 +16,7 @@ from tests.recordings import Track, begin_later, clicks, damage, forget_rate, he
 from thbench.cli import main
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.crop import cut
+from thbench.data.face.crop import cut
 from thbench.data.job import Entry
 from thbench.data.media import audio, video
 from thbench.data.prepare import read_report

@@ -20,7 +20,7 @@ import torch
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, remove_leftovers, replacing
 from thbench.data import manifest, process
-from thbench.data.crop import Square
+from thbench.data.face.crop import Square
 from thbench.data.media import video
 from thbench.data.prepare import Report, SourceVideo, prepare
 from thbench.data.process import FrameReader

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.recordings import talk
 from thbench.core.errors import UserError
-from thbench.data.crop import LOCATE_EVERY, FaceLocator, thumbnail
+from thbench.data.face.crop import LOCATE_EVERY, FaceLocator, thumbnail
 from thbench.data.media.video import Chunk
 from thbench.data.scan import ShotFinder, correlation, scan
 

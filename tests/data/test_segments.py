@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thbench.core.types import SAMPLES_PER_FRAME
-from thbench.data.crop import LOCATE_EVERY, Face, Square
+from thbench.data.face.crop import LOCATE_EVERY, Face, Square
 from thbench.data.job import Segment, Settings
 from thbench.data.media.audio import Sound
 from thbench.data.scan import Scan

@@ -23,7 +23,7 @@ from baselines.hallo.walk import build_unet
 from metrics.extractors.synthetic import SyntheticFace
 from metrics.perceptual import build, lpips_distance
 from thbench.data.embedding.encoders import encoder
-from thbench.data.landmarks import track
+from thbench.data.face.landmarks import track
 from thbench.data.synthetic.identity import draw
 from thbench.data.synthetic.render import State, render
 from thbench.diffusion.process import NoiseProcess

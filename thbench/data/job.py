@@ -17,8 +17,8 @@ from typing import Any
 from thbench.core.errors import UserError
 from thbench.core.files import replacing, write_atomic
 from thbench.core.types import Clip
-from thbench.data.crop import Square
 from thbench.data.embedding.cache import kind_of
+from thbench.data.face.crop import Square
 
 
 @dataclass(frozen=True)

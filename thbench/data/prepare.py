@@ -33,6 +33,7 @@ from thbench.core.files import remove_leftovers, write_atomic
 from thbench.core.types import FPS, Clip
 from thbench.data import manifest
 from thbench.data.embedding import cache
+from thbench.data.embedding.encoders import encoder
 from thbench.data.job import (
     CUT,
     DROPPED,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thbench.core.errors import UserError
 from thbench.core.types import FPS
-from thbench.data.crop import LOCATE_EVERY, Face, FaceLocator, thumbnail
+from thbench.data.face.crop import LOCATE_EVERY, Face, FaceLocator, thumbnail
 from thbench.data.media.video import Chunk
 
 THOROUGH_EVERY = 4  # looks between two at which far faces are looked for beside near ones

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thbench.core.types import FPS, SAMPLES_PER_FRAME
-from thbench.data.crop import LOCATE_EVERY, Face, Square, choose_square
+from thbench.data.face.crop import LOCATE_EVERY, Face, Square, choose_square
 from thbench.data.job import Look, Segment, Settings
 from thbench.data.media.audio import Sound, level
 from thbench.data.scan import Scan, correlation

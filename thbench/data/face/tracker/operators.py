@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thbench.data.tracker import kernels
-from thbench.data.tracker.tflite import Graph, Operator
+from thbench.data.face.tracker import kernels
+from thbench.data.face.tracker.tflite import Graph, Operator
 
 SAME = 0  # as TensorFlow pads; the other is none
 PLAIN, RELU = 0, 1

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thbench.data.landmarks import FaceMesh
-from thbench.data.pose import mouth_opening
-from thbench.data.tracker.detection import FaceDetector
+from thbench.data.face.landmarks import FaceMesh
+from thbench.data.face.pose import mouth_opening
+from thbench.data.face.tracker.detection import FaceDetector
 
 MARGIN = 1.8  # side of the square over the height of the face: the whole head, some shoulder
 TIGHT = 1.15  # the least that the square must leave around every place of the face

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from thbench.core.errors import UserError
 from thbench.data import manifest
-from thbench.data.morphable import Moments, Morphable, vertex_error
+from thbench.data.face.morphable import Moments, Morphable, vertex_error
 
 
 def find(root: Path, split: str, identity: int, expression: int) -> Morphable:

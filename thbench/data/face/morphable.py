@@ -24,7 +24,7 @@ from metrics.morphable import Basis, align, fit, fit_expression, from_tensors, p
 from metrics.weights import WeightsUnreadable, load_state
 from thbench.core.errors import UserError
 from thbench.core.files import replacing
-from thbench.data.pose import RIGID, to_mean_face
+from thbench.data.face.pose import RIGID, to_mean_face
 from thbench.diffusion.losses import counted_mean
 from thbench.nn import regions
 

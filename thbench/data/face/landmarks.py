@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from thbench.core.types import N_LANDMARKS, Track
-from thbench.data.pose import eye_ratio, pose
-from thbench.data.tracker.detection import Detection, FaceDetector
-from thbench.data.tracker.mesh import Mesh, following
-from thbench.data.tracker.region import Region, around
+from thbench.data.face.pose import eye_ratio, pose
+from thbench.data.face.tracker.detection import Detection, FaceDetector
+from thbench.data.face.tracker.mesh import Mesh, following
+from thbench.data.face.tracker.region import Region, around
 
 
 def track(frames: Iterable[Tensor] | Tensor) -> Track:

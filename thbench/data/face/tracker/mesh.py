@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from thbench.core.types import N_LANDMARKS
-from thbench.data.tracker.network import shipped
-from thbench.data.tracker.region import Region, around
+from thbench.data.face.tracker.network import shipped
+from thbench.data.face.tracker.region import Region, around
 
 MODEL = "face_landmark_with_attention.tflite"
 SIZE = 192

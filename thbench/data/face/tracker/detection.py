@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import torch
 
-from thbench.data.tracker.network import shipped
-from thbench.data.tracker.region import whole
+from thbench.data.face.tracker.network import shipped
+from thbench.data.face.tracker.region import whole
 
 OVERLAP = 0.3  # over the union: from there on, two boxes are of one face
 N_POINTS = 6

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from thbench.data.tracker import tflite
-from thbench.data.tracker.operators import BUILDERS, Group, Run, likeness, shares_input
-from thbench.data.tracker.tflite import Graph, Operator
+from thbench.data.face.tracker import tflite
+from thbench.data.face.tracker.operators import BUILDERS, Group, Run, likeness, shares_input
+from thbench.data.face.tracker.tflite import Graph, Operator
 
 MODELS = Path(__file__).parent / "models"
 CHUNK = 4  # pictures at once on a CPU: with more, memory is slower than what it saves in calls
