@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from thbench.commands import spread
-from thbench.data import adapters, process, scan
 from thbench.data.embedding import encoders
 from thbench.data.face import crop, landmarks
 from thbench.data.media import video
-from thbench.data.prepare import prepare
+from thbench.data.prepare import adapters, process, scan
+from thbench.data.prepare.prepare import prepare
 
 SPENT: Counter[str] = Counter()
 _OPEN: list[float] = []

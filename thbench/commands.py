@@ -153,8 +153,9 @@ def data_synth(arguments: argparse.Namespace) -> None:
 
 def data_prepare(arguments: argparse.Namespace) -> None:
     """Bring videos into the prepared layout."""
-    from thbench.data import adapters, manifest
-    from thbench.data.prepare import prepare
+    from thbench.data import manifest
+    from thbench.data.prepare import adapters
+    from thbench.data.prepare.prepare import prepare
 
     source, out = Path(arguments.source), Path(arguments.out)
     read = adapters.adapter(arguments.kind)
@@ -189,7 +190,7 @@ def spread(items: list[Any], limit: int | None) -> list[Any]:
 
 def data_check(arguments: argparse.Namespace) -> None:
     """Verify a prepared data set."""
-    from thbench.data.check import WARNING, check
+    from thbench.data.prepare.check import WARNING, check
 
     lines = check(Path(arguments.root), faces=arguments.faces)
     for line in lines:

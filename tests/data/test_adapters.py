@@ -8,7 +8,7 @@ import pytest
 
 from thbench.core.errors import UserError
 from thbench.core.types import Clip
-from thbench.data import adapters
+from thbench.data.prepare import adapters
 
 
 def touch(root: Path, *names: str) -> Path:

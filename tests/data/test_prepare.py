@@ -12,8 +12,8 @@ from thbench.core.types import N_LANDMARKS
 from thbench.data import manifest
 from thbench.data.face.crop import Square, choose_square, cut
 from thbench.data.media import audio, video
-from thbench.data.prepare import Report, SourceVideo, prepare, read_report
-from thbench.data.segments import split
+from thbench.data.prepare.prepare import Report, SourceVideo, prepare, read_report
+from thbench.data.prepare.segments import split
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
 

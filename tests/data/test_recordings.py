@@ -17,9 +17,9 @@ from thbench.cli import main
 from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.face.crop import cut
-from thbench.data.job import Entry
 from thbench.data.media import audio, video
-from thbench.data.prepare import read_report
+from thbench.data.prepare.job import Entry
+from thbench.data.prepare.prepare import read_report
 
 N = 50
 HALF = N // 2

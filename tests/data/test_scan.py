@@ -13,7 +13,7 @@ from tests.recordings import talk
 from thbench.core.errors import UserError
 from thbench.data.face.crop import LOCATE_EVERY, FaceLocator, thumbnail
 from thbench.data.media.video import Chunk
-from thbench.data.scan import ShotFinder, correlation, scan
+from thbench.data.prepare.scan import ShotFinder, correlation, scan
 
 N = 24
 

@@ -17,7 +17,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import replacing, write_atomic
 from thbench.core.types import FPS
 from thbench.data.media.video import VideoWriter
-from thbench.data.prepare import Report, SourceVideo, prepare
+from thbench.data.prepare.prepare import Report, SourceVideo, prepare
 from thbench.data.synthetic.motion import BLINK_RATE
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render

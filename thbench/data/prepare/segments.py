@@ -15,9 +15,9 @@ import numpy as np
 
 from thbench.core.types import FPS, SAMPLES_PER_FRAME
 from thbench.data.face.crop import LOCATE_EVERY, Face, Square, choose_square
-from thbench.data.job import Look, Segment, Settings
 from thbench.data.media.audio import Sound, level
-from thbench.data.scan import Scan, correlation
+from thbench.data.prepare.job import Look, Segment, Settings
+from thbench.data.prepare.scan import Scan, correlation
 
 HOLE = 0.2
 """Seconds of missing sound, or of a picture that stands still, from which frames are dropped."""

@@ -14,13 +14,23 @@ from torch import Tensor
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, replacing, sha256
 from thbench.core.types import FPS, SAMPLES_PER_FRAME, Clip, Track
-from thbench.data import segments
 from thbench.data.embedding import cache, encoders
 from thbench.data.face.crop import MESH_SIZE, Square, cut
 from thbench.data.face.landmarks import track
-from thbench.data.job import CUT, DROPPED, KEPT, REFUSED, TRIMMED, Entry, Job, Record, Segment
 from thbench.data.media import audio, video
-from thbench.data.scan import scan
+from thbench.data.prepare import segments
+from thbench.data.prepare.job import (
+    CUT,
+    DROPPED,
+    KEPT,
+    REFUSED,
+    TRIMMED,
+    Entry,
+    Job,
+    Record,
+    Segment,
+)
+from thbench.data.prepare.scan import scan
 
 OTHER_RATE = 0.05
 """Frames per second by which a video may miss 25 and pass for it."""

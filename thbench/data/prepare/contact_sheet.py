@@ -13,8 +13,8 @@ from tqdm import tqdm
 from thbench.core.errors import UserError
 from thbench.core.files import replacing
 from thbench.core.types import FPS
-from thbench.data.job import KEPT, Entry
 from thbench.data.media import video
+from thbench.data.prepare.job import KEPT, Entry
 
 COLUMNS, ROWS = 8, 5
 TILE, TEXT, EDGE = 176, 46, 6

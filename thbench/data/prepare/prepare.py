@@ -34,7 +34,9 @@ from thbench.core.types import FPS, Clip
 from thbench.data import manifest
 from thbench.data.embedding import cache
 from thbench.data.embedding.encoders import encoder
-from thbench.data.job import (
+from thbench.data.listing import LeftOut
+from thbench.data.prepare.contact_sheet import write_sheets
+from thbench.data.prepare.job import (
     CUT,
     DROPPED,
     KEPT,
@@ -48,9 +50,7 @@ from thbench.data.job import (
     SourceVideo,
     read_entry,
 )
-from thbench.data.listing import LeftOut
-from thbench.data.process import process
-from thbench.data.sheet import write_sheets
+from thbench.data.prepare.process import process
 
 __all__ = ["Entry", "Report", "Settings", "SourceVideo", "prepare", "read_report"]
 

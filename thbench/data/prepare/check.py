@@ -13,9 +13,10 @@ from tqdm import tqdm
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip
-from thbench.data import lookalikes, manifest
+from thbench.data import manifest
 from thbench.data.embedding import cache
 from thbench.data.media import video
+from thbench.data.prepare import lookalikes
 
 WARNING = "warning: "
 _REDO = "delete it and run `thbench data prepare` again"

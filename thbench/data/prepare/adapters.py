@@ -16,8 +16,6 @@ from pathlib import Path
 
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import Clip
-from thbench.data.identity import count_people, doubts, people_of
-from thbench.data.job import SourceVideo
 from thbench.data.listing import (
     VIDEO_SUFFIXES,
     LeftOut,
@@ -27,6 +25,8 @@ from thbench.data.listing import (
     list_videos,
     summary,
 )
+from thbench.data.prepare.identity import count_people, doubts, people_of
+from thbench.data.prepare.job import SourceVideo
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 HDTF_FRACTIONS = {"train": 0.9, "test": 0.1}
