@@ -24,7 +24,7 @@ from thbench.core.hub import Missing, absent
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import pyramid_l1
-from thbench.nn.silent import silent
+from thbench.nn.zero_init import zero_init
 from thbench.pictures import PictureStage
 from thbench.strategy import Setting
 
@@ -226,9 +226,9 @@ class AutoencoderStage(PictureStage):
 
 def _start_silent(vae: Any, latent_dim: int) -> None:
     """Let a network first say nothing but that it is certain."""
-    silent(vae.quant_conv)
+    zero_init(vae.quant_conv)
     nn.init.constant_(vae.quant_conv.bias[latent_dim:], CERTAIN)
-    silent(vae.decoder.conv_out)
+    zero_init(vae.decoder.conv_out)
 
 
 @torch.no_grad()

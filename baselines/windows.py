@@ -22,7 +22,7 @@ from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
-from thbench.diffusion import sampler
+from thbench.diffusion import ddim
 from thbench.plans import SOURCE, Window
 from thbench.strategy import Setting
 
@@ -224,7 +224,7 @@ class WindowStage(A2VStage):
             return self.net(whole, t, shown.frames, given, keep)[:, :, n_seen:]
 
         noise, config = torch.randn_like(wanted), SamplerConfig(steps=10)
-        made = sampler.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        made = ddim.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
         images = self.lfg.decode(given.source, *self.net.from_latent(made))
         filmed = to_unit(first.video[0, places[0, 0, n_seen:]])
         return {"generated": torch.cat([filmed, images], dim=-1)}

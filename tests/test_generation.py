@@ -8,7 +8,7 @@ import torch
 from tests.toys import Counting, request
 from thbench import plans
 from thbench.core.types import Cost
-from thbench.diffusion import sampler as sampling
+from thbench.diffusion import ddim as sampling
 from thbench.generation import execute
 
 PLANS = [

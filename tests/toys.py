@@ -7,7 +7,7 @@ import torch
 from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.types import N_LANDMARKS, Request
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.strategy import Denoiser, Pass, Setting, Strategy
 
 

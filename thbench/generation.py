@@ -19,7 +19,7 @@ from torch import Tensor
 from thbench.core.seeding import noise_generator
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Cost, Generation, Request, to_uint8
-from thbench.diffusion import sampler as sampling
+from thbench.diffusion import ddim as sampling
 from thbench.plans import SOURCE, Round, Window, levels, steps_per_level, windows
 from thbench.plans import cost as plan_cost
 from thbench.strategy import Denoiser, Pass

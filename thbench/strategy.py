@@ -17,7 +17,7 @@ from thbench.core.hub import Missing
 from thbench.core.seeding import derive_seed
 from thbench.core.types import Batch, Generation, Request
 from thbench.core.versioned import Versioned
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.optim import build_optimizer
 from thbench.plans import Plan
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from baselines.diffused_heads.unet import UNet
 from thbench.core.errors import UserError
-from thbench.diffusion.process import NoiseProcess
-from thbench.nn.entry import level
+from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.nn.input_init import level
 from thbench.nn.normalize import sound_stats
 
 RGB = 3

@@ -16,10 +16,10 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
-from thbench.diffusion import sampler
+from thbench.diffusion import ddim
 from thbench.diffusion.losses import clip_mean
-from thbench.diffusion.process import NoiseProcess
-from thbench.nn.entry import level, share
+from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.nn.input_init import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
 from thbench.pictures import pairs
@@ -241,7 +241,7 @@ class FrameStage(Stage):
             return self.net(noisy[:, :, 0], t[:, 0], *given, still)[:, :, None]
 
         noisy = torch.randn_like(clean)[:, :, None]
-        made = sampler.sample(self.net.process, predict, noisy, SamplerConfig(steps=10))
+        made = ddim.sample(self.net.process, predict, noisy, SamplerConfig(steps=10))
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thbench.core.errors import UserError
 from thbench.data.face.morphable import POSE_COEFFICIENTS
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.nn.attention import make_band, stand_in
 from thbench.nn.normalize import RunningStats, sound_stats
 from thbench.nn.transformer import stack

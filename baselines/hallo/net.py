@@ -22,7 +22,7 @@ from baselines.hallo.masks import (
 from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.walk import build_unet, transformers, walk
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.nn.normalize import RunningStats, sound_stats
 
 

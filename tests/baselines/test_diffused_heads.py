@@ -16,7 +16,7 @@ from thbench import config, plans
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch, to_unit
-from thbench.diffusion.bound import bound_term
+from thbench.diffusion.vlb import bound_term
 from thbench.nn.attention import SpatialAttention
 from thbench.nn.regions import LIPS, box_mask
 from thbench.optim import build_optimizer

@@ -25,7 +25,7 @@ from thbench.data.face.morphable import pose_coefficients
 from thbench.nn.attention import make_band
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask
-from thbench.nn.silent import silent
+from thbench.nn.zero_init import zero_init
 from thbench.stages import build_stage
 from thbench.strategy import Setting
 
@@ -507,7 +507,7 @@ def test_the_reference_is_a_sequence_whose_places_count():
 def test_with_the_shortcut_a_new_network_answers_noise_with_the_portrait():
     net = frame_net(shortcut=True)
     still, noise = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 4, 4)
-    silent(net.unet.head)
+    zero_init(net.unet.head)
     given = net.motion(torch.zeros(3, 9), torch.zeros(1, 9)), net.reference(still), still
     last = torch.full((3,), net.process.steps)
     torch.testing.assert_close(

@@ -22,9 +22,9 @@ from thbench import config, plans
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.diffusion import sampler
+from thbench.diffusion import ddim
 from thbench.nn.regions import FACE, LIPS, box_mask
-from thbench.nn.silent import silent
+from thbench.nn.zero_init import zero_init
 from thbench.plans import SOURCE
 from thbench.strategy import Setting
 
@@ -432,7 +432,7 @@ def test_with_the_shortcut_a_silent_network_estimates_the_portrait_from_noise():
     """At the last level nothing but the portrait is known, whatever the noise."""
     made = net(shortcut=True)
     noisy, t, portrait, sound, motion = given(made, b=1)
-    silent(made.unet.conv_out)
+    zero_init(made.unet.conv_out)
     keep = Keep.all(1, noisy.device)
     last = torch.full_like(t, made.process.steps)
     clean = made.process.to_clean(made(noisy, last, portrait, keep, sound, motion), noisy, last)
@@ -462,9 +462,7 @@ def test_the_schedule_is_the_published_one_in_training_and_at_generation():
     scheduler.set_timesteps(40)
     published = config.load("hallo", ["scale=paper"]).sampler
     assert published.eta == 0
-    assert (
-        sampler.grid(sweep.process, published)[:-1] - 1
-    ).tolist() == scheduler.timesteps.tolist()
+    assert (ddim.grid(sweep.process, published)[:-1] - 1).tolist() == scheduler.timesteps.tolist()
 
 
 # Guidance
@@ -576,11 +574,11 @@ def test_the_weights_of_the_regions_reach_the_video():
     assert torch.equal(frames_of(strategy(made=made, weights={"lip": 1}), ask(5)), plain)
     for region in ("lip", "expression", "pose"):
         assert not torch.equal(frames_of(strategy(made=made, weights={region: 0}), ask(5)), plain)
-    silent = {"lip": 0, "expression": 0, "pose": 0}
-    quiet = frames_of(strategy(made=made, weights=silent), ask(5))
+    zero_init = {"lip": 0, "expression": 0, "pose": 0}
+    quiet = frames_of(strategy(made=made, weights=zero_init), ask(5))
     other = ask(5)
     other.audio = -other.audio
-    assert torch.equal(frames_of(strategy(made=made, weights=silent), other), quiet)
+    assert torch.equal(frames_of(strategy(made=made, weights=zero_init), other), quiet)
     assert not torch.equal(frames_of(strategy(made=made), other), plain)
 
 

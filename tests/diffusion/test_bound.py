@@ -7,9 +7,9 @@ import torch
 
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
-from thbench.diffusion import sampler
-from thbench.diffusion.bound import bound_term, log_mass
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion import ddim
+from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.vlb import bound_term, log_mass
 
 LEARNED = NoiseProcess("cosine", 1000, variance="learned")
 
@@ -117,7 +117,7 @@ def test_a_fixed_variance_has_no_bound_to_train():
 
 def toy(deviation=0.5, n=20_000, steps=10):
     process = NoiseProcess("cosine", 1000, variance="learned")
-    levels = sampler.grid(process, SamplerConfig(steps=steps))
+    levels = ddim.grid(process, SamplerConfig(steps=steps))
     return process, deviation, levels, (1, 1, 1, n, 1)
 
 
@@ -160,7 +160,7 @@ def run_toy(process, deviation, levels, shape, share_of):
         v = torch.full_like(eps, share_of(a, b))
         output = torch.cat([eps, v], dim=1)
         noise = latents(*shape, seed=k + 1)
-        noisy = sampler.step(process, noisy, output, t, s, noise, SamplerConfig())
+        noisy = ddim.step(process, noisy, output, t, s, noise, SamplerConfig())
     return noisy
 
 
@@ -193,8 +193,8 @@ def test_the_lower_bound_of_the_variance_is_the_ancestral_step():
     t, s = torch.tensor([[900, 500, 7, 0]] * 2), torch.tensor([[450, 500, 0, 0]] * 2)
     config = SamplerConfig(eta=1.0, threshold=0)
     output = torch.cat([eps, -torch.ones_like(eps)], dim=1)
-    made = sampler.step(LEARNED, noisy, output, t, s, noise, config)
-    expected = sampler.step(fixed, noisy, eps, t, s, noise, config)
+    made = ddim.step(LEARNED, noisy, output, t, s, noise, config)
+    expected = ddim.step(fixed, noisy, eps, t, s, noise, config)
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(made[:, :, [1, 3]], noisy[:, :, [1, 3]])
 
@@ -205,7 +205,6 @@ def test_below_eta_1_the_learned_variance_is_not_used():
     outputs = [torch.cat([noisy, torch.full_like(noisy, v)], dim=1) for v in (-1.0, 1.0)]
     for eta in (0.0, 0.5, 1.0):
         one, other = (
-            sampler.step(LEARNED, noisy, out, t, s, noise, SamplerConfig(eta=eta))
-            for out in outputs
+            ddim.step(LEARNED, noisy, out, t, s, noise, SamplerConfig(eta=eta)) for out in outputs
         )
         assert torch.equal(one, other) == (eta < 1)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thbench.core.errors import UserError
-from thbench.diffusion.process import PREDICTIONS, SCHEDULES, NoiseProcess
+from thbench.diffusion.noise_schedule import PREDICTIONS, SCHEDULES, NoiseProcess
 
 
 def latents(*shape, seed=0):

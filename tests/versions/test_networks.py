@@ -26,7 +26,7 @@ from thbench.data.embedding.encoders import encoder
 from thbench.data.face.landmarks import track
 from thbench.data.synthetic.identity import draw
 from thbench.data.synthetic.render import State, render
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 
 pytestmark = pytest.mark.numbers
 

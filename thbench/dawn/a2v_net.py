@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.nn.attention import make_band, stand_in
-from thbench.nn.entry import share
+from thbench.nn.input_init import share
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D

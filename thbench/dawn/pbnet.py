@@ -17,7 +17,7 @@ from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
 from thbench.nn.attention import Band, make_band
-from thbench.nn.entry import level
+from thbench.nn.input_init import level
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.transformer import stack
 from thbench.optim import build_optimizer

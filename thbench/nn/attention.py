@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
-from thbench.nn.entry import level
+from thbench.nn.input_init import level
 
 
 @dataclass(frozen=True)

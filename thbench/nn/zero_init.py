@@ -9,7 +9,7 @@ from torch import nn
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def silent(layer: Layer) -> Layer:
+def zero_init(layer: Layer) -> Layer:
     """The layer with weights of zero, so that training starts from what its output is added to."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 
 SPACINGS = ("linspace", "trailing", "leading")
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from thbench.diffusion.process import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseProcess
 
 HALF_STEP = 1 / 255
 """Half the distance of neighbouring 8-bit values, in [-1, 1]."""
