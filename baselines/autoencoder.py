@@ -25,8 +25,8 @@ from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.zero_init import zero_init
-from thbench.pictures import PictureStage
-from thbench.strategy import Setting
+from thbench.training.reconstruction import ReconstructionStage
+from thbench.training.stage import StageContext
 
 CERTAIN = -6.0
 """The logarithm of the variance with which an untrained encoder beside ``BlockCosines`` draws."""
@@ -163,7 +163,7 @@ class Autoencoder(nn.Module):
         fill_from(self.vae, AutoencoderKL, source, "vae")
 
 
-class AutoencoderStage(PictureStage):
+class AutoencoderStage(ReconstructionStage):
     """Trains ``Autoencoder`` on single frames: L1 and perceptual difference, and the KL term.
 
     Args:
@@ -181,7 +181,7 @@ class AutoencoderStage(PictureStage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         init_from: str | None = None,

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thbench import plans
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch, to_unit
@@ -23,8 +22,9 @@ from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
 from thbench.diffusion import ddim
-from thbench.plans import SOURCE, Window
-from thbench.strategy import Setting
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE, Window
+from thbench.training.stage import StageContext
 
 LONG = 200
 """Frames of a plan that shows all kinds of windows that there are."""
@@ -54,7 +54,7 @@ class WindowStage(A2VStage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         plan: Mapping[str, Any],
         window: str = "main",

@@ -37,12 +37,14 @@ from torch import Tensor
 from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.strategy import FD2Talk
 from metrics.diversity import pose_spread
-from thbench import assemble, config, plans, training
+from thbench import config
 from thbench.core.files import write_atomic
 from thbench.core.types import Cost, Request, to_unit
 from thbench.data.face.morphable import pose_coefficients
-from thbench.generation import execute
-from thbench.requests import SplitRequests
+from thbench.generation import assemble, plans
+from thbench.generation.requests import SplitRequests
+from thbench.generation.runner import execute
+from thbench.training import fit
 
 LIPS = (13, 14)
 """The middles of the inner lips, upper and lower."""
@@ -58,7 +60,7 @@ def main() -> None:
     rows: dict[str, dict] = {}
     for name, more in (("with L_sync", []), ("without L_sync", ["no_sync=true"])):
         loaded = config.load("fd2talk", [*words(given), *more])
-        training.fit(loaded)
+        fit.fit(loaded)
         strategy = assemble.assemble(loaded).strategy
         assert isinstance(strategy, FD2Talk)
         asked = SplitRequests(loaded.data, given.split, loaded.size, limit=given.clips, follow=True)

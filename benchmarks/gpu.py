@@ -31,14 +31,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks import untrained
-from thbench import config, devices, plans
-from thbench.callbacks import Ema
+from thbench import config
 from thbench.config import Config, content_hash
 from thbench.core import console
 from thbench.core.files import write_atomic
 from thbench.core.types import FPS, Cost, Request
-from thbench.stages import order
-from thbench.strategy import Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import Strategy
+from thbench.training import devices
+from thbench.training.callbacks import Ema
+from thbench.training.runs import order
 
 SHARES = {"tests": 0.2, "training": 0.35, "generation": 0.3, "compile": 0.15}
 """Of the time, by part; what one leaves over goes to the next ones."""
@@ -417,7 +419,7 @@ def _denoise(setup: Setup, loaded: Config, compiled: bool) -> dict[str, Any]:
 
 
 def _compile(net: nn.Module, setup: Setup) -> None:
-    """As ``thbench.training`` does; a dry run traces, and leaves out writing code for the CPU."""
+    """As ``training.fit`` does; a dry run traces, and leaves out writing code for the CPU."""
     for part in net.children():
         part.compile(backend="eager" if setup.dry else "inductor")
 

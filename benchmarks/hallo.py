@@ -25,16 +25,18 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
-from thbench import assemble, config, training
+from thbench import config
 from thbench.core.files import write_atomic
 from thbench.core.seeding import derive_seed
 from thbench.core.types import Request, to_unit
+from thbench.generation import assemble
+from thbench.generation.requests import SplitRequests
 from thbench.nn.regions import box_mask
-from thbench.requests import SplitRequests
-from thbench.stages import build_stage, load_net, stage_run
-from thbench.strategy import Stage
-from thbench.tracking import read_curves
-from thbench.training import stage_data
+from thbench.training import fit
+from thbench.training.fit import stage_data
+from thbench.training.loggers import read_curves
+from thbench.training.runs import build_stage, load_net, stage_run
+from thbench.training.stage import Stage
 
 STAGES = ("image", "video")
 WEIGHTS = (0.0, 1.0, 2.0)
@@ -49,7 +51,7 @@ def main() -> None:
     """Train, measure, report."""
     given = arguments(__doc__ or "", clips=16)
     loaded = config.load("hallo", words(given))
-    training.fit(loaded)
+    fit.fit(loaded)
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"stages": {name: stage_figures(loaded, name) for name in STAGES}}

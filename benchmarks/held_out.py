@@ -18,9 +18,9 @@ from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.types import Request
 from thbench.data import manifest
-from thbench.requests import SplitRequests
-from thbench.stages import stage_run
-from thbench.strategy import Strategy
+from thbench.generation.requests import SplitRequests
+from thbench.generation.strategy import Strategy
+from thbench.training.runs import stage_run
 
 
 def arguments(doc: str, clips: int) -> argparse.Namespace:

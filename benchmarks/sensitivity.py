@@ -27,7 +27,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
-from thbench import protocol
 from thbench.core.files import write_atomic
 from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import manifest
@@ -36,8 +35,9 @@ from thbench.data.media.video import VideoWriter
 from thbench.data.store import resize
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.data.synthetic.render import render
-from thbench.evaluation import score
-from thbench.results import Figure
+from thbench.evaluation import protocol
+from thbench.evaluation.results import Figure
+from thbench.evaluation.score import score
 
 SEED = 977  # of people that no data set of ours holds
 SIZE, FRAMES = 128, 100

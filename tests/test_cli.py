@@ -367,7 +367,7 @@ def test_the_protocol_that_nobody_named_is_told(bench, tmp_path, capsys, monkeyp
         taken.append((rule.name, named))
         raise UserError("enough")
 
-    monkeypatch.setattr("thbench.evaluation.score", scored)
+    monkeypatch.setattr("thbench.evaluation.score.score", scored)
     clips = bench.data / "clips"
     for reference, more in ((bench.data, []), (clips, []), (clips, ["--protocol", "synthetic"])):
         words = ["score", clips, "--reference", reference, *more]

@@ -9,11 +9,13 @@ from torch.utils.data import DataLoader
 from benchmarks import untrained
 from metrics.extractors import EXTRACTORS
 from metrics.extractors.synthetic import SyntheticFace, SyntheticIdentity, SyntheticMotion
-from thbench import assemble, config, devices, plans, training
+from thbench import config
 from thbench.core import console
 from thbench.data.synthetic.make import synthesize
-from thbench.requests import SplitRequests
-from thbench.stages import order
+from thbench.generation import assemble, plans
+from thbench.generation.requests import SplitRequests
+from thbench.training import devices, fit
+from thbench.training.runs import order
 
 pytestmark = pytest.mark.cuda
 
@@ -123,7 +125,7 @@ def test_a_run_from_data_to_video(prepared, tmp_path):
     words += [f"trainer.accelerator={ACCELERATOR}", "trainer.devices=1"]
     words += ["stages.frame.max_steps=2", "stages.frame.precision=bf16-mixed"]
     loaded = small("diffused_heads", *words)
-    training.fit(loaded)
+    fit.fit(loaded)
     strategy = assemble.assemble(loaded).strategy.to(DEVICE)
     asked = SplitRequests(loaded.data, "test", loaded.size, frames=FRAMES)[0]
     made = torch.cat(list(strategy.generate(asked).chunks))

@@ -3,7 +3,7 @@ import torch
 
 from thbench.config import TrainerConfig
 from thbench.core.errors import UserError
-from thbench.devices import few, make_trainer, use_threads
+from thbench.training.devices import limit_devices, make_trainer, use_threads
 
 
 @pytest.mark.parametrize(
@@ -11,22 +11,22 @@ from thbench.devices import few, make_trainer, use_threads
     [(8, 3, 3), (2, 5, 2), ("2", 5, 2), ([1, 3, 5], 2, [1, 3]), ("1,3", 5, [1, 3])],
 )
 def test_no_more_devices_than_clips(devices, n, expected):
-    assert few(TrainerConfig(devices=devices), n) == expected
+    assert limit_devices(TrainerConfig(devices=devices), n) == expected
 
 
 @pytest.mark.parametrize("devices", ["auto", -1])
 def test_all_devices_are_those_that_are_there(devices, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert few(TrainerConfig(devices=devices), 20) == 8
-    assert few(TrainerConfig(devices=devices), 3) == 3
-    assert few(TrainerConfig(devices=devices, accelerator="cpu"), 20) == 1
+    assert limit_devices(TrainerConfig(devices=devices), 20) == 8
+    assert limit_devices(TrainerConfig(devices=devices), 3) == 3
+    assert limit_devices(TrainerConfig(devices=devices, accelerator="cpu"), 20) == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert few(TrainerConfig(devices=devices), 3) == 1
+    assert limit_devices(TrainerConfig(devices=devices), 3) == 1
 
 
 def test_devices_that_are_none_are_one_line():
     with pytest.raises(UserError, match=r"trainer\.devices=two"):
-        few(TrainerConfig(devices="two"), 3)
+        limit_devices(TrainerConfig(devices="two"), 3)
 
 
 def test_threads_are_torchs_own_unless_they_are_set():

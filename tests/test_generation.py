@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.toys import Counting, request
-from thbench import plans
 from thbench.core.types import Cost
 from thbench.diffusion import ddim as sampling
-from thbench.generation import execute
+from thbench.generation import plans
+from thbench.generation.runner import execute
 
 PLANS = [
     {"name": "nar"},

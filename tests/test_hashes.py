@@ -5,16 +5,19 @@ import sys
 from types import ModuleType
 
 import pytest
+from thbench.evaluation.pipeline import videos_folder
 
 from tests import toy_training as toy
-from thbench import config, protocol
-from thbench.assemble import Assembled, videos_folder
+from thbench import config
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.registry import resolve
 from thbench.data import manifest
-from thbench.protocol import Intervals, OverTime, Timing
-from thbench.stages import stage_run
-from thbench.strategy import Stage, Strategy
+from thbench.evaluation import protocol
+from thbench.evaluation.protocol import Intervals, OverTime, Timing
+from thbench.generation.assemble import Assembled
+from thbench.generation.strategy import Strategy
+from thbench.training.runs import stage_run
+from thbench.training.stage import Stage
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from tests.metrics.test_beats import slow_alignment, slow_motion_beats
 from tests.metrics.test_extractor_syncnet import official_crop, published_state
 from tests.metrics.test_flow import slow_mse, slow_ofm
 from tests.metrics.test_mfcc import slow_mfcc
-from thbench import features, protocol
 from thbench.data.media import video
-from thbench.evaluation import score
+from thbench.evaluation import features, protocol
+from thbench.evaluation.score import score
 
 SIZE = 224
 BOX = (0.25, 0.2, 0.75, 0.7)
@@ -196,6 +196,6 @@ def test_another_decoder_makes_features_anew(tmp_path, monkeypatch):
     figures(tmp_path, 64, *wanted)
     assert set(tmp_path.glob("cache/**/*.*")) == kept
     monkeypatch.setattr(video, "decoder", lambda: "av 99.0")
-    monkeypatch.setattr("thbench.scorer.decoder", video.decoder)
+    monkeypatch.setattr("thbench.evaluation.scorer.decoder", video.decoder)
     figures(tmp_path, 64, *wanted)
     assert len(set(tmp_path.glob("cache/**/*.*"))) == 2 * len(kept)

@@ -20,9 +20,10 @@ from thbench.core import hub
 from thbench.core.errors import UserError
 from thbench.core.hub import Missing
 from thbench.data import manifest
+from thbench.generation.strategy import Strategy
 from thbench.preflight import ERROR, OK, WARNING
-from thbench.stages import stage_run
-from thbench.strategy import Stage, Strategy
+from thbench.training.runs import stage_run
+from thbench.training.stage import Stage
 
 STAGE = "tests.test_preflight:"
 
@@ -72,7 +73,7 @@ class Reading(Line):
 @pytest.fixture(autouse=True)
 def _one_rate(monkeypatch):
     monkeypatch.setattr(preflight, "known_rate", lambda device, precision: 1e9)
-    for place in ("thbench.core.hub", "thbench.pictures"):
+    for place in ("thbench.core.hub", "thbench.training.reconstruction"):
         monkeypatch.setattr(f"{place}.reachable", lambda url: False)
 
 
@@ -337,7 +338,9 @@ def command(make, monkeypatch):
     def run(name, *words, **stage):
         trained = []
         monkeypatch.setattr(configs, "load", lambda strategy, words: make(**stage))
-        monkeypatch.setattr("thbench.training.fit", lambda config, only: trained.append(only) or {})
+        monkeypatch.setattr(
+            "thbench.training.fit.fit", lambda config, only: trained.append(only) or {}
+        )
         return main([name, "dawn", *words]), trained
 
     return run

@@ -20,7 +20,7 @@ from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import speak, voice
-from thbench.requests import SplitRequests, follow, from_files, hear, read_portrait
+from thbench.generation.requests import SplitRequests, follow, from_files, hear, read_portrait
 
 ROTATED = 6  # EXIF: turn by 90 degrees clockwise to see it upright
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from thbench import results
 from thbench.core import files, provenance
 from thbench.core.errors import UserError
-from thbench.results import Coverage, DataRef, Figure, ProtocolRef, Result, read, write
+from thbench.evaluation import results
+from thbench.evaluation.results import Coverage, DataRef, Figure, ProtocolRef, Result, read, write
 
 
 def example(**changes):
@@ -115,6 +115,8 @@ def test_provenance_names_packages_and_time():
 
 
 def test_no_torch_is_imported():
-    code = "import sys, thbench.results, thbench.leaderboard; print('torch' in sys.modules)"
+    code = (
+        "import sys, thbench.evaluation.results, thbench.leaderboard; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -13,12 +13,12 @@ import torch
 from metrics.extractors.pyramid import Pyramid
 from tests import recordings
 from tests.test_evaluation import SIZE, fake_track, frames, save
-from thbench import features, protocol, report, results
 from thbench.cli import main
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.data.media.video import chunks, read
-from thbench.evaluation import score, score_ground_truth
+from thbench.evaluation import features, protocol, report, results
+from thbench.evaluation.score import score, score_ground_truth
 from thbench.leaderboard.rank import tables_of
 
 FRAMES = 50

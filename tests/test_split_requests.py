@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from thbench.evaluation.pipeline import requests_of
 
 from tests import toy_training as toy
-from thbench import protocol
-from thbench.assemble import requests_of
 from thbench.config import Config, DataConfig, EvalConfig
-from thbench.requests import SplitRequests
+from thbench.evaluation import protocol
+from thbench.generation.requests import SplitRequests
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from tests import toy_training as toy
-from thbench import training
-from thbench.stages import load_net
+from thbench.training import fit
+from thbench.training.runs import load_net
 
 
 def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch):
@@ -15,12 +15,12 @@ def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch)
     for lengths in ((6, 6), (7, 7)):
         root = toy.make_root(tmp_path / f"of-{lengths[0]}", lengths, "tt")
         made.append(toy.config(root, tmp_path / "runs", max_steps=1))
-        training.fit(made[-1])
+        fit.fit(made[-1])
     both = made[0]
     both.stages["second"] = replace(
         both.stages["toy"], target="tests.toy_training:Needy", needs=["toy"]
     )
-    training.fit(both)
+    fit.fit(both)
     wanted = load_net(both, "toy")[0].state_dict()
     both.data.root = str(tmp_path / "gone")
     found, build = {}, toy.Needy.__init__

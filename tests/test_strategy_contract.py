@@ -11,14 +11,18 @@ import torch
 import yaml
 
 from tests.tiny import TINY
-from thbench import assemble, config, plans, protocol, training
+from thbench import config
 from thbench.core.errors import UserError
 from thbench.core.registry import resolve
 from thbench.core.types import Request
 from thbench.dawn.a2v import A2VStage
-from thbench.stages import build_stage, load_net, locate, order, stage_run
-from thbench.strategy import Stage, Strategy
-from thbench.training import stage_data
+from thbench.evaluation import pipeline, protocol
+from thbench.generation import assemble, plans
+from thbench.generation.strategy import Strategy
+from thbench.training import fit
+from thbench.training.fit import stage_data
+from thbench.training.runs import build_stage, load_net, locate, order, stage_run
+from thbench.training.stage import Stage
 
 SMALL_A2V = "{dim: 8, mults: [1], heads: 1, head_dim: 8}"
 LONGEST = 24
@@ -116,11 +120,11 @@ def made(request, bench, runs):
     before = stamps(runs)
     first = small(name, more, bench, runs)
     assemble.check(first)
-    training.fit(first)
+    fit.fit(first)
     played = [stage for stage in first.nets.values() if stage not in SHARED]
     further = small(name, more, bench, runs, f"stages.{played[-1]}.max_steps=2")
-    training.fit(further)
-    asked = assemble.requests_of(further, protocol.load("synthetic"))[0]
+    fit.fit(further)
+    asked = pipeline.requests_of(further, protocol.load("synthetic"))[0]
     return Made(further, assemble.assemble(further), asked, before)
 
 

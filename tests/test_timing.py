@@ -10,13 +10,13 @@ import torch
 from tests.leaderboard.rows import result
 from tests.test_predict import TRAINER, Asked
 from tests.toys import Counting, request
-from thbench import timing
 from thbench.core.hardware import hardware
 from thbench.core.types import Cost
+from thbench.evaluation import timing
+from thbench.evaluation.protocol import Timing
+from thbench.evaluation.report import lines
+from thbench.evaluation.results import Timed, read, write
 from thbench.leaderboard.rank import tables_of
-from thbench.protocol import Timing
-from thbench.report import lines
-from thbench.results import Timed, read, write
 
 BIG = 60_000_000
 

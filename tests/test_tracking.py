@@ -5,9 +5,9 @@ import pytest
 
 from tests import toy_training as toy
 from thbench.core.errors import UserError
-from thbench.stages import StageRun
-from thbench.tracking import CurveLogger, loggers, read_curves, wandb_mode
-from thbench.training import fit
+from thbench.training.fit import fit
+from thbench.training.loggers import CurveLogger, loggers, read_curves, wandb_mode
+from thbench.training.runs import StageRun
 
 
 def test_curves_go_on_after_a_crash(tmp_path):

@@ -21,7 +21,7 @@ from thbench.config import Config, DataConfig, DrawConfig, OptimConfig, StageCon
 from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.media.video import VideoWriter
-from thbench.strategy import Stage
+from thbench.training.stage import Stage
 
 SIZE = 16
 AUDIO_DIM = 3
@@ -175,7 +175,7 @@ def config(root: Path, runs: Path, **stage) -> Config:
 
 def main(root: str, runs: str, *words: str) -> None:
     """Train; see the module."""
-    from thbench.training import fit
+    from thbench.training.fit import fit
 
     torch.set_num_threads(1)
     made = config(Path(root), Path(runs))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.types import N_LANDMARKS, Request
 from thbench.diffusion.noise_schedule import NoiseProcess
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 def request(n: int = 8, *, size: int = 8, audio_dim: int = 4, seed: int = 0, id: str = "a"):
@@ -50,7 +51,7 @@ class Counting(Strategy):
 
     def __init__(self, plan: dict, steps: int = 8, eta: float = 0.0, threshold=None) -> None:
         sampler = SamplerConfig(steps=steps, eta=eta, threshold=threshold)
-        super().__init__({}, Setting(size=8, audio_dim=4), plan, sampler)
+        super().__init__({}, StageContext(size=8, audio_dim=4), plan, sampler)
         self.recorders = {name: Recorder() for name in ("main", "keys", "gaps")}
         self.process = NoiseProcess(prediction="x0")
 
@@ -59,7 +60,7 @@ class Counting(Strategy):
 
     def passes(self, request):
         plan = plans.build(n=request.n_frames, **self.plan)
-        return [Pass("toy", plan, self.recorders, self.process, self.sampler)]
+        return [GenerationPass("toy", plan, self.recorders, self.process, self.sampler)]
 
     def source_latent(self, conditions):
         return torch.full((3, 2, 2), -1.0)

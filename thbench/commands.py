@@ -19,7 +19,7 @@ def fit(arguments: argparse.Namespace) -> None:
     """Train what is missing."""
     only, words = _take(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
-    from thbench import training
+    from thbench.training import fit as training
 
     _look_ahead(config, only)  # before hours of training, not after
     for name, folder in training.fit(config, only).items():
@@ -30,8 +30,9 @@ def check(arguments: argparse.Namespace) -> None:
     """Say what a training will meet, without training."""
     only, words = _take(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
-    from thbench import devices, preflight
+    from thbench import preflight
     from thbench.core import console
+    from thbench.training import devices
 
     devices.use_threads(config.trainer)
     with console.quiet():
@@ -45,15 +46,15 @@ def check(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Generate, score, write a result."""
     config = configs.load(arguments.strategy, arguments.overrides)
-    from thbench import assemble, report
     from thbench.core import console
+    from thbench.evaluation import pipeline, report
 
     origin = "smoke" if arguments.smoke or config.scale != "paper" else "measured"
     if config.eval.protocol is None and console.is_rank_zero():
-        _say_protocol(assemble.protocol_name(config), "eval.protocol=NAME")
-    result = assemble.evaluate(config, device=_device(config), origin=origin)
+        _say_protocol(pipeline.protocol_name(config), "eval.protocol=NAME")
+    result = pipeline.evaluate(config, device=_device(config), origin=origin)
     if result is not None:
-        path = assemble.write_result(config, result)
+        path = pipeline.write_result(config, result)
         report.show(result)
         print(f"\nresult: {path}")
 
@@ -70,7 +71,8 @@ def generate(arguments: argparse.Namespace) -> None:
     for path in (arguments.image, arguments.audio, arguments.motion):
         if path and not Path(path).is_file():
             raise UserError(f"There is no file {path}.")
-    from thbench import assemble, devices, predict, requests
+    from thbench.generation import assemble, requests, writer
+    from thbench.generation.runner import execution
 
     made = assemble.assemble(config)
     request = requests.from_files(
@@ -81,10 +83,10 @@ def generate(arguments: argparse.Namespace) -> None:
         motion=Path(arguments.motion) if arguments.motion else None,
         seed=arguments.seed,
     )
-    tags = predict.tags_of(config.strategy, made.run, arguments.seed)
-    with devices.alone(made.strategy, _device(config), config.trainer):
+    tags = writer.tags_of(config.strategy, made.run, arguments.seed)
+    with execution.on_one_device(made.strategy, _device(config), config.trainer):
         generation = made.strategy.generate(request)
-        predict.write_video(out, generation, tags, arguments.watermark, progress=True)
+        writer.write_video(out, generation, tags, arguments.watermark, progress=True)
     cost = generation.cost
     times = f"made in {cost.seconds:.1f} s, the first after {cost.first_frame:.2f} s"
     print(f"{out}: {request.n_frames} frames, {times}")
@@ -94,9 +96,9 @@ def score(arguments: argparse.Namespace) -> None:
     """Score videos made by anything."""
     import torch
 
-    from thbench import protocol, report, results
-    from thbench.evaluation import score as run
-    from thbench.evaluation import score_ground_truth
+    from thbench.evaluation import protocol, report, results
+    from thbench.evaluation.score import score as run
+    from thbench.evaluation.score import score_ground_truth
 
     videos = Path(arguments.videos)
     name = arguments.name or videos.resolve().name
@@ -238,7 +240,7 @@ def ls(arguments: argparse.Namespace) -> None:
         )
     from rich.table import Table
 
-    from thbench.report import printer
+    from thbench.evaluation.report import printer
 
     rows = {
         "strategies": _parameters if arguments.params else _strategies,
@@ -328,13 +330,13 @@ def _strategies() -> list[tuple[str, ...]]:
 
 
 def _parameters() -> list[tuple[str, ...]]:
-    from thbench import params
+    from thbench.training import params
 
     return params.table()
 
 
 def _metrics() -> list[tuple[str, ...]]:
-    from thbench.protocol import metric_registry
+    from thbench.evaluation.protocol import metric_registry
 
     rows: list[tuple[str, ...]] = [("name", "unit", "better", "needs", "what it is")]
     for name in sorted(metric_registry):
@@ -345,7 +347,7 @@ def _metrics() -> list[tuple[str, ...]]:
 
 
 def _protocols() -> list[tuple[str, ...]]:
-    from thbench import protocol
+    from thbench.evaluation import protocol
 
     rows: list[tuple[str, ...]] = [("name", "title", "hash", "metrics")]
     for name in configs.names("protocol"):
@@ -380,7 +382,7 @@ DRAWN: dict[str, dict[str, int]] = {
 
 def _draw_plans(folder: str) -> None:
     """Print a picture of each plan, or write it to ``<folder>/<name>.png``."""
-    from thbench import drawing, plans
+    from thbench.generation import plan_drawing, plans
     from thbench.leaderboard.plots import draw_plan
 
     for name in plans.BUILDERS:
@@ -391,13 +393,13 @@ def _draw_plans(folder: str) -> None:
         if folder:
             print(draw_plan(plan, Path(folder) / f"{name}.png", title))
             continue
-        print(f"\n{title}", *(f"  |{line}|" for line in drawing.text(plan)), sep="\n")
+        print(f"\n{title}", *(f"  |{line}|" for line in plan_drawing.text(plan)), sep="\n")
     if not folder:
-        print(f"\n{drawing.LEGEND}")
+        print(f"\n{plan_drawing.LEGEND}")
 
 
 def _plans() -> list[tuple[str, ...]]:
-    from thbench import plans
+    from thbench.generation import plans
 
     rows: list[tuple[str, ...]] = [
         ("name", "options", "calls for 200 frames, 20 steps", "what it is")

@@ -84,9 +84,9 @@ def _run(argv: Sequence[str]) -> None:
 
 def _show(results: Path) -> None:
     """The tables' columns that tell strategies apart, in the terminal."""
+    from thbench.evaluation.results import read_folder
     from thbench.leaderboard.rank import narrowed, tables_of
     from thbench.leaderboard.render import show
-    from thbench.results import read_folder
 
     for table in tables_of(read_folder(results)):
         show(narrowed(table, SHOWN))

@@ -26,8 +26,8 @@ from torch.utils.flop_counter import flop_registry
 from thbench.config import Config, DrawConfig, StageConfig
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Batch
 from thbench.data.dataset import frame_range
-from thbench.stages import build_stage
-from thbench.strategy import Stage
+from thbench.training.runs import build_stage
+from thbench.training.stage import Stage
 
 aten = torch.ops.aten
 KEPT = 10_000

@@ -22,9 +22,7 @@ import numpy as np
 import torch
 
 from metrics.weights import WeightsMissing, WeightsUnreadable
-from thbench import assemble, devices
 from thbench import config as configs
-from thbench import protocol as protocols
 from thbench.config import Config, StageConfig
 from thbench.core.errors import UserError
 from thbench.core.hub import absent
@@ -36,9 +34,13 @@ from thbench.data.embedding.encoders import ENCODERS
 from thbench.data.media import video
 from thbench.data.store import Store
 from thbench.estimate import EFFICIENCY, Need, Networks, known_rate
-from thbench.features import build_extractors
-from thbench.stages import order, stage_run
-from thbench.strategy import Setting, Stage
+from thbench.evaluation import pipeline
+from thbench.evaluation import protocol as protocols
+from thbench.evaluation.features import build_extractors
+from thbench.generation import assemble
+from thbench.training import devices as devices_
+from thbench.training.runs import order, stage_run
+from thbench.training.stage import Stage, StageContext
 
 LEVELS = OK, WARNING, ERROR = "ok", "warning", "error"
 Rate = Callable[[str], float]
@@ -214,7 +216,7 @@ class _Looking:
     def world(self) -> int:
         """Devices that train together, as far as the settings and this machine tell."""
         settings = self.config.trainer
-        chosen = devices.few(settings, 2**20)
+        chosen = devices_.limit_devices(settings, 2**20)
         return settings.nodes * (len(chosen) if isinstance(chosen, list) else chosen)
 
     @cached_property
@@ -515,7 +517,7 @@ class _Looking:
         try:
             nets = {role: self.networks.stage(stage).net for role, stage in config.nets.items()}
             with self.networks.tracing():
-                kind(nets, Setting(config.size, self.audio_dim, seed=config.seed), **options)
+                kind(nets, StageContext(config.size, self.audio_dim, seed=config.seed), **options)
         except UserError as error:
             self.error("strategy", error)
         except KeyError as error:
@@ -551,7 +553,7 @@ class _Looking:
     def measured(self, evaluation: bool) -> None:
         """What ``eval`` will measure, and what not."""
         try:
-            rule = assemble.protocol_of(self.config)
+            rule = pipeline.protocol_of(self.config)
         except UserError as error:
             named = self.config.eval.protocol is not None
             self.say(ERROR if named else WARNING, "eval", str(error))
@@ -646,7 +648,7 @@ class _Looking:
     def _videos(self) -> int:
         """As large as the test clips' own files, for each seed."""
         try:
-            seeds = len(assemble.protocol_of(self.config).seeds)
+            seeds = len(pipeline.protocol_of(self.config).seeds)
             paths = [Path(self.config.tested.root) / clip.video for clip in self.tested]
         except UserError:
             return 0
@@ -670,7 +672,7 @@ def show(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from thbench.report import printer
+    from thbench.evaluation.report import printer
 
     console = printer()
     console.print(Text(report.title, style="bold"))

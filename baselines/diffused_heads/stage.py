@@ -19,7 +19,7 @@ from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.vlb import bound_term
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 BOUNDS = ("mean", "sum")
 """What the variational bound's terms at all levels are brought to."""
@@ -70,7 +70,7 @@ class FrameStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         w_lip: float = 0.2,

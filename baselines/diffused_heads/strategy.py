@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from baselines.diffused_heads.net import FrameConditions, FrameNet
-from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Request, to_unit
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 class FrameDenoiser(Denoiser):
-    """``FrameNet`` as ``thbench.generation`` runs it: observed frames, then the one to be made."""
+    """``FrameNet`` as the runner calls it: observed frames, then the one to generate."""
 
     def __init__(self, net: FrameNet) -> None:
         self.net = net
@@ -69,7 +70,7 @@ class DiffusedHeads(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        setting: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
     ) -> None:
@@ -83,10 +84,10 @@ class DiffusedHeads(Strategy):
         portrait = 2 * to_unit(request.source)[None] - 1
         return self.net.conditions(portrait, request.audio[None])
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = plans.build(n=request.n_frames, **self.plan)
         denoisers = {"main": FrameDenoiser(self.net)}
-        return [Pass(self.space, plan, denoisers, self.net.process, self.sampler)]
+        return [GenerationPass(self.space, plan, denoisers, self.net.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: FrameConditions) -> Tensor:
         return (latents + 1) / 2

@@ -13,8 +13,8 @@ from baselines.autoencoder import Autoencoder, AutoencoderStage
 from baselines.pretrained import fill, published
 from thbench.core.types import Batch
 from thbench.nn.perceptual import pyramid_l1
-from thbench.pictures import pairs
-from thbench.strategy import Setting
+from thbench.training.reconstruction import pairs
+from thbench.training.stage import StageContext
 
 ENTRY = "decoder.conv_in.weight"
 
@@ -76,7 +76,7 @@ class ReferenceAutoencoderStage(AutoencoderStage):
     net: ReferenceAutoencoder
 
     def __init__(
-        self, setting: Setting, *, w_rec: float = 1.0, w_kl: float = 0.0, **options: Any
+        self, setting: StageContext, *, w_rec: float = 1.0, w_kl: float = 0.0, **options: Any
     ) -> None:
         super().__init__(setting, w_kl=w_kl, **options)
         self.w_rec = w_rec

@@ -22,8 +22,8 @@ from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.nn.input_init import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
-from thbench.pictures import pairs
-from thbench.strategy import Setting, Stage
+from thbench.training.reconstruction import pairs
+from thbench.training.stage import Stage, StageContext
 
 CONDITIONS = ("separate", "concatenated")
 
@@ -174,7 +174,7 @@ class FrameStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         jitter: float = 0.0,

@@ -14,7 +14,7 @@ from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
 from thbench.nn.normalize import RunningStats, shown_once, sound_stats
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 EPSILON = 1e-6
 """Least P_sync: without it two embeddings that share nothing have an infinite loss."""
@@ -95,7 +95,7 @@ class LipStage(Stage):
     version: ClassVar[int] = 2
 
     def __init__(
-        self, setting: Setting, *, net: Mapping[str, Any] | None = None, near: int = 2
+        self, setting: StageContext, *, net: Mapping[str, Any] | None = None, near: int = 2
     ) -> None:
         super().__init__(setting)
         model: Morphable = needed(self, "morphable")

@@ -20,8 +20,8 @@ from thbench.data.face.morphable import (
     read_bfm,
     vertex_error,
 )
-from thbench.optim import build_optimizer
-from thbench.strategy import Setting, Stage
+from thbench.training.optim import build_optimizer
+from thbench.training.stage import Stage, StageContext
 
 
 class MorphableStage(Stage):
@@ -43,7 +43,7 @@ class MorphableStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         identity: int = 80,
         expression: int = 64,

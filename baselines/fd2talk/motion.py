@@ -11,15 +11,15 @@ from torch import Tensor
 from baselines.fd2talk.lip import LipExpert
 from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.motion_net import MotionNet
-from thbench import plans
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.dataset import fewest_shown
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
+from thbench.generation import plans
 from thbench.nn.normalize import shown_once
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 
 class MotionStage(Stage):
@@ -42,7 +42,7 @@ class MotionStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         plan: Mapping[str, Any],
         net: Mapping[str, Any] | None = None,

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.motion_net import MotionNet
-from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import Request, to_unit
 from thbench.data.face.morphable import Morphable, pose_coefficients, to_pose
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 COEFFICIENTS, LATENTS = "coefficients", "latents"
 
@@ -46,7 +47,7 @@ class Conditions:
 
 
 class MotionDenoiser(Denoiser):
-    """``MotionNet`` as ``thbench.generation`` runs it."""
+    """``MotionNet`` as ``thbench.generation.runner`` runs it."""
 
     def __init__(self, net: MotionNet) -> None:
         self.net = net
@@ -66,7 +67,7 @@ class MotionDenoiser(Denoiser):
 
 
 class FrameDenoiser(Denoiser):
-    """``FrameNet`` as ``thbench.generation`` runs it: windows of one frame each."""
+    """``FrameNet`` as ``thbench.generation.runner`` runs it: windows of one frame each."""
 
     def __init__(self, net: FrameNet) -> None:
         self.net = net
@@ -109,7 +110,7 @@ class FD2Talk(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        setting: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
@@ -145,17 +146,17 @@ class FD2Talk(Strategy):
             pose=request.pose,
         )
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         n = request.n_frames
         plan = plans.build(n=n, **self.plan)
         denoisers = dict.fromkeys(plans.models(plan), MotionDenoiser(self.motion_net))
         made = {"main": FrameDenoiser(self.frame)}
         return [
-            Pass(COEFFICIENTS, plan, denoisers, self.motion_net.process, self.sampler),
-            Pass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
+            GenerationPass(COEFFICIENTS, plan, denoisers, self.motion_net.process, self.sampler),
+            GenerationPass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
         ]
 
-    def after(self, done: Pass, latents: Tensor, conditions: Conditions) -> Conditions:
+    def after(self, done: GenerationPass, latents: Tensor, conditions: Conditions) -> Conditions:
         motion = self.motion_net.from_latent(latents.T[None])[0]
         if conditions.pose is not None:
             given = pose_coefficients(conditions.pose, conditions.source_pose[None])

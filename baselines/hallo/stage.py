@@ -24,8 +24,8 @@ from thbench.diffusion import ddim
 from thbench.diffusion.losses import frame_mean
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
-from thbench.optim import build_optimizer
-from thbench.strategy import Setting, Stage
+from thbench.training.optim import build_optimizer
+from thbench.training.stage import Stage, StageContext
 
 DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
 """How often each condition of a clip is hidden in training (section 4.1)."""
@@ -71,7 +71,7 @@ class HalloStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         init_from: str | None = None,
@@ -194,7 +194,7 @@ class ImageStage(HalloStage):
 
     stable_name = "hallo.image"
 
-    def __init__(self, setting: Setting, *, trains: str = "all", **options: Any) -> None:
+    def __init__(self, setting: StageContext, *, trains: str = "all", **options: Any) -> None:
         if trains not in ("all", "attention"):
             raise UserError(f"trains must be 'all' or 'attention', not '{trains}'.")
         self.trains = trains
@@ -245,7 +245,7 @@ class VideoStage(HalloStage):
 
     stable_name = "hallo.video"
 
-    def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
+    def __init__(self, setting: StageContext, *, segment: int = 14, **options: Any) -> None:
         super().__init__(setting, **options)
         self.segment = segment
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from baselines.autoencoder import Autoencoder
 from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
 from baselines.hallo.net import HalloNet, Keep, Portrait
-from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import Request, to_unit
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 @dataclass
@@ -34,7 +35,7 @@ class HalloConditions:
 
 
 class HalloDenoiser(Denoiser):
-    """``HalloNet`` as ``thbench.generation`` runs it, with classifier-free guidance.
+    """``HalloNet`` as ``thbench.generation.runner`` runs it, with classifier-free guidance.
 
     With ``e(image, audio)`` the prediction from portrait and sound (paper, section 4.4):
     ``e(-,-) + s_image (e(i,-) - e(-,-)) + s_audio (e(i,a) - e(i,-))``. Equal scales are the
@@ -118,7 +119,7 @@ class Hallo(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        setting: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
@@ -150,10 +151,12 @@ class Hallo(Strategy):
         )
         return HalloConditions(portrait, request.audio[None])
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = plans.build(n=request.n_frames, **self.plan)
         denoiser = HalloDenoiser(self.net, **self.scales, weights=self.weights)
-        return [Pass(self.space, plan, {"main": denoiser}, self.net.process, self.sampler)]
+        return [
+            GenerationPass(self.space, plan, {"main": denoiser}, self.net.process, self.sampler)
+        ]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: HalloConditions) -> Tensor:
         return self.vae.decode(self.net.from_latent(latents, conditions.portrait.latent))

@@ -12,16 +12,17 @@ from baselines.diffused_heads.stage import FrameStage
 from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
 from tests.toys import request
-from thbench import config, plans
+from thbench import config
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch, to_unit
 from thbench.diffusion.vlb import bound_term
+from thbench.generation import plans
 from thbench.nn.attention import SpatialAttention
 from thbench.nn.regions import LIPS, box_mask
-from thbench.optim import build_optimizer
-from thbench.stages import build_stage
-from thbench.strategy import Setting
+from thbench.training.optim import build_optimizer
+from thbench.training.runs import build_stage
+from thbench.training.stage import StageContext
 
 SIZE, AUDIO = 16, 4
 SMALL = {"dim": 8, "mults": (1, 2), "blocks": 1, "heads": 2, "head_dim": 4, "groups": 4,
@@ -44,7 +45,7 @@ def spread(module):
 
 def stage(*, options=None, **switches):
     torch.manual_seed(0)
-    return FrameStage(Setting(SIZE, AUDIO), net={**SMALL, **(options or {})}, **switches)
+    return FrameStage(StageContext(SIZE, AUDIO), net={**SMALL, **(options or {})}, **switches)
 
 
 def batch(middle=(7, 9), around=3, seed=0, n_clip=100, valid=True):
@@ -79,7 +80,7 @@ def strategy(*, plan=None, steps=2, **options):
     made = net(**options)
     plan = plan or {"name": "ar", "motion": made.motion}
     sampler = SamplerConfig(steps=steps, threshold=0)
-    return DiffusedHeads({"frame": made}, Setting(SIZE, AUDIO), plan, sampler)
+    return DiffusedHeads({"frame": made}, StageContext(SIZE, AUDIO), plan, sampler)
 
 
 def ask(n, **options):
@@ -533,7 +534,7 @@ def test_it_learns_a_clip_by_heart_and_says_it_from_the_sound():
     options = {**SMALL, "dim": 16, "mults": (1,), "patch": 2}
     options["process"] = {"prediction": "x0", "steps": 100}  # learned sooner than the noise
     torch.manual_seed(0)
-    setting = Setting(SIZE, AUDIO, OptimConfig("adam", 4e-3, [0.9, 0.99]))
+    setting = StageContext(SIZE, AUDIO, OptimConfig("adam", 4e-3, [0.9, 0.99]))
     made = FrameStage(setting, net=options).train()
     optimizer = build_optimizer(made.net.parameters(), setting.optim)["optimizer"]
     for k in range(100):

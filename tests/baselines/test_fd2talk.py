@@ -17,17 +17,18 @@ from baselines.fd2talk.unet import Conditioned, CrossAttention
 from tests.data.test_morphable import bfm, planted
 from tests.data.test_morphable import model as found_model
 from tests.toys import request
-from thbench import config, plans
+from thbench import config
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.face.morphable import pose_coefficients
+from thbench.generation import plans
 from thbench.nn.attention import make_band
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask
 from thbench.nn.zero_init import zero_init
-from thbench.stages import build_stage
-from thbench.strategy import Setting
+from thbench.training.runs import build_stage
+from thbench.training.stage import StageContext
 
 SIZE, AUDIO, FRAMES = 16, 5, 12
 DIT = {"dim": 16, "depth": 2, "heads": 2}
@@ -65,7 +66,7 @@ def batch(b=2, n=FRAMES, seed=0, valid=True):
 
 
 def setting(**needs):
-    return Setting(SIZE, AUDIO, OptimConfig(lr=1e-2), needs=needs)
+    return StageContext(SIZE, AUDIO, OptimConfig(lr=1e-2), needs=needs)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def strategy(face, *, plan=None, **options):
         "frame": spread(FrameNet(auto.latent_dim, SIZE // auto.factor, face.n_expression, **UNET)),
     }
     sampler = SamplerConfig(steps=2)
-    return FD2Talk(nets, Setting(SIZE, AUDIO), plan or PLAN, sampler, **options)
+    return FD2Talk(nets, StageContext(SIZE, AUDIO), plan or PLAN, sampler, **options)
 
 
 def ask(n, **changes):

@@ -18,15 +18,16 @@ from baselines.hallo.walk import build_unet, places, transformers, walk
 from metrics.weights import WeightsMissing
 from tests.baselines.test_diffused_heads import spread
 from tests.toys import request
-from thbench import config, plans
+from thbench import config
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.diffusion import ddim
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE
 from thbench.nn.regions import FACE, LIPS, box_mask
 from thbench.nn.zero_init import zero_init
-from thbench.plans import SOURCE
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 SIZE, AUDIO, LATENT = 16, 4, 3
 UNET = {"channels": (8, 16), "attends": (True, True), "layers": 1, "heads": 2, "groups": 4,
@@ -50,7 +51,7 @@ def net(**options):
 
 def stage(kind=VideoStage, *, options=None, **switches):
     torch.manual_seed(0)
-    setting = Setting(SIZE, AUDIO, needs={"vae": autoencoder()})
+    setting = StageContext(SIZE, AUDIO, needs={"vae": autoencoder()})
     if kind is VideoStage:
         switches = {"segment": 4, **switches}
     return kind(setting, net={**SMALL, **(options or {})}, **switches)
@@ -102,7 +103,7 @@ def strategy(*, made=None, plan=None, steps=2, **options):
     nets = {"vae": autoencoder(), "denoiser": made or net()}
     plan = plan or {"name": "sar", "segment": 4, "overlap": 2}
     sampled = SamplerConfig(steps=steps, eta=0, spacing="trailing")
-    return Hallo(nets, Setting(SIZE, AUDIO), plan, sampled, **{"guidance": 1.0, **options})
+    return Hallo(nets, StageContext(SIZE, AUDIO), plan, sampled, **{"guidance": 1.0, **options})
 
 
 def frames_of(made, asked):

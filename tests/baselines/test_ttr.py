@@ -11,7 +11,7 @@ from thbench.core.errors import UserError
 from thbench.dawn.a2v_net import A2VNet
 from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.dawn.pbnet import PBNet
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 SMALL = {"dim": 8, "mults": (1,), "heads": 1, "head_dim": 8, "normalize": "location"}
 
@@ -37,7 +37,7 @@ def build():
             "gaps": net(lfg.latent_dim, 3.0, **options),
         }
         chosen = plan or {"name": "ttr", "stride": 4}
-        return TTR(nets, Setting(SIZE, AUDIO), chosen, SamplerConfig(steps=2))
+        return TTR(nets, StageContext(SIZE, AUDIO), chosen, SamplerConfig(steps=2))
 
     return made
 

@@ -17,7 +17,7 @@ from thbench.data.embedding.cache import Embeddings
 from thbench.data.embedding.encoders import AudioEncoder
 from thbench.data.media import audio
 from thbench.data.store import Store
-from thbench.requests import SplitRequests
+from thbench.generation.requests import SplitRequests
 
 
 class Loudness(AudioEncoder):

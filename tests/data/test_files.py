@@ -17,7 +17,7 @@ from thbench.core.files import write_atomic
 from thbench.data import listing
 from thbench.data.listing import LeftOut, list_videos, summary
 from thbench.data.media import audio, video
-from thbench.pairing import find_videos
+from thbench.evaluation.pairing import find_videos
 
 Touch = Callable[..., Path]
 

@@ -8,9 +8,9 @@ from thbench.core.types import Batch
 from thbench.dawn.a2v import A2VStage, sample
 from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
 from thbench.dawn.lfg import SourceFeatures
+from thbench.generation.plans import SOURCE
 from thbench.nn.regions import FACE, LIPS, region_mask
-from thbench.plans import SOURCE
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 SIZE, LATENT, FEATURES, AUDIO = 16, 8, 5, 4
 SMALL = {"dim": 16, "mults": (1, 2), "heads": 2, "head_dim": 8}
@@ -70,7 +70,7 @@ def batch(b=2, n=4, seed=0):
 
 def stage(lfg=None, net=None, **options):
     torch.manual_seed(1)
-    setting = Setting(size=SIZE, audio_dim=AUDIO, needs={"lfg": lfg or Planted()})
+    setting = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": lfg or Planted()})
     return A2VStage(setting, net=SMALL | (net or {}), **options)
 
 
@@ -275,7 +275,7 @@ def test_observed_frames_are_not_learned():
             t[:, :3] = 0
             return t
 
-    setting = Setting(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
+    setting = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
     trained = Observing(setting, net=SMALL)
     trained.net._ordered = lambda noisy, *rest: torch.cat(
         [1e6 * torch.ones_like(noisy[:, :, :3]), torch.zeros_like(noisy[:, :, 3:])], dim=2
@@ -471,4 +471,4 @@ def test_errors(options, message):
 
 def test_it_needs_a_latent_flow_generator():
     with pytest.raises(UserError, match="needs"):
-        A2VStage(Setting(size=SIZE, audio_dim=AUDIO))
+        A2VStage(StageContext(size=SIZE, audio_dim=AUDIO))

@@ -21,7 +21,7 @@ from thbench.dawn.motion import (
 from thbench.nn.perceptual import VGG19, pixel_features, pyramid_l1
 from thbench.nn.regions import LIPS
 from thbench.nn.warp import Deformation, identity_grid, warp_by_flow
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 TINY = {
     "regions": 4,
@@ -72,7 +72,7 @@ def batch(n=4, frames=1):
 
 
 def stage(**options):
-    setting = Setting(size=32, audio_dim=4, optim=OptimConfig())
+    setting = StageContext(size=32, audio_dim=4, optim=OptimConfig())
     torch.manual_seed(0)
     return LFGStage(setting, **{"net": REFINED, "perceptual": "pixel", **options})
 
@@ -369,7 +369,7 @@ def test_vgg_is_asked_for_only_when_training_starts(monkeypatch):
     def missing():
         raise UserError("VGG is not here")
 
-    monkeypatch.setattr("thbench.pictures.VGG19", missing)
+    monkeypatch.setattr("thbench.training.reconstruction.VGG19", missing)
     waiting = stage(perceptual="vgg")  # a trained net is loaded through this, without VGG
     with pytest.raises(UserError, match="VGG is not here"):
         waiting.on_fit_start()

@@ -24,7 +24,7 @@ from thbench.dawn.dawn import DAWN
 from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.dawn.pbnet import PBNet
 from thbench.nn import attention, transformer
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 SIZE, LATENT, AUDIO = 16, 8, 4
 LFG = {
@@ -54,7 +54,7 @@ def dawn(plan=None, window=20, steps=2, threshold=0.9):
         "pbnet": PBNet(AUDIO, window=window, **MOTION),
     }
     sampler = SamplerConfig(steps=steps, spacing="trailing", threshold=threshold)
-    return DAWN(nets, Setting(SIZE, AUDIO), plan or {"name": "nar"}, sampler)
+    return DAWN(nets, StageContext(SIZE, AUDIO), plan or {"name": "nar"}, sampler)
 
 
 def ask(n):
@@ -93,7 +93,7 @@ def test_the_face_mask_reaches_the_denoiser():
 
 def test_conditions_are_the_same_in_training_and_at_generation():
     strategy, clip = dawn(), batch(1, 6)
-    stage = A2VStage(Setting(SIZE, AUDIO, needs={"lfg": strategy.lfg}), net=UNET)
+    stage = A2VStage(StageContext(SIZE, AUDIO, needs={"lfg": strategy.lfg}), net=UNET)
     stage.net.load_state_dict(strategy.a2v.state_dict())
     own = ("audio", "pose", "eyes", "source", "source_pose", "source_eyes", "source_landmarks")
     asked = replace(ask(6), **{name: getattr(clip, name)[0] for name in own})

@@ -1,6 +1,6 @@
 """Made-up results for the tests of this folder."""
 
-from thbench.results import CostSummary, Coverage, DataRef, Figure, ProtocolRef, Result
+from thbench.evaluation.results import CostSummary, Coverage, DataRef, Figure, ProtocolRef, Result
 
 
 def figure(value, direction="higher", **kwargs):

@@ -17,7 +17,7 @@ from metrics.weights import WeightsUnreadable
 from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.features import track
+from thbench.evaluation.features import track
 
 SEED, SIZE, FRAMES = 4242, 128, 75
 PEOPLE = range(3)

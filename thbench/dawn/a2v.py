@@ -18,7 +18,7 @@ from thbench.diffusion import ddim
 from thbench.diffusion.losses import frame_mean, region_mean
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask, region_mask
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 LOSSES = {"paper": (1.0, 0.0), "code": (0.15, 0.15)}
 """Weights of the lips' error and of the clean value's: section A.2, and the released code.
@@ -53,7 +53,7 @@ class A2VStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         loss: str = "paper",
@@ -182,7 +182,7 @@ def sample(
     """All frames of one clip at once, from torch's own noise: latents (1, 3, T, h, w).
 
     For looking on during training; ``given`` has the conditions of frames (1, T) in that order.
-    Videos are made by ``thbench.generation``.
+    Videos are made by ``thbench.generation.runner``.
     """
     process = denoiser.net.process
     shape = (1, denoiser.net.shape[0], frames.shape[1], *denoiser.net.shape[1:])

@@ -19,12 +19,12 @@ from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import make_band, stand_in
 from thbench.nn.input_init import share
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
-from thbench.strategy import Denoiser
 
 FLOW_DIM = 3
 
@@ -242,7 +242,7 @@ class A2VNet(nn.Module):
 
 
 class FlowDenoiser(Denoiser):
-    """``A2VNet`` as ``thbench.generation`` runs it.
+    """``A2VNet`` as ``thbench.generation.runner`` runs it.
 
     Args:
         net: trained.

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from thbench import plans
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.seeding import noise_generator
@@ -17,7 +16,9 @@ from thbench.core.types import Request, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.dawn.pbnet import PBNet
-from thbench.strategy import Pass, Setting, Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 @dataclass
@@ -57,7 +58,7 @@ class DAWN(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        setting: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
@@ -108,11 +109,11 @@ class DAWN(Strategy):
         """The plan for a clip of this length."""
         return plans.build(n=request.n_frames, **self.plan)
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = self.plan_for(request)
         denoiser = FlowDenoiser(self.a2v, self.guidance)
         denoisers = dict.fromkeys(plans.models(plan), denoiser)
-        return [Pass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
+        return [GenerationPass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
         return self.lfg.decode(conditions.source, *self.a2v.from_latent(latents))

@@ -35,8 +35,8 @@ from thbench.dawn.motion import (
 from thbench.nn.hourglass import Down, Residual, Same, Up
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.warp import resize_to, warp_by_flow
-from thbench.pictures import PictureStage, pairs
-from thbench.strategy import Setting
+from thbench.training.reconstruction import ReconstructionStage, pairs
+from thbench.training.stage import StageContext
 
 FLOW_GAIN = 10.0  # brings flows, a tenth of the picture or less, to about +-1
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
@@ -229,7 +229,7 @@ class LatentFlowGenerator(nn.Module):
         return self.decode(self.encode(source), *self.flow(source, driving))
 
 
-class LFGStage(PictureStage):
+class LFGStage(ReconstructionStage):
     """Trains the latent flow generator to make frames of a clip from another frame of it.
 
     Loss: ``reconstruction`` x L1 of features on a pyramid (DAWN Eq. 5), plus ``equivariance`` x
@@ -260,7 +260,7 @@ class LFGStage(PictureStage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         perceptual: str = "vgg",

@@ -20,8 +20,8 @@ from thbench.nn.attention import Band, make_band
 from thbench.nn.input_init import level
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.transformer import stack
-from thbench.optim import build_optimizer
-from thbench.strategy import Setting, Stage
+from thbench.training.optim import build_optimizer
+from thbench.training.stage import Stage, StageContext
 
 LEAST_FRAMES = 24
 """Shorter clips leave no patch for the discriminator."""
@@ -237,7 +237,7 @@ class PBNetStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        setting: StageContext,
         *,
         net: dict[str, Any] | None = None,
         reconstruction: float = 1.0,

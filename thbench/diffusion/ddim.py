@@ -150,7 +150,7 @@ def sample(
 ) -> Tensor:
     """All frames together from pure noise to clean, with torch's own noise.
 
-    For looking on during training; videos are made by ``thbench.generation``.
+    For looking on during training; videos are made by ``thbench.generation.runner``.
 
     Args:
         process: the noise process.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.report import GIGA, damage, notes_of, rule_of
-from thbench.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
+from thbench.evaluation.report import GIGA, damage, notes_of, rule_of
+from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
 
 Interval = tuple[float, float]
 LEAST_PAIRS = 6

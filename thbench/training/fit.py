@@ -21,19 +21,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from thbench.callbacks import Bar, Ema, NanGuard, Steps, Throughput
-from thbench.checkpoints import Checkpoints, WholeFiles
 from thbench.config import Config, StageConfig
 from thbench.core.console import is_rank_zero, quiet, rank_zero_print
 from thbench.core.errors import UserError
 from thbench.core.provenance import provenance
 from thbench.core.types import Batch
 from thbench.data.datamodule import ClipData, Share
-from thbench.devices import make_trainer
 from thbench.nn.normalize import count_in_parts
-from thbench.optim import build_optimizer
-from thbench.samples import SampleVideos
-from thbench.stages import (
+from thbench.training.callbacks import Ema, NanGuard, ProgressBar, StepCounter, Throughput
+from thbench.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from thbench.training.devices import make_trainer
+from thbench.training.loggers import finish, loggers
+from thbench.training.optim import build_optimizer
+from thbench.training.runs import (
     META,
     StageRun,
     build_stage,
@@ -47,8 +47,8 @@ from thbench.stages import (
     stage_run,
     write_config,
 )
-from thbench.strategy import Stage
-from thbench.tracking import finish, loggers
+from thbench.training.samples import SampleVideos
+from thbench.training.stage import Stage
 
 __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "stage_run"]
 
@@ -240,7 +240,9 @@ def _take_as_it_is(config: Config, run: StageRun, stage: Stage, account: dict[st
     _start(config, run, 0)
     if is_rank_zero():
         meta = {**account, "steps": 0, "best": None}
-        WholeFiles().save_checkpoint({"state_dict": stage.state_dict(), META: meta}, run.last)
+        AtomicCheckpointIO().save_checkpoint(
+            {"state_dict": stage.state_dict(), META: meta}, run.last
+        )
         run.note(status="done", seconds=0.0)
     rank_zero_print(f"{run.name}: no steps to train, its weights are taken as they are")
 
@@ -264,7 +266,7 @@ def _start(config: Config, run: StageRun, resume: int) -> None:
 
 
 def _finish(trainer: L.Trainer, run: StageRun, stage: Stage) -> None:
-    steps = next(c for c in trainer.callbacks if isinstance(c, Steps))  # type: ignore[attr-defined]
+    steps = next(c for c in trainer.callbacks if isinstance(c, StepCounter))  # type: ignore[attr-defined]
     speed = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
@@ -279,7 +281,7 @@ def _callbacks(
 ) -> list[Callback]:
     """In the order in which they act at the end of a batch; the counter first, saving last."""
     settings = config.trainer
-    steps = Steps(stage.max_steps, settings.accumulate)
+    steps = StepCounter(stage.max_steps, settings.accumulate)
     averaging: list[Callback] = []
     if stage.ema:
         averaging = [Ema(stage.ema)]
@@ -296,7 +298,7 @@ def _callbacks(
         *averaging,
         NanGuard(steps, settings.log_every, settings.checkpoint_every),
         Throughput(steps, settings.log_every),
-        Bar(steps, run.name, settings.log_every, settings.progress),
+        ProgressBar(steps, run.name, settings.log_every, settings.progress),
         SampleVideos(steps, settings.sample_every, run.folder, fixed),
         Checkpoints(run, steps, settings.checkpoint_every, account),
     ]

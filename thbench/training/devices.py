@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
-from torch.utils.data import DataLoader
 
-from thbench.callbacks import ClipBar
-from thbench.checkpoints import WholeFiles
 from thbench.config import TrainerConfig
-from thbench.core.console import quiet
 from thbench.core.errors import UserError
-from thbench.strategy import Strategy
+from thbench.training.checkpoints import AtomicCheckpointIO
 
 
 def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: Any) -> L.Trainer:
@@ -43,9 +36,9 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
         "precision": settings.precision,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        # Lightning's own SLURM handler saves in mid-step; ``thbench.checkpoints`` does it after.
+        # Lightning's own SLURM handler saves in mid-step; ours (``Checkpoints``) does it after.
         "plugins": [
-            WholeFiles(),
+            AtomicCheckpointIO(),
             *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []),
         ],
     }
@@ -78,61 +71,13 @@ def _check_precision(precision: str) -> None:
         )
 
 
-def predict(strategy: Strategy, requests: DataLoader, settings: TrainerConfig, n: int) -> bool:
-    """Let a strategy make ``n`` requested clips, dealt out over the devices.
-
-    Returns:
-        Whether this process is the first one.
-
-    Raises:
-        UserError: devices or precision that this machine does not have.
-    """
-    with quiet():
-        trainer = make_trainer(
-            settings,
-            precision=strategy.sampler.precision,
-            devices=few(settings, n),
-            strategy="auto" if settings.strategy == "fsdp" else settings.strategy,
-            callbacks=[ClipBar(n, settings.progress)],
-            logger=False,
-            enable_checkpointing=False,
-        )
-        trainer.predict(strategy, requests, return_predictions=False)
-    return bool(trainer.is_global_zero)
-
-
-@contextlib.contextmanager
-def alone(strategy: Strategy, kind: str, settings: TrainerConfig) -> Iterator[torch.device]:
-    """A strategy on one device, in its sampler's precision, in this process; then on the CPU again.
-
-    Args:
-        strategy: ready to generate.
-        kind: ``cpu`` or ``cuda``; of several devices, the first that the settings name.
-        settings: threads and devices.
-    """
-    torch.set_float32_matmul_precision("high")
-    use_threads(settings)
-    chosen = few(settings, 1)
-    index = f":{chosen[0]}" if kind == "cuda" and isinstance(chosen, list) else ""
-    device = torch.device(kind + index)
-    how: Precision = Precision()
-    if strategy.sampler.precision != "32-true":
-        how = MixedPrecision(strategy.sampler.precision, device.type)  # type: ignore[arg-type]
-    strategy.to(device)
-    try:
-        with how.forward_context():
-            yield device
-    finally:
-        strategy.cpu()
-
-
 def use_threads(settings: TrainerConfig) -> None:
     """Give torch as many CPU threads as the settings say."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
 
 
-def few(settings: TrainerConfig, n: int) -> int | list[int]:
+def limit_devices(settings: TrainerConfig, n: int) -> int | list[int]:
     """The devices named by the settings, but no more than clips: one without would be an error.
 
     ``trainer.devices`` is a number, a list or text such as "0,3" of indices, or ``auto`` or -1 for

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from thbench.config import Config
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
-from thbench.stages import StageRun
+from thbench.training.runs import StageRun
 
 MODES = ("auto", "online", "offline", "off")
 _HEADER = ("step", "name", "value")

@@ -16,12 +16,12 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from thbench.callbacks import Ema, Steps
 from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Batch, to_uint8, to_unit
 from thbench.data.media import audio
 from thbench.data.media.video import VideoWriter
-from thbench.strategy import Stage
+from thbench.training.callbacks import Ema, StepCounter
+from thbench.training.stage import Stage
 
 
 class SampleVideos(Callback):
@@ -36,7 +36,7 @@ class SampleVideos(Callback):
     """
 
     def __init__(
-        self, steps: Steps, every: int, folder: Path, fixed: Callable[[], tuple[Batch, Path]]
+        self, steps: StepCounter, every: int, folder: Path, fixed: Callable[[], tuple[Batch, Path]]
     ) -> None:
         self.steps = steps
         self.every = every

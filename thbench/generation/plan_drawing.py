@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from thbench.plans import SOURCE, Plan, levels, n_frames
+from thbench.generation.plans import SOURCE, Plan, levels, n_frames
 
 OBSERVED = -1.0
 UNTOUCHED = -2.0

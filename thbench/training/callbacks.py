@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.strategy import Stage
+from thbench.training.stage import Stage
 
 
-class Steps(Callback):
+class StepCounter(Callback):
     """Counts optimiser steps, which are global batches, and ends training after ``limit``.
 
     Lightning's own count depends on accumulation and on the number of optimisers.
@@ -38,7 +38,7 @@ class Steps(Callback):
 
     @property
     def done(self) -> int:
-        """Steps done since training first began."""
+        """StepCounter done since training first began."""
         return self._parts // self.accumulate
 
     @property
@@ -124,7 +124,7 @@ class NanGuard(Callback):
         save_every: steps between checkpoints; weights are checked before each.
     """
 
-    def __init__(self, steps: Steps, every: int, save_every: int) -> None:
+    def __init__(self, steps: StepCounter, every: int, save_every: int) -> None:
         self.steps = steps
         self.every = every
         self.save_every = save_every
@@ -179,7 +179,7 @@ class Throughput(Callback):
     Waiting for data counts, validation, sampling and saving do not.
     """
 
-    def __init__(self, steps: Steps, every: int) -> None:
+    def __init__(self, steps: StepCounter, every: int) -> None:
         self.steps = steps
         self.every = every
         self._window: tuple[float, ...] = (0, 0, 0)
@@ -231,7 +231,7 @@ def peak_memory(device: torch.device) -> float:
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
-class Bar(Callback):
+class ProgressBar(Callback):
     """A progress bar on a terminal, else a line now and then. Both go to stderr.
 
     Args:
@@ -241,7 +241,7 @@ class Bar(Callback):
         shown: False turns the bar off; the lines stay.
     """
 
-    def __init__(self, steps: Steps, title: str, every: int, shown: bool = True) -> None:
+    def __init__(self, steps: StepCounter, title: str, every: int, shown: bool = True) -> None:
         self.steps = steps
         self.title = title
         self.every = every
@@ -288,33 +288,3 @@ class Bar(Callback):
 def _all_finite(stage: Stage) -> bool:
     norms = torch._foreach_norm([p.detach() for p in stage.parameters() if p.is_floating_point()])
     return bool(torch.stack([norm.cpu().float() for norm in norms]).isfinite().all())
-
-
-class ClipBar(Callback):
-    """A progress bar over generated clips.
-
-    Args:
-        total: clips, over all devices.
-        shown: False turns it off.
-    """
-
-    def __init__(self, total: int, shown: bool = True) -> None:
-        self.total = total
-        self.shown = shown
-        self._bar: tqdm[Any] | None = None
-
-    @rank_zero_only
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._bar = tqdm(
-            desc="generate", total=self.total, unit="clip", disable=None if self.shown else True
-        )
-
-    @rank_zero_only
-    def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(min(trainer.world_size, self.total - self._bar.n))
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.results import Coverage, Figure, Result, Timed
+from thbench.evaluation.results import Coverage, Figure, Result, Timed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -27,7 +27,7 @@ from thbench.core.files import write_atomic
 from thbench.core.registry import resolve
 from thbench.core.seeding import derive_seed
 from thbench.data.datamodule import read_digest
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 META = "thbench"
 """Key of a checkpoint under which we say what it is."""
@@ -151,7 +151,7 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
     stage = _stage(config, name)
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     bind(kind, stage.model, f"stages.{name}.model")
-    setting = Setting(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
+    setting = StageContext(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     try:
         return kind(setting, **stage.model)

@@ -11,7 +11,7 @@ from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.data.listing import list_videos, summary
-from thbench.results import DataRef
+from thbench.evaluation.results import DataRef
 
 _SEED = re.compile(r"seed-(\d+)/(.+)")
 

@@ -24,11 +24,11 @@ from thbench.config import TrainerConfig, content_hash
 from thbench.core.files import write_atomic
 from thbench.core.hardware import hardware
 from thbench.core.types import SAMPLES_PER_FRAME, Cost, Request
-from thbench.devices import alone
-from thbench.protocol import Timing
-from thbench.requests import SplitRequests
-from thbench.results import Timed
-from thbench.strategy import Strategy
+from thbench.evaluation.protocol import Timing
+from thbench.evaluation.results import Timed
+from thbench.generation.execution import on_one_device
+from thbench.generation.requests import SplitRequests
+from thbench.generation.strategy import Strategy
 
 CUDA = "CUDA memory allocated at most, weights included"
 RISE = "rise of the process's resident memory, weights not included"
@@ -55,7 +55,7 @@ def timed(
         run: names what determines the videos.
         folder: where the figures are kept, ``timing-<hash>.json``.
     """
-    with alone(strategy, device, trainer) as place:
+    with on_one_device(strategy, device, trainer) as place:
         how = [run, asdict(rule), hardware(place), trainer.frames_per_call]
         key = content_hash(how, 8)
         path = folder / f"timing-{key}.json"

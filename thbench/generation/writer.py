@@ -9,31 +9,23 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from thbench.config import TrainerConfig
-from thbench.core.console import is_rank_zero
 from thbench.core.errors import UserError
 from thbench.core.files import sha256, write_atomic
 from thbench.core.hardware import hardware
-from thbench.core.types import Cost, Generation
+from thbench.core.types import Generation
 from thbench.data.media.video import VideoWriter
-from thbench.devices import predict
-from thbench.requests import SplitRequests
-from thbench.results import CostSummary
-from thbench.strategy import Strategy
 
 MARK = "AI-generated"
 
@@ -90,28 +82,6 @@ class ClipWriter:
         }
         write_atomic(_record_path(path), json.dumps(record) + "\n")
         self.made += 1
-
-
-def generate_split(
-    strategy: Strategy, requests: SplitRequests, writer: ClipWriter, trainer: TrainerConfig
-) -> bool:
-    """Make the videos that are missing, on any number of devices.
-
-    Args:
-        strategy: ready to generate.
-        requests: all that should be there in the end.
-        writer: knows what is there, and writes.
-        trainer: devices and threads.
-
-    Returns:
-        Whether this process is the first one, which goes on with what is to be done once.
-    """
-    missing = [i for i in range(len(requests)) if not writer.is_done(*requests.name(i))]
-    if not missing:
-        return is_rank_zero()
-    strategy.writer = writer
-    loader = DataLoader(Subset(requests, missing), batch_size=None)
-    return predict(strategy, loader, trainer, len(missing))
 
 
 def read_record(video: Path) -> dict[str, Any] | None:
@@ -174,29 +144,6 @@ def mark(frames: Tensor) -> Tensor:
     ground, text = opacity[0], opacity[1]
     shaded = frames.float() * (1 - 0.5 * ground)
     return (shaded * (1 - text) + 255 * text).round().to(torch.uint8)
-
-
-def costs(videos: Sequence[Path]) -> CostSummary | None:
-    """What the videos cost, from the lines beside them; None where there are none."""
-    known = {f.name for f in fields(Cost)}
-    records = [r for r in map(read_record, videos) if r and known <= r.get("cost", {}).keys()]
-    timed = [r for r in records if r.get("warm")] or records
-    if not timed:
-        return None
-
-    def mean(key: str) -> float:
-        return fmean(float(r["cost"][key]) for r in timed)
-
-    return CostSummary(
-        seconds=mean("seconds"),
-        first_frame=mean("first_frame"),
-        frames=fmean(float(r["frames"]) for r in timed),
-        depth=mean("depth"),
-        calls=mean("calls"),
-        evaluations=mean("evaluations"),
-        hardware=" + ".join(sorted({str(r["hardware"]) for r in timed})),
-        clips=len(timed),
-    )
 
 
 def _record_path(video: Path) -> Path:

@@ -31,7 +31,7 @@ from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data import cache_folders
 from thbench.data.media import video
 from thbench.data.store import resize
-from thbench.protocol import extractor_registry
+from thbench.evaluation.protocol import extractor_registry
 
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
 TRACK_VERSION = 2  # 1: by mediapipe itself

@@ -24,12 +24,12 @@ import torch
 
 from thbench.core.errors import UserError
 from thbench.core.provenance import provenance
-from thbench.features import default_cache
-from thbench.pairing import Pair, Reference, find_reference, find_videos, pair_up
-from thbench.predict import costs
-from thbench.protocol import Protocol
-from thbench.results import GROUND_TRUTH, Result
-from thbench.scorer import Scorer
+from thbench.evaluation.costs import summarize_costs
+from thbench.evaluation.features import default_cache
+from thbench.evaluation.pairing import Pair, Reference, find_reference, find_videos, pair_up
+from thbench.evaluation.protocol import Protocol
+from thbench.evaluation.results import GROUND_TRUTH, Result
+from thbench.evaluation.scorer import Scorer
 
 
 def score(
@@ -67,7 +67,7 @@ def score(
         follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
         named: the user named the protocol: its experts of drawn faces then measure recordings of
             real ones as well, with a note, and are refused otherwise.
-        cache: folder of features; ``thbench.features.default_cache`` by default.
+        cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
         device: where extractors run.
         progress: show a bar.
         row: further fields of ``Result``.
@@ -91,7 +91,7 @@ def score(
         title=title or strategy,
         origin=origin,
         data=truth.data,
-        cost=costs([pair.generated for pair in pairs]),
+        cost=summarize_costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
         **scorer.outcome(len(truth.videos), unpaired, absent),
         **{**provenance(), **row},

@@ -161,7 +161,7 @@ class CostSummary:
 
 @dataclass(frozen=True)
 class Timed:
-    """Time and memory of generation, measured as the protocol says. See ``thbench.timing``.
+    """Time and memory of generation, measured as the protocol says (``thbench.evaluation.timing``).
 
     Attributes:
         seconds: to make a clip, without encoding its sound; median of all runs.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metrics.base import BenchMetric, ClipMetric, frame_mean, part_of
 from thbench.core.errors import UserError
-from thbench.results import Curve, finite
+from thbench.evaluation.results import Curve, finite
 
 Features = Mapping[str, Tensor]
 Clips = Sequence[tuple[str, Features, Features | None]]

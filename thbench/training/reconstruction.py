@@ -18,12 +18,12 @@ from thbench.nn.perceptual import (
     pixel_features,
     vgg_is_here,
 )
-from thbench.strategy import Frozen, Setting, Stage
+from thbench.training.stage import Frozen, Stage, StageContext
 
 PERCEPTUAL = ("vgg", "pixel")
 
 
-class PictureStage(Stage):
+class ReconstructionStage(Stage):
     """A stage whose loss compares features of pictures.
 
     VGG-19's weights are asked for when training starts, not when a trained network is loaded.
@@ -38,7 +38,7 @@ class PictureStage(Stage):
     hears = False
 
     def __init__(
-        self, setting: Setting, perceptual: str = "vgg", vgg: nn.Module | None = None
+        self, setting: StageContext, perceptual: str = "vgg", vgg: nn.Module | None = None
     ) -> None:
         super().__init__(setting)
         if perceptual not in PERCEPTUAL:

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from thbench.callbacks import Steps
 from thbench.core.console import rank_zero_print
-from thbench.stages import META, StageRun, read_checkpoint
+from thbench.training.callbacks import StepCounter
+from thbench.training.runs import META, StageRun, read_checkpoint
 
 
 class Checkpoints(Checkpoint):
@@ -36,7 +36,9 @@ class Checkpoints(Checkpoint):
         account: what checkpoints say of themselves.
     """
 
-    def __init__(self, run: StageRun, steps: Steps, every: int, account: dict[str, Any]) -> None:
+    def __init__(
+        self, run: StageRun, steps: StepCounter, every: int, account: dict[str, Any]
+    ) -> None:
         self.run = run
         self.steps = steps
         self.every = every
@@ -91,7 +93,7 @@ class Checkpoints(Checkpoint):
         self._requeue = True
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it there, so that it is whole or the old.
 
     Lightning goes by way of the system's temporary folder, and moving a file from there to another

@@ -19,15 +19,15 @@ from tqdm import tqdm
 from metrics.base import BenchMetric, ClipMetric, FrameMetric, by_frame, frame_mean
 from metrics.intervals import bootstrap_mean, jackknife
 from metrics.weights import WeightsMissing, WeightsUnreadable
-from thbench import over_time
 from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, write_atomic
 from thbench.data.media.video import decoder
-from thbench.features import FeatureStore, Video, build_extractors, domain_of, sizes_of
-from thbench.pairing import Pair
-from thbench.protocol import Protocol, build_metric
-from thbench.results import Coverage, Curve, Damage, Figure, ProtocolRef, finite
+from thbench.evaluation import over_time
+from thbench.evaluation.features import FeatureStore, Video, build_extractors, domain_of, sizes_of
+from thbench.evaluation.pairing import Pair
+from thbench.evaluation.protocol import Protocol, build_metric
+from thbench.evaluation.results import Coverage, Curve, Damage, Figure, ProtocolRef, finite
 
 Features = Mapping[str, Any]  # tensors, and pictures as ``Frames``
 MOTION = {"pose": "head motion", "eyes": "blinks"}

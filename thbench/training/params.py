@@ -10,7 +10,7 @@ from torch import nn
 from thbench import config as configs
 from thbench.data.embedding.cache import kind_of
 from thbench.data.embedding.encoders import ENCODERS
-from thbench.stages import build_stage, order
+from thbench.training.runs import build_stage, order
 
 TOTAL = "total"
 OWN = "(own)"

@@ -20,16 +20,16 @@ from thbench.core.seeding import noise_generator
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Cost, Generation, Request, to_uint8
 from thbench.diffusion import ddim as sampling
-from thbench.plans import SOURCE, Round, Window, levels, steps_per_level, windows
-from thbench.plans import cost as plan_cost
-from thbench.strategy import Denoiser, Pass
+from thbench.generation.plans import SOURCE, Round, Window, levels, steps_per_level, windows
+from thbench.generation.plans import cost as plan_cost
+from thbench.generation.strategy import Denoiser, GenerationPass
 
 if TYPE_CHECKING:
-    from thbench.strategy import Strategy
+    from thbench.generation.strategy import Strategy
 
 
-def run(strategy: Strategy, request: Request) -> Generation:
-    """Start a generation on the strategy's device. Work is done as ``chunks`` is consumed."""
+def generate(strategy: Strategy, request: Request) -> Generation:
+    """Start to make a video on the strategy's device. Work is done as ``chunks`` is consumed."""
     cost = Cost()
     clock = _Clock(cost, strategy.device)
     request = request.to(strategy.device)
@@ -57,13 +57,13 @@ def _chunks(
 @torch.inference_mode()
 def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) -> Iterator[Tensor]:
     *before, last = strategy.passes(request)
-    for sweep in (*before, last):
-        cost.depth += plan_cost(sweep.plan, sweep.sampler.steps).depth
-    for sweep in before:
+    for current in (*before, last):
+        cost.depth += plan_cost(current.plan, current.sampler.steps).depth
+    for current in before:
         latents = torch.cat(
-            [latent for _, latent in execute(sweep, strategy, conditions, request, cost)]
+            [latent for _, latent in execute(current, strategy, conditions, request, cost)]
         )
-        conditions = strategy.after(sweep, latents, conditions)
+        conditions = strategy.after(current, latents, conditions)
     for frames, latents in execute(last, strategy, conditions, request, cost):
         for part in iterate_slices(len(frames), strategy.decode_chunk):
             images = strategy.decode(latents[part], frames[part], conditions)
@@ -72,7 +72,11 @@ def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) 
 
 @torch.inference_mode()
 def execute(
-    sweep: Pass, strategy: Strategy, conditions: Any, request: Request, cost: Cost
+    current: GenerationPass,
+    strategy: Strategy,
+    conditions: Any,
+    request: Request,
+    cost: Cost,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Carry out a pass.
 
@@ -81,10 +85,10 @@ def execute(
         before them are finished. A latent is forgotten once it is yielded and no later window
         observes it, so a sequential plan takes constant memory.
     """
-    state = _State(sweep, strategy, conditions, request, cost)
-    last_seen = {i: r for r, round_ in enumerate(sweep.plan) for w in round_ for i in w.observe}
+    state = _State(current, strategy, conditions, request, cost)
+    last_seen = {i: r for r, round_ in enumerate(current.plan) for w in round_ for i in w.observe}
     given = 0
-    for r, round_ in enumerate(sweep.plan):
+    for r, round_ in enumerate(current.plan):
         for group in _groups(round_, strategy.frames_per_call):
             state.denoise(r, group)
         finished = []
@@ -124,28 +128,38 @@ class _State:
     """Latents in play, and what it takes to move them down their noise levels."""
 
     def __init__(
-        self, sweep: Pass, strategy: Strategy, conditions: Any, request: Request, cost: Cost
+        self,
+        current: GenerationPass,
+        strategy: Strategy,
+        conditions: Any,
+        request: Request,
+        cost: Cost,
     ) -> None:
-        self.sweep, self.conditions, self.request, self.cost = sweep, conditions, request, cost
+        self.current, self.conditions, self.request, self.cost = (
+            current,
+            conditions,
+            request,
+            cost,
+        )
         self.strategy, self.device = strategy, strategy.device
         self.clean: dict[int, Tensor] = {}
         self.noisy: dict[int, Tensor] = {}
-        self.grid = sampling.grid(sweep.process, sweep.sampler)
-        self.high = levels(sweep.plan)
-        self.per_level = steps_per_level(sweep.plan, sweep.sampler.steps)
+        self.grid = sampling.grid(current.process, current.sampler)
+        self.high = levels(current.plan)
+        self.per_level = steps_per_level(current.plan, current.sampler.steps)
         self.portrait: Tensor | None = None
-        if any(SOURCE in window.observe for window in windows(sweep.plan)):
+        if any(SOURCE in window.observe for window in windows(current.plan)):
             self.portrait = strategy.source_latent(conditions)
 
     def denoise(self, r: int, places: Sequence[_Place]) -> None:
         """Take all frames of some windows, alike in shape, from ``enter`` to ``leave``."""
         group = [place.window for place in places]
-        denoiser = self.sweep.denoisers[group[0].model]
+        denoiser = self.current.denoisers[group[0].model]
         shape = denoiser.latent_shape(self.conditions)
         frames = torch.tensor([[*w.observe, *w.generate] for w in group], device=self.device)
         seen = self._observed(group)
         noisy = self._gather(group, shape)
-        sources = [noise_generator(self.request, self.sweep.space, r, p.index) for p in places]
+        sources = [noise_generator(self.request, self.current.space, r, p.index) for p in places]
         context = None
         if seen is not None:
             n_seen = seen.shape[2]
@@ -155,9 +169,15 @@ class _State:
         for k in range(group[0].drop * self.per_level):
             t, s = self.grid[at + k].to(self.device), self.grid[at + k + 1].to(self.device)
             prediction = self._predict(denoiser, seen, noisy, t, frames, context)
-            noise = _draw(sources, noisy) if self.sweep.sampler.eta > 0 else None
+            noise = _draw(sources, noisy) if self.current.sampler.eta > 0 else None
             noisy = sampling.step(
-                self.sweep.process, noisy, prediction, t, s, noise, self.sweep.sampler
+                self.current.process,
+                noisy,
+                prediction,
+                t,
+                s,
+                noise,
+                self.current.sampler,
             )
         self._scatter(group, noisy)
 
@@ -196,7 +216,7 @@ class _State:
         for window in group:
             for i, enter in zip(window.generate, window.enter, strict=True):
                 if enter == self.high:
-                    source = noise_generator(self.request, self.sweep.space, "frame", i)
+                    source = noise_generator(self.request, self.current.space, "frame", i)
                     self.noisy[i] = torch.randn(shape, generator=source).to(self.device)
         return torch.stack([torch.stack([self.noisy[i] for i in w.generate], dim=1) for w in group])
 

@@ -56,7 +56,7 @@ class OverTime:
 
 @dataclass(frozen=True)
 class Timing:
-    """How time and memory of generation are measured; see ``thbench.timing``.
+    """How time and memory of generation are measured; see ``thbench.evaluation.timing``.
 
     Attributes:
         frames: of the clip that is made. A longer sound is cut, a shorter one is repeated from its
