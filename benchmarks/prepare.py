@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from thbench.commands import spread
+from thbench.cli.commands import spread
 from thbench.data.embedding import encoders
 from thbench.data.face import crop, landmarks
 from thbench.data.media import video

@@ -11,13 +11,14 @@ import torch
 
 from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
-from thbench import config, preflight
-from thbench.cli import main
+from thbench import config
+from thbench.cli.parser import main
 from thbench.core.errors import UserError
 from thbench.data.media import video
 from thbench.data.synthetic.make import synthesize
 from thbench.evaluation import features, pipeline, protocol, results
 from thbench.generation import assemble
+from thbench.preflight import checks
 from thbench.training import runs as stages
 from thbench.training.stage import StageContext
 
@@ -97,11 +98,11 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
 
     def errors(*more, only=None):
         words = ["scale=paper", f"data={bench.data}", word, *more]
-        report = preflight.check(
+        report = checks.check(
             config.load("dawn", words), only, files=False, estimates=False, evaluation=False
         )
         # VGG-19 may be missing here.
-        return [f"stages.{f.where} {f.text}" for f in report.of(preflight.ERROR) if not f.local]
+        return [f"stages.{f.where} {f.text}" for f in report.of(checks.ERROR) if not f.local]
 
     assert any(re.search(says, error) for error in errors())
     if "pbnet" in word:  # which these do not need

@@ -15,7 +15,7 @@ from tests.metrics import test_i3d
 from tests.metrics.test_extractor_arcface import tiny_network
 from tests.metrics.test_extractor_syncnet import published_state
 from tests.metrics.test_extractors import random_state
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.config import names
 from thbench.data.face.morphable import Morphable, write
 from thbench.data.media import audio, video

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.generation import plan_drawing, plans
 from thbench.leaderboard.plots import draw_plan
 

@@ -5,7 +5,6 @@ import sys
 from types import ModuleType
 
 import pytest
-from thbench.evaluation.pipeline import videos_folder
 
 from tests import toy_training as toy
 from thbench import config
@@ -13,6 +12,7 @@ from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.registry import resolve
 from thbench.data import manifest
 from thbench.evaluation import protocol
+from thbench.evaluation.pipeline import videos_folder
 from thbench.evaluation.protocol import Intervals, OverTime, Timing
 from thbench.generation.assemble import Assembled
 from thbench.generation.strategy import Strategy

@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from thbench import config
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.training import params
 
 SD15 = {

@@ -12,7 +12,7 @@ import torch
 
 from tests.tiny import FRAMES, NOISE, command, env, thbench
 from tests.toys import Counting, request
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.config import TrainerConfig
 from thbench.core import hardware
 from thbench.core.errors import UserError

@@ -13,15 +13,15 @@ from torch import nn
 from benchmarks import preflight as simulated
 from tests import toy_training as toy
 from thbench import config as configs
-from thbench import estimate, preflight
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.config import DrawConfig
 from thbench.core import hub
 from thbench.core.errors import UserError
 from thbench.core.hub import Missing
 from thbench.data import manifest
 from thbench.generation.strategy import Strategy
-from thbench.preflight import ERROR, OK, WARNING
+from thbench.preflight import checks, estimate
+from thbench.preflight.checks import ERROR, OK, WARNING
 from thbench.training.runs import stage_run
 from thbench.training.stage import Stage
 
@@ -72,7 +72,7 @@ class Reading(Line):
 
 @pytest.fixture(autouse=True)
 def _one_rate(monkeypatch):
-    monkeypatch.setattr(preflight, "known_rate", lambda device, precision: 1e9)
+    monkeypatch.setattr(checks, "known_rate", lambda device, precision: 1e9)
     for place in ("thbench.core.hub", "thbench.training.reconstruction"):
         monkeypatch.setattr(f"{place}.reachable", lambda url: False)
 
@@ -96,7 +96,7 @@ def make(root, tmp_path):
 
 
 def look(config, only=None, **options):
-    return preflight.check(config, only, **{"evaluation": False, "estimates": False, **options})
+    return checks.check(config, only, **{"evaluation": False, "estimates": False, **options})
 
 
 def texts(report, level=ERROR):
@@ -237,17 +237,17 @@ def test_the_protocol_fits_the_split(make, tmp_path):
 
 
 def test_room_on_the_disk(make, monkeypatch):
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     assert "to be written (caches" in texts(look(make()))
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
     assert not look(make()).of(ERROR)
 
 
 def test_memory_of_the_device(make, monkeypatch):
     need = look(make(), estimates=True).stages[0].need
-    monkeypatch.setattr(preflight, "memory_of", lambda device: need.memory - 1)
+    monkeypatch.setattr(checks, "memory_of", lambda device: need.memory - 1)
     assert "set trainer.accumulate" in texts(look(make(), estimates=True), WARNING)
-    monkeypatch.setattr(preflight, "memory_of", lambda device: need.held)
+    monkeypatch.setattr(checks, "memory_of", lambda device: need.held)
     assert "weights, gradients and moments alone" in texts(look(make(), estimates=True))
 
 
@@ -402,4 +402,4 @@ def test_the_page_of_all_is_up_to_date():
     ],
 )
 def test_durations_are_for_people(seconds, said):
-    assert preflight.duration(seconds) == said
+    assert checks.duration(seconds) == said

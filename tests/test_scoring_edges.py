@@ -13,7 +13,7 @@ import torch
 from metrics.extractors.pyramid import Pyramid
 from tests import recordings
 from tests.test_evaluation import SIZE, fake_track, frames, save
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.core.errors import UserError
 from thbench.core.files import sha256
 from thbench.data.media.video import chunks, read

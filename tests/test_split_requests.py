@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from thbench.evaluation.pipeline import requests_of
 
 from tests import toy_training as toy
 from thbench.config import Config, DataConfig, EvalConfig
 from thbench.evaluation import protocol
+from thbench.evaluation.pipeline import requests_of
 from thbench.generation.requests import SplitRequests
 
 

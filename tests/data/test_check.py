@@ -12,7 +12,7 @@ import torch
 
 from metrics import weights
 from tests.metrics.test_extractor_arcface import tiny_network
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.core.files import sha256
 from thbench.core.types import N_LANDMARKS, Clip
 from thbench.data import manifest

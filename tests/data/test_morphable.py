@@ -10,7 +10,7 @@ from scipy.io import savemat
 from metrics.landmarks import IBUG_68
 from metrics.morphable import align, fit, place, rotation
 from tests.data.test_pose import head
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.core.errors import UserError
 from thbench.data.face import morphable, pose
 from thbench.data.face.morphable import Moments, Morphable, pose_coefficients, to_pose, vertex_error

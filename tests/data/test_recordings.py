@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.recordings import Track, begin_later, clicks, damage, forget_rate, heard, record, talk
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.face.crop import cut

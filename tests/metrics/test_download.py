@@ -12,7 +12,7 @@ import pytest
 
 from metrics import download, weights
 from metrics.download import DownloadError, pull
-from thbench.cli import main
+from thbench.cli.parser import main
 
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -303,7 +303,7 @@ def test_wrong_archives(server, packed, folder, archive, says):
 
 @pytest.fixture
 def table(server, entry, packed, folder, monkeypatch):
-    for module in ("metrics.weights", "thbench.weights"):
+    for module in ("metrics.weights", "thbench.cli.weights"):
         monkeypatch.setattr(f"{module}.WEIGHTS", {"net": entry, "packed": packed})
 
 

@@ -1,4 +1,4 @@
-"""What the commands do. ``thbench.cli`` parses; this module is imported when one runs.
+"""What the commands do. ``thbench.cli.parser`` parses; this module is imported when one runs.
 
 What takes seconds to import is imported after all that can be wrong with the words is checked.
 """
@@ -30,15 +30,15 @@ def check(arguments: argparse.Namespace) -> None:
     """Say what a training will meet, without training."""
     only, words = _take(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
-    from thbench import preflight
     from thbench.core import console
+    from thbench.preflight import checks
     from thbench.training import devices
 
     devices.use_threads(config.trainer)
     with console.quiet():
-        report = preflight.check(config, only, files=not arguments.manifest_only)
-    preflight.show(report)
-    if report.of(preflight.ERROR):
+        report = checks.check(config, only, files=not arguments.manifest_only)
+    checks.show(report)
+    if report.of(checks.ERROR):
         raise UserError(f"{report.verdict}.")
     print(report.verdict)
 
@@ -270,18 +270,18 @@ def _look_ahead(config: configs.Config, only: str | None) -> None:
     Raises:
         UserError: it cannot end well.
     """
-    from thbench import preflight
     from thbench.core import console
+    from thbench.preflight import checks
 
     if not console.is_rank_zero():
         return  # the first process has looked
     with console.quiet():
         # Tiny networks fit anywhere; what a paper's take is worth some seconds.
         costly = config.scale == "paper"
-        report = preflight.check(config, only, estimates=costly, evaluation=False)
-    for finding in preflight.joined(report.of(preflight.WARNING)):
+        report = checks.check(config, only, estimates=costly, evaluation=False)
+    for finding in checks.joined(report.of(checks.WARNING)):
         print(f"warning: {finding.where}: {finding.text}")
-    errors = preflight.joined(report.of(preflight.ERROR))
+    errors = checks.joined(report.of(checks.ERROR))
     for finding in errors[1:]:
         print(f"error: {finding.where}: {finding.text}")
     if errors:

@@ -133,7 +133,7 @@ def _strategy_command(
 
 def _fit(commands: Commands) -> None:
     parser = _strategy_command(
-        commands, "fit", "thbench.commands:fit", "train the stages that a strategy still lacks"
+        commands, "fit", "thbench.cli.commands:fit", "train the stages that a strategy still lacks"
     )
     parser.epilog = (
         "Each stage goes on from its last checkpoint. stage=NAME trains one stage alone. A stage's"
@@ -145,7 +145,7 @@ def _check(commands: Commands) -> None:
     parser = _strategy_command(
         commands,
         "check",
-        "thbench.commands:check",
+        "thbench.cli.commands:check",
         "say what training and evaluation will meet, before any step",
     )
     parser.epilog = (
@@ -164,7 +164,7 @@ def _eval(commands: Commands) -> None:
     parser = _strategy_command(
         commands,
         "eval",
-        "thbench.commands:evaluate",
+        "thbench.cli.commands:evaluate",
         "generate a split, score it, and write a result",
     )
     parser.epilog = (
@@ -180,7 +180,7 @@ def _generate(commands: Commands) -> None:
     parser = _strategy_command(
         commands,
         "generate",
-        "thbench.commands:generate",
+        "thbench.cli.commands:generate",
         "make one video from one portrait and one sound",
     )
     parser.add_argument("--image", required=True, help="portrait: any image file with one face")
@@ -194,7 +194,7 @@ def _generate(commands: Commands) -> None:
 
 def _score(commands: Commands) -> None:
     parser = _command(
-        commands, "score", "thbench.commands:score", "score a folder of videos made by anything"
+        commands, "score", "thbench.cli.commands:score", "score a folder of videos made by anything"
     )
     parser.add_argument("videos", metavar="DIR", help="the videos to score, found by name")
     parser.add_argument(
@@ -214,7 +214,7 @@ def _score(commands: Commands) -> None:
 
 def _leaderboard(commands: Commands) -> None:
     parser = _command(
-        commands, "leaderboard", "thbench.commands:leaderboard", "build the tables from results"
+        commands, "leaderboard", "thbench.cli.commands:leaderboard", "build the tables from results"
     )
     parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
     parser.add_argument("--out", default="leaderboards", metavar="DIR")
@@ -225,7 +225,7 @@ def _data(commands: Commands) -> None:
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     synth = _command(
-        actions, "synth", "thbench.commands:data_synth", "render the synthetic data set"
+        actions, "synth", "thbench.cli.commands:data_synth", "render the synthetic data set"
     )
     synth.add_argument("--out", default="data/synthetic", metavar="DIR")
     synth.add_argument("--identities", type=int, default=400, help="faces in all (default 400)")
@@ -237,7 +237,7 @@ def _data(commands: Commands) -> None:
     prepare = _command(
         actions,
         "prepare",
-        "thbench.commands:data_prepare",
+        "thbench.cli.commands:data_prepare",
         "turn talking-head videos into the prepared layout",
     )
     prepare.add_argument("kind", metavar="KIND", help="folder, cremad, hdtf or voxceleb")
@@ -275,7 +275,10 @@ def _data(commands: Commands) -> None:
     prepare.add_argument("--seed", type=int, default=0, help="of the split")
     prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     check = _command(
-        actions, "check", "thbench.commands:data_check", "verify a prepared data set, file by file"
+        actions,
+        "check",
+        "thbench.cli.commands:data_check",
+        "verify a prepared data set, file by file",
     )
     check.add_argument("root", metavar="DIR")
     check.add_argument("--no-faces", dest="faces", action="store_false",
@@ -283,7 +286,7 @@ def _data(commands: Commands) -> None:
     faces = _command(
         actions,
         "morphable",
-        "thbench.commands:data_morphable",
+        "thbench.cli.commands:data_morphable",
         "find the morphable model of a data set's faces, and its vertex error on held-out ones",
     )
     faces.add_argument("root", metavar="DIR", help="a prepared data set")
@@ -299,8 +302,10 @@ def _weights(commands: Commands) -> None:
     parser = commands.add_parser("weights", help="list, fetch and verify the weights of metrics")
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _command(actions, "list", "thbench.weights:show", "say which there are and which are here")
-    pull = _command(actions, "pull", "thbench.weights:pull", "download weights; resumable, checked")
+    _command(actions, "list", "thbench.cli.weights:show", "say which there are and which are here")
+    pull = _command(
+        actions, "pull", "thbench.cli.weights:pull", "download weights; resumable, checked"
+    )
     pull.add_argument("names", nargs="*", metavar="NAME", help="see `thbench weights list`")
     pull.add_argument("--all", action="store_true", help="all of them")
     pull.add_argument(
@@ -309,12 +314,12 @@ def _weights(commands: Commands) -> None:
         help="an address below which the files lie under their own names, tried first"
         " (default $THBENCH_MIRROR)",
     )
-    check = _command(actions, "check", "thbench.weights:check", "verify hashes of what is here")
+    check = _command(actions, "check", "thbench.cli.weights:check", "verify hashes of what is here")
     check.add_argument("names", nargs="*", metavar="NAME", help="these alone, which must be here")
 
 
 def _ls(commands: Commands) -> None:
-    parser = _command(commands, "ls", "thbench.commands:ls", "list what there is")
+    parser = _command(commands, "ls", "thbench.cli.commands:ls", "list what there is")
     parser.add_argument(
         "kind", choices=("strategies", "metrics", "protocols", "tables", "data", "plans")
     )
@@ -334,13 +339,13 @@ def _ls(commands: Commands) -> None:
 
 def _config(commands: Commands) -> None:
     _strategy_command(
-        commands, "config", "thbench.commands:show_config", "print the resolved configuration"
+        commands, "config", "thbench.cli.commands:show_config", "print the resolved configuration"
     )
 
 
 def _demo(commands: Commands) -> None:
     parser = _command(
-        commands, "demo", "thbench.demo:demo", "run the whole bench, small, on synthetic data"
+        commands, "demo", "thbench.cli.demo:demo", "run the whole bench, small, on synthetic data"
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="where (default demo)")
 
@@ -357,7 +362,3 @@ def _run(arguments: argparse.Namespace) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"thbench: {message}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -75,7 +75,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def _run(argv: Sequence[str]) -> None:
     """Run a command as a user would, and show it."""
-    from thbench.cli import main
+    from thbench.cli.parser import main
 
     print(f"\n$ thbench {shlex.join(argv)}", flush=True)
     if main(argv):
