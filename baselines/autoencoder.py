@@ -167,7 +167,7 @@ class AutoencoderStage(ReconstructionStage):
     """Trains ``Autoencoder`` on single frames: L1 and perceptual difference, and the KL term.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``Autoencoder``.
         init_from: weights to start from: a folder in diffusers' format, or a name on the hub.
         perceptual: see ``PictureStage``.
@@ -181,7 +181,7 @@ class AutoencoderStage(ReconstructionStage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         init_from: str | None = None,
@@ -190,9 +190,9 @@ class AutoencoderStage(ReconstructionStage):
         w_kl: float = 1e-6,
         scales: int = 1,
     ) -> None:
-        super().__init__(setting, perceptual)
+        super().__init__(context, perceptual)
         self.net = self.network(**(net or {}))
-        self.net.latent_size(setting.size)
+        self.net.latent_size(context.size)
         self.init_from = init_from
         self.w_perceptual, self.w_kl, self.scales = w_perceptual, w_kl, scales
 

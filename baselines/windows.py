@@ -39,7 +39,7 @@ class WindowStage(A2VStage):
     Where the batch's clips are too short for the window, it is one of the plan for clips as short.
 
     Args:
-        setting, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
+        context, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
         plan: ``{"name": ..., options}``.
         window: windows of which model are trained, where the plan has more than one.
         clip: lengths ``[least, most]`` of the clips whose plans are taken; by default clips are
@@ -54,7 +54,7 @@ class WindowStage(A2VStage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         plan: Mapping[str, Any],
         window: str = "main",
@@ -67,7 +67,7 @@ class WindowStage(A2VStage):
         dropout: float = 0.1,
         chunk: int = 64,
     ) -> None:
-        super().__init__(setting, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk)
+        super().__init__(context, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk)
         if levels not in ("plan", "frame"):
             raise UserError(f"levels must be 'plan' or 'frame', not '{levels}'.")
         self.plan, self.window, self.levels = dict(plan), window, levels

@@ -72,8 +72,8 @@ def untrained(loaded: config.Config) -> DAWN:
     torch.manual_seed(0)
     lfg = build_stage(loaded, "lfg", {}, AUDIO_DIM).net
     a2v = build_stage(loaded, "a2v2", {"lfg": lfg}, AUDIO_DIM).net
-    setting = StageContext(loaded.size, AUDIO_DIM)
-    return DAWN({"lfg": lfg, "a2v": a2v}, setting, loaded.plan, loaded.sampler)
+    context = StageContext(loaded.size, AUDIO_DIM)
+    return DAWN({"lfg": lfg, "a2v": a2v}, context, loaded.plan, loaded.sampler)
 
 
 def noise_request(n: int, size: int) -> Request:

@@ -59,9 +59,9 @@ def strategy(loaded: Config, device: torch.device | str) -> Strategy:
     for name in order(loaded):
         nets[name] = untrained(loaded, name, nets, device).net.eval()
     kind = check(loaded)
-    setting = StageContext(loaded.size, audio_dim(loaded), seed=loaded.seed)
+    context = StageContext(loaded.size, audio_dim(loaded), seed=loaded.seed)
     roles = {role: nets[stage] for role, stage in loaded.nets.items()}
-    made = kind(roles, setting, plan=loaded.plan, sampler=loaded.sampler, **loaded.options)
+    made = kind(roles, context, plan=loaded.plan, sampler=loaded.sampler, **loaded.options)
     made.frames_per_call = loaded.trainer.frames_per_call
     return made.to(device)
 

@@ -31,8 +31,8 @@ STAGE = "tests.test_preflight:"
 class Still(Strategy):
     """Made of one network called toy."""
 
-    def __init__(self, nets, setting, plan, sampler):
-        super().__init__(nets, setting, plan, sampler)
+    def __init__(self, nets, context, plan, sampler):
+        super().__init__(nets, context, plan, sampler)
         self.width = self.nets["toy"][0].out_features
 
     def encode(self, request): ...
@@ -43,9 +43,9 @@ class Still(Strategy):
 class Line(Stage):
     """One linear layer over the sound, whose cost is known by heart."""
 
-    def __init__(self, setting):
-        super().__init__(setting)
-        self.net = nn.Sequential(nn.Linear(setting.audio_dim, 64, bias=False))
+    def __init__(self, context):
+        super().__init__(context)
+        self.net = nn.Sequential(nn.Linear(context.audio_dim, 64, bias=False))
 
     def loss(self, batch):
         return {"loss": self.net(batch.audio).sum()}

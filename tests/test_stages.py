@@ -25,9 +25,9 @@ def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch)
     both.data.root = str(tmp_path / "gone")
     found, build = {}, toy.Needy.__init__
 
-    def noted(stage, setting, **options):
-        found.update(setting.needs["toy"].state_dict())
-        build(stage, setting, **options)
+    def noted(stage, context, **options):
+        found.update(context.needs["toy"].state_dict())
+        build(stage, context, **options)
 
     monkeypatch.setattr(toy.Needy, "__init__", noted)
     load_net(both, "second")

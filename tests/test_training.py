@@ -457,8 +457,8 @@ def test_misspelt_model_keys():
     bind(toy.ToyStage, {"width": 3}, "m")
 
     class Demanding(toy.ToyStage):
-        def __init__(self, setting, depth, width=1):
-            super().__init__(setting)
+        def __init__(self, context, depth, width=1):
+            super().__init__(context)
 
     with pytest.raises(UserError, match=r"m\.depth is missing"):
         bind(Demanding, {"width": 3}, "m")

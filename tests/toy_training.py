@@ -62,10 +62,10 @@ def grey(clip, frame):
 class ToyStage(Stage):
     """Predicts the mean grey of a frame from its audio, with noise, dropout and BatchNorm."""
 
-    def __init__(self, setting, width: int = 8, spoil_at: int = -1, break_at: int = -1):
-        super().__init__(setting)
+    def __init__(self, context, width: int = 8, spoil_at: int = -1, break_at: int = -1):
+        super().__init__(context)
         self.net = nn.Sequential(
-            nn.Linear(setting.audio_dim, width),
+            nn.Linear(context.audio_dim, width),
             nn.BatchNorm1d(width),
             nn.Dropout(0.1),
             nn.Linear(width, 1),
@@ -114,8 +114,8 @@ class Needy(ToyStage):
 class ByHand(ToyStage):
     """Two optimisers, as adversarial stages have."""
 
-    def __init__(self, setting, **options):
-        super().__init__(setting, **options)
+    def __init__(self, context, **options):
+        super().__init__(context, **options)
         self.automatic_optimization = False
 
     def configure_optimizers(self):

@@ -53,7 +53,7 @@ class FrameStage(Stage):
     clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``FrameNet``.
         w_lip: lambda_ls, of the mean error over the pixels of each frame's box; 0 is the ablation
             without.
@@ -70,7 +70,7 @@ class FrameStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         w_lip: float = 0.2,
@@ -78,10 +78,10 @@ class FrameStage(Stage):
         bound: str = "mean",
         lip_margin: float = 0.05,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         if bound not in BOUNDS:
             raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
-        self.net = FrameNet(setting.audio_dim, setting.size, **(net or {}))
+        self.net = FrameNet(context.audio_dim, context.size, **(net or {}))
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
         self.levels = self.net.process.steps if bound == "sum" else 1
 

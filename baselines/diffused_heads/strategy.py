@@ -54,7 +54,7 @@ class DiffusedHeads(Strategy):
 
     Args:
         nets: ``frame``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan: ``{name: ar, motion: ...}``, with as many motion frames as the network was built for;
             ``stabilize`` is the released code's.
         sampler: see ``Strategy``.
@@ -70,11 +70,11 @@ class DiffusedHeads(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: StageContext,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         net = self.nets["frame"]
         assert isinstance(net, FrameNet)
         self.net = net

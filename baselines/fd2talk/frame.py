@@ -160,7 +160,7 @@ class FrameStage(Stage):
     are a motion that the frame does not show, so here they are measured on the frame.
 
     Args:
-        setting: ``needs`` holds ``morphable`` and ``autoencoder``.
+        context: ``needs`` holds ``morphable`` and ``autoencoder``.
         net: arguments of ``FrameNet``.
         jitter: noise on the coefficients, in deviations, for those that will be predicted.
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
@@ -174,16 +174,16 @@ class FrameStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         jitter: float = 0.0,
         w_lip: float = 0.0,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         model: Morphable = needed(self, "morphable")
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
-        side = setting.size // auto.factor
+        side = context.size // auto.factor
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, **(net or {}))
         self.jitter, self.w_lip = jitter, w_lip
 

@@ -85,7 +85,7 @@ class LipStage(Stage):
     several devices or in several parts, false pairs are only those within each.
 
     Args:
-        setting: ``needs`` holds ``morphable``.
+        context: ``needs`` holds ``morphable``.
         net: arguments of ``LipExpert``.
         near: frames of a clip this close are no false pairs.
     """
@@ -95,11 +95,11 @@ class LipStage(Stage):
     version: ClassVar[int] = 2
 
     def __init__(
-        self, setting: StageContext, *, net: Mapping[str, Any] | None = None, near: int = 2
+        self, context: StageContext, *, net: Mapping[str, Any] | None = None, near: int = 2
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         model: Morphable = needed(self, "morphable")
-        self.net = LipExpert(len(model.mouth), setting.audio_dim, **(net or {}))
+        self.net = LipExpert(len(model.mouth), context.audio_dim, **(net or {}))
         self.near = near
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

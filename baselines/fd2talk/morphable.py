@@ -32,7 +32,7 @@ class MorphableStage(Stage):
     fraction of the face's height, so ``val/loss`` is the error on held-out people.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         identity, expression: coefficients; with ``bfm`` as many as the file's columns.
         bfm: Deep3D's ``BFM_model_front.mat``. One step suffices.
     """
@@ -43,20 +43,20 @@ class MorphableStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         identity: int = 80,
         expression: int = 64,
         bfm: str | None = None,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         self.bfm = bfm
         self.net = Morphable(identity, expression, keys=bfm is not None)
         self.moments = None if bfm else Moments(len(self.net.mean))
 
     def configure_optimizers(self) -> Any:
         # The trainer, DDP and the guards want an optimiser; at a rate of 0 it changes nothing.
-        still = replace(self.setting.optim, lr=0.0, weight_decay=0.0, schedule="constant")
+        still = replace(self.context.optim, lr=0.0, weight_decay=0.0, schedule="constant")
         return build_optimizer(self.net.parameters(), still)
 
     def start(self) -> None:

@@ -30,7 +30,7 @@ class MotionStage(Stage):
     stand at level 0 and do not count; the others are a clip's first segment.
 
     Args:
-        setting: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
+        context: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
         net: arguments of ``MotionNet``.
         plan: ``{name: sar, segment: ..., overlap: ...}`` or ``{name: nar}``: what is trained for.
         w_exp, w_pose, w_sync: the paper's lambdas, whose values it does not give.
@@ -42,7 +42,7 @@ class MotionStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         plan: Mapping[str, Any],
         net: Mapping[str, Any] | None = None,
@@ -50,9 +50,9 @@ class MotionStage(Stage):
         w_pose: float = 1.0,
         w_sync: float = 0.1,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         model: Morphable = needed(self, "morphable")
-        self.net = MotionNet(model.n_expression, setting.audio_dim, **(net or {}))
+        self.net = MotionNet(model.n_expression, context.audio_dim, **(net or {}))
         self.weights = {"exp": w_exp, "pose": w_pose, "sync": w_sync}
         self.plan = plans.filled(plan)
         if self.plan["name"] not in ("sar", "nar"):

@@ -96,7 +96,7 @@ class FD2Talk(Strategy):
 
     Args:
         nets: ``morphable``, ``motion``, ``autoencoder`` and ``frame``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan: of the motion pass; the frame pass is always ``frames``.
         sampler: of both passes.
         frame_sampler: settings of ``sampler`` that the frame pass has otherwise, such as
@@ -110,13 +110,13 @@ class FD2Talk(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: StageContext,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
         frame_sampler: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         model, motion = self.nets["morphable"], self.nets["motion"]
         auto, frame = self.nets["autoencoder"], self.nets["frame"]
         assert isinstance(model, Morphable)

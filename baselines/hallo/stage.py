@@ -55,7 +55,7 @@ class HalloStage(Stage):
     """What both stages share: the network, the frozen autoencoder and the loss.
 
     Args:
-        setting: ``needs`` holds ``vae``.
+        context: ``needs`` holds ``vae``.
         net: arguments of ``HalloNet``.
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
@@ -71,7 +71,7 @@ class HalloStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         init_from: str | None = None,
@@ -79,15 +79,15 @@ class HalloStage(Stage):
         w_lip: float = 0.0,
         chunk: int = 64,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         for key in drop or {}:
             if key not in DROPS:
                 raise UserError(f"There is no condition '{key}' to drop.{did_you_mean(key, DROPS)}")
         self.drop = {**DROPS, **(drop or {})}
         self.init_from, self.w_lip, self.chunk = init_from, w_lip, chunk
         vae = self.vae
-        size = vae.latent_size(setting.size)
-        self.net = HalloNet(setting.audio_dim, vae.latent_dim, size, **(net or {}))
+        size = vae.latent_size(context.size)
+        self.net = HalloNet(context.audio_dim, vae.latent_dim, size, **(net or {}))
         self.net.requires_grad_(False)
         for part in self.trained():
             part.requires_grad_(True)
@@ -108,7 +108,7 @@ class HalloStage(Stage):
 
     def configure_optimizers(self) -> Any:
         chosen = [p for p in self.net.parameters() if p.requires_grad]
-        return build_optimizer(chosen, self.setting.optim)
+        return build_optimizer(chosen, self.context.optim)
 
     def missing(self, steps: int) -> Iterator[Missing]:
         try:
@@ -189,16 +189,16 @@ class ImageStage(HalloStage):
     Args:
         trains: ``all`` spatial modules, or ``attention`` alone, as the paper's text has it; the
             latter only makes sense with published weights.
-        setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
     stable_name = "hallo.image"
 
-    def __init__(self, setting: StageContext, *, trains: str = "all", **options: Any) -> None:
+    def __init__(self, context: StageContext, *, trains: str = "all", **options: Any) -> None:
         if trains not in ("all", "attention"):
             raise UserError(f"trains must be 'all' or 'attention', not '{trains}'.")
         self.trains = trains
-        super().__init__(setting, **options)
+        super().__init__(context, **options)
         for part in unused_by_features(self.net.reference):
             part.requires_grad_(False)
 
@@ -240,13 +240,13 @@ class VideoStage(HalloStage):
 
     Args:
         segment: frames to be made.
-        setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
     stable_name = "hallo.video"
 
-    def __init__(self, setting: StageContext, *, segment: int = 14, **options: Any) -> None:
-        super().__init__(setting, **options)
+    def __init__(self, context: StageContext, *, segment: int = 14, **options: Any) -> None:
+        super().__init__(context, **options)
         self.segment = segment
 
     def trained(self) -> Iterator[nn.Module]:

@@ -97,7 +97,7 @@ class Hallo(Strategy):
 
     Args:
         nets: ``vae`` and ``denoiser``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan: ``{name: sar, segment: 14, overlap: 2}``; the overlap is the number of motion frames
             that the network was built for.
         sampler: see ``Strategy``.
@@ -119,7 +119,7 @@ class Hallo(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: StageContext,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
@@ -127,7 +127,7 @@ class Hallo(Strategy):
         weights: Mapping[str, float] | None = None,
         enlarge: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         vae, net = self.nets["vae"], self.nets["denoiser"]
         assert isinstance(vae, Autoencoder)
         assert isinstance(net, HalloNet)

@@ -534,16 +534,16 @@ def test_it_learns_a_clip_by_heart_and_says_it_from_the_sound():
     options = {**SMALL, "dim": 16, "mults": (1,), "patch": 2}
     options["process"] = {"prediction": "x0", "steps": 100}  # learned sooner than the noise
     torch.manual_seed(0)
-    setting = StageContext(SIZE, AUDIO, OptimConfig("adam", 4e-3, [0.9, 0.99]))
-    made = FrameStage(setting, net=options).train()
-    optimizer = build_optimizer(made.net.parameters(), setting.optim)["optimizer"]
+    context = StageContext(SIZE, AUDIO, OptimConfig("adam", 4e-3, [0.9, 0.99]))
+    made = FrameStage(context, net=options).train()
+    optimizer = build_optimizer(made.net.parameters(), context.optim)["optimizer"]
     for k in range(100):
         given = draw_from(video, audio, k)
         optimizer.zero_grad()
         made.loss(given)["loss"].backward()
         optimizer.step()
     sampler = SamplerConfig(steps=10, threshold=0)
-    strategy = DiffusedHeads({"frame": made.net}, setting, {"name": "ar", "motion": 2}, sampler)
+    strategy = DiffusedHeads({"frame": made.net}, context, {"name": "ar", "motion": 2}, sampler)
     asked = ask(len(video))
     asked.source, asked.audio = video[2], audio
     mouth = (slice(None), slice(None), slice(9, 14), slice(5, 11))

@@ -65,7 +65,7 @@ def batch(b=2, n=FRAMES, seed=0, valid=True):
     )
 
 
-def setting(**needs):
+def context(**needs):
     return StageContext(SIZE, AUDIO, OptimConfig(lr=1e-2), needs=needs)
 
 
@@ -83,7 +83,7 @@ def motion_stage(face, **options):
     torch.manual_seed(0)
     net = {**DIT, **options.pop("net", {})}
     needs = {"morphable": face, "lip": expert(face)}
-    return MotionStage(setting(**needs), plan=PLAN, net=net, **options)
+    return MotionStage(context(**needs), plan=PLAN, net=net, **options)
 
 
 def strategy(face, *, plan=None, **options):
@@ -228,7 +228,7 @@ def test_the_sound_of_the_same_moment_in_another_clip_is_a_false_one():
 
 def test_the_expert_learns_to_tell_sounds_apart(face):
     torch.manual_seed(0)
-    stage = LipStage(setting(morphable=face), net={"width": 32, "dim": 16}, near=0)
+    stage = LipStage(context(morphable=face), net={"width": 32, "dim": 16}, near=0)
     shown = batch(b=2)
     spoken = coefficients(face, shown).motion[..., :2]
     shown.audio = torch.cat([spoken, -spoken, spoken.abs()], -1)[..., :AUDIO]
@@ -257,7 +257,7 @@ def test_a_clip_keeps_the_portrait_s_identity(face):
 
 
 def test_the_morphable_stage_solves_before_it_is_saved_and_no_gradient_moves_it():
-    stage = MorphableStage(setting(), identity=3, expression=2)
+    stage = MorphableStage(context(), identity=3, expression=2)
     optimizer = stage.configure_optimizers()["optimizer"]
     for step in range(3):
         stage.batches_seen += 1
@@ -280,7 +280,7 @@ def test_the_morphable_stage_solves_before_it_is_saved_and_no_gradient_moves_it(
 def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
     path = tmp_path / "BFM_model_front.mat"
     bfm(path)
-    stage = MorphableStage(setting(), identity=4, expression=3, bfm=str(path))
+    stage = MorphableStage(context(), identity=4, expression=3, bfm=str(path))
     stage.start()
     before = stage.net.expression.clone()
     assert before.any()
@@ -288,7 +288,7 @@ def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
     stage.solve()
     assert torch.equal(before, stage.net.expression)
     with pytest.raises(UserError, match="set identity and expression"):
-        MorphableStage(setting(), identity=5, expression=3, bfm=str(path)).start()
+        MorphableStage(context(), identity=5, expression=3, bfm=str(path)).start()
 
 
 # Training of motion
@@ -383,12 +383,12 @@ def test_frames_without_a_face_teach_nothing(face):
 
 def test_the_motion_stage_says_what_it_lacks(face):
     with pytest.raises(UserError, match="stage 'lip'"):
-        MotionStage(setting(morphable=face), plan=PLAN, net=DIT)
-    assert MotionStage(setting(morphable=face), plan=PLAN, net=DIT, w_sync=0)
+        MotionStage(context(morphable=face), plan=PLAN, net=DIT)
+    assert MotionStage(context(morphable=face), plan=PLAN, net=DIT, w_sync=0)
     with pytest.raises(UserError, match="stage 'morphable'"):
-        MotionStage(setting(), plan=PLAN, net=DIT)
+        MotionStage(context(), plan=PLAN, net=DIT)
     with pytest.raises(UserError, match="sar or nar"):
-        MotionStage(setting(morphable=face), plan={"name": "ar"}, net=DIT, w_sync=0)
+        MotionStage(context(morphable=face), plan={"name": "ar"}, net=DIT, w_sync=0)
     with pytest.raises(UserError, match="must exceed"):
         motion_stage(face).check_draw(DrawConfig(3))
     with pytest.raises(UserError, match="must exceed"):
@@ -419,7 +419,7 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
     published.save_pretrained(tmp_path / "sd" / "vae")
     net = {**AUTO, "patch": 1}
     stage = ReferenceAutoencoderStage(
-        setting(), net=net, init_from=str(tmp_path / "sd"), perceptual="pixel"
+        context(), net=net, init_from=str(tmp_path / "sd"), perceptual="pixel"
     )
     stage.start()
     pictures = torch.rand(2, 3, SIZE, SIZE)
@@ -432,7 +432,7 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
         where = str(tmp_path / ("sd" if says == "another layout" else "none"))
         with pytest.raises(UserError, match=says):
             ReferenceAutoencoderStage(
-                setting(), net=wrong, init_from=where, perceptual="pixel"
+                context(), net=wrong, init_from=where, perceptual="pixel"
             ).start()
 
 
@@ -440,7 +440,7 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
 def test_the_autoencoder_learns_to_rebuild(kl):
     torch.manual_seed(0)
     net = {**AUTO, "channels": (8, 16)}
-    stage = ReferenceAutoencoderStage(setting(), net=net, perceptual="pixel", w_kl=kl)
+    stage = ReferenceAutoencoderStage(context(), net=net, perceptual="pixel", w_kl=kl)
     shown = batch(n=1)
     shown.video = shown.video[..., :1, :1].expand(-1, -1, -1, SIZE, SIZE).contiguous()
     optimizer = torch.optim.Adam(stage.net.parameters(), 1e-2)
@@ -522,7 +522,7 @@ def test_the_weight_of_lips_counts_the_cells_around_them_alone(face):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
     plain, heavy = (
-        FrameStage(setting(morphable=face, autoencoder=auto), net=UNET, w_lip=w) for w in (0, 3)
+        FrameStage(context(morphable=face, autoencoder=auto), net=UNET, w_lip=w) for w in (0, 3)
     )
     heavy.net.load_state_dict(plain.net.state_dict())
     shown = batch(b=3, n=2)
@@ -554,7 +554,7 @@ def mean_loss(stage, shown):
 def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_more(face, jitter):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
-    needs = setting(morphable=face, autoencoder=auto)
+    needs = context(morphable=face, autoencoder=auto)
     stage = FrameStage(needs, net={**UNET, "portrait_motion": True}, jitter=jitter, w_lip=3.0)
     shown, seen = batch(b=3, n=4), {}
     stage.loss(shown)  # finds statistics
@@ -584,7 +584,7 @@ def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_mo
 def test_the_autoencoder_is_judged_by_the_second_frame_with_its_weights():
     torch.manual_seed(0)
     weights = {"w_rec": 2.0, "w_perceptual": 3.0, "perceptual": "pixel"}
-    stage, shown = ReferenceAutoencoderStage(setting(), net=AUTO, **weights), batch(n=2)
+    stage, shown = ReferenceAutoencoderStage(context(), net=AUTO, **weights), batch(n=2)
     spread(stage.net)
     losses = stage.loss(shown)
     reference, frames = shown.source.repeat_interleave(2, 0) / 255, shown.video.flatten(0, 1) / 255
@@ -598,7 +598,7 @@ def test_the_frame_stage_learns_frames_from_their_motion(face):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
     net = {**UNET, "portrait_motion": True, "shortcut": True, "tokens": 2}
-    stage = FrameStage(setting(morphable=face, autoencoder=auto), net=net)
+    stage = FrameStage(context(morphable=face, autoencoder=auto), net=net)
     shown = batch(b=3, n=2)
     stage.loss(shown)  # finds statistics
     before = mean_loss(stage, shown)

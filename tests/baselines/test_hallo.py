@@ -51,10 +51,10 @@ def net(**options):
 
 def stage(kind=VideoStage, *, options=None, **switches):
     torch.manual_seed(0)
-    setting = StageContext(SIZE, AUDIO, needs={"vae": autoencoder()})
+    context = StageContext(SIZE, AUDIO, needs={"vae": autoencoder()})
     if kind is VideoStage:
         switches = {"segment": 4, **switches}
-    return kind(setting, net={**SMALL, **(options or {})}, **switches)
+    return kind(context, net={**SMALL, **(options or {})}, **switches)
 
 
 def landmarks(*shape):

@@ -26,8 +26,8 @@ CASES = [
 
 def stage(plan, window="main", clip=None, net=SMALL, **options):
     torch.manual_seed(1)
-    setting = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
-    return WindowStage(setting, plan=plan, window=window, clip=clip, net=net, **options)
+    context = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
+    return WindowStage(context, plan=plan, window=window, clip=clip, net=net, **options)
 
 
 def shown_to(trained, batches):

@@ -70,8 +70,8 @@ def batch(b=2, n=4, seed=0):
 
 def stage(lfg=None, net=None, **options):
     torch.manual_seed(1)
-    setting = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": lfg or Planted()})
-    return A2VStage(setting, net=SMALL | (net or {}), **options)
+    context = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": lfg or Planted()})
+    return A2VStage(context, net=SMALL | (net or {}), **options)
 
 
 def conditions(net, n=12, b=1, **changes):
@@ -275,8 +275,8 @@ def test_observed_frames_are_not_learned():
             t[:, :3] = 0
             return t
 
-    setting = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
-    trained = Observing(setting, net=SMALL)
+    context = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
+    trained = Observing(context, net=SMALL)
     trained.net._ordered = lambda noisy, *rest: torch.cat(
         [1e6 * torch.ones_like(noisy[:, :, :3]), torch.zeros_like(noisy[:, :, 3:])], dim=2
     )

@@ -72,9 +72,9 @@ def batch(n=4, frames=1):
 
 
 def stage(**options):
-    setting = StageContext(size=32, audio_dim=4, optim=OptimConfig())
+    context = StageContext(size=32, audio_dim=4, optim=OptimConfig())
     torch.manual_seed(0)
-    return LFGStage(setting, **{"net": REFINED, "perceptual": "pixel", **options})
+    return LFGStage(context, **{"net": REFINED, "perceptual": "pixel", **options})
 
 
 def spd(*shape, seed=0):

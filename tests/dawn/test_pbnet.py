@@ -41,8 +41,8 @@ def batch(b=4, n=32, seed=0):
 def stage(clip=1.0, lr=3e-3, schedule="constant", **options):
     torch.manual_seed(0)
     optim = OptimConfig(name="adamw", lr=lr, schedule=schedule, decay_steps=100)
-    setting = StageContext(size=8, audio_dim=AUDIO, optim=optim, clip=clip)
-    return PBNetStage(setting, net=SMALL, **options)
+    context = StageContext(size=8, audio_dim=AUDIO, optim=optim, clip=clip)
+    return PBNetStage(context, net=SMALL, **options)
 
 
 def fit(module, steps, **options):

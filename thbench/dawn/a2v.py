@@ -37,7 +37,7 @@ class A2VStage(Stage):
     are observed, not learned: what other plans are trained with (``baselines.windows``).
 
     Args:
-        setting: ``needs`` holds ``lfg``.
+        context: ``needs`` holds ``lfg``.
         net: arguments of ``A2VNet``.
         loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
             clean value's error.
@@ -53,7 +53,7 @@ class A2VStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         loss: str = "paper",
@@ -62,14 +62,14 @@ class A2VStage(Stage):
         levels: str = "clip",
         chunk: int = 64,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         if loss not in LOSSES:
             raise UserError(f"loss must be 'paper' or 'code', not '{loss}'.")
         if levels not in ("clip", "frame"):
             raise UserError(f"levels must be 'clip' or 'frame', not '{levels}'.")
         lfg = self.lfg
-        size = lfg.latent_size(setting.size)
-        self.net = A2VNet(setting.audio_dim, lfg.latent_dim, size, **(net or {}))
+        size = lfg.latent_size(context.size)
+        self.net = A2VNet(context.audio_dim, lfg.latent_dim, size, **(net or {}))
         self.w_lip, self.w_clean = LOSSES[loss]
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip

@@ -43,7 +43,7 @@ class DAWN(Strategy):
 
     Args:
         nets: ``lfg``, ``a2v`` and, unless ``a2v`` follows neither pose nor eyes, ``pbnet``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan, sampler: see ``Strategy``.
         guidance: scale of classifier-free guidance, 1 for none (the paper).
         window: frames that temporal attention reaches over (the paper's Table 8), ``full`` for no
@@ -58,14 +58,14 @@ class DAWN(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: StageContext,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
         guidance: float = 1.0,
         window: int | str | None = None,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         lfg, a2v = self.nets["lfg"], self.nets["a2v"]
         assert isinstance(lfg, LatentFlowGenerator)
         assert isinstance(a2v, A2VNet)

@@ -236,7 +236,7 @@ class LFGStage(ReconstructionStage):
     (shift, affine) of the regions (MRAA, section 3.5).
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``LatentFlowGenerator``; the paper's sizes where not given.
         perceptual: ``vgg`` (as the paper) or ``pixel`` (pixels and their differences).
         reconstruction, equivariance, scales: the paper's weights, and pyramid levels.
@@ -260,7 +260,7 @@ class LFGStage(ReconstructionStage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         perceptual: str = "vgg",
@@ -274,11 +274,11 @@ class LFGStage(ReconstructionStage):
         flow_noise: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
-        super().__init__(setting, perceptual, vgg)
+        super().__init__(context, perceptual, vgg)
         self.net = LatentFlowGenerator(**_known_arguments(net or {}))
-        if setting.size % self.net.multiple:
+        if context.size % self.net.multiple:
             raise UserError(
-                f"size={setting.size} does not divide by {self.net.multiple}, as the lfg stage's"
+                f"size={context.size} does not divide by {self.net.multiple}, as the lfg stage's"
                 " nets need: take another size, or fewer blocks in region_net and flow_net."
             )
         self.reconstruction = reconstruction

@@ -221,7 +221,7 @@ class PBNetStage(Stage):
     (section A.2).
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``PBNet``.
         reconstruction, adversarial, kl: the paper's weights; ``kl`` is the last one.
         steps: training steps over which ``kl`` is reached; the optimiser's ``decay_steps`` where
@@ -237,7 +237,7 @@ class PBNetStage(Stage):
 
     def __init__(
         self,
-        setting: StageContext,
+        context: StageContext,
         *,
         net: dict[str, Any] | None = None,
         reconstruction: float = 1.0,
@@ -245,18 +245,18 @@ class PBNetStage(Stage):
         kl: float = 0.01,
         steps: int | None = None,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         self.automatic_optimization = False
-        total = steps or setting.optim.decay_steps
+        total = steps or context.optim.decay_steps
         if not total:
             raise UserError("pbnet needs model.steps or optim.decay_steps: its KL term ramps up.")
-        self.net, self.discriminator = PBNet(setting.audio_dim, **(net or {})), Discriminator()
+        self.net, self.discriminator = PBNet(context.audio_dim, **(net or {})), Discriminator()
         self.weights = {"rec": reconstruction, "gan": adversarial}
         self.kl, self.steps = kl, total
 
     def configure_optimizers(self) -> Any:
         parts = (self.net, self.discriminator)
-        return [build_optimizer(part.parameters(), self.setting.optim) for part in parts]
+        return [build_optimizer(part.parameters(), self.context.optim) for part in parts]
 
     def kl_weight(self) -> float:
         """0 for a quarter of training, then a straight line to ``kl`` at its end."""
@@ -317,8 +317,8 @@ class PBNetStage(Stage):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Only here have the scaled gradients of 16-mixed precision their true size again.
-        if self.setting.clip:
-            self.clip_gradients(optimizer, self.setting.clip, "norm")
+        if self.context.clip:
+            self.clip_gradients(optimizer, self.context.clip, "norm")
 
     @staticmethod
     def _bce(logits: Tensor, *, real: bool) -> Tensor:

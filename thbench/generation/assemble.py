@@ -84,9 +84,9 @@ def assemble(config: Config) -> Assembled:
     trained, accounts = load_nets(config, sorted(set(config.nets.values())))
     nets: dict[str, nn.Module] = {role: trained[stage] for role, stage in config.nets.items()}
     dims = {account["audio_dim"] for account in accounts.values() if account["audio"]}
-    setting = StageContext(config.size, dims.pop() if dims else 0, seed=config.seed)
+    context = StageContext(config.size, dims.pop() if dims else 0, seed=config.seed)
     options = {"plan": config.plan, "sampler": config.sampler, **config.options}
-    strategy = kind(nets, setting, **options)
+    strategy = kind(nets, context, **options)
     strategy.frames_per_call = config.trainer.frames_per_call
     by_role = {role: accounts[stage] for role, stage in config.nets.items()}
     return Assembled(strategy, config, by_role)
@@ -136,4 +136,4 @@ def _check_roles(config: Config, kind: type[Strategy]) -> None:
 
 def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
     """Check ``options:`` against what the strategy's constructor takes beyond the common part."""
-    bind(kind, {"setting": 0, "plan": 0, "sampler": 0, **options}, "options")
+    bind(kind, {"context": 0, "plan": 0, "sampler": 0, **options}, "options")

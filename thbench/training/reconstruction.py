@@ -29,7 +29,7 @@ class ReconstructionStage(Stage):
     VGG-19's weights are asked for when training starts, not when a trained network is loaded.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         perceptual: ``vgg`` (the five blocks of VGG-19) or ``pixel`` (pixels and their differences;
             needs no weights).
         vgg: the features, in place of ImageNet's.
@@ -38,9 +38,9 @@ class ReconstructionStage(Stage):
     hears = False
 
     def __init__(
-        self, setting: StageContext, perceptual: str = "vgg", vgg: nn.Module | None = None
+        self, context: StageContext, perceptual: str = "vgg", vgg: nn.Module | None = None
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         if perceptual not in PERCEPTUAL:
             raise UserError(f"perceptual must be 'vgg' or 'pixel', not '{perceptual}'.")
         self.perceptual = perceptual

@@ -151,10 +151,10 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
     stage = _stage(config, name)
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     bind(kind, stage.model, f"stages.{name}.model")
-    setting = StageContext(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
+    context = StageContext(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     try:
-        return kind(setting, **stage.model)
+        return kind(context, **stage.model)
     except (TypeError, ValueError) as error:  # from the networks, deeper inside
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = _nearest_keyword(error)
@@ -175,7 +175,7 @@ def _nearest_keyword(error: Exception) -> str:
 
 
 def bind(kind: type, options: Mapping[str, Any], where: str) -> None:
-    """Check ``options`` against a constructor that takes them after ``self`` and a setting.
+    """Check ``options`` against a constructor that takes them after ``self`` and a context.
 
     Raises:
         UserError: an option it does not know (with the nearest), misses, or has no null for.

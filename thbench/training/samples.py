@@ -54,7 +54,7 @@ class SampleVideos(Callback):
         assert isinstance(module, Stage)
         batch, video = self.fixed()
         averages = [c.averaged(module) for c in _callbacks(trainer) if isinstance(c, Ema)]
-        torch.manual_seed(derive_seed(module.setting.seed, "samples"))
+        torch.manual_seed(derive_seed(module.context.seed, "samples"))
         module.eval()
         with contextlib.ExitStack() as stack, torch.no_grad():
             for average in averages:
