@@ -37,6 +37,7 @@ from thbench.core import console
 from thbench.core.files import write_atomic
 from thbench.core.types import FPS, Cost, Request
 from thbench.generation import plans
+from thbench.generation.runner import generate
 from thbench.generation.strategy import Strategy
 from thbench.training import devices
 from thbench.training.callbacks import Ema
@@ -360,7 +361,7 @@ def _generate(
     row: dict[str, Any] = {"steps": loaded.sampler.steps}
     with Budget(made, budget, setup.device) as held:
         try:
-            generation = made.generate(request)
+            generation = generate(made, request)
             held.cost = generation.cost
             for _ in generation.chunks:
                 pass
@@ -412,7 +413,7 @@ def _denoise(setup: Setup, loaded: Config, compiled: bool) -> dict[str, Any]:
     made.nets["a2v"].register_forward_pre_hook(before)
     made.nets["a2v"].register_forward_hook(after)
     _start_peak(setup.device)
-    for _ in made.generate(untrained.request(loaded, setup.lengths[1])).chunks:
+    for _ in generate(made, untrained.request(loaded, setup.lengths[1])).chunks:
         pass
     peak = _peak(setup.device)
     return {"call": statistics.median(times[1:]), "first_call": times[0], "peak_gib": peak}

@@ -18,6 +18,7 @@ from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.types import Request
 from thbench.data import manifest
+from thbench.generation import runner
 from thbench.generation.requests import SplitRequests
 from thbench.generation.strategy import Strategy
 from thbench.training.runs import stage_run
@@ -57,7 +58,7 @@ def told(asked: SplitRequests, root: Path) -> Iterator[tuple[Request, Request, n
 
 def generate(strategy: Strategy, request: Request) -> Tensor:
     """Frames (T, 3, H, W) uint8."""
-    return torch.cat(list(strategy.generate(request).chunks))
+    return torch.cat(list(runner.generate(strategy, request).chunks))
 
 
 def mouth(video: Tensor) -> np.ndarray:

@@ -29,6 +29,7 @@ from thbench.core.hardware import hardware
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Cost, Request
 from thbench.dawn.dawn import DAWN
 from thbench.generation import plans
+from thbench.generation.runner import generate
 from thbench.training.devices import use_threads
 from thbench.training.runs import build_stage
 from thbench.training.stage import StageContext
@@ -94,7 +95,7 @@ def noise_request(n: int, size: int) -> Request:
 
 def cost_of(strategy: DAWN, request: Request) -> Cost:
     """Of one whole generation, encoding and decoding included."""
-    generation = strategy.generate(request)
+    generation = generate(strategy, request)
     for _ in generation.chunks:
         pass
     return generation.cost

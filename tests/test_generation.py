@@ -9,7 +9,7 @@ from tests.toys import Counting, request
 from thbench.core.types import Cost
 from thbench.diffusion import ddim as sampling
 from thbench.generation import plans
-from thbench.generation.runner import execute
+from thbench.generation.runner import execute, generate
 
 PLANS = [
     {"name": "nar"},
@@ -23,7 +23,7 @@ PLANS = [
 
 
 def frames_of(strategy, n=13, **options):
-    generation = strategy.generate(request(n, **options))
+    generation = generate(strategy, request(n, **options))
     return torch.cat(list(generation.chunks)), generation
 
 
@@ -241,7 +241,7 @@ def test_the_portrait_is_asked_for_only_by_plans_that_observe_it():
 
 def test_frames_come_before_the_clip_is_finished():
     strategy = Counting({"name": "sar", "segment": 5, "overlap": 2})
-    generation = strategy.generate(request(20))
+    generation = generate(strategy, request(20))
     assert len(strategy.recorders["main"].calls) == 0
     next(generation.chunks)
     assert len(strategy.recorders["main"].calls) == 8

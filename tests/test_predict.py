@@ -19,6 +19,7 @@ from thbench.core.errors import UserError
 from thbench.core.types import Cost, Generation
 from thbench.data.media import audio, video
 from thbench.evaluation.costs import summarize_costs
+from thbench.generation import runner
 from thbench.generation.execution import generate_split
 from thbench.generation.writer import ClipWriter, mark, tags_of, write_video
 
@@ -265,7 +266,7 @@ def test_a_video_follows_a_motion(generate, bench, files):
     asked = requests.from_files(
         files / "me.png", files / "me.wav", "logmel", 64, motion=clips / "p0003-00.mp4"
     )
-    followed = assemble.assemble(loaded).strategy.generate(asked)
+    followed = runner.generate(assemble.assemble(loaded).strategy, asked)
     assert torch.equal(followed.pose, asked.pose)
     assert torch.equal(followed.eyes, asked.eyes)
 

@@ -18,6 +18,7 @@ from thbench.core.types import Request
 from thbench.dawn.a2v import A2VStage
 from thbench.evaluation import pipeline, protocol
 from thbench.generation import assemble, plans
+from thbench.generation.runner import generate
 from thbench.generation.strategy import Strategy
 from thbench.training import fit
 from thbench.training.fit import stage_data
@@ -93,7 +94,7 @@ class Made:
         return self.assembled.strategy
 
     def frames(self, n, **changes):
-        generation = self.strategy.generate(self.asked(n, **changes))
+        generation = generate(self.strategy, self.asked(n, **changes))
         return torch.cat(list(generation.chunks)), generation
 
     def asked(self, n, **changes):
@@ -248,7 +249,7 @@ def test_another_plan_runs_over_the_same_weights_and_its_row_says_so(made):
     notes = other.zero_shot(10)
     assert notes
     assert all(note.startswith("zero-shot: ") for note in notes)
-    chunks = other.strategy.generate(made.asked(7)).chunks
+    chunks = generate(other.strategy, made.asked(7)).chunks
     assert sum(len(chunk) for chunk in chunks) == 7
 
 

@@ -18,6 +18,7 @@ from thbench.core.errors import UserError
 from thbench.core.types import Batch, to_unit
 from thbench.diffusion.vlb import bound_term
 from thbench.generation import plans
+from thbench.generation.runner import generate
 from thbench.nn.attention import SpatialAttention
 from thbench.nn.regions import LIPS, box_mask
 from thbench.training.optim import build_optimizer
@@ -90,7 +91,7 @@ def ask(n, **options):
 
 
 def frames_of(made, asked):
-    return torch.cat(list(made.generate(asked).chunks))
+    return torch.cat(list(generate(made, asked).chunks))
 
 
 # The network
@@ -253,7 +254,7 @@ def test_what_does_not_change_is_worked_out_once():
              "motion": made.net.stem_motion, "steps": made.net.unet}  # fmt: skip
     for name, part in parts.items():
         part.register_forward_hook(lambda *_, name=name: calls.update([name]))
-    asked = made.generate(ask(5))
+    asked = generate(made, ask(5))
     assert torch.cat(list(asked.chunks)).shape == (5, 3, SIZE, SIZE)
     assert calls == {"portrait": 1, "sound": 1, "embed": 1, "motion": 5, "steps": 20}
     assert (asked.cost.calls, asked.cost.evaluations) == (20, 4 * 5 * 3)

@@ -23,6 +23,7 @@ from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.face.morphable import pose_coefficients
 from thbench.generation import plans
+from thbench.generation.runner import generate
 from thbench.nn.attention import make_band
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask
@@ -620,7 +621,7 @@ def test_two_passes_and_all_frames_in_one_round(face):
     assert (first.space, second.space, made.space) == ("coefficients", "latents", "latents")
     assert first.plan == plans.sar(20, segment=8, overlap=3)
     assert second.plan == plans.frames(20)
-    generation = made.generate(ask(20))
+    generation = generate(made, ask(20))
     assert sum(len(chunk) for chunk in generation.chunks) == 20
     assert generation.cost.calls == 3 * 2 + 1
 

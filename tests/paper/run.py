@@ -25,7 +25,7 @@ from tests.paper import given
 from tests.paper.frugal import Peak, in_files
 from thbench import config
 from thbench.config import Config
-from thbench.generation import assemble
+from thbench.generation import assemble, runner
 from thbench.generation.requests import SplitRequests
 from thbench.training import fit
 from thbench.training.runs import StageRun, order, read_checkpoint, stage_run
@@ -139,7 +139,7 @@ def generate(loaded: Config, frames: int) -> dict[str, Any]:
     """A short video of the test clip's portrait and sound."""
     made = assemble.assemble(loaded)
     asked = SplitRequests(loaded.data, "test", loaded.size, frames=frames)
-    generation = made.strategy.generate(asked[0])
+    generation = runner.generate(made.strategy, asked[0])
     chunks = list(generation.chunks)
     shapes = {tuple(chunk.shape[1:]) for chunk in chunks}
     assert sum(map(len, chunks)) == frames

@@ -71,8 +71,7 @@ def generate(arguments: argparse.Namespace) -> None:
     for path in (arguments.image, arguments.audio, arguments.motion):
         if path and not Path(path).is_file():
             raise UserError(f"There is no file {path}.")
-    from thbench.generation import assemble, requests, writer
-    from thbench.generation.runner import execution
+    from thbench.generation import assemble, execution, requests, runner, writer
 
     made = assemble.assemble(config)
     request = requests.from_files(
@@ -85,7 +84,7 @@ def generate(arguments: argparse.Namespace) -> None:
     )
     tags = writer.tags_of(config.strategy, made.run, arguments.seed)
     with execution.on_one_device(made.strategy, _device(config), config.trainer):
-        generation = made.strategy.generate(request)
+        generation = runner.generate(made.strategy, request)
         writer.write_video(out, generation, tags, arguments.watermark, progress=True)
     cost = generation.cost
     times = f"made in {cost.seconds:.1f} s, the first after {cost.first_frame:.2f} s"

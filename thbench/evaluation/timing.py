@@ -28,6 +28,7 @@ from thbench.evaluation.protocol import Timing
 from thbench.evaluation.results import Timed
 from thbench.generation.execution import on_one_device
 from thbench.generation.requests import SplitRequests
+from thbench.generation.runner import generate
 from thbench.generation.strategy import Strategy
 
 CUDA = "CUDA memory allocated at most, weights included"
@@ -115,7 +116,7 @@ def _measure(
 
 
 def _run(strategy: Strategy, request: Request) -> Cost:
-    generation = strategy.generate(request)
+    generation = generate(strategy, request)
     for _ in generation.chunks:
         pass
     return generation.cost
