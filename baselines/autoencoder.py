@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
 from thbench.core.errors import UserError
-from thbench.core.hub import Missing, absent
+from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import pyramid_l1
@@ -200,12 +200,12 @@ class AutoencoderStage(ReconstructionStage):
         if self.init_from:
             self.net.take(self.init_from)
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
         if self.init_from:
-            yield from absent(self.init_from, "vae", "the autoencoder's weights")
+            yield from missing_weights(self.init_from, "vae", "the autoencoder's weights")
         elif not steps:
-            yield Missing("max_steps=0 without model.init_from leaves the weights random")
+            yield MissingResource("max_steps=0 without model.init_from leaves the weights random")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         frames = to_unit(batch.video).flatten(0, 1)

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from held_out import (
-    account,
     arguments,
     correlation,
     generate,
+    metadata,
     mouth,
     psnr,
     sheet,
@@ -68,7 +68,7 @@ def main() -> None:
         if not more:
             rows["frames"] = frames(strategy, asked, report / "fd2talk.png")
             rows["videos"] = videos(strategy, asked, Path(loaded.data.root))
-            rows["seconds"] = {stage: account(loaded, stage) for stage in loaded.stages}
+            rows["seconds"] = {stage: metadata(loaded, stage) for stage in loaded.stages}
         print(name, rows[name], flush=True)
     write_atomic(report / "fd2talk.json", json.dumps(rows, indent=1) + "\n")
     write_atomic(report / "fd2talk.md", page(rows, given.clips))

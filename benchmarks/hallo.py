@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from held_out import account, arguments, correlation, generate, mouth, sheet, table, told, words
+from held_out import arguments, correlation, generate, metadata, mouth, sheet, table, told, words
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -55,7 +55,7 @@ def main() -> None:
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"stages": {name: stage_figures(loaded, name) for name in STAGES}}
-    found["vae"] = account(loaded, "vae")
+    found["vae"] = metadata(loaded, "vae")
     found["lip weight"] = lip_weights(loaded, given.clips, given.split, folder / "hallo-lips.png")
     draw_masks(loaded, folder / "hallo-masks.png")
     write_atomic(folder / "hallo.json", json.dumps(found, indent=1) + "\n")
@@ -68,7 +68,7 @@ def stage_figures(loaded: config.Config, name: str) -> dict[str, Any]:
     run = stage_run(loaded, name)
     curve = read_curves(run.folder / "metrics.csv").get("val/simple", [])
     return {
-        **account(loaded, name),
+        **metadata(loaded, name),
         "before": held_out_loss(loaded, name, trained=False),
         "after": held_out_loss(loaded, name, trained=True),
         "curve": [(step, round(value, 4)) for step, value in curve],

@@ -40,7 +40,7 @@ def words(given: argparse.Namespace) -> list[str]:
     return ["scale=tiny", f"data={given.out}/data", f"runs={given.out}", *given.overrides]
 
 
-def account(loaded: config.Config, stage: str) -> dict[str, float]:
+def metadata(loaded: config.Config, stage: str) -> dict[str, float]:
     """Steps and seconds that a stage took."""
     note = json.loads((stage_run(loaded, stage).folder / "stage.json").read_text())
     return {"steps": note["steps"], "seconds": note["seconds"]}

@@ -36,7 +36,7 @@ from thbench.data.store import resize
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.data.synthetic.render import render
 from thbench.evaluation import protocol
-from thbench.evaluation.results import Figure
+from thbench.evaluation.results import MetricValue
 from thbench.evaluation.score import score
 
 SEED = 977  # of people that no data set of ours holds
@@ -217,7 +217,7 @@ def _write(
                 writer.write(made.frames)
 
 
-def _badness(figure: Figure) -> float | None:
+def _badness(figure: MetricValue) -> float | None:
     """Grows as the figure gets worse, whichever way that is."""
     if figure.value is None:
         return None

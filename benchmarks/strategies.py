@@ -84,14 +84,14 @@ def yardsticks(loaded: config.Config, out: Path) -> list[Path]:
     """Rows to compare with: the portrait standing still, and the filmed clips themselves."""
     rule = pipeline.protocol_of(loaded)
     asked = pipeline.requests_of(loaded, rule)
-    folder = out / f"still-{loaded.tested.name}"
+    folder = out / f"still-{loaded.eval_data.name}"
     for i in range(len(asked)):
         path = folder / f"{asked.name(i)[0]}.mp4"
         if not path.is_file():
             request = asked[i]
             frames = request.source.expand(request.n_frames, -1, -1, -1)
             write_video(path, Generation(request, iter([frames]), Cost()), {"synthetic": "true"})
-    root, name = Path(loaded.tested.root), loaded.tested.name
+    root, name = Path(loaded.eval_data.root), loaded.eval_data.name
     still = score(
         folder, root, rule, run=f"still-{name}-{rule.name}", strategy="still", data=name,
         title="Still portrait", origin="smoke", limit=loaded.eval.limit,

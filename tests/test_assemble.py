@@ -163,7 +163,7 @@ def test_networks_are_frozen_and_their_samples_counted(load):
     made = assemble.assemble(load())
     assert not any(p.requires_grad for p in made.strategy.parameters())
     assert not made.strategy.training
-    assert sorted(made.accounts) == ["a2v", "lfg", "pbnet"]
+    assert sorted(made.metadata) == ["a2v", "lfg", "pbnet"]
     # lfg 2 steps of 2, pbnet, a2v1 and a2v2 1 step of 2.
     assert made.samples_seen == 2 * 2 + 2 + 2 + 2
 

@@ -186,10 +186,10 @@ def test_yaml_round_trip(toy, tmp_path):
 
 def test_the_data_to_test_on_is_the_training_data_unless_said_otherwise(toy, tmp_path):
     (tmp_path / "manifest.jsonl").touch()
-    assert config.load(toy).tested == config.load(toy).data
+    assert config.load(toy).eval_data == config.load(toy).data
     chosen = config.load(toy, [f"eval.data={tmp_path}", "data.audio=hubert"])
-    assert (chosen.tested.root, chosen.tested.audio) == (str(tmp_path), "hubert")
+    assert (chosen.eval_data.root, chosen.eval_data.audio) == (str(tmp_path), "hubert")
     assert chosen.data.root == config.load(toy).data.root
     cached = config.load(toy, [f"eval.data={tmp_path}", "data.cache=here"])
-    assert cached.tested.cache == "here"
-    assert config.load(toy, [f"eval.data={tmp_path}", "eval.data.cache=x"]).tested.cache == "x"
+    assert cached.eval_data.cache == "here"
+    assert config.load(toy, [f"eval.data={tmp_path}", "eval.data.cache=x"]).eval_data.cache == "x"

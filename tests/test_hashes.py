@@ -130,15 +130,15 @@ COUNTING = "tests.toys:Counting"
 ACCOUNTS = {"main": {"hash": "a", "steps": 5}}
 
 
-def run_of(config, accounts=None):
-    return Assembled(None, config, accounts or ACCOUNTS).run  # type: ignore[arg-type]
+def run_of(config, metadata=None):
+    return Assembled(None, config, metadata or ACCOUNTS).run  # type: ignore[arg-type]
 
 
 def test_a_run_is_named_by_everything_that_makes_its_videos(root, tmp_path):
     made = dataclasses.replace(toy.config(root, tmp_path), target=COUNTING)
     names = [run_of(made)]
-    for accounts in ({"main": {"hash": "b", "steps": 5}}, {"main": {"hash": "a", "steps": 6}}):
-        names.append(run_of(made, accounts))
+    for metadata in ({"main": {"hash": "b", "steps": 5}}, {"main": {"hash": "a", "steps": 6}}):
+        names.append(run_of(made, metadata))
     for change in (
         {"target": "thbench.dawn.dawn:DAWN"},
         {"plan": {"name": "ar"}},
@@ -157,9 +157,9 @@ RULE = protocol.parse("p", {"size": 16, "metrics": [{"metric": "psnr"}]})
 def test_videos_lie_by_run_data_and_what_was_asked_for(root, tmp_path):
     made = dataclasses.replace(toy.config(root, tmp_path), target=COUNTING)
 
-    def place(config=made, rule=RULE, accounts=ACCOUNTS, **change):
+    def place(config=made, rule=RULE, metadata=ACCOUNTS, **change):
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **change))
-        return videos_folder(config, Assembled(None, config, accounts), rule)  # type: ignore[arg-type]
+        return videos_folder(config, Assembled(None, config, metadata), rule)  # type: ignore[arg-type]
 
     other = dataclasses.replace(
         made.data, root=str(changed(root, tmp_path / "other", sha256="other"))
@@ -167,7 +167,7 @@ def test_videos_lie_by_run_data_and_what_was_asked_for(root, tmp_path):
     places = [
         place(),
         place(dataclasses.replace(made, data=other)),
-        place(accounts={"main": {"hash": "b", "steps": 5}}),
+        place(metadata={"main": {"hash": "b", "steps": 5}}),
         *(place(**c) for c in ({"split": "val"}, {"limit": 2}, {"frames": 9}, {"watermark": True})),
         *(
             place(rule=dataclasses.replace(RULE, **c))

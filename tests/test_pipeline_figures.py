@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from metrics.compiling import alone
+from metrics.compiling import compile_lock
 from metrics.weights import WEIGHTS, Weights, sha256
 from tests.lossless import pcm, save
 from tests.metrics.test_beats import slow_alignment, slow_motion_beats
@@ -160,7 +160,7 @@ def test_bas_hears_no_silence_behind_sound_that_ends_first(tmp_path):
     moves = slow_motion_beats(turned.tolist(), 5.0)
 
     def expected(samples):
-        with alone():
+        with compile_lock():
             beats = librosa.beat.beat_track(y=samples / 32768, sr=16000, hop_length=640)[1]
         return slow_alignment(beats.tolist(), moves)
 

@@ -17,7 +17,7 @@ from thbench.cli.parser import main
 from thbench.config import DrawConfig
 from thbench.core import hub
 from thbench.core.errors import UserError
-from thbench.core.hub import Missing
+from thbench.core.hub import MissingResource
 from thbench.data import manifest
 from thbench.generation.strategy import Strategy
 from thbench.preflight import checks, estimate
@@ -55,8 +55,8 @@ class Wanting(Line):
     """Lacks something that stops it, and something that it will fetch."""
 
     def missing(self, steps):
-        yield Missing("its weights are on the moon")
-        yield Missing("a file will be fetched", stops=False)
+        yield MissingResource("its weights are on the moon")
+        yield MissingResource("a file will be fetched", is_fatal=False)
 
     def check_draw(self, draw):
         if draw.frames == 2:
@@ -281,14 +281,14 @@ def test_trained_stages_are_left_alone(make):
     run.folder.mkdir(parents=True)
     run.last.touch()
     assert look(config).of(ERROR)
-    run.note(status="done", steps=12)
+    run.update_record(status="done", steps=12)
     assert not look(config).of(ERROR)
     assert look(config).stages[0].trained
 
 
 def test_models_of_the_hub(tmp_path, monkeypatch):
     def said(source, part=""):
-        return [(missing.stops, missing.what) for missing in hub.absent(source, part)]
+        return [(missing.is_fatal, missing.what) for missing in hub.missing_weights(source, part)]
 
     assert said(str(tmp_path)) == [
         (True, f"weights: {tmp_path} holds no config.json with weights beside it")
@@ -303,8 +303,8 @@ def test_models_of_the_hub(tmp_path, monkeypatch):
     for name in hub.OFFLINE:
         monkeypatch.setenv(name, "0")
     monkeypatch.setattr(hub, "reachable", lambda url: True)
-    ((stops, what),) = said("some/model")
-    assert not stops
+    ((is_fatal, what),) = said("some/model")
+    assert not is_fatal
     assert "is fetched when the stage starts" in what
 
 

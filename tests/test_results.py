@@ -8,7 +8,15 @@ import pytest
 from thbench.core import files, provenance
 from thbench.core.errors import UserError
 from thbench.evaluation import results
-from thbench.evaluation.results import Coverage, DataRef, Figure, ProtocolRef, Result, read, write
+from thbench.evaluation.results import (
+    Coverage,
+    DataRef,
+    MetricValue,
+    ProtocolRef,
+    Result,
+    read,
+    write,
+)
 
 
 def example(**changes):
@@ -20,8 +28,8 @@ def example(**changes):
         "protocol": ProtocolRef("synthetic", "abc"),
         "data": DataRef("synth", "123", "test", "9"),
         "metrics": {
-            "PSNR": Figure(30.0, "higher", (29.0, 31.0), n=4, unit="dB", notes=("few",)),
-            "FID": Figure(None, "lower", unavailable="download it"),
+            "PSNR": MetricValue(30.0, "higher", (29.0, 31.0), n=4, unit="dB", notes=("few",)),
+            "FID": MetricValue(None, "lower", unavailable="download it"),
         },
         "coverage": Coverage(5, 4, 1, ("x",), ("y",), {"z": "empty"}),
         "cost": results.CostSummary(1.0, 0.5, 25, 20, 20, 500, "CPU", 3),
@@ -44,7 +52,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
 
 
 def test_nan_is_never_written(tmp_path):
-    bad = example(metrics={"PSNR": Figure(float("nan"), "higher")})
+    bad = example(metrics={"PSNR": MetricValue(float("nan"), "higher")})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write(bad, tmp_path)
     assert not (tmp_path / "dawn-1.json").exists()

@@ -344,7 +344,7 @@ def test_long_lists_are_cut_and_counted():
         run="r", strategy="s", title="S", origin="smoke", data=results.DataRef("d", "d"),
         protocol=results.ProtocolRef("p", "h"), per_clip=clips, seeds=(0, 1),
         coverage=results.Coverage(expected=8, scored=8, absent=tuple(map(str, range(6)))),
-        metrics={"M": results.Figure(None, "higher", missing=8, notes=("take care",))},
+        metrics={"M": results.MetricValue(None, "higher", missing=8, notes=("take care",))},
     )  # fmt: skip
     lines = report.lines(made)
     assert lines[0] == "S [smoke]: 8 of 16 clips scored"

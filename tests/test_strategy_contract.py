@@ -164,7 +164,7 @@ def test_every_weight_that_is_trained_takes_part(made):
         data.prepare_data()
         needs = {need: load_net(made.config, need)[0] for need in made.config.stages[name].needs}
         stage = build_stage(made.config, name, needs, data.audio_dim).train()
-        if not stage.hears:  # then its hash does not name the encoder, so it must not listen
+        if not stage.uses_audio:  # then its hash does not name the encoder, so it must not listen
             mute = data.dataset("train").batch(0, range(2))
             stage.loss(replace(mute, audio=mute.audio[..., :0]))
         if name in SHARED or not made.config.stages[name].max_steps:
@@ -218,9 +218,9 @@ def test_splitting_a_round_makes_the_same_video(made):
 
 def test_the_plan_it_was_trained_for_is_not_zero_shot(made):
     known = {
-        str(account["trained_for"].get("plan"))
-        for account in made.assembled.accounts.values()
-        if account["trained_for"].get("plan")
+        str(metadata["trained_for"].get("plan"))
+        for metadata in made.assembled.metadata.values()
+        if metadata["trained_for"].get("plan")
     }
     notes = made.assembled.zero_shot(60)
     assert bool(notes) == (known not in (set(), {str(plans.filled(made.config.plan))}))

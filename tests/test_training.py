@@ -355,9 +355,9 @@ def test_a_stage_without_steps_keeps_what_it_starts_from(root, tmp_path, monkeyp
     made = toy.config(root, tmp_path, max_steps=0)
     fit.fit(made)
     assert "as they are" in capsys.readouterr().out
-    net, account = load_net(made, "toy")
+    net, metadata = load_net(made, "toy")
     assert (net[0].weight == 0.25).all()
-    assert account["steps"] == 0
+    assert metadata["steps"] == 0
     fit.fit(made)
     assert "trained, 0 steps" in capsys.readouterr().out
 

@@ -170,7 +170,7 @@ class FrameStage(Stage):
     stable_name = "fd2talk.frame"
     net: FrameNet
     version: ClassVar[int] = 2
-    hears = False
+    uses_audio = False
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thbench.core.errors import UserError
-from thbench.core.hub import Missing
+from thbench.core.hub import MissingResource
 from thbench.core.types import Batch
 from thbench.data.face.morphable import (
     Moments,
@@ -39,7 +39,7 @@ class MorphableStage(Stage):
 
     stable_name = "fd2talk.morphable"
     net: Morphable
-    hears = False
+    uses_audio = False
 
     def __init__(
         self,
@@ -63,9 +63,11 @@ class MorphableStage(Stage):
         if self.bfm:
             self.net.set(read_bfm(Path(self.bfm)))
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         if self.bfm and not Path(self.bfm).is_file():
-            yield Missing(f"there is no file {self.bfm}: give the Basel Face Model as model.bfm")
+            yield MissingResource(
+                f"there is no file {self.bfm}: give the Basel Face Model as model.bfm"
+            )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.moments is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from thbench.core.errors import UserError
 from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.noise_schedule import NoiseProcess
-from thbench.nn.attention import make_band, stand_in
+from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.normalize import RunningStats, sound_stats
 from thbench.nn.transformer import stack
 from thbench.nn.unet3d import sinusoid
@@ -59,8 +59,10 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
         """(B, T, dim_in) at levels ``t`` (B, T), with ``frames`` (B, T) and audio (B, T, D)."""
-        everywhere = make_band(frames, None, x.device)
-        near = None if self.align is None else make_band(frames, 2 * self.align, x.device)
+        everywhere = local_attention_mask(frames, None, x.device)
+        near = (
+            None if self.align is None else local_attention_mask(frames, 2 * self.align, x.device)
+        )
         memory = self.condition(torch.cat([sinusoid(t, self.dim), audio], dim=-1))
         x = self.entry(x)
         for layer in self.layers:
@@ -106,7 +108,7 @@ class MotionNet(nn.Module):
             frames: (B, T), true indices, or ``SOURCE``.
             audio: (B, T, D), of those frames.
         """
-        places, sound = stand_in(frames), self.scale_sound(audio)
+        places, sound = portrait_positions(frames), self.scale_sound(audio)
         parts = noisy.transpose(1, 2).split(self.sizes, dim=-1)
         made = [
             transformer(part, t, places, sound)

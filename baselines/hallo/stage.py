@@ -17,7 +17,7 @@ from baselines.pretrained import fill_from
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.console import rank_zero_print
 from thbench.core.errors import UserError, did_you_mean
-from thbench.core.hub import Missing, absent
+from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion import ddim
@@ -110,13 +110,13 @@ class HalloStage(Stage):
         chosen = [p for p in self.net.parameters() if p.requires_grad]
         return build_optimizer(chosen, self.context.optim)
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         try:
             self.net.face.check()
         except UserError as error:
-            yield Missing(str(error).rstrip("."))
+            yield MissingResource(str(error).rstrip("."))
 
-    def stand_in(self) -> None:
+    def use_placeholders(self) -> None:
         self.net.face.blank = self.net.face.encoder is None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -218,7 +218,7 @@ class ImageStage(HalloStage):
         for net in (self.net.unet, self.net.reference):
             fill_from(net, UNet2DConditionModel, self.init_from, "unet")
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
         yield from _start(self.init_from, "unet", "Stable Diffusion 1.5's")
 
@@ -264,7 +264,7 @@ class VideoStage(HalloStage):
             return
         fill_from(self.net.temporal, MotionAdapter, self.init_from)
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
         yield from _start(self.init_from, "", "AnimateDiff's")
 
@@ -297,15 +297,15 @@ class VideoStage(HalloStage):
         return values[:, around : values.shape[1] - around]
 
 
-def _start(source: str | None, part: str, whose: str) -> Iterator[Missing]:
+def _start(source: str | None, part: str, whose: str) -> Iterator[MissingResource]:
     """What is missing of the published weights that a stage starts from."""
     if source:
-        yield from absent(source, part, f"{whose} weights")
+        yield from missing_weights(source, part, f"{whose} weights")
     else:
         text = (
             f"starts from random weights; {whose} are taken with model.init_from=FOLDER or hub id"
         )
-        yield Missing(text, stops=False)
+        yield MissingResource(text, is_fatal=False)
 
 
 def _is_attention(name: str) -> bool:

@@ -24,7 +24,7 @@ from thbench.core.types import Batch
 from thbench.data.face.morphable import pose_coefficients
 from thbench.generation import plans
 from thbench.generation.runner import generate
-from thbench.nn.attention import make_band
+from thbench.nn.attention import local_attention_mask
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask
 from thbench.nn.zero_init import zero_init
@@ -114,7 +114,7 @@ def ask(n, **changes):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_alignment_mask_admits_exactly_k_frames_to_either_side(k):
-    band = make_band(torch.arange(20)[None] + 7, 2 * k)
+    band = local_attention_mask(torch.arange(20)[None] + 7, 2 * k)
     n = 20
     seen = torch.zeros(n, n, dtype=torch.bool)
     net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=k)).eval()

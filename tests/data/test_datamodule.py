@@ -11,7 +11,14 @@ from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
+from thbench.data.datamodule import (
+    ENDLESS,
+    ClipData,
+    RankDataset,
+    RankShard,
+    TrainLoader,
+    read_digest,
+)
 from thbench.data.dataset import PreparedDataset, jitter, window_starts
 from thbench.data.media import video
 from thbench.data.media.video import VideoWriter
@@ -382,20 +389,20 @@ def test_ranks_and_parts_share_the_slots(world, accumulate):
         slot
         for part in range(accumulate)
         for rank in range(world)
-        for slot in Share(8, rank, world, accumulate).slots(part)
+        for slot in RankShard(8, rank, world, accumulate).slots(part)
     ]
     assert slots == list(range(8))
 
 
 def test_a_batch_that_cannot_be_shared():
     with pytest.raises(UserError, match=r"batch_size=8 .*3 device.*accumulate=2.*multiple of 6"):
-        Share(8, 0, 3, 2)
+        RankShard(8, 0, 3, 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_loader_goes_on_where_it_was(root, workers):
     dataset = make(root, frames=[2, 4])
-    parts = Parts(dataset, Share(4, 0, 1, 2))
+    parts = RankDataset(dataset, RankShard(4, 0, 1, 2))
     loader = TrainLoader(parts, workers)
     assert len(loader) == ENDLESS
     assert loader.state_dict() == {"batches": 0}
@@ -405,7 +412,7 @@ def test_the_loader_goes_on_where_it_was(root, workers):
     assert loader.state_dict() == {"batches": 3}  # what workers have read ahead does not count
     expected = next(iterator)
     iterator.close()
-    resumed = TrainLoader(Parts(dataset, Share(4)), workers)  # no accumulation any more
+    resumed = TrainLoader(RankDataset(dataset, RankShard(4)), workers)  # no accumulation any more
     resumed.load_state_dict({"batches": 3})
     found = next(iter(resumed))
     assert found.ids[:2] == expected.ids
@@ -422,7 +429,7 @@ def test_an_error_in_a_worker_stays_one_line(root, monkeypatch):
     monkeypatch.setattr(dataset, "batch", fail)
     for workers in (0, 1):
         with pytest.raises(UserError) as error:
-            next(iter(TrainLoader(Parts(dataset, Share(4)), workers)))
+            next(iter(TrainLoader(RankDataset(dataset, RankShard(4)), workers)))
         assert str(error.value) == "clip x is gone: prepare the data set again."
 
 

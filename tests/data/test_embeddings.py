@@ -50,7 +50,7 @@ class Loudness(AudioEncoder):
 def _encoder(monkeypatch):
     monkeypatch.setitem(encoders.ENCODERS._targets, "loudness", f"{__name__}:Loudness")
     encoders.encoder.cache_clear()
-    cache.say_once.cache_clear()
+    cache.print_once.cache_clear()
     for name, value in {"loaded": 0, "heard": 0, "fails_after": 99}.items():
         monkeypatch.setattr(Loudness, name, value)
     yield

@@ -205,7 +205,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     @property
-    def tested(self) -> DataConfig:
+    def eval_data(self) -> DataConfig:
         """The data set that is generated and scored, with the audio encoder of the trained nets."""
         chosen = self.eval.data
         if not chosen.root:

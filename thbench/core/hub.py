@@ -14,7 +14,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingResource:
     """Something from outside that a stage wants and that is not on this machine.
 
     Attributes:
@@ -23,10 +23,12 @@ class Missing:
     """
 
     what: str
-    stops: bool = True
+    is_fatal: bool = True
 
 
-def absent(source: str, part: str = "", what: str = "weights") -> Iterator[Missing]:
+def missing_weights(
+    source: str, part: str = "", what: str = "weights"
+) -> Iterator[MissingResource]:
     """What is missing of a model in the layout of ``save_pretrained``.
 
     Args:
@@ -37,20 +39,22 @@ def absent(source: str, part: str = "", what: str = "weights") -> Iterator[Missi
     folder = Path(source)
     if folder.is_dir():
         if not _complete(folder, part):
-            yield Missing(f"{what}: {source} holds no config.json with weights beside it")
+            yield MissingResource(f"{what}: {source} holds no config.json with weights beside it")
         return
     if len(folder.parts) > 2 or folder.is_absolute() or source.startswith("."):
-        yield Missing(f"{what}: there is no folder {source}")
+        yield MissingResource(f"{what}: there is no folder {source}")
         return
     here = _cached(source)
     if here is not None and _complete(here, part):
         return
     remedy = f"fetch it with `hf download {source}`, or name a folder that holds it"
     if _offline() or not reachable(f"{_endpoint()}/{source}/resolve/main/README.md"):
-        yield Missing(f"{what}: {source} is not here and the hub cannot be reached: {remedy}")
+        yield MissingResource(
+            f"{what}: {source} is not here and the hub cannot be reached: {remedy}"
+        )
     else:
-        yield Missing(
-            f"{what}: {source} is fetched when the stage starts; or {remedy}", stops=False
+        yield MissingResource(
+            f"{what}: {source} is fetched when the stage starts; or {remedy}", is_fatal=False
         )
 
 

@@ -39,7 +39,7 @@ POOL = 64
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleSpec:
     """What one sample shows.
 
     Attributes:
@@ -109,7 +109,7 @@ class PreparedDataset:
         drawn = int(rng.integers(self.fewest, self.most + 1))
         return min(drawn, int(self.lengths[self._dealt(batch)].min()))
 
-    def plan(self, batch: int, slot: int) -> Draw:
+    def plan(self, batch: int, slot: int) -> SampleSpec:
         """Which clip, window and portrait sample ``slot`` of batch ``batch`` shows."""
         clip = int(self.eligible[self._dealt(batch)[slot]])
         rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, slot))
@@ -120,7 +120,7 @@ class PreparedDataset:
             valid = valid.copy()
             valid[start : start + self.length(batch)] = False
         source = start if first else int(rng.choice(np.flatnonzero(valid)))
-        return Draw(clip, start, source, rng)
+        return SampleSpec(clip, start, source, rng)
 
     def batch(self, batch: int, slots: Sequence[int]) -> Batch:
         """Those samples of batch ``batch``."""
@@ -146,13 +146,13 @@ class PreparedDataset:
             ids=tuple(self.store.clips[d.clip].id for d in draws),
         )
 
-    def _shown(self, draw: Draw, n_frames: int) -> np.ndarray:
+    def _shown(self, draw: SampleSpec, n_frames: int) -> np.ndarray:
         """The window with its context, within the clip."""
         around = self.draw.context
         frames = np.arange(draw.start - around, draw.start + n_frames + around)
         return frames.clip(0, self.store.clips[draw.clip].n_frames - 1)
 
-    def _pictures(self, draws: Sequence[Draw], frames: np.ndarray) -> Tensor:
+    def _pictures(self, draws: Sequence[SampleSpec], frames: np.ndarray) -> Tensor:
         """uint8 (B, 1 + T, 3, H, W): the portrait, then the frames."""
         if not self.draw.video:
             return torch.empty(len(draws), 1 + frames.shape[1], 3, 0, 0, dtype=torch.uint8)

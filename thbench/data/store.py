@@ -30,7 +30,7 @@ from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
 from thbench.data import manifest
 from thbench.data.cache_folders import caches, locked, named
-from thbench.data.embedding.cache import Embeddings, say_once
+from thbench.data.embedding.cache import Embeddings, print_once
 from thbench.data.media import video
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1
@@ -223,7 +223,7 @@ class Store:
     def _say_where(self) -> None:
         here = self.root / "cache"
         if not self.cache and not named() and self._new != here:
-            say_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
+            print_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
 
     def _check_audio(self) -> None:
         for i, clip in enumerate(self.clips):

@@ -20,7 +20,7 @@ from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.noise_schedule import NoiseProcess
 from thbench.generation.strategy import Denoiser
-from thbench.nn.attention import make_band, stand_in
+from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.input_init import share
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
@@ -191,7 +191,7 @@ class A2VNet(nn.Module):
             given: conditions of exactly these frames.
             keep: (B, T) bool; False hides the conditions of a frame.
         """
-        places = stand_in(frames.cpu())
+        places = portrait_positions(frames.cpu())
         keep = keep & (frames >= 0)
         if bool((places.diff(dim=1) >= 0).all()):
             return self._ordered(noisy, t, places, given.tokens, given.static, keep)
@@ -217,7 +217,7 @@ class A2VNet(nn.Module):
         static: Tensor,
         keep: Tensor,
     ) -> Tensor:
-        band = make_band(places, self.window, noisy.device)
+        band = local_attention_mask(places, self.window, noisy.device)
         seen = self._standardised(noisy, t).transpose(1, 2)
         cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
         made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)

@@ -16,7 +16,7 @@ from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
-from thbench.nn.attention import Band, make_band
+from thbench.nn.attention import LocalMask, local_attention_mask
 from thbench.nn.input_init import level
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.transformer import stack
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         motion: tuple[Tensor, Tensor],
         audio: Tensor,
         source: tuple[Tensor, Tensor],
-        band: Band,
+        band: LocalMask,
     ) -> tuple[Tensor, Tensor]:
         pose = self.pose(motion[0]) + self.source_pose(source[0])[:, None]
         eyes = self.eyes(motion[1]) + self.source_eyes(source[1])[:, None]
@@ -68,7 +68,7 @@ class Branch(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, width)
 
-    def forward(self, x: Tensor, memory: Tensor, source: Tensor, band: Band) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, source: Tensor, band: LocalMask) -> Tensor:
         x = x + self.source(source)[:, None]
         for layer in self.layers:
             x = layer(x, band, memory)
@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         self.pose, self.eyes = Branch(POSE_DIM, dim, layer), Branch(EYES_DIM, dim, layer)
 
     def forward(
-        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], band: Band
+        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], band: LocalMask
     ) -> tuple[Tensor, Tensor]:
         x, memory = self.audio(audio), self.latent(latent)
         return self.pose(x, memory, source[0], band), self.eyes(x, memory, source[1], band)
@@ -196,8 +196,8 @@ class PBNet(nn.Module):
         assert isinstance(stats, RunningStats)
         return stats
 
-    def _band(self, audio: Tensor) -> Band:
-        return make_band(torch.arange(audio.shape[1])[None], self.window, audio.device)
+    def _band(self, audio: Tensor) -> LocalMask:
+        return local_attention_mask(torch.arange(audio.shape[1])[None], self.window, audio.device)
 
 
 class Discriminator(nn.Sequential):

@@ -14,9 +14,9 @@ from thbench.evaluation.results import Result
 from thbench.evaluation.score import score, with_own_motion
 from thbench.evaluation.timing import timed
 from thbench.generation import execution
-from thbench.generation import writer as predict
 from thbench.generation.assemble import Assembled, assemble
 from thbench.generation.requests import SplitRequests
+from thbench.generation.writer import ClipWriter
 
 
 def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
@@ -42,8 +42,9 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     first = (own is None or _generate(config, made, own)) and first
     if not first:
         return None
+    digest = out.name.rsplit("-", 1)[-1]
     scored: dict[str, Any] = {
-        "run": f"{config.strategy}-{config.tested.name}-{rule.name}-{out.name.rsplit('-', 1)[-1]}",
+        "run": f"{config.strategy}-{config.eval_data.name}-{rule.name}-{digest}",
         "strategy": config.strategy,
         "title": config.title,
         "origin": origin,
@@ -55,10 +56,10 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
         "samples_seen": made.samples_seen,
         "space": made.strategy.space,
         "notes": (*made.zero_shot(asked.longest), *_trained_on(config)),
-        "data": config.tested.name,
+        "data": config.eval_data.name,
         "named": config.eval.protocol is not None,
     }
-    root = Path(config.tested.root)
+    root = Path(config.eval_data.root)
     if rule.timing and config.eval.timing:
         scored["timed"] = timed(
             made.strategy,
@@ -79,7 +80,7 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
 def _generate(config: Config, made: Assembled, rule: Protocol) -> bool:
     """Make a split's videos; whether this is the process that goes on."""
     out = videos_folder(config, made, rule)
-    writer = predict.ClipWriter(out, config.strategy, made.run, config.eval.watermark)
+    writer = ClipWriter(out, config.strategy, made.run, config.eval.watermark)
     return execution.generate_split(
         made.strategy, requests_of(config, rule), writer, config.trainer
     )
@@ -97,14 +98,14 @@ def protocol_of(config: Config) -> Protocol:
 def protocol_name(config: Config) -> str:
     """The name of that protocol."""
     own = config.protocol
-    return config.eval.protocol or protocol.default(Path(config.tested.root), own)
+    return config.eval.protocol or protocol.default(Path(config.eval_data.root), own)
 
 
 def requests_of(config: Config, rule: Protocol) -> SplitRequests:
     """The requests that a protocol asks for."""
     limits = [n for n in (rule.frames, config.eval.frames) if n is not None]
     return SplitRequests(
-        config.tested,
+        config.eval_data,
         config.eval.split,
         config.size,
         seeds=rule.seeds,
@@ -123,7 +124,7 @@ def videos_folder(config: Config, made: Assembled, rule: Protocol) -> Path:
     """Where the videos of this strategy under this protocol go: named by what determines them."""
     asked = [
         made.run,
-        manifest.digest(config.tested.root),
+        manifest.digest(config.eval_data.root),
         config.eval.split,
         config.eval.limit,
         config.eval.frames,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.evaluation.results import Coverage, Figure, Result, Timed
+from thbench.evaluation.results import Coverage, MetricValue, Result, Timed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,7 +102,7 @@ def notes_of(result: Result) -> dict[str, list[str]]:
     return about
 
 
-def _cells(figure: Figure) -> tuple[str, str, str, str]:
+def _cells(figure: MetricValue) -> tuple[str, str, str, str]:
     if figure.value is None:
         return ("unavailable" if figure.unavailable else "-", "", "", str(figure.n or ""))
     unit = f" {figure.unit}" if figure.unit else ""

@@ -22,7 +22,7 @@ DIRECTIONS = ("higher", "lower", "zero", "reference")
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricValue:
     """One metric's result.
 
     Attributes:
@@ -210,7 +210,7 @@ class Result:
     origin: str
     protocol: ProtocolRef
     data: DataRef
-    metrics: dict[str, Figure]
+    metrics: dict[str, MetricValue]
     over_time: dict[str, Curve] = field(default_factory=dict)
     over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)

@@ -146,7 +146,7 @@ def score_ground_truth(
     """
     truth = find_reference(reference, split, limit, data)
     beyond = _beyond(truth, named)
-    scorer = Scorer(protocol, cache or default_cache(), device, alone=True, beyond=beyond)
+    scorer = Scorer(protocol, cache or default_cache(), device, reference_free=True, beyond=beyond)
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
     return Result(
         run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",

@@ -27,7 +27,7 @@ from thbench.evaluation import over_time
 from thbench.evaluation.features import FeatureStore, Video, build_extractors, domain_of, sizes_of
 from thbench.evaluation.pairing import Pair
 from thbench.evaluation.protocol import Protocol, build_metric
-from thbench.evaluation.results import Coverage, Curve, Damage, Figure, ProtocolRef, finite
+from thbench.evaluation.results import Coverage, Curve, Damage, MetricValue, ProtocolRef, finite
 
 Features = Mapping[str, Any]  # tensors, and pictures as ``Frames``
 MOTION = {"pose": "head motion", "eyes": "blinks"}
@@ -57,14 +57,14 @@ class Scorer:
 
     ``beyond``: what becomes of figures of experts of drawn faces: they are taken (""), as on such
     faces; taken and noted (``noted``), or ``refused``, as on recordings of real ones.
-    ``alone``: the pairs' generated videos are measured without a reference. ``follows``: which of
-    the reference's ``pose`` and ``eyes`` the generated videos follow.
+    ``reference_free``: the pairs' generated videos are measured without a reference. ``follows``:
+    which of the reference's ``pose`` and ``eyes`` the generated videos follow.
     """
 
     protocol: Protocol
     cache: Path
     device: torch.device | str = "cpu"
-    alone: bool = False
+    reference_free: bool = False
     follows: Collection[str] = ()
     beyond: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -79,12 +79,16 @@ class Scorer:
         usable = [m for m in self.metrics if not self._why_not(m)]
         self.per_clip = [m for m in usable if isinstance(m, ClipMetric)]
         # All of them compare two sets.
-        self.over_sets = [m for m in usable if not isinstance(m, ClipMetric) and not self.alone]
+        self.over_sets = [
+            m for m in usable if not isinstance(m, ClipMetric) and not self.reference_free
+        ]
         specs = zip(self.followed, self.protocol.over_time.metrics, strict=True)
         followed = [(m, spec) for m, spec in specs if not self._why_not(m)]
         self.bins_per_clip = [m for m, _ in followed if isinstance(m, ClipMetric)]
         self.bins_over_sets = [
-            (m, spec) for m, spec in followed if not isinstance(m, ClipMetric) and not self.alone
+            (m, spec)
+            for m, spec in followed
+            if not isinstance(m, ClipMetric) and not self.reference_free
         ]
         self.set_needs = _needs([*self.over_sets, *(m for m, _ in self.bins_over_sets)])
         # Features of set metrics, by clip, for leaving clips out and for bins afterwards.
@@ -99,7 +103,14 @@ class Scorer:
         fingerprints = sorted(e.fingerprint for e in extractors.values())
         names = [m.name for m in (*self.per_clip, *self.bins_per_clip)]
         self.values_key = content_hash(
-            [VALUES_VERSION, self.protocol.hash, fingerprints, names, self.alone, decoder()]
+            [
+                VALUES_VERSION,
+                self.protocol.hash,
+                fingerprints,
+                names,
+                self.reference_free,
+                decoder(),
+            ]
         )
 
     def add_all(self, pairs: Sequence[Pair], progress: bool) -> None:
@@ -121,7 +132,7 @@ class Scorer:
             DiskError: what is kept cannot be written, which says nothing of the pair.
         """
         try:
-            paths = [pair.generated] if self.alone else [pair.generated, pair.reference]
+            paths = [pair.generated] if self.reference_free else [pair.generated, pair.reference]
             videos = [self.store.open(path) for path in paths]
             lengths = [self.store.length(video) for video in videos]
             length = min(lengths)
@@ -201,7 +212,7 @@ class Scorer:
         """Frames of a bin of the figures over time."""
         return self.protocol.over_time.frames
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, MetricValue]:
         """The figure of each metric, in the protocol's order."""
         return {m.name: self._figure(i, m) for i, m in enumerate(self.metrics)}
 
@@ -245,7 +256,7 @@ class Scorer:
         rows = [row["damaged"] for row in self.rows if "damaged" in row]
         if not rows:
             return None
-        sides = 1 if self.alone else len(SIDES)
+        sides = 1 if self.reference_free else len(SIDES)
         of = sides * sum(row["frames"] for row in self.rows)
         return Damage(len(rows), sum(sum(row.values()) for row in rows), of)
 
@@ -266,20 +277,20 @@ class Scorer:
             metric.update(*kept)
         self.sets.append((pair.id, *kept))
 
-    def _figure(self, index: int, metric: BenchMetric) -> Figure:
-        empty = Figure(None, metric.direction, unit=metric.unit, version=metric.version)
+    def _figure(self, index: int, metric: BenchMetric) -> MetricValue:
+        empty = MetricValue(None, metric.direction, unit=metric.unit, version=metric.version)
         reason = self._why_not(metric)
         if reason:
             return replace(empty, unavailable=reason)
         extractors = [e for name, e in self.store.extractors.items() if name in metric.needs]
         empty = replace(empty, extractors=tuple(e.fingerprint for e in extractors))
-        if self.alone and not isinstance(metric, ClipMetric):
+        if self.reference_free and not isinstance(metric, ClipMetric):
             return empty
         value = float(metric.compute())
         n, reference = len(self.rows), None
         if isinstance(metric, ClipMetric):
             n = sum(row["metrics"][metric.name] is not None for row in self.rows)
-            own = self.alone and metric.direction == "reference"
+            own = self.reference_free and metric.direction == "reference"
             reference = finite(value if own else float(metric.compute_reference()))
         return replace(
             empty,
@@ -287,7 +298,7 @@ class Scorer:
             interval=self._interval(index, metric, value),
             n=n,
             # Alone, a metric without any value is one that compares.
-            missing=len(self.rows) - n if n or not self.alone else 0,
+            missing=len(self.rows) - n if n or not self.reference_free else 0,
             reference=reference,
             notes=tuple(self._cautions(metric)),
         )

@@ -24,17 +24,17 @@ class Assembled:
     Attributes:
         strategy: ready to generate, on the CPU.
         config: what it was made from.
-        accounts: what each stage's checkpoint says of itself, by role.
+        metadata: what each stage's checkpoint says of itself, by role.
     """
 
     strategy: Strategy
     config: Config
-    accounts: Mapping[str, Mapping[str, Any]]
+    metadata: Mapping[str, Mapping[str, Any]]
 
     @property
     def run(self) -> str:
         """Names what determines this strategy's videos, given a request."""
-        trained = {role: (a["hash"], a["steps"]) for role, a in sorted(self.accounts.items())}
+        trained = {role: (a["hash"], a["steps"]) for role, a in sorted(self.metadata.items())}
         config = self.config
         kind = resolve(config.target, Strategy).fingerprint()  # type: ignore[type-abstract]
         recipe = [kind, config.plan, asdict(config.sampler), config.options, trained]
@@ -58,8 +58,8 @@ class Assembled:
         observed = max(len(window.observe) for window in plans.windows(plan))
         levels = plans.levels(plan)
         notes: dict[str, None] = {}
-        for account in self.accounts.values():
-            known = account.get("trained_for", {})
+        for own in self.metadata.values():
+            known = own.get("trained_for", {})
             trained = known.get("plan")
             if trained:
                 if plans.filled(trained) != plans.filled(asked):
@@ -81,14 +81,14 @@ def assemble(config: Config) -> Assembled:
         UserError: a stage is not trained, or an option is wrong.
     """
     kind = check(config)
-    trained, accounts = load_nets(config, sorted(set(config.nets.values())))
+    trained, metadata = load_nets(config, sorted(set(config.nets.values())))
     nets: dict[str, nn.Module] = {role: trained[stage] for role, stage in config.nets.items()}
-    dims = {account["audio_dim"] for account in accounts.values() if account["audio"]}
+    dims = {own["audio_dim"] for own in metadata.values() if own["audio"]}
     context = StageContext(config.size, dims.pop() if dims else 0, seed=config.seed)
     options = {"plan": config.plan, "sampler": config.sampler, **config.options}
     strategy = kind(nets, context, **options)
     strategy.frames_per_call = config.trainer.frames_per_call
-    by_role = {role: accounts[stage] for role, stage in config.nets.items()}
+    by_role = {role: metadata[stage] for role, stage in config.nets.items()}
     return Assembled(strategy, config, by_role)
 
 

@@ -25,10 +25,10 @@ from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench import config as configs
 from thbench.config import Config, StageConfig
 from thbench.core.errors import UserError
-from thbench.core.hub import absent
+from thbench.core.hub import missing_weights
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.datamodule import Share, check_root
+from thbench.data.datamodule import RankShard, check_root
 from thbench.data.dataset import least_frames, usable_frames
 from thbench.data.embedding.encoders import ENCODERS
 from thbench.data.media import video
@@ -289,8 +289,8 @@ class _Looking:
         except UserError as error:
             self.say(ERROR, "sound", f"{what}: {error}")
             return
-        for lack in absent(source, "", f"the weights of '{kind}'") if source else ():
-            if lack.stops:
+        for lack in missing_weights(source, "", f"the weights of '{kind}'") if source else ():
+            if lack.is_fatal:
                 self.say(ERROR, "sound", f"{what}, and {lack.what}", local=True)
                 return
         self.say(OK, "sound", f"{what}: they are made once, before the first step", local=True)
@@ -343,7 +343,7 @@ class _Looking:
             return
         self.started_from(name)
         for missing in stage.missing(settings.max_steps):
-            self.say(ERROR if missing.stops else WARNING, name, missing.what, local=True)
+            self.say(ERROR if missing.is_fatal else WARNING, name, missing.what, local=True)
         if not stage.automatic_optimization and self.config.trainer.accumulate > 1:
             self.say(
                 ERROR,
@@ -425,7 +425,7 @@ class _Looking:
         """Clips that a device sees at once, 1 where the batch cannot be dealt out."""
         size, parts = self.config.stages[name].batch_size, self.config.trainer.accumulate
         try:
-            return len(Share(size, 0, self.world, parts).slots(0))
+            return len(RankShard(size, 0, self.world, parts).slots(0))
         except UserError as error:
             self.error(name, error)
             return 1
@@ -531,18 +531,18 @@ class _Looking:
     # Evaluation
 
     @cached_property
-    def tested(self) -> list[Clip]:
+    def eval_data(self) -> list[Clip]:
         """The test clips, as ``eval`` takes them."""
-        root, split = Path(self.config.tested.root), self.config.eval.split
-        rows = self.clips if self.config.tested is self.config.data else manifest.read(root)
+        root, split = Path(self.config.eval_data.root), self.config.eval.split
+        rows = self.clips if self.config.eval_data is self.config.data else manifest.read(root)
         chosen = sorted((c for c in rows if c.split == split), key=lambda c: c.id)
         return chosen[: self.config.eval.limit]
 
     def test_split(self) -> None:
         """Whether there is something to evaluate on."""
         try:
-            check_root(self.config.tested.root)
-            if not self.tested:
+            check_root(self.config.eval_data.root)
+            if not self.eval_data:
                 split = self.config.eval.split
                 self.say(
                     WARNING, "eval", f"there are no clips in the split '{split}' to evaluate on"
@@ -567,7 +567,7 @@ class _Looking:
                 f"protocol {rule.name} scores {rule.size} pixels, made are {self.config.size}.",
             )
         limits = [n for n in (rule.frames, self.config.eval.frames) if n is not None]
-        lengths = [min([clip.n_frames, *limits]) for clip in self.tested]
+        lengths = [min([clip.n_frames, *limits]) for clip in self.eval_data]
         metrics = rule.build()
         if evaluation:
             self._say_lengths(rule, limits, lengths, metrics)
@@ -649,7 +649,7 @@ class _Looking:
         """As large as the test clips' own files, for each seed."""
         try:
             seeds = len(pipeline.protocol_of(self.config).seeds)
-            paths = [Path(self.config.tested.root) / clip.video for clip in self.tested]
+            paths = [Path(self.config.eval_data.root) / clip.video for clip in self.eval_data]
         except UserError:
             return 0
         some = [path for path in paths[:: max(1, len(paths) // 50)] if path.is_file()]

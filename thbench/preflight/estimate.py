@@ -125,7 +125,7 @@ class Networks:
         batch = self._batch(settings.draw, part)
         half = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
         with self.tracing():
-            stage.stand_in()
+            stage.use_placeholders()
         stage.train()
         modules = [stage, *(frozen.module for frozen in stage.frozen.values())]
         with self.tracing() as trace, half:

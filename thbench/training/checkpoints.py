@@ -33,16 +33,16 @@ class Checkpoints(Checkpoint):
         run: the run folder.
         steps: the counter.
         every: steps between checkpoints.
-        account: what checkpoints say of themselves.
+        metadata: what checkpoints say of themselves.
     """
 
     def __init__(
-        self, run: StageRun, steps: StepCounter, every: int, account: dict[str, Any]
+        self, run: StageRun, steps: StepCounter, every: int, metadata: dict[str, Any]
     ) -> None:
         self.run = run
         self.steps = steps
         self.every = every
-        self.account = account
+        self.metadata = metadata
         self.best: float | None = None
         self._requeue = False
 
@@ -82,12 +82,12 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.run.last)
         if trainer.is_global_zero:
             seconds = round(self.steps.seconds, 1)
-            self.run.note(status=status, steps=self.steps.done, seconds=seconds)
+            self.run.update_record(status=status, steps=self.steps.done, seconds=seconds)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[META] = {**self.account, "steps": self.steps.done, "best": self.best}
+        checkpoint[META] = {**self.metadata, "steps": self.steps.done, "best": self.best}
 
     def _warned(self, *_: Any) -> None:
         self._requeue = True

@@ -26,7 +26,7 @@ from thbench.core.console import is_rank_zero, quiet, rank_zero_print
 from thbench.core.errors import UserError
 from thbench.core.provenance import provenance
 from thbench.core.types import Batch
-from thbench.data.datamodule import ClipData, Share
+from thbench.data.datamodule import ClipData, RankShard
 from thbench.nn.normalize import count_in_parts
 from thbench.training.callbacks import Ema, NanGuard, ProgressBar, StepCounter, Throughput
 from thbench.training.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -102,11 +102,11 @@ def fit_stage(config: Config, name: str) -> StageRun:
         if config.trainer.compile:
             for part in stage.net.children():  # losses call these, and seldom the net itself
                 part.compile()
-        account = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
+        metadata = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
         if not stage_config.max_steps:
-            _take_as_it_is(config, run, stage, account)
+            _take_as_it_is(config, run, stage, metadata)
             return run
-        trainer = build_trainer(config, stage_config, run, stage, data, account, resume)
+        trainer = build_trainer(config, stage_config, run, stage, data, metadata, resume)
         checkpoint = run.last if resume else None
         _start(config, run, resume)
         done = False
@@ -115,7 +115,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
             done = True
         except UserError as error:
             if trainer.is_global_zero:
-                run.note(status="failed", error=str(error))
+                run.update_record(status="failed", error=str(error))
             raise
         finally:
             finish(trainer.loggers, failed=not done)
@@ -129,7 +129,7 @@ def build_trainer(
     run: StageRun,
     stage: Stage,
     data: ClipData,
-    account: dict[str, Any],
+    metadata: dict[str, Any],
     resume: int = 0,
 ) -> L.Trainer:
     """The trainer of one stage.
@@ -140,7 +140,7 @@ def build_trainer(
         run: where it writes.
         stage: what is trained; only whether it optimises by hand matters here.
         data: its data.
-        account: what checkpoints say of themselves.
+        metadata: what checkpoints say of themselves.
         resume: the step that it goes on from.
 
     Raises:
@@ -174,12 +174,12 @@ def build_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every,
         logger=loggers(config, run, resume),
-        callbacks=_callbacks(config, stage_config, run, data, account),
+        callbacks=_callbacks(config, stage_config, run, data, metadata),
         default_root_dir=run.folder,
         use_distributed_sampler=False,
         benchmark=True,
     )
-    Share(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)  # or say why not
+    RankShard(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)  # or say why not
     return trainer
 
 
@@ -235,15 +235,15 @@ def _is_trained(config: Config, name: str) -> bool:
     return True
 
 
-def _take_as_it_is(config: Config, run: StageRun, stage: Stage, account: dict[str, Any]) -> None:
+def _take_as_it_is(config: Config, run: StageRun, stage: Stage, metadata: dict[str, Any]) -> None:
     """Keep the network of a stage without steps: published weights that stay as they are."""
     _start(config, run, 0)
     if is_rank_zero():
-        meta = {**account, "steps": 0, "best": None}
+        meta = {**metadata, "steps": 0, "best": None}
         AtomicCheckpointIO().save_checkpoint(
             {"state_dict": stage.state_dict(), META: meta}, run.last
         )
-        run.note(status="done", seconds=0.0)
+        run.update_record(status="done", seconds=0.0)
     rank_zero_print(f"{run.name}: no steps to train, its weights are taken as they are")
 
 
@@ -254,7 +254,7 @@ def _start(config: Config, run: StageRun, resume: int) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     if is_rank_zero():
         write_config(config, run)
-        run.note(
+        run.update_record(
             title=config.title,
             strategy=config.strategy,
             status="running",
@@ -270,14 +270,14 @@ def _finish(trainer: L.Trainer, run: StageRun, stage: Stage) -> None:
     speed = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
-        run.note(status="done", steps=steps.done, seconds=round(steps.seconds, 1))
+        run.update_record(status="done", steps=steps.done, seconds=round(steps.seconds, 1))
     rank_zero_print(
         f"{run.name}: done, {steps.done} steps in {steps.seconds:.0f} s, {speed.summary(device)}"
     )
 
 
 def _callbacks(
-    config: Config, stage: StageConfig, run: StageRun, data: ClipData, account: dict[str, Any]
+    config: Config, stage: StageConfig, run: StageRun, data: ClipData, metadata: dict[str, Any]
 ) -> list[Callback]:
     """In the order in which they act at the end of a batch; the counter first, saving last."""
     settings = config.trainer
@@ -300,5 +300,5 @@ def _callbacks(
         Throughput(steps, settings.log_every),
         ProgressBar(steps, run.name, settings.log_every, settings.progress),
         SampleVideos(steps, settings.sample_every, run.folder, fixed),
-        Checkpoints(run, steps, settings.checkpoint_every, account),
+        Checkpoints(run, steps, settings.checkpoint_every, metadata),
     ]

@@ -150,7 +150,7 @@ def _wandb(config: Config, run: StageRun, mode: str) -> Logger:
         save_dir=run.folder,
         offline=mode == "offline",
         resume="allow",
-        config=dict(run.determines),
+        config=dict(run.fingerprint),
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=False),
     )
     # Lightning passes on an option that W&B no longer has, and W&B then says so on every start.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metrics.download import reachable
 from thbench.core.errors import UserError
-from thbench.core.hub import Missing
+from thbench.core.hub import MissingResource
 from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import (
     VGG19,
@@ -35,7 +35,7 @@ class ReconstructionStage(Stage):
         vgg: the features, in place of ImageNet's.
     """
 
-    hears = False
+    uses_audio = False
 
     def __init__(
         self, context: StageContext, perceptual: str = "vgg", vgg: nn.Module | None = None
@@ -51,11 +51,11 @@ class ReconstructionStage(Stage):
         self.features()  # so that missing weights are told before the first batch is read
         super().on_fit_start()
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         if steps and self.perceptual == "vgg" and "vgg" not in self.frozen and not vgg_is_here():
-            yield Missing(absent_vgg(), stops=not reachable(VGG_URL))
+            yield MissingResource(absent_vgg(), is_fatal=not reachable(VGG_URL))
 
-    def stand_in(self) -> None:
+    def use_placeholders(self) -> None:
         if self.perceptual == "vgg":
             self.frozen.setdefault("vgg", Frozen(VGG19(None)))
 

@@ -41,7 +41,7 @@ class StageRun:
 
     Attributes:
         name: of the stage.
-        hash: of ``determines``.
+        hash: of ``fingerprint``.
         folder: ``<runs>/<name>-<hash>``.
         determines: everything that the result depends on.
     """
@@ -49,7 +49,7 @@ class StageRun:
     name: str
     hash: str
     folder: Path
-    determines: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
 
     @property
     def last(self) -> Path:
@@ -68,14 +68,14 @@ class StageRun:
 
     def parent(self, name: str) -> StageRun:
         """The run of a stage that this one needs."""
-        digest = self.determines["needs"][name]
+        digest = self.fingerprint["needs"][name]
         return _read_run(self.folder.parent / f"{name}-{digest}")
 
-    def note(self, **entries: Any) -> None:
+    def update_record(self, **entries: Any) -> None:
         """Merge entries into ``stage.json``: status, steps, seconds and what the hash is of."""
         path = self.folder / "stage.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
-        known.update(stage=self.name, hash=self.hash, **entries, determines=self.determines)
+        known.update(stage=self.name, hash=self.hash, **entries, fingerprint=self.fingerprint)
         write_atomic(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -114,9 +114,9 @@ def parents(stage: StageConfig) -> list[str]:
 def stage_run(config: Config, name: str) -> StageRun:
     """The run folder of a stage. The data set must be there: its content is part of the hash."""
     order(config, name)
-    determines = _determines(config, name, read_digest(config.data.root))
-    digest = content_hash(determines)
-    return StageRun(name, digest, Path(config.runs) / f"{name}-{digest}", determines)
+    fingerprint = _fingerprint(config, name, read_digest(config.data.root))
+    digest = content_hash(fingerprint)
+    return StageRun(name, digest, Path(config.runs) / f"{name}-{digest}", fingerprint)
 
 
 def locate(config: Config, name: str) -> StageRun:
@@ -130,9 +130,9 @@ def locate(config: Config, name: str) -> StageRun:
     if (Path(config.data.root) / "manifest.jsonl").is_file():
         return stage_run(config, name)
     order(config, name)
-    wanted = _own(_determines(config, name, ""))
+    wanted = _own(_fingerprint(config, name, ""))
     notes = [_read_run(path.parent) for path in Path(config.runs).glob(f"{name}-*/stage.json")]
-    found = [run for run in notes if _own(run.determines) == wanted]
+    found = [run for run in notes if _own(run.fingerprint) == wanted]
     if len(found) == 1:
         return found[0]
     several = f"{len(found)} runs" if found else "no run"
@@ -217,7 +217,7 @@ def load_net(
         run: where it was trained, if that is known.
 
     Returns:
-        the network on the CPU in eval mode, and the checkpoint's own account of itself: stage,
+        the network on the CPU in eval mode, and the checkpoint's metadata: stage,
         class, hash, steps, needs, trained_for, size, and audio and audio_dim, which are None and 0
         of a stage that hears nothing.
 
@@ -243,7 +243,7 @@ def load_net(
 def load_nets(
     config: Config, names: Sequence[str] | None = None
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
-    """Networks and accounts of several stages (all by default), each loaded once."""
+    """Networks and metadata of several stages (all by default), each loaded once."""
     nets: dict[str, nn.Module] = {}
     metas: dict[str, dict[str, Any]] = {}
     for name in names or order(config):
@@ -294,7 +294,7 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
     if meta["hash"] != run.hash:
         raise UserError(
             f"{path} is a checkpoint of stage '{meta['stage']}' ({meta['class']}, hash"
-            f" {meta['hash']}), not of '{run.name}' ({run.determines['class']['name']}, hash"
+            f" {meta['hash']}), not of '{run.name}' ({run.fingerprint['class']['name']}, hash"
             f" {run.hash}):"
             " put each checkpoint in its own folder, or delete this one to train anew."
         )
@@ -303,15 +303,15 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
 
 def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
     """What a checkpoint of this run says of itself, but for the steps done."""
-    hears = "audio" in run.determines
+    uses_audio = "audio" in run.fingerprint
     return {
         "stage": run.name,
-        "class": run.determines["class"]["name"],
+        "class": run.fingerprint["class"]["name"],
         "hash": run.hash,
         "strategy": config.strategy,
         "size": config.size,
-        "audio": config.data.audio if hears else None,
-        "audio_dim": audio_dim if hears else 0,
+        "audio": config.data.audio if uses_audio else None,
+        "audio_dim": audio_dim if uses_audio else 0,
         "needs": _needs(run),
     }
 
@@ -340,23 +340,23 @@ def _stage(config: Config, name: str) -> StageConfig:
 
 
 def _needs(run: StageRun) -> dict[str, dict[str, Any]]:
-    parents = {need: run.parent(need) for need in run.determines["needs"]}
+    parents = {need: run.parent(need) for need in run.fingerprint["needs"]}
     return {need: {"hash": parent.hash, "steps": parent.steps} for need, parent in parents.items()}
 
 
 def _read_run(folder: Path) -> StageRun:
     note = json.loads((folder / "stage.json").read_text())
-    return StageRun(note["stage"], note["hash"], folder, note["determines"])
+    return StageRun(note["stage"], note["hash"], folder, note["fingerprint"])
 
 
 def _nearest(run: StageRun) -> str:
     """Of runs of the same stage, the one whose settings differ least, if it is trained."""
     found: list[tuple[int, str]] = []
-    own = _flat(run.determines)
+    own = _flat(run.fingerprint)
     for path in sorted(run.folder.parent.glob(f"{run.name}-*/stage.json")):
         if not (path.parent / "last.ckpt").is_file():
             continue
-        other = _flat(_read_run(path.parent).determines)
+        other = _flat(_read_run(path.parent).fingerprint)
         keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
         listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
         found.append((len(keys), f" {path.parent} is trained with {listed}."))
@@ -376,26 +376,26 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     }
 
 
-def _own(determines: Mapping[str, Any]) -> dict[str, Any]:
+def _own(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """What does not depend on the data."""
-    own = {k: v for k, v in determines.items() if k not in ("data", "needs", "init_from")}
-    return {**own, "needs": sorted(determines["needs"])}
+    own = {k: v for k, v in fingerprint.items() if k not in ("data", "needs", "init_from")}
+    return {**own, "needs": sorted(fingerprint["needs"])}
 
 
-def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
+def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
     stage = _stage(config, name)
     own = asdict(stage)
     for key in ("target", "max_steps", "needs", "init_from"):
         del own[key]
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     own["class"] = kind.fingerprint()
-    own |= {"audio": config.data.audio} if kind.hears else {}
+    own |= {"audio": config.data.audio} if kind.uses_audio else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,
         "size": config.size,
         "seed": config.seed,
         "data": data,
-        "needs": {n: content_hash(_determines(config, n, data)) for n in stage.needs},
-        "init_from": stage.init_from and content_hash(_determines(config, stage.init_from, data)),
+        "needs": {n: content_hash(_fingerprint(config, n, data)) for n in stage.needs},
+        "init_from": stage.init_from and content_hash(_fingerprint(config, stage.init_from, data)),
     }

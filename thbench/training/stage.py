@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig, OptimConfig
-from thbench.core.hub import Missing
+from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
@@ -75,7 +75,7 @@ class Stage(Versioned, L.LightningModule, ABC):
     batches_seen: Tensor
     version: ClassVar[int] = 1
     """Of this class and of the trainer, for all stages."""
-    hears: ClassVar[bool] = True
+    uses_audio: ClassVar[bool] = True
     """Whether the result depends on the sound; if not, strategies of any encoder share it."""
 
     def __init__(self, context: StageContext) -> None:
@@ -99,7 +99,7 @@ class Stage(Versioned, L.LightningModule, ABC):
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError, before any step, if what is drawn cannot be learned from."""
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         """What training takes from outside of the data set and is not here: weights, mostly.
 
         Asked before any stage is trained, of networks without content.
@@ -109,7 +109,7 @@ class Stage(Versioned, L.LightningModule, ABC):
         """
         yield from ()
 
-    def stand_in(self) -> None:
+    def use_placeholders(self) -> None:
         """Put networks without content where training loads some from outside, for estimates."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:

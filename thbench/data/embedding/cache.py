@@ -91,7 +91,7 @@ class Embeddings:
                 " the weights are."
             ) from error
         folder = self.beside if writable(self.beside) else self.apart
-        say_once(
+        print_once(
             f"{self.root}: its sound is embedded by '{self.encoder}' now, once, into {folder}."
         )
         try:
@@ -145,7 +145,7 @@ def check(folder: Path, encoder: str) -> None:
     try:
         row = json.loads((folder / RECORD).read_text("utf-8"))
     except FileNotFoundError:
-        say_once(f"{folder} does not say what made it: taken as {ENCODERS.load(kind).version}'s.")
+        print_once(f"{folder} does not say what made it: taken as {ENCODERS.load(kind).version}'s.")
         return
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RECORD} cannot be read: {_ANEW.format(folder)}.") from error
@@ -160,14 +160,14 @@ def check(folder: Path, encoder: str) -> None:
         )
     usual = getattr(ENCODERS.load(kind), "default", None)
     if not source and row.get("source") != usual:
-        say_once(f"{folder} was made with the weights of {row.get('source')}, not of {usual}.")
+        print_once(f"{folder} was made with the weights of {row.get('source')}, not of {usual}.")
 
 
 _ANEW = "delete {} to have it made anew"
 
 
 @functools.cache
-def say_once(text: str) -> None:
+def print_once(text: str) -> None:
     """A line for the user, once."""
     from thbench.core.console import rank_zero_print
 

@@ -17,7 +17,7 @@ import torch
 from scipy.signal import get_window
 from torch import Tensor
 
-from metrics.compiling import alone
+from metrics.compiling import compile_lock
 from thbench.core.errors import UserError
 from thbench.core.registry import Registry
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -99,7 +99,7 @@ class LogMel(AudioEncoder):
 
 @functools.cache
 def _mel_weights(n_fft: int, bands: int) -> np.ndarray:
-    with alone():  # librosa compiles what it needs when it is first asked
+    with compile_lock():  # librosa compiles what it needs when it is first asked
         weights = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands, fmin=50.0)
     # Each band's weights sum to one in power of a full-scale window, so that levels are in dBFS.
     return (weights / weights.sum(1, keepdims=True) / n_fft).astype(np.float32)

@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from metrics.compiling import alone
+from metrics.compiling import compile_lock
 
 PIXELS = 600  # of all pictures together, up to which these loops are the quicker ones
 
@@ -23,7 +23,7 @@ def _compiled(*signature: str) -> Callable[[Callable[..., None]], Any]:
     def compile_(loops: Callable[..., None]) -> Any:
         options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True}
         try:
-            with alone():
+            with compile_lock():
                 return njit(list(signature), cache=True, **options)(loops)
         except RuntimeError:  # no folder to keep it in
             return njit(list(signature), **options)(loops)
