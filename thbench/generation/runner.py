@@ -19,7 +19,6 @@ from torch import Tensor
 from thbench.core.seeding import noise_generator
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Cost, Generation, Request, to_uint8
-from thbench.diffusion import ddim as sampling
 from thbench.generation.plans import SOURCE, Round, Window, levels, steps_per_level, windows
 from thbench.generation.plans import cost as plan_cost
 from thbench.generation.strategy import Denoiser, GenerationPass
@@ -144,7 +143,7 @@ class _State:
         self.strategy, self.device = strategy, strategy.device
         self.clean: dict[int, Tensor] = {}
         self.noisy: dict[int, Tensor] = {}
-        self.grid = sampling.grid(current.process, current.sampler)
+        self.grid = current.process.grid(current.sampler)
         self.high = levels(current.plan)
         self.per_level = steps_per_level(current.plan, current.sampler.steps)
         self.portrait: Tensor | None = None
@@ -153,6 +152,7 @@ class _State:
 
     def denoise(self, r: int, places: Sequence[_Place]) -> None:
         """Take all frames of some windows, alike in shape, from ``enter`` to ``leave``."""
+        process, sampler = self.current.process, self.current.sampler
         group = [place.window for place in places]
         denoiser = self.current.denoisers[group[0].model]
         shape = denoiser.latent_shape(self.conditions)
@@ -169,16 +169,8 @@ class _State:
         for k in range(group[0].drop * self.per_level):
             t, s = self.grid[at + k].to(self.device), self.grid[at + k + 1].to(self.device)
             prediction = self._predict(denoiser, seen, noisy, t, frames, context)
-            noise = _draw(sources, noisy) if self.current.sampler.eta > 0 else None
-            noisy = sampling.step(
-                self.current.process,
-                noisy,
-                prediction,
-                t,
-                s,
-                noise,
-                self.current.sampler,
-            )
+            noise = _draw(sources, noisy) if process.draws_noise(sampler) else None
+            noisy = process.step(noisy, prediction, t, s, noise, sampler)
         self._scatter(group, noisy)
 
     def _predict(
