@@ -75,7 +75,7 @@ def test_published_sizes(rows):
 
 def test_fd2talk_s_motion_hears_wav2vec_2():
     net = params.build("fd2talk", "paper")["motion"]
-    assert {b.shape[0] for b in net.scale_sound.buffers() if b.ndim} == {768}
+    assert {b.shape[0] for b in net.scale_audio.buffers() if b.ndim} == {768}
 
 
 def test_hallo_s_denoiser_has_the_names_and_shapes_of_stable_diffusion_1_5():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from baselines.diffused_heads.unet import UNet
 from thbench.core.errors import UserError
 from thbench.diffusion.gaussian import GaussianDiffusion
-from thbench.nn.input_init import level
-from thbench.nn.normalize import sound_stats
+from thbench.nn.input_init import unit_gain
+from thbench.nn.normalize import audio_stats
 
 RGB = 3
 LUMA = (0.299, 0.587, 0.114)
@@ -27,13 +27,13 @@ class FrameConditions:
 
     Attributes:
         portrait: (B, 3, H, W) in [-1, 1].
-        still: (B, dim, h, w), what the portrait puts into the network's first convolution.
-        sound: (B, T, width), the embedded motion audio embedding of each frame.
+        static: (B, dim, h, w), what the portrait puts into the network's first convolution.
+        audio: (B, T, width), the embedded motion audio embedding of each frame.
     """
 
     portrait: Tensor
-    still: Tensor
-    sound: Tensor
+    static: Tensor
+    audio: Tensor
 
 
 class FrameNet(nn.Module):
@@ -101,12 +101,12 @@ class FrameNet(nn.Module):
         self.size, self.patch, self.shortcut = size, patch, shortcut
         self.motion, self.audio_context, self.grey = motion, audio_context, grey
         width, cell = width or 4 * dim, patch**2
-        self.scale_sound = sound_stats(audio_dim)
-        self.embed = level(nn.Linear(audio_dim, audio_width))
+        self.scale_audio = audio_stats(audio_dim)
+        self.embed = unit_gain(nn.Linear(audio_dim, audio_width))
         self.mix = nn.Sequential(
-            level(nn.Linear((2 * audio_context + 1) * audio_width, width)),
+            unit_gain(nn.Linear((2 * audio_context + 1) * audio_width, width)),
             nn.SiLU(),
-            level(nn.Linear(width, width)),
+            unit_gain(nn.Linear(width, width)),
         )
         self.stem_portrait = nn.Conv2d(RGB * cell, dim, 3, padding=1, bias=False)
         seen = motion * (1 if grey else RGB) * cell
@@ -134,23 +134,23 @@ class FrameNet(nn.Module):
             audio: (B, T, D).
         """
         everywhere = torch.arange(audio.shape[1], device=audio.device)
-        sound = self.sound(audio, everywhere)
-        return FrameConditions(portrait, self.still(portrait), sound)
+        embedded = self.audio_features(audio, everywhere)
+        return FrameConditions(portrait, self.portrait_features(portrait), embedded)
 
-    def still(self, portrait: Tensor) -> Tensor:
+    def portrait_features(self, portrait: Tensor) -> Tensor:
         """The portrait's part of the first convolution, (B, dim, h, w)."""
         return self.stem_portrait(self._cells(portrait))
 
-    def sound(self, audio: Tensor, at: Tensor) -> Tensor:
+    def audio_features(self, audio: Tensor, at: Tensor) -> Tensor:
         """Motion audio embeddings (section 4.3) of frames ``at`` (K,): (B, T, D) to (B, K, width).
 
         Beyond the ends, the first and the last embedding are repeated.
         """
         around = torch.arange(-self.audio_context, self.audio_context + 1, device=at.device)
         places = (at[:, None] + around).clamp(0, audio.shape[1] - 1)
-        return self.mix(self.embed(self.scale_sound(audio))[:, places].flatten(2))
+        return self.mix(self.embed(self.scale_audio(audio))[:, places].flatten(2))
 
-    def moving(self, before: Tensor) -> Tensor:
+    def motion_features(self, before: Tensor) -> Tensor:
         """The motion frames' part of the first convolution, (B, dim, h, w).
 
         Args:
@@ -163,18 +163,18 @@ class FrameNet(nn.Module):
         return self.stem_motion(self._cells(frames.flatten(1, 2)))
 
     def forward(
-        self, noisy: Tensor, t: Tensor, portrait: Tensor, still: Tensor, sound: Tensor
+        self, noisy: Tensor, t: Tensor, portrait: Tensor, static: Tensor, audio: Tensor
     ) -> Tensor:
         """The prediction, and the variance's channels behind it where it is learned.
 
         Args:
             noisy: (N, 3, H, W).
             t: (N,) noise levels.
-            portrait: (N, 3, H, W); only the shortcut looks at it, ``still`` holds it already.
-            still: (N, dim, h, w), the sum of ``still`` and ``moving``.
-            sound: (N, width).
+            portrait: (N, 3, H, W); only the shortcut looks at it, ``static`` holds it already.
+            static: (N, dim, h, w), the sum of ``portrait_features`` and ``motion_features``.
+            audio: (N, width), embedded.
         """
-        made = F.pixel_shuffle(self.unet(self._cells(noisy), t, still, sound), self.patch)
+        made = F.pixel_shuffle(self.unet(self._cells(noisy), t, static, audio), self.patch)
         if not self.shortcut:
             return made
         return torch.cat([made[:, :RGB] + portrait, made[:, RGB:]], dim=1)

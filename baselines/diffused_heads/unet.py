@@ -43,18 +43,18 @@ class FilmBlock(nn.Module):
         self.norm1 = nn.GroupNorm(groups, dim_in)
         self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
         self.time = nn.Linear(width, 2 * dim_out)
-        self.sound = nn.Linear(width, 2 * dim_out)
+        self.audio = nn.Linear(width, 2 * dim_out)
         self.norm2 = nn.GroupNorm(groups, dim_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(dim_out, dim_out, 3, padding=1))
         self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
         self.resize = resize
 
-    def forward(self, x: Tensor, time: Tensor, sound: Tensor) -> Tensor:
-        """(N, dim_in, h, w) with ``time`` and ``sound`` (N, width) to (N, dim_out, ...)."""
+    def forward(self, x: Tensor, time: Tensor, audio: Tensor) -> Tensor:
+        """(N, dim_in, h, w) with ``time`` and ``audio`` (N, width) to (N, dim_out, ...)."""
         h = self.conv1(self._resized(F.silu(self.norm1(x))))
         h = _film(self.norm2(h), self.time(F.silu(time)))
-        h = _film(h, self.sound(F.silu(sound)))
+        h = _film(h, self.audio(F.silu(audio)))
         h = self.conv2(self.dropout(F.silu(h)))
         return self.skip(self._resized(x)) + h
 
@@ -137,27 +137,27 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(groups, now)
         self.head = zero_init(nn.Conv2d(now, outputs, 3, padding=1))
 
-    def forward(self, noisy: Tensor, t: Tensor, still: Tensor, sound: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, static: Tensor, audio: Tensor) -> Tensor:
         """The output, (N, outputs, h, w).
 
         Args:
             noisy: (N, channels, h, w).
             t: (N,) noise levels.
-            still: (N, dim, h, w), the rest of the first convolution.
-            sound: (N, width).
+            static: (N, dim, h, w), the rest of the first convolution.
+            audio: (N, width).
         """
         time = self.time(sinusoid(t, self.dim).to(noisy.dtype))
-        x = self.stem(noisy) + still
+        x = self.stem(noisy) + static
         kept = [x]
         for layer in _layers(self.down):
-            x = layer(x, time, sound)
+            x = layer(x, time, audio)
             kept.append(x)
         first, last = _layers(self.middle)
-        x = last(self.attention(first(x, time, sound)), time, sound)
+        x = last(self.attention(first(x, time, audio)), time, audio)
         for layer in _layers(self.up):
             if layer.block.resize is None:
                 x = torch.cat([x, kept.pop()], dim=1)
-            x = layer(x, time, sound)
+            x = layer(x, time, audio)
         return self.head(F.silu(self.norm(x)))
 
 
@@ -168,8 +168,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, x: Tensor, time: Tensor, sound: Tensor) -> Tensor:
-        x = self.block(x, time, sound)
+    def forward(self, x: Tensor, time: Tensor, audio: Tensor) -> Tensor:
+        x = self.block(x, time, audio)
         return x if self.attention is None else self.attention(x)
 
 

@@ -19,7 +19,7 @@ from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import sample_together
-from thbench.nn.input_init import level, share
+from thbench.nn.input_init import equal_shares, unit_gain
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
 from thbench.training.reconstruction import pairs
@@ -86,8 +86,8 @@ class FrameNet(nn.Module):
         self.scale = RunningStats((1, 1, 1))
         self.change = RunningStats(self.shape)
         self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
-        self.motion_tokens = share(nn.Linear(sum(motion), tokens * width), motion)
-        self.reference_tokens = level(nn.Linear(latent, width))
+        self.motion_tokens = equal_shares(nn.Linear(sum(motion), tokens * width), motion)
+        self.reference_tokens = unit_gain(nn.Linear(latent, width))
         places = get_2d_sincos_pos_embed(width, side, output_type="pt")
         self.register_buffer("places", places.float(), persistent=False)
         self.pixel_places = nn.Conv2d(width, dim, 1)

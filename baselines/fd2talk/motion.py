@@ -18,7 +18,7 @@ from thbench.data.dataset import fewest_shown
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.generation import plans
-from thbench.nn.normalize import shown_once
+from thbench.nn.normalize import unrepeated_frames
 from thbench.training.stage import Stage, StageContext
 
 
@@ -79,7 +79,7 @@ class MotionStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         face = coefficients(needed(self, "morphable"), batch)
         self.net.scale.update(face.motion[batch.valid])
-        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
+        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         continues = bool(torch.randint(2, ()))
         shown = slice(0 if continues else self.overlap, None)
         frames, audio, valid = (x[:, shown] for x in (batch.frames, batch.audio, batch.valid))

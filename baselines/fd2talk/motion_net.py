@@ -12,8 +12,8 @@ from thbench.core.errors import UserError
 from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.attention import local_attention_mask, portrait_positions
-from thbench.nn.normalize import RunningStats, sound_stats
-from thbench.nn.transformer import stack
+from thbench.nn.normalize import RunningStats, audio_stats
+from thbench.nn.transformer import transformer_layers
 from thbench.nn.unet3d import sinusoid
 
 
@@ -51,7 +51,7 @@ class DiT(nn.Module):
         self.dim, self.align = dim, align
         self.entry = nn.Linear(dim_in, dim)
         self.condition = nn.Linear(dim + audio_dim, dim)
-        self.layers = stack(
+        self.layers = transformer_layers(
             dim, cross=True, depth=depth, heads=heads, hidden=hidden or 4 * dim, dropout=dropout
         )
         self.norm = nn.LayerNorm(dim)
@@ -97,7 +97,7 @@ class MotionNet(nn.Module):
         self.sizes = sizes
         self.transformers = nn.ModuleList(DiT(size, audio_dim, **dit) for size in sizes)
         self.scale = RunningStats((self.channels,))
-        self.scale_sound = sound_stats(audio_dim)
+        self.scale_audio = audio_stats(audio_dim)
 
     def forward(self, noisy: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
         """The prediction (B, E + 6, T).
@@ -108,7 +108,7 @@ class MotionNet(nn.Module):
             frames: (B, T), true indices, or ``SOURCE``.
             audio: (B, T, D), of those frames.
         """
-        places, sound = portrait_positions(frames), self.scale_sound(audio)
+        places, sound = portrait_positions(frames), self.scale_audio(audio)
         parts = noisy.transpose(1, 2).split(self.sizes, dim=-1)
         made = [
             transformer(part, t, places, sound)

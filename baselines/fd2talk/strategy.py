@@ -156,7 +156,9 @@ class FD2Talk(Strategy):
             GenerationPass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
         ]
 
-    def after(self, done: GenerationPass, latents: Tensor, conditions: Conditions) -> Conditions:
+    def update_conditions(
+        self, done: GenerationPass, latents: Tensor, conditions: Conditions
+    ) -> Conditions:
         motion = self.motion_net.from_latent(latents.T[None])[0]
         if conditions.pose is not None:
             given = pose_coefficients(conditions.pose, conditions.source_pose[None])

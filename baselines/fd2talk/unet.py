@@ -66,8 +66,8 @@ class Conditioned(nn.Module):
         for attend in list(self.attend)[1:]:
             # Over the reference, a long sequence, attention at first is an average.
             assert isinstance(attend, CrossAttention)
-            input_init.level(attend.to_kv, slice(dim, None))
-            input_init.level(attend.to_out)
+            input_init.unit_gain(attend.to_kv, slice(dim, None))
+            input_init.unit_gain(attend.to_out)
         self.norm_feed = nn.LayerNorm(dim)
         self.feed = FeedForward(dim, mult=2, activation_fn="geglu")
         self.exit = zero_init(nn.Linear(dim, dim))

@@ -19,7 +19,7 @@ from transformers import (
 
 from baselines.autoencoder import Autoencoder
 from baselines.hallo.temporal import build_temporal
-from baselines.hallo.walk import build_unet
+from baselines.hallo.unet_forward import build_unet
 from metrics.extractors.synthetic import SyntheticFace
 from metrics.perceptual import build, lpips_distance
 from thbench.data.embedding.encoders import encoder

@@ -16,7 +16,7 @@ from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion.losses import frame_mean, region_mean
 from thbench.diffusion.process import sample_together
-from thbench.nn.normalize import shown_once
+from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask, region_mask
 from thbench.training.stage import Stage, StageContext
 
@@ -140,7 +140,7 @@ class A2VStage(Stage):
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         flow, occlusion, source = self._flows(batch)
-        real = shown_once(batch.frames)
+        real = unrepeated_frames(batch.frames)
         seen = real & batch.valid
         self.net.observe_statistics(
             flow[seen.flatten()],

@@ -21,8 +21,8 @@ from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
-from thbench.nn.input_init import share
-from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
+from thbench.nn.input_init import equal_shares
+from thbench.nn.normalize import RunningStats, audio_stats, eyes_stats, pose_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
 
@@ -119,10 +119,10 @@ class A2VNet(nn.Module):
             # What is the same everywhere says nothing, and would drown where the face is.
             nn.InstanceNorm2d(mask_dim),
         )
-        share(self.unet.stem_static, (feature_dim * area, mask_dim * area))
+        equal_shares(self.unet.stem_static, (feature_dim * area, mask_dim * area))
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
-        found = {"audio": sound_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
+        found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
         if normalize == "location":
             self.statistics["flow"] = RunningStats(shape, floor=floor)
@@ -217,10 +217,10 @@ class A2VNet(nn.Module):
         static: Tensor,
         keep: Tensor,
     ) -> Tensor:
-        band = local_attention_mask(places, self.window, noisy.device)
+        local_mask = local_attention_mask(places, self.window, noisy.device)
         seen = self._standardised(noisy, t).transpose(1, 2)
         cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
-        made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)
+        made = self.unet(cells, t, static, tokens, keep, local_mask).transpose(1, 2)
         made = F.pixel_shuffle(made, self.patch)
         if self.shortcut is not None:
             seen = torch.cat([tokens[kind] for kind in self.kinds], dim=-1) * keep[..., None]

@@ -126,7 +126,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
     def decode(self, latents: Tensor, frames: Tensor, conditions: Any) -> Tensor:
         """Frames (n, 3, H, W) in [0, 1] of latents (n, C, ...) with indices ``frames`` (n,)."""
 
-    def after(self, done: GenerationPass, latents: Tensor, conditions: Any) -> Any:
+    def update_conditions(self, done: GenerationPass, latents: Tensor, conditions: Any) -> Any:
         """Conditions for the next pass, from the latents (T, C, ...) of the one before."""
         return conditions
 

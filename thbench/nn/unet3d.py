@@ -129,29 +129,39 @@ class Level(nn.Module):
         self.blocks, self.space, self.time = nn.ModuleList(blocks), space, time
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: LocalMask
+        self,
+        x: Tensor,
+        time: Tensor,
+        tokens: Mapping[str, Tensor],
+        keep: Tensor,
+        local_mask: LocalMask,
     ) -> Tensor:
         """(N, C, h, w), N = B * T in that order."""
         first, second = self.blocks
         x = second(first(x, time, tokens, keep), time, tokens, keep)
-        return over_time(self.time, self.space(x), band)
+        return over_time(self.time, self.space(x), local_mask)
 
 
 class Middle(Level):
     """As ``Level``, with the attention between the two blocks."""
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: LocalMask
+        self,
+        x: Tensor,
+        time: Tensor,
+        tokens: Mapping[str, Tensor],
+        keep: Tensor,
+        local_mask: LocalMask,
     ) -> Tensor:
         first, second = self.blocks
-        x = over_time(self.time, self.space(first(x, time, tokens, keep)), band)
+        x = over_time(self.time, self.space(first(x, time, tokens, keep)), local_mask)
         return second(x, time, tokens, keep)
 
 
-def over_time(attention: TemporalAttention, x: Tensor, band: LocalMask) -> Tensor:
+def over_time(attention: TemporalAttention, x: Tensor, local_mask: LocalMask) -> Tensor:
     """Run temporal attention on frames (B * T, C, h, w)."""
-    t = band.positions.shape[1]
-    return attention(x.unflatten(0, (-1, t)), band).flatten(0, 1)
+    t = local_mask.positions.shape[1]
+    return attention(x.unflatten(0, (-1, t)), local_mask).flatten(0, 1)
 
 
 class UNet3D(nn.Module):
@@ -231,7 +241,7 @@ class UNet3D(nn.Module):
         static: Tensor,
         tokens: Mapping[str, Tensor],
         keep: Tensor,
-        band: LocalMask,
+        local_mask: LocalMask,
     ) -> Tensor:
         """The prediction.
 
@@ -241,7 +251,7 @@ class UNet3D(nn.Module):
             static: (B or 1, dim, h, w), ``stem_static`` of the clip's constant channels.
             tokens: (B, T, width) by kind.
             keep: (B, T) bool; False hides the conditions of a frame.
-            band: of these frames.
+            local_mask: of these frames.
         """
         b, _, n = noisy.shape[:3]
         time = self.time(sinusoid(t, self.dim)).flatten(0, 1)
@@ -249,16 +259,16 @@ class UNet3D(nn.Module):
         kept = keep.flatten()
         frames = noisy.transpose(1, 2).flatten(0, 1)
         x = self.stem(frames).unflatten(0, (b, n)) + static[:, None]
-        x = first = over_time(self.stem_time, x.flatten(0, 1), band)
+        x = first = over_time(self.stem_time, x.flatten(0, 1), local_mask)
         skips = []
         for i, level in enumerate(self.down):
-            x = level(x, time, flat, kept, band)
+            x = level(x, time, flat, kept, local_mask)
             skips.append(x)
             if i < self.depth - 1:
                 x = self.shrink[i](x)
-        x = self.middle(x, time, flat, kept, band)
+        x = self.middle(x, time, flat, kept, local_mask)
         for i, level in enumerate(self.up):
-            x = level(torch.cat([x, skips.pop()], dim=1), time, flat, kept, band)
+            x = level(torch.cat([x, skips.pop()], dim=1), time, flat, kept, local_mask)
             if i < self.depth - 1:
                 x = self.grow[i](x)
         x = self.head(self.last(torch.cat([x, first], dim=1), time, flat, kept))
