@@ -64,7 +64,7 @@ class DiffusedHeads(Strategy):
     """
 
     stable_name = "diffused_heads"
-    roles: ClassVar[tuple[str, ...]] = ("frame",)
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"frame": FrameNet}
     space = "pixels"
 
     def __init__(
@@ -75,10 +75,8 @@ class DiffusedHeads(Strategy):
         sampler: SamplerConfig,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        net = self.nets["frame"]
-        assert isinstance(net, FrameNet)
-        self.net = net
-        _check(self.plan, net.motion)
+        self.net = self.network("frame", FrameNet)
+        _check(self.plan, self.net.motion)
 
     def encode(self, request: Request) -> FrameConditions:
         portrait = 2 * to_unit(request.source)[None] - 1

@@ -10,7 +10,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
-from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
@@ -181,8 +181,8 @@ class FrameStage(Stage):
         w_lip: float = 0.0,
     ) -> None:
         super().__init__(context)
-        model: Morphable = needed(self, "morphable")
-        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        model = self.needed("morphable", Morphable)
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
         side = context.size // auto.factor
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, **(net or {}))
         self.jitter, self.w_lip = jitter, w_lip
@@ -218,8 +218,8 @@ class FrameStage(Stage):
 
         N is B T.
         """
-        auto: ReferenceAutoencoder = needed(self, "autoencoder")
-        face = coefficients(needed(self, "morphable"), batch)
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        face = coefficients(self.needed("morphable", Morphable), batch)
         reference, frames = pairs(batch)
         made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
         motion, seen = face.motion.flatten(0, 1), batch.valid.flatten()
@@ -242,7 +242,7 @@ class FrameStage(Stage):
 
         noisy = torch.randn_like(clean)[:, :, None]
         made = sample_together(self.net.process, predict, noisy, SamplerConfig(steps=10))
-        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)
         return {"generated": torch.cat([reference, frames, seen], dim=-1)}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.morphable import coefficients
 from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
@@ -98,12 +98,12 @@ class LipStage(Stage):
         self, context: StageContext, *, net: Mapping[str, Any] | None = None, near: int = 2
     ) -> None:
         super().__init__(context)
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         self.net = LipExpert(len(model.mouth), context.audio_dim, **(net or {}))
         self.near = near
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         face = coefficients(model, batch)
         vertices = model.mouths(face.identity[:, None], face.motion[..., : model.n_expression])
         self.net.scale_lips.update(vertices.flatten(2)[batch.valid])

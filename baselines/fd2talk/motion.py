@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.fd2talk.lip import LipExpert
-from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.motion_net import MotionNet
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
@@ -51,14 +51,14 @@ class MotionStage(Stage):
         w_sync: float = 0.1,
     ) -> None:
         super().__init__(context)
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         self.net = MotionNet(model.n_expression, context.audio_dim, **(net or {}))
         self.weights = {"exp": w_exp, "pose": w_pose, "sync": w_sync}
         self.plan = plans.filled(plan)
         if self.plan["name"] not in ("sar", "nar"):
             raise UserError("model.plan of FD2Talk's motion stage is sar or nar.")
         if w_sync:
-            needed(self, "lip")
+            self.needed("lip", LipExpert)
 
     @property
     def overlap(self) -> int:
@@ -77,7 +77,7 @@ class MotionStage(Stage):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        face = coefficients(needed(self, "morphable"), batch)
+        face = coefficients(self.needed("morphable", Morphable), batch)
         self.net.scale.update(face.motion[batch.valid])
         self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         continues = bool(torch.randint(2, ()))
@@ -113,7 +113,7 @@ class MotionStage(Stage):
             identity: (B, A), the portrait's.
             audio: (B, T, D).
         """
-        model: Morphable = needed(self, "morphable")
-        expert: LipExpert = needed(self, "lip")
+        model = self.needed("morphable", Morphable)
+        expert = self.needed("lip", LipExpert)
         lips = model.mouths(identity[:, None], motion[..., : self.net.expression])
         return -expert(lips, audio).log()

@@ -94,9 +94,8 @@ class HalloStage(Stage):
 
     @property
     def vae(self) -> Autoencoder:
-        if "vae" not in self.frozen:
-            raise UserError("Hallo needs an autoencoder: needs: [vae].")
-        return self.frozen["vae"].module  # type: ignore[return-value]
+        """The trained autoencoder."""
+        return self.needed("vae", Autoencoder)
 
     def trained(self) -> Iterator[nn.Module]:
         """The parts that this stage trains."""

@@ -115,7 +115,7 @@ class Hallo(Strategy):
     """
 
     stable_name = "hallo"
-    roles: ClassVar[tuple[str, ...]] = ("vae", "denoiser")
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"vae": Autoencoder, "denoiser": HalloNet}
     space = "vae"
 
     def __init__(
@@ -130,10 +130,8 @@ class Hallo(Strategy):
         enlarge: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        vae, net = self.nets["vae"], self.nets["denoiser"]
-        assert isinstance(vae, Autoencoder)
-        assert isinstance(net, HalloNet)
-        self.vae, self.net = vae, net
+        self.vae = self.network("vae", Autoencoder)
+        self.net = net = self.network("denoiser", HalloNet)
         _check_plan(self.plan, net)
         net.face.check()
         self.scales = _scales(guidance)

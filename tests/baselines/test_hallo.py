@@ -532,7 +532,7 @@ def test_the_portrait_and_its_reference_are_encoded_once_and_motion_once_a_segme
     made = strategy(steps=3)
     looked = []
     real = made.net._reference_pass
-    made.net.__dict__["_look"] = lambda z, f: (looked.append(len(z)), real(z, f))[1]
+    made.net.__dict__["_reference_pass"] = lambda z, f: (looked.append(len(z)), real(z, f))[1]
     with counting(made.vae, "encode") as encoded:
         frames_of(made, ask(14))
     assert encoded == [1]

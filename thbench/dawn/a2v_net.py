@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -241,6 +241,12 @@ class A2VNet(nn.Module):
         return (noisy - kept.sqrt() * mean) / (kept * deviation.square() + added).sqrt()
 
 
+class HasFlow(Protocol):
+    """Conditions of a clip, among them those of its flows."""
+
+    flow: FlowConditions
+
+
 class FlowDenoiser(Denoiser):
     """``A2VNet`` as ``thbench.generation.runner`` runs it.
 
@@ -253,16 +259,21 @@ class FlowDenoiser(Denoiser):
         self.net, self.guidance = net, guidance
         self.branches = 1 if guidance == 1 else 2
 
-    def latent_shape(self, conditions: FlowConditions) -> tuple[int, ...]:
+    def latent_shape(self, conditions: Any) -> tuple[int, ...]:
         return self.net.shape
 
-    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> Any:
+    def observe(self, clean: Tensor, frames: Tensor, conditions: Any) -> Any:
         return None
 
+    def flow_conditions(self, conditions: Any) -> FlowConditions:
+        """Those of this network's flows, among the clip's conditions."""
+        has_flow: HasFlow = conditions
+        return has_flow.flow
+
     def denoise(
-        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: Any
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Any, context: Any
     ) -> Tensor:
-        given = conditions.at(frames)
+        given = self.flow_conditions(conditions).at(frames)
         keep = torch.ones_like(frames, dtype=torch.bool)
         prediction = self.net(noisy, t, frames, given, keep)
         if self.guidance == 1:
