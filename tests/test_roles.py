@@ -1,5 +1,7 @@
 """The networks of a strategy's roles, and those that a stage builds on, are of the right class."""
 
+from typing import ClassVar
+
 import pytest
 from torch import nn
 
@@ -16,8 +18,8 @@ class Flows(nn.Linear):
 
 
 class WithRoles(Counting):
-    roles = {"flow": nn.Linear}
-    optional_roles = {"pose": nn.GRU}
+    roles: ClassVar = {"flow": nn.Linear}
+    optional_roles: ClassVar = {"pose": nn.GRU}
 
     def __init__(self, nets):
         super(Counting, self).__init__(nets, CONTEXT, {"name": "nar"}, SamplerConfig())
@@ -70,7 +72,7 @@ def test_a_stage_that_is_not_named_or_trains_something_else_is_told():
         UserError, match=r"stage 'first', which trains a Linear: .*needs: \[first\]"
     ):
         stage(other=FLOW).needed("first", nn.Linear)
-    with pytest.raises(UserError, match="builds on a Linear, and stage 'first' .* trains a GRU"):
+    with pytest.raises(UserError, match=r"builds on a Linear, and stage 'first' .* trains a GRU"):
         stage(first=POSE).needed("first", nn.Linear)
 
 

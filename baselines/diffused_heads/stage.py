@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from baselines.diffused_heads.net import FrameNet
+from baselines.diffused_heads.net import FrameNet, FrameNetConfig
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch, to_unit
@@ -54,7 +54,7 @@ class FrameStage(Stage):
 
     Args:
         context: see ``Stage``.
-        net: arguments of ``FrameNet``.
+        net: ``FrameNetConfig``, as a mapping.
         w_lip: lambda_ls, of the mean error over the pixels of each frame's box; 0 is the ablation
             without.
         w_bound: lambda_vlb. The paper gives none; 1e-4 is the released code's, for the mean.
@@ -81,7 +81,7 @@ class FrameStage(Stage):
         super().__init__(context)
         if bound not in BOUNDS:
             raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
-        self.net = FrameNet(context.audio_dim, context.size, **(net or {}))
+        self.net = FrameNet(context.audio_dim, context.size, FrameNetConfig(**(net or {})))
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
         self.levels = self.net.process.steps if bound == "sum" else 1
 

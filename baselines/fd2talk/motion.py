@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.fd2talk.lip import LipExpert
 from baselines.fd2talk.morphable import coefficients
-from baselines.fd2talk.motion_net import MotionNet
+from baselines.fd2talk.motion_net import MotionNet, MotionNetConfig
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
@@ -31,7 +31,7 @@ class MotionStage(Stage):
 
     Args:
         context: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
-        net: arguments of ``MotionNet``.
+        net: ``MotionNetConfig``, as a mapping.
         plan: ``{name: sar, segment: ..., overlap: ...}`` or ``{name: nar}``: what is trained for.
         w_exp, w_pose, w_sync: the paper's lambdas, whose values it does not give.
     """
@@ -52,7 +52,8 @@ class MotionStage(Stage):
     ) -> None:
         super().__init__(context)
         model = self.needed("morphable", Morphable)
-        self.net = MotionNet(model.n_expression, context.audio_dim, **(net or {}))
+        config = MotionNetConfig(**(net or {}))
+        self.net = MotionNet(model.n_expression, context.audio_dim, config)
         self.weights = {"exp": w_exp, "pose": w_pose, "sync": w_sync}
         self.plan = plans.filled(plan)
         if self.plan["name"] not in ("sar", "nar"):

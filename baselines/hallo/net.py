@@ -21,9 +21,18 @@ from baselines.hallo.masks import (
     region_masks,
 )
 from baselines.hallo.temporal import build_temporal, in_order
-from baselines.hallo.unet_forward import build_unet, transformers, unet_forward
+from baselines.hallo.unet_forward import UNetConfig, build_unet, transformers, unet_forward
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.normalize import RunningStats, audio_stats
+
+PROCESS = {
+    "schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction": "v",
+    "zero_snr": True,
+}
+"""The released code's noise process."""
 
 
 @dataclass
@@ -60,21 +69,17 @@ class ConditionMask:
         return cls(here & image, here & audio, here)
 
 
-class HalloNet(nn.Module):
-    """Denoises the latents of a segment, seeing portrait, sound and the frames before it.
+@dataclass(frozen=True, kw_only=True)
+class HalloNetConfig(UNetConfig):
+    """The ``net:`` block of ``HalloStage``; ``UNetConfig`` has the sizes of both U-Nets.
 
-    The defaults are the paper's (Stable Diffusion 1.5's layout) and, where it says nothing, those
-    of its released code.
+    The defaults are the paper's (Stable Diffusion 1.5's layout) and, where it gives none, those of
+    its released code.
 
-    Args:
-        audio_dim: D, channels of one frame's audio embedding.
-        latent_dim: channels of the autoencoder's latent.
-        size: h = w of that latent.
-        channels, attends, layers, heads, groups: of the U-Nets, see ``build_unet``.
-        token_dim: channels of the face's and the sound's tokens.
+    Attributes:
         face: see ``FaceTokens``; ``face_tokens`` of them, ``face_channels`` for ``encoder``.
         audio_context, audio_hidden, audio_tokens: see ``AudioTokens``.
-        regions: where the sound acts; Table 4's rows are ``[full]``, ``[full, lip]``, ...
+        regions: where the audio acts; Table 4's rows are ``[full]``, ``[full, lip]``, ...
         masks: see ``region_masks``.
         boxes: where the regions lie. ``clip``: in training what lips and face reach in the whole
             clip, at generation the portrait's boxes, enlarged. ``released``, as the authors' code:
@@ -88,81 +93,63 @@ class HalloNet(nn.Module):
         shortcut: latents are differences to the portrait's, scaled as a whole, the network corrects
             their best linear estimate from what is noisy (``GaussianDiffusion.estimate``). A small
             network would take long to learn to copy.
-        process: arguments of ``GaussianDiffusion``.
+        process: arguments of ``GaussianDiffusion``, beside those of ``PROCESS``.
     """
 
-    def __init__(
-        self,
-        audio_dim: int,
-        latent_dim: int,
-        size: int,
-        *,
-        channels: Sequence[int] = (320, 640, 1280, 1280),
-        attends: Sequence[bool] = (True, True, True, False),
-        layers: int = 2,
-        heads: int = 8,
-        groups: int = 32,
-        token_dim: int = 768,
-        face: str = "arcface",
-        face_tokens: int = 4,
-        face_channels: Sequence[int] = (32, 64, 128, 256),
-        audio_context: int = 2,
-        audio_hidden: int = 512,
-        audio_tokens: int = 32,
-        regions: Sequence[str] = ("lip", "expression", "pose"),
-        masks: str = "paper",
-        boxes: str = "clip",
-        fusion: str = "zero_conv",
-        motion: int = 2,
-        motion_heads: int = 8,
-        motion_max: int = 32,
-        motion_mid: bool = True,
-        shortcut: bool = False,
-        process: Mapping[str, Any] | None = None,
-    ) -> None:
+    face: str = "arcface"
+    face_tokens: int = 4
+    face_channels: Sequence[int] = (32, 64, 128, 256)
+    audio_context: int = 2
+    audio_hidden: int = 512
+    audio_tokens: int = 32
+    regions: Sequence[str] = ("lip", "expression", "pose")
+    masks: str = "paper"
+    boxes: str = "clip"
+    fusion: str = "zero_conv"
+    motion: int = 2
+    motion_heads: int = 8
+    motion_max: int = 32
+    motion_mid: bool = True
+    shortcut: bool = False
+    process: Mapping[str, Any] | None = None
+
+
+class HalloNet(nn.Module):
+    """Denoises the latents of a segment, seeing portrait, audio and the frames before it.
+
+    Args:
+        audio_dim: D, channels of one frame's audio embedding.
+        latent_dim: C, channels of the autoencoder's latent.
+        size: h = w of that latent.
+        config: sizes and switches.
+
+    Raises:
+        UserError: an unknown region, or a value out of range.
+    """
+
+    def __init__(self, audio_dim: int, latent_dim: int, size: int, config: HalloNetConfig) -> None:
         super().__init__()
-        check_regions(regions, masks)
-        check_boxes(boxes)
-        published = {
-            "schedule": "scaled_linear",
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "prediction": "v",
-            "zero_snr": True,
-        }
-        self.process = GaussianDiffusion(**{**published, **(process or {})})
+        check_regions(config.regions, config.masks)
+        check_boxes(config.boxes)
+        self.process = GaussianDiffusion(**{**PROCESS, **(config.process or {})})
         self.shape = (latent_dim, size, size)
-        self.regions, self.masks = tuple(regions), masks
-        self.boxes = boxes
-        self.motion, self.longest, self.shortcut = motion, motion_max, shortcut
-        sizes: dict[str, Any] = {
-            "channels": channels,
-            "attends": attends,
-            "layers": layers,
-            "heads": heads,
-            "groups": groups,
-            "token_dim": token_dim,
-        }
-        self.unet = build_unet(latent_dim, **sizes)
-        self.reference = build_unet(latent_dim, **sizes)
-        self.face = FaceTokens(face, tokens=face_tokens, dim=token_dim, channels=face_channels)
-        self.audio_tokens = AudioTokens(
-            audio_dim,
-            context=audio_context,
-            hidden=audio_hidden,
-            tokens=audio_tokens,
-            dim=token_dim,
+        self.regions, self.masks = tuple(config.regions), config.masks
+        self.boxes, self.shortcut = config.boxes, config.shortcut
+        self.motion, self.longest = config.motion, config.motion_max
+        self.unet = build_unet(latent_dim, config)
+        self.reference = build_unet(latent_dim, config)
+        self.face = FaceTokens(
+            config.face,
+            tokens=config.face_tokens,
+            dim=config.token_dim,
+            channels=config.face_channels,
         )
-        widths = [t.config.in_channels for t in transformers(self.unet)]
-        self.audio_attention = nn.ModuleList(
-            HierarchicalAttention(width, token_dim, heads, len(regions), fusion) for width in widths
-        )
-        self.temporal = build_temporal(
-            channels, layers, heads=motion_heads, groups=groups, longest=motion_max, mid=motion_mid
-        )
-        self.grids = _grids(size, len(channels))
+        self.audio_tokens = _audio_tokens(audio_dim, config)
+        self.audio_attention = _audio_attention(self.unet, config)
+        self.temporal = _temporal(config)
+        self.grids = _grids(size, len(config.channels))
         self.statistics = nn.ModuleDict({"audio": audio_stats(audio_dim)})
-        if shortcut:
+        if self.shortcut:
             self.statistics["latent"] = RunningStats(self.shape)
 
     @property
@@ -365,6 +352,38 @@ class _DenoisingHook:
         whole = torch.cat([before.to(clips.dtype), clips], dim=1)
         moved = module(whole.flatten(0, 1), num_frames=whole.shape[1]).view_as(whole)
         return moved[:, self.net.motion :].flatten(0, 1)
+
+
+def _audio_tokens(audio_dim: int, config: HalloNetConfig) -> AudioTokens:
+    return AudioTokens(
+        audio_dim,
+        context=config.audio_context,
+        hidden=config.audio_hidden,
+        tokens=config.audio_tokens,
+        dim=config.token_dim,
+    )
+
+
+def _audio_attention(unet: nn.Module, config: HalloNetConfig) -> nn.ModuleList:
+    """An attention to the audio for each of the U-Net's transformers."""
+    n = len(config.regions)
+    return nn.ModuleList(
+        HierarchicalAttention(
+            transformer.config.in_channels, config.token_dim, config.heads, n, config.fusion
+        )
+        for transformer in transformers(unet)
+    )
+
+
+def _temporal(config: HalloNetConfig) -> nn.Module:
+    return build_temporal(
+        config.channels,
+        config.layers,
+        heads=config.motion_heads,
+        groups=config.groups,
+        longest=config.motion_max,
+        mid=config.motion_mid,
+    )
 
 
 def _grids(size: int, levels: int) -> list[int]:

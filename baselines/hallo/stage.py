@@ -11,7 +11,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder, encode_clips
-from baselines.hallo.net import ConditionMask, HalloNet, Portrait, spatial_parts
+from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig, Portrait, spatial_parts
 from baselines.hallo.unet_forward import unused_by_features
 from baselines.pretrained import fill_from
 from thbench.config import DrawConfig, SamplerConfig
@@ -56,7 +56,7 @@ class HalloStage(Stage):
 
     Args:
         context: ``needs`` holds ``vae``.
-        net: arguments of ``HalloNet``.
+        net: ``HalloNetConfig``, as a mapping.
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
         drop: how often ``image``, ``audio`` and ``motion`` are hidden, in place of ``DROPS``.
@@ -87,7 +87,8 @@ class HalloStage(Stage):
         self.init_from, self.w_lip, self.chunk = init_from, w_lip, chunk
         vae = self.vae
         size = vae.latent_size(context.size)
-        self.net = HalloNet(context.audio_dim, vae.latent_dim, size, **(net or {}))
+        config = HalloNetConfig(**(net or {}))
+        self.net = HalloNet(context.audio_dim, vae.latent_dim, size, config)
         self.net.requires_grad_(False)
         for part in self.trained():
             part.requires_grad_(True)

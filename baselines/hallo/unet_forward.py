@@ -8,6 +8,7 @@ ReferenceNet's features enter the self-attention, and other modules act between 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diffusers import UNet2DConditionModel
@@ -27,29 +28,41 @@ class FeatureHook(Protocol):
         """What goes on from behind a residual block, and its transformer if it has one."""
 
 
-def build_unet(
-    latent_dim: int,
-    *,
-    channels: Sequence[int] = (320, 640, 1280, 1280),
-    attends: Sequence[bool] = (True, True, True, False),
-    layers: int = 2,
-    heads: int = 8,
-    groups: int = 32,
-    token_dim: int = 768,
-) -> nn.Module:
-    """A U-Net of Stable Diffusion's kind; the defaults are version 1.5's (859.5M parameters)."""
-    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends]
-    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Sizes of a U-Net; the defaults are Stable Diffusion 1.5's (859.5M parameters).
+
+    Attributes:
+        channels: at each resolution, finest first.
+        attends: whether there are transformers at that resolution.
+        layers: residual blocks at each resolution on the way down; one more on the way up.
+        heads: of the attentions.
+        groups: of the group norms.
+        token_dim: channels of the tokens that its cross-attentions attend to.
+    """
+
+    channels: Sequence[int] = (320, 640, 1280, 1280)
+    attends: Sequence[bool] = (True, True, True, False)
+    layers: int = 2
+    heads: int = 8
+    groups: int = 32
+    token_dim: int = 768
+
+
+def build_unet(latent_dim: int, config: UNetConfig) -> nn.Module:
+    """A U-Net of Stable Diffusion's kind, from and to latents of ``latent_dim`` channels."""
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attends]
+    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attends)]
     unet: Any = UNet2DConditionModel(
         in_channels=latent_dim,
         out_channels=latent_dim,
         down_block_types=tuple(down),
         up_block_types=tuple(up),
-        block_out_channels=tuple(channels),
-        layers_per_block=layers,
-        attention_head_dim=heads,  # diffusers' name for it; version 1.5 has 8 heads
-        norm_num_groups=groups,
-        cross_attention_dim=token_dim,
+        block_out_channels=tuple(config.channels),
+        layers_per_block=config.layers,
+        attention_head_dim=config.heads,  # diffusers' name for it; version 1.5 has 8 heads
+        norm_num_groups=config.groups,
+        cross_attention_dim=config.token_dim,
     )
     for transformer in transformers(unet):
         # The portrait is among all that a self-attention averages over.

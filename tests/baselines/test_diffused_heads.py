@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.diffused_heads.net import FrameNet, to_grey
+from baselines.diffused_heads.net import FrameNet, FrameNetConfig, to_grey
 from baselines.diffused_heads.stage import FrameStage
 from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
@@ -32,7 +32,7 @@ SMALL = {"dim": 8, "mults": (1, 2), "blocks": 1, "heads": 2, "head_dim": 4, "gro
 
 def net(**options):
     torch.manual_seed(0)
-    made = FrameNet(AUDIO, SIZE, **{**SMALL, **options})
+    made = FrameNet(AUDIO, SIZE, FrameNetConfig(**{**SMALL, **options}))
     spread(made)
     return made.eval()
 
@@ -99,7 +99,7 @@ def frames_of(made, asked):
 
 def paper(**options):
     with torch.device("meta"):
-        return FrameNet(1024, 128, **options)
+        return FrameNet(1024, 128, FrameNetConfig(**options))
 
 
 def test_the_paper_s_sizes():
@@ -485,13 +485,13 @@ def test_the_loss_reaches_every_parameter():
 def test_with_the_shortcut_a_new_network_predicts_the_portrait():
     torch.manual_seed(0)
     options = {**SMALL, "process": {"prediction": "x0"}}
-    made = FrameNet(AUDIO, SIZE, shortcut=True, **options)
+    made = FrameNet(AUDIO, SIZE, FrameNetConfig(shortcut=True, **options))
     noisy, portrait = torch.randn(2, 2, 3, SIZE, SIZE)
     rest = (made.portrait_features(portrait), torch.randn(2, 32))
     output = made(noisy, torch.tensor([5, 900]), portrait, *rest)
     assert torch.equal(output[:, :3], portrait)
     assert not output[:, 3:].any()
-    plain = FrameNet(AUDIO, SIZE, **options)
+    plain = FrameNet(AUDIO, SIZE, FrameNetConfig(**options))
     assert not plain(noisy, torch.tensor([5, 900]), portrait, *rest).any()
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder, ReferenceAutoencoderStage
-from baselines.fd2talk.frame import FrameNet, FrameStage
+from baselines.fd2talk.frame import FrameNet, FrameNetConfig, FrameStage
 from baselines.fd2talk.lip import EPSILON, LipExpert, LipStage, contrast, p_sync
 from baselines.fd2talk.morphable import MorphableStage, coefficients
 from baselines.fd2talk.motion import MotionStage
-from baselines.fd2talk.motion_net import DiT, MotionNet
+from baselines.fd2talk.motion_net import DiT, DiTConfig, MotionNet, MotionNetConfig
 from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from baselines.fd2talk.unet import Conditioned, CrossAttention
 from tests.data.test_morphable import bfm, planted
@@ -92,9 +92,13 @@ def strategy(face, *, plan=None, **options):
     auto = spread(ReferenceAutoencoder(**AUTO))
     nets = {
         "morphable": face,
-        "motion": spread(MotionNet(face.n_expression, AUDIO, **DIT)),
+        "motion": spread(MotionNet(face.n_expression, AUDIO, MotionNetConfig(**DIT))),
         "autoencoder": auto,
-        "frame": spread(FrameNet(auto.latent_dim, SIZE // auto.factor, face.n_expression, **UNET)),
+        "frame": spread(
+            FrameNet(
+                auto.latent_dim, SIZE // auto.factor, face.n_expression, FrameNetConfig(**UNET)
+            )
+        ),
     }
     sampler = SamplerConfig(steps=2)
     return FD2Talk(nets, StageContext(SIZE, AUDIO), plan or PLAN, sampler, **options)
@@ -117,7 +121,7 @@ def test_the_alignment_mask_admits_exactly_k_frames_to_either_side(k):
     band = local_attention_mask(torch.arange(20)[None] + 7, 2 * k)
     n = 20
     seen = torch.zeros(n, n, dtype=torch.bool)
-    net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=k)).eval()
+    net = spread(DiT(4, AUDIO, DiTConfig(dim=8, depth=1, heads=2, align=k))).eval()
     # Frames do not see each other here, so what reaches frame i came through the mask.
     net.layers[0].attend[0].to_out.weight.data.zero_()
     x, t = torch.randn(1, n, 4), torch.full((1, n), 3)
@@ -138,7 +142,7 @@ def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
     x, t = torch.randn(1, 4, 4), torch.full((1, 4), 3)
     audio = torch.randn(1, 4, AUDIO)
     for align, heard in ((3, [True, True, False, False]), (None, [True] * 4)):
-        net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=align)).eval()
+        net = spread(DiT(4, AUDIO, DiTConfig(dim=8, depth=1, heads=2, align=align))).eval()
         net.layers[0].attend[0].to_out.weight.data.zero_()
         changed = audio.clone()
         changed[:, 0] += 1
@@ -148,7 +152,7 @@ def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
 
 @pytest.mark.parametrize("single", [False, True])
 def test_expression_and_pose_are_made_apart_unless_one_transformer_makes_both(single):
-    net = spread(MotionNet(3, AUDIO, single=single, **DIT)).eval()
+    net = spread(MotionNet(3, AUDIO, MotionNetConfig(single=single, **DIT))).eval()
     assert len(net.transformers) == 2 - single
     noisy, frames = torch.randn(1, 9, 6), torch.arange(6)[None]
     t, audio = torch.full((1, 6), 50), torch.randn(1, 6, AUDIO)
@@ -459,7 +463,7 @@ def test_the_autoencoder_learns_to_rebuild(kl):
 
 def frame_net(**options):
     torch.manual_seed(0)
-    return spread(FrameNet(2, 4, 3, **{**UNET, **options})).eval()
+    return spread(FrameNet(2, 4, 3, FrameNetConfig(**{**UNET, **options}))).eval()
 
 
 def made_by(net, motion, latent, t=10):

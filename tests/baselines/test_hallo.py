@@ -10,11 +10,17 @@ from baselines.autoencoder import Autoencoder
 from baselines.hallo import face as faces
 from baselines.hallo.audio import AudioTokens, HierarchicalAttention
 from baselines.hallo.masks import boxes_around, enlarge_boxes, region_masks
-from baselines.hallo.net import ConditionMask, HalloNet
+from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig
 from baselines.hallo.stage import ImageStage, VideoStage
 from baselines.hallo.strategy import Hallo, HalloConditions, HalloDenoiser
 from baselines.hallo.temporal import in_order
-from baselines.hallo.unet_forward import build_unet, has_transformer, transformers, unet_forward
+from baselines.hallo.unet_forward import (
+    UNetConfig,
+    build_unet,
+    has_transformer,
+    transformers,
+    unet_forward,
+)
 from metrics.weights import WeightsMissing
 from tests.baselines.test_diffused_heads import spread
 from tests.toys import request
@@ -45,7 +51,7 @@ def autoencoder():
 
 def net(**options):
     torch.manual_seed(0)
-    made = HalloNet(AUDIO, LATENT, SIZE // 2, **{**SMALL, **options})
+    made = HalloNet(AUDIO, LATENT, SIZE // 2, HalloNetConfig(**{**SMALL, **options}))
     spread(made)
     return made.eval()
 
@@ -141,7 +147,7 @@ class Through:
 @pytest.mark.parametrize("attends", [(True, True), (False, True), (True, False)])
 def test_the_walk_is_the_network_s_own_forward_pass(attends):
     torch.manual_seed(0)
-    unet = build_unet(LATENT, **{**UNET, "attends": attends}).eval()
+    unet = build_unet(LATENT, UNetConfig(**{**UNET, "attends": attends})).eval()
     x, tokens = torch.randn(2, LATENT, 6, 6), torch.randn(2, 5, 8)
     time = torch.tensor([3, 700])
     expected = unet(x, time, encoder_hidden_states=tokens).sample
@@ -155,7 +161,7 @@ def test_places_and_modules_of_the_walk_fit_each_other():
         len(made.audio_attention) == len(transformers(made.unet)) == sum(has_transformer(made.unet))
     )
     with torch.device("meta"):
-        unet = build_unet(4)
+        unet = build_unet(4, UNetConfig())
     # Two per level on the way down, the middle, three per level up; the deepest has none.
     assert has_transformer(unet) == [True] * 6 + [False] * 2 + [True] + [False] * 3 + [True] * 9
 
@@ -625,7 +631,7 @@ def test_attention_alone_can_be_trained_as_the_paper_s_text_has_it():
 
 def test_a_new_second_stage_predicts_what_the_first_does():
     torch.manual_seed(0)
-    made = HalloNet(AUDIO, LATENT, SIZE // 2, **SMALL).eval()
+    made = HalloNet(AUDIO, LATENT, SIZE // 2, HalloNetConfig(**SMALL)).eval()
     noisy, t, portrait, audio_tokens, motion = given(made)
     keep = ConditionMask.all(1, noisy.device)
     with torch.no_grad():
@@ -793,7 +799,7 @@ def test_arcface_is_asked_for_the_aligned_portrait(monkeypatch):
 
 def test_stable_diffusion_fills_denoiser_and_reference_from_a_pipeline_s_folder(tmp_path):
     torch.manual_seed(9)
-    build_unet(LATENT, **UNET).save_pretrained(tmp_path / "unet")
+    build_unet(LATENT, UNetConfig(**UNET)).save_pretrained(tmp_path / "unet")
     theirs = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     made = stage(ImageStage, init_from=str(tmp_path))
     made.start()

@@ -8,7 +8,7 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.dawn.a2v import A2VStage, sample
-from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
+from thbench.dawn.a2v_net import A2VNet, A2VNetConfig, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.generation.plans import SOURCE
 from thbench.nn.regions import FACE, LIPS, region_mask
@@ -92,12 +92,12 @@ def conditions(net, n=12, b=1, **changes):
 
 def small_net(**options):
     torch.manual_seed(1)
-    return A2VNet(AUDIO, FEATURES, LATENT, **(SMALL | options)).eval()
+    return A2VNet(AUDIO, FEATURES, LATENT, A2VNetConfig(**(SMALL | options))).eval()
 
 
 def test_paper_scale_has_the_published_size():
     with torch.device("meta"):
-        net = A2VNet(audio_dim=1024, feature_dim=256, latent_size=32)
+        net = A2VNet(1024, 256, 32, A2VNetConfig())
     size = sum(p.numel() for p in net.parameters())
     assert size == pytest.approx(49.9e6, rel=0.02)
     assert net.unet.stem.in_channels + net.unet.stem_static.in_channels == 275

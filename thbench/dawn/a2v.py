@@ -12,7 +12,7 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
-from thbench.dawn.a2v_net import A2VNet, FlowConditions
+from thbench.dawn.a2v_net import A2VNet, A2VNetConfig, FlowConditions
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion.losses import frame_mean, region_mean
 from thbench.diffusion.process import sample_together
@@ -38,7 +38,7 @@ class A2VStage(Stage):
 
     Args:
         context: ``needs`` holds ``lfg``.
-        net: arguments of ``A2VNet``.
+        net: ``A2VNetConfig``, as a mapping.
         loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
             clean value's error.
         w_lip: weight of the lips' error in place of ``loss``'s; what it is divided by stays.
@@ -69,7 +69,8 @@ class A2VStage(Stage):
             raise UserError(f"levels must be 'clip' or 'frame', not '{levels}'.")
         lfg = self.lfg
         size = lfg.latent_size(context.size)
-        self.net = A2VNet(context.audio_dim, lfg.latent_dim, size, **(net or {}))
+        config = A2VNetConfig(**(net or {}))
+        self.net = A2VNet(context.audio_dim, lfg.latent_dim, size, config)
         self.w_lip, self.w_clean = LOSSES[loss]
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,6 +21,24 @@ from thbench.nn.attention import (
     SpatialLinearAttention,
     TemporalAttention,
 )
+
+GROUPS = 8
+"""Groups of every group norm over feature maps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet3DConfig:
+    """Sizes of ``UNet3D``; the defaults are DAWN's.
+
+    Attributes:
+        dim, mults: channels at the levels are ``dim`` times ``mults``.
+        heads, head_dim: of all attentions: in time, in space and to the conditions.
+    """
+
+    dim: int = 64
+    mults: Sequence[int] = (1, 2, 4, 8)
+    heads: int = 8
+    head_dim: int = 32
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:
@@ -96,15 +115,15 @@ class ResidualBlock(nn.Module):
     """Two convolutions; time scales and shifts the first, then it attends to the conditions."""
 
     def __init__(
-        self, dim_in: int, dim_out: int, time_dim: int, attend: TokenAttention | None, groups: int
+        self, dim_in: int, dim_out: int, time_dim: int, attend: TokenAttention | None
     ) -> None:
         super().__init__()
         self.time = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, 2 * dim_out))
         self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
-        self.norm1 = nn.GroupNorm(groups, dim_out)
+        self.norm1 = nn.GroupNorm(GROUPS, dim_out)
         self.attend = attend
         self.conv2 = nn.Conv2d(dim_out, dim_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, dim_out)
+        self.norm2 = nn.GroupNorm(GROUPS, dim_out)
         self.act = nn.SiLU()
         self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
@@ -175,11 +194,7 @@ class UNet3D(nn.Module):
         channels: of the noisy latent, and of the output.
         static: channels of what is constant over frames.
         kinds: width of the condition token by kind.
-        dim, mults: channels at the levels are ``dim`` times ``mults``.
-        groups: of the group norms.
-        heads, head_dim: of all attentions in time and space.
-        token_heads, token_head_dim: of the cross-attentions to conditions.
-        time_dim: width of the embedded noise level; 4 ``dim`` by default.
+        config: sizes of the network.
     """
 
     def __init__(
@@ -187,25 +202,19 @@ class UNet3D(nn.Module):
         channels: int,
         static: int,
         kinds: Mapping[str, int],
-        dim: int = 64,
-        mults: Sequence[int] = (1, 2, 4, 8),
-        groups: int = 8,
-        heads: int = 8,
-        head_dim: int = 32,
-        token_heads: int = 8,
-        token_head_dim: int = 32,
-        time_dim: int | None = None,
+        config: UNet3DConfig,
     ) -> None:
         super().__init__()
-        self.dim, self.depth = dim, len(mults)
-        time_dim = time_dim or 4 * dim
-        dims = [dim, *(dim * m for m in mults)]
+        dim, heads, head_dim = config.dim, config.heads, config.head_dim
+        self.dim, self.depth = dim, len(config.mults)
+        time_dim = 4 * dim
+        dims = [dim, *(dim * m for m in config.mults)]
 
         def block(a: int, b: int, conditioned: bool = True) -> ResidualBlock:
             attend = None
             if conditioned and kinds:
-                attend = TokenAttention(b, kinds, token_heads, token_head_dim)
-            return ResidualBlock(a, b, time_dim, attend, groups)
+                attend = TokenAttention(b, kinds, heads, head_dim)
+            return ResidualBlock(a, b, time_dim, attend)
 
         def level(a: int, b: int) -> Level:
             space = SpatialLinearAttention(b, heads, head_dim)
