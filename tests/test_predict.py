@@ -85,7 +85,7 @@ def test_a_video_says_that_it_is_synthetic(tmp_path):
 @pytest.mark.parametrize("frames", [0, 5, 7])
 def test_a_wrong_number_of_frames_leaves_nothing(frames, tmp_path):
     (tmp_path / "o.mp4").write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="of the 6 asked for"):
+    with pytest.raises(RuntimeError, match="of the 6 requested"):
         write_video(tmp_path / "o.mp4", generation(frames=frames), {})
     assert contents(tmp_path) == {"o.mp4": b"old"}
 
