@@ -235,7 +235,7 @@ def data(bench):
 
 
 def test_a_split_is_asked_for_in_order(bench):
-    asked = SplitRequests(data(bench), "test", 64, seeds=(0, 3), transfer_motion=True)
+    asked = SplitRequests(data(bench), "test", 64, seeds=(0, 3), follow=True)
     ids = [f"p000{i}-00" for i in (3, 4, 5)]
     assert [asked.name(i) for i in range(len(asked))] == [(c, s) for s in (0, 3) for c in ids]
     assert asked.longest == 25
