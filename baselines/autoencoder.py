@@ -175,6 +175,7 @@ class AutoencoderStage(PictureStage):
     """
 
     stable_name = "autoencoder"
+    sources = ("init_from",)
     network: ClassVar[type[Autoencoder]] = Autoencoder
     net: Autoencoder
 

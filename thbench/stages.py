@@ -26,6 +26,7 @@ from thbench.data.datamodule import read_digest
 from thbench.errors import UserError, did_you_mean
 from thbench.registry import resolve
 from thbench.results import write_atomic
+from thbench.sources import content_of, remember
 from thbench.strategy import Setting, Stage, fold
 
 META = "thbench"
@@ -388,7 +389,12 @@ def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
         del own[key]
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     own["class"] = kind.fingerprint()
-    own |= {"audio": config.data.audio} if kind.hears else {}
+    for key in kind.neutral:
+        own["model"].pop(key, None)
+    for key in kind.sources:
+        if given := own["model"].get(key):
+            own["model"][key] = content_of(str(given), Path(config.runs))
+    own |= {"audio": _sound(config)} if kind.hears else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,
@@ -398,3 +404,19 @@ def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
         "needs": {n: content_hash(_determines(config, n, data)) for n in stage.needs},
         "init_from": stage.init_from and content_hash(_determines(config, stage.init_from, data)),
     }
+
+
+def _sound(config: Config) -> str:
+    """The audio encoder, ``name=SOURCE`` with the content of SOURCE in place of its path."""
+    kind, given, source = config.data.audio.partition("=")
+    return kind + given + (content_of(source, Path(config.runs)) if source else "")
+
+
+def remember_sources(config: Config, name: str) -> None:
+    """Write down the contents of what a stage takes from outside, for machines without it."""
+    stage = _stage(config, name)
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    found = [stage.model.get(key) for key in kind.sources]
+    found += [config.data.audio.partition("=")[2]] if kind.hears else []
+    for source in filter(None, found):
+        remember(str(source), Path(config.runs))

@@ -43,6 +43,7 @@ from thbench.stages import (
     load_nets,
     order,
     read_checkpoint,
+    remember_sources,
     stage_run,
     write_config,
 )
@@ -137,7 +138,7 @@ def build_trainer(
         config: devices, precision, intervals.
         stage_config: length, clipping, averaging.
         run: where it writes.
-        stage: what is trained; only whether it optimises by hand matters here.
+        stage: what is trained: whether it optimises by hand, and which parts of a batch it takes.
         data: its data.
         account: what checkpoints say of themselves.
         resume: the step that it goes on from.
@@ -178,7 +179,8 @@ def build_trainer(
         use_distributed_sampler=False,
         benchmark=True,
     )
-    Share(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)  # or say why not
+    share = Share(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)
+    stage.check_part(len(share.slots(0)))
     return trainer
 
 
@@ -250,6 +252,7 @@ def _start(config: Config, run: StageRun, resume: int) -> None:
     say(f"{run.name}: training {from_where}to step {limit}, {run.folder}")
     run.folder.mkdir(parents=True, exist_ok=True)
     if is_first():
+        remember_sources(config, run.name)
         write_config(config, run)
         run.note(
             title=config.title,

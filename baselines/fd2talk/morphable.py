@@ -33,6 +33,7 @@ class MorphableStage(Stage):
     stable_name = "fd2talk.morphable"
     net: Morphable
     hears = False
+    sources = ("bfm",)
 
     def __init__(
         self,

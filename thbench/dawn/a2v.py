@@ -47,6 +47,7 @@ class A2VStage(Stage):
     """
 
     stable_name = "dawn.a2v"
+    neutral = ("chunk",)
     net: A2VNet
     version: ClassVar[int] = 2
 
