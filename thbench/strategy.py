@@ -88,6 +88,7 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     net: nn.Module
     batches_seen: Tensor
+    stable_name = "stage"
     version: ClassVar[int] = 1
     """Of this class and of the trainer, for all stages."""
     hears: ClassVar[bool] = True
@@ -251,6 +252,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
         writer: takes the generations of ``predict_step``, with the device they were made on.
     """
 
+    stable_name = "strategy"
     version: ClassVar[int] = 1
     """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[tuple[str, ...]] = ()

@@ -143,8 +143,11 @@ def contrast_in_groups(
     A last group that is not full weighs as much as it has clips; training never meets one
     (``LipStage.check_part``).
     """
-    parts = zip(*(x.split(group) for x in (lips, sound, frames, valid)), strict=True)
-    found = [(len(part[0]) / len(lips), contrast(*part, near)) for part in parts]
+    found = []
+    for parts in zip(*(x.split(group) for x in (lips, sound, frames, valid)), strict=True):
+        own_lips, own_sound, own_frames, seen = parts
+        share = len(own_lips) / len(lips)
+        found.append((share, contrast(own_lips, own_sound, own_frames, seen, near)))
     return {k: torch.stack([w * each[k] for w, each in found]).sum() for k in found[0][1]}
 
 
