@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.fd2talk import motion
 from baselines.fd2talk.lip import LipStage
 from baselines.fd2talk.morphable import MorphableStage
 from baselines.fd2talk.motion import MotionStage
@@ -34,17 +33,18 @@ def test_a_number_may_differ_by_rounding_alone():
     assert len(differences(before, {"zero": 1e-4})) == 2
 
 
-@pytest.fixture
-def other_loss(monkeypatch):
-    """The motion stage with another weight in its loss."""
+@pytest.fixture(scope="module")
+def other_loss():
+    """The numbers of the motion stage with another weight in its loss."""
     made = MotionStage.__init__
 
     def init(stage, *given, **options):
         made(stage, *given, **options)
         stage.weights["exp"] *= 1.1
 
-    monkeypatch.setattr(motion.MotionStage, "__init__", init)
-    return cases()[MOTION].values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MotionStage, "__init__", init)
+        return cases()[MOTION].values()
 
 
 def test_another_loss_under_the_same_version_is_found_and_its_class_named(other_loss):
