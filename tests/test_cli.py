@@ -552,3 +552,9 @@ def test_the_terminal_stays_quiet(bench, files, generate, tmp_path):
     (result,) = (tmp_path / "results").glob("*.json")
     assert json.loads(result.read_text())["origin"] == "smoke"
     assert (tmp_path / "tables" / "README.md").is_file()
+
+
+def test_eval_names_the_run_that_differs_in_precision_alone(bench, refused):
+    said = refused("eval", *bench.dawn, "stages.lfg.precision=bf16-mixed")
+    (run,) = bench.runs.glob("lfg-*")
+    assert f"{run} is trained with precision=32-true (here bf16-mixed)" in said

@@ -17,6 +17,7 @@ from thbench.cli import main
 from thbench.config import TrainerConfig
 from thbench.contracts import Cost, Generation
 from thbench.data import audio, video
+from thbench.dawn.dawn import DAWN
 from thbench.errors import UserError
 from thbench.predict import ClipWriter, costs, generate_split, mark, tags_of, write_video
 
@@ -242,6 +243,19 @@ def test_the_same_seed_makes_the_same_video(generate):
     other = generate("c.mp4", "--seed", 4)
     assert one.read_bytes() == again.read_bytes()
     assert not torch.equal(video.read(one), video.read(other))
+
+
+def test_generate_runs_the_networks_in_the_sampler_s_precision(generate, monkeypatch):
+    seen, decode = [], DAWN.decode
+
+    def noted(*given):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return decode(*given)
+
+    monkeypatch.setattr(DAWN, "decode", noted)
+    generate("half.mp4", "sampler.precision=bf16-mixed", "trainer.precision=32-true")
+    assert seen
+    assert all(seen)
 
 
 def test_a_watermark_changes_its_corner(generate):
