@@ -11,6 +11,7 @@ from thbench import config, protocol
 from thbench.assemble import Assembled, videos_folder
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.data import manifest
+from thbench.data.audio import LogMel
 from thbench.protocol import Intervals, OverTime, Timing
 from thbench.registry import resolve
 from thbench.sources import content_of
@@ -255,6 +256,14 @@ def test_what_an_encoder_is_given_counts_by_content_too(root, tmp_path):
     here = folder_of(tmp_path / "here", config="a")
     assert run(here) == run(folder_of(tmp_path / "there", config="a"))
     assert run(here) != run(folder_of(tmp_path / "other", config="b"))
+
+
+def test_a_stage_s_folder_follows_the_version_of_its_encoder(root, tmp_path, monkeypatch):
+    made = toy.config(root, tmp_path)
+    made.data.audio = "logmel"
+    before = stage_run(made, "toy").hash
+    monkeypatch.setattr(LogMel, "version", "logmel-99")
+    assert stage_run(made, "toy").hash != before
 
 
 def test_a_runs_folder_remembers_what_lay_where_it_no_longer_does(root, tmp_path):

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from thbench.config import Config, StageConfig, content_hash, to_yaml
+from thbench.data.audio import ENCODERS
 from thbench.data.datamodule import read_digest
 from thbench.errors import UserError, did_you_mean
 from thbench.registry import resolve
@@ -406,10 +407,15 @@ def _determines(config: Config, name: str, data: str) -> dict[str, Any]:
     }
 
 
-def _sound(config: Config) -> str:
-    """The audio encoder, ``name=SOURCE`` with the content of SOURCE in place of its path."""
-    kind, given, source = config.data.audio.partition("=")
-    return kind + given + (content_of(source, Path(config.runs)) if source else "")
+def _sound(config: Config) -> dict[str, str]:
+    """The audio encoder and its version, with the content of its weights in place of their path."""
+    kind, _, source = config.data.audio.partition("=")
+    found = {"encoder": kind}
+    if source:
+        found["weights"] = content_of(source, Path(config.runs))
+    if kind in ENCODERS:  # others are embeddings that somebody put beside the data
+        found["version"] = ENCODERS.load(kind).version
+    return found
 
 
 def remember_sources(config: Config, name: str) -> None:

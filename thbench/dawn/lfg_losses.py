@@ -38,7 +38,7 @@ def pixel_weight(
         for region in ("lips", "eyes"):
             mask = region_mask(points, region, size, margin=MARGIN)
             weight = weight + regions * mask * seen
-    clips = weight.unflatten(0, (len(batch), -1))
+    clips = weight.unflatten(0, batch.valid.shape)
     return (clips / clips.mean((1, 2, 3, 4), keepdim=True)).flatten(0, 1)
 
 
