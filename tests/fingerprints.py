@@ -11,7 +11,7 @@ something else under the same version is found: its results would be taken for t
 
 records anew what was raised in version or set otherwise, and what is new. It refuses numbers that
 changed under the same versions. ``--check`` records nothing. ``--large`` takes the networks that
-``make test`` leaves to ``make test-paper`` as well; Hallo's need 10 GB and some minutes.
+``make test`` leaves to ``make test-paper`` as well; Hallo's need 13 GB and some minutes.
 
 Stages see a batch made here, not a data set. Networks at paper scale have the paper's sizes; frames
 are as small and as few as they allow, and the frozen networks that they build on are small ones,
