@@ -19,13 +19,14 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
-from thbench.contracts import Batch, to_unit
-from thbench.errors import UserError
-from thbench.hub import absent
+from thbench.core.errors import UserError
+from thbench.core.hub import MissingResource, missing_weights
+from thbench.core.slices import iterate_slices
+from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import pyramid_l1
-from thbench.nn.silent import silent
-from thbench.pictures import PictureStage
-from thbench.strategy import Missing, Setting, iterate_slices
+from thbench.nn.zero_init import zero_init
+from thbench.training.reconstruction import ReconstructionStage
+from thbench.training.stage import StageContext
 
 CERTAIN = -6.0
 """The logarithm of the variance with which an untrained encoder beside ``BlockCosines`` draws."""
@@ -162,11 +163,11 @@ class Autoencoder(nn.Module):
         fill_from(self.vae, AutoencoderKL, source, "vae")
 
 
-class AutoencoderStage(PictureStage):
+class AutoencoderStage(ReconstructionStage):
     """Trains ``Autoencoder`` on single frames: L1 and perceptual difference, and the KL term.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``Autoencoder``.
         init_from: weights to start from: a folder in diffusers' format, or a name on the hub.
         perceptual: see ``PictureStage``.
@@ -181,7 +182,7 @@ class AutoencoderStage(PictureStage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         init_from: str | None = None,
@@ -190,9 +191,9 @@ class AutoencoderStage(PictureStage):
         w_kl: float = 1e-6,
         scales: int = 1,
     ) -> None:
-        super().__init__(setting, perceptual)
+        super().__init__(context, perceptual)
         self.net = self.network(**(net or {}))
-        self.net.latent_size(setting.size)
+        self.net.latent_size(context.size)
         self.init_from = init_from
         self.w_perceptual, self.w_kl, self.scales = w_perceptual, w_kl, scales
 
@@ -200,12 +201,12 @@ class AutoencoderStage(PictureStage):
         if self.init_from:
             self.net.take(self.init_from)
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
         if self.init_from:
-            yield from absent(self.init_from, "vae", "the autoencoder's weights")
+            yield from missing_weights(self.init_from, "vae", "the autoencoder's weights")
         elif not steps:
-            yield Missing("max_steps=0 without model.init_from leaves the weights random")
+            yield MissingResource("max_steps=0 without model.init_from leaves the weights random")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         frames = to_unit(batch.video).flatten(0, 1)
@@ -226,9 +227,9 @@ class AutoencoderStage(PictureStage):
 
 def _start_silent(vae: Any, latent_dim: int) -> None:
     """Let a network first say nothing but that it is certain."""
-    silent(vae.quant_conv)
+    zero_init(vae.quant_conv)
     nn.init.constant_(vae.quant_conv.bias[latent_dim:], CERTAIN)
-    silent(vae.decoder.conv_out)
+    zero_init(vae.decoder.conv_out)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 
 def fill_from(net: nn.Module, kind: Any, source: str, part: str = "") -> None:

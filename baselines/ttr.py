@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thbench import plans
-from thbench.contracts import Request
+from thbench.core.errors import UserError
+from thbench.core.types import Request
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.dawn import DAWN, Conditions
-from thbench.errors import UserError
-from thbench.strategy import Pass
+from thbench.generation import plans
+from thbench.generation.strategy import GenerationPass
 
 
 @dataclass
@@ -97,7 +97,7 @@ class TTR(DAWN):
         base = {f.name: getattr(keys, f.name) for f in fields(keys)}
         return TTRConditions(**base, gaps=given, in_gap=in_gap)
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = self.plan_for(request)
         denoisers: dict[str, FlowDenoiser] = {
             name: FlowDenoiser(self.a2v, self.guidance) for name in plans.models(plan)
@@ -109,7 +109,7 @@ class TTR(DAWN):
                     " give their stages the same model.net.process."
                 )
             denoisers["gaps"] = GapDenoiser(self.gaps, self.a2v, self.guidance)
-        return [Pass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
+        return [GenerationPass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
         assert isinstance(conditions, TTRConditions)

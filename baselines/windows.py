@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thbench import plans
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
-from thbench.diffusion import sampler
-from thbench.errors import UserError
-from thbench.plans import SOURCE, Window
-from thbench.strategy import Setting
+from thbench.diffusion.process import sample_together
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE, Window
+from thbench.training.stage import StageContext
 
 LONG = 200
 """Frames of a plan that shows all kinds of windows that there are."""
@@ -39,7 +39,7 @@ class WindowStage(A2VStage):
     Where the batch's clips are too short for the window, it is one of the plan for clips as short.
 
     Args:
-        setting, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
+        context, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
         plan: ``{"name": ..., options}``.
         window: windows of which model are trained, where the plan has more than one.
         clip: lengths ``[least, most]`` of the clips whose plans are taken; by default clips are
@@ -54,7 +54,7 @@ class WindowStage(A2VStage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         plan: Mapping[str, Any],
         window: str = "main",
@@ -67,7 +67,7 @@ class WindowStage(A2VStage):
         dropout: float = 0.1,
         chunk: int = 64,
     ) -> None:
-        super().__init__(setting, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk)
+        super().__init__(context, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk)
         if levels not in ("plan", "frame"):
             raise UserError(f"levels must be 'plan' or 'frame', not '{levels}'.")
         self.plan, self.window, self.levels = dict(plan), window, levels
@@ -224,7 +224,7 @@ class WindowStage(A2VStage):
             return self.net(whole, t, shown.frames, given, keep)[:, :, n_seen:]
 
         noise, config = torch.randn_like(wanted), SamplerConfig(steps=10)
-        made = sampler.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
         images = self.lfg.decode(given.source, *self.net.from_latent(made))
         filmed = to_unit(first.video[0, places[0, 0, n_seen:]])
         return {"generated": torch.cat([filmed, images], dim=-1)}

@@ -30,10 +30,12 @@ from metrics.extractors.syncnet import sound_windows
 from metrics.extractors.synthetic import FOLDER, READS, FaceNet, shrink
 from metrics.extractors.synthetic_sync import SyncExpert, mouths
 from metrics.syncnet import sync
-from thbench.contracts import Clip
-from thbench.data import audio, faces, manifest, morphable, video
+from thbench.core.files import write_atomic
+from thbench.core.types import Clip
+from thbench.data import manifest
+from thbench.data.face import morphable, morphable_fit
+from thbench.data.media import audio, video
 from thbench.data.synthetic.make import synthesize
-from thbench.results import write_atomic
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
 SHIFTS = range(-8, 9)
@@ -83,9 +85,9 @@ def main() -> None:
             found = judge(net, test)
         lines += [f"| {name}: {what} | {value:.3f} |" for what, value in found.items()]
         print(name, {k: round(v, 3) for k, v in found.items()}, flush=True)
-    model = faces.find(data, "train", identity=48, expression=SyntheticExpression.dim)
+    model = morphable_fit.find(data, "train", identity=48, expression=SyntheticExpression.dim)
     morphable.write(model, out / SyntheticExpression.file)
-    error = 100 * float(np.mean(faces.measure(model, data, "test")))
+    error = 100 * float(np.mean(morphable_fit.measure(model, data, "test")))
     lines.append(f"| expression: vertex error, % of the face's height | {error:.3f} |")
     write_atomic(Path(arguments.report), "\n".join(lines) + "\n")
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from held_out import (
-    account,
     arguments,
     correlation,
     generate,
+    metadata,
     mouth,
     psnr,
     sheet,
@@ -37,12 +37,14 @@ from torch import Tensor
 from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.strategy import FD2Talk
 from metrics.diversity import pose_spread
-from thbench import assemble, config, plans, training
-from thbench.contracts import Cost, Request, to_unit
-from thbench.data.morphable import pose_coefficients
-from thbench.generation import execute
-from thbench.requests import SplitRequests
-from thbench.results import write_atomic
+from thbench import config
+from thbench.core.files import write_atomic
+from thbench.core.types import Cost, Request, to_unit
+from thbench.data.face.morphable import pose_coefficients
+from thbench.generation import assemble, plans
+from thbench.generation.requests import SplitRequests
+from thbench.generation.runner import execute
+from thbench.training import fit
 
 LIPS = (13, 14)
 """The middles of the inner lips, upper and lower."""
@@ -58,7 +60,7 @@ def main() -> None:
     rows: dict[str, dict] = {}
     for name, more in (("with L_sync", []), ("without L_sync", ["no_sync=true"])):
         loaded = config.load("fd2talk", [*words(given), *more])
-        training.fit(loaded)
+        fit.fit(loaded)
         strategy = assemble.assemble(loaded).strategy
         assert isinstance(strategy, FD2Talk)
         asked = SplitRequests(loaded.data, given.split, loaded.size, limit=given.clips, follow=True)
@@ -66,7 +68,7 @@ def main() -> None:
         if not more:
             rows["frames"] = frames(strategy, asked, report / "fd2talk.png")
             rows["videos"] = videos(strategy, asked, Path(loaded.data.root))
-            rows["seconds"] = {stage: account(loaded, stage) for stage in loaded.stages}
+            rows["seconds"] = {stage: metadata(loaded, stage) for stage in loaded.stages}
         print(name, rows[name], flush=True)
     write_atomic(report / "fd2talk.json", json.dumps(rows, indent=1) + "\n")
     write_atomic(report / "fd2talk.md", page(rows, given.clips))

@@ -31,13 +31,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks import untrained
-from thbench import config, devices, plans
-from thbench.callbacks import Ema
+from thbench import config
 from thbench.config import Config, content_hash
-from thbench.contracts import FPS, Cost, Request
-from thbench.results import write_atomic
-from thbench.stages import order
-from thbench.strategy import Strategy
+from thbench.core import console
+from thbench.core.files import write_atomic
+from thbench.core.types import FPS, Cost, Request
+from thbench.generation import plans
+from thbench.generation.runner import generate
+from thbench.generation.strategy import Strategy
+from thbench.training import devices
+from thbench.training.callbacks import Ema
+from thbench.training.runs import order
 
 SHARES = {"tests": 0.2, "training": 0.35, "generation": 0.3, "compile": 0.15}
 """Of the time, by part; what one leaves over goes to the next ones."""
@@ -319,7 +323,7 @@ def _steps(
     shown = untrained.batch(loaded, name, size)
     timer = Timer(budget, setup.steps, setup.device)
     _start_peak(setup.device)
-    with devices.quiet():
+    with console.quiet():
         trainer = devices.make_trainer(
             loaded.trainer,
             in_turn=not stage.automatic_optimization,
@@ -357,7 +361,7 @@ def _generate(
     row: dict[str, Any] = {"steps": loaded.sampler.steps}
     with Budget(made, budget, setup.device) as held:
         try:
-            generation = made.generate(request)
+            generation = generate(made, request)
             held.cost = generation.cost
             for _ in generation.chunks:
                 pass
@@ -409,14 +413,14 @@ def _denoise(setup: Setup, loaded: Config, compiled: bool) -> dict[str, Any]:
     made.nets["a2v"].register_forward_pre_hook(before)
     made.nets["a2v"].register_forward_hook(after)
     _start_peak(setup.device)
-    for _ in made.generate(untrained.request(loaded, setup.lengths[1])).chunks:
+    for _ in generate(made, untrained.request(loaded, setup.lengths[1])).chunks:
         pass
     peak = _peak(setup.device)
     return {"call": statistics.median(times[1:]), "first_call": times[0], "peak_gib": peak}
 
 
 def _compile(net: nn.Module, setup: Setup) -> None:
-    """As ``thbench.training`` does; a dry run traces, and leaves out writing code for the CPU."""
+    """As ``training.fit`` does; a dry run traces, and leaves out writing code for the CPU."""
     for part in net.children():
         part.compile(backend="eager" if setup.dry else "inductor")
 

@@ -20,20 +20,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from held_out import account, arguments, correlation, generate, mouth, sheet, table, told, words
+from held_out import arguments, correlation, generate, metadata, mouth, sheet, table, told, words
 from torch import Tensor
 from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
-from thbench import assemble, config, training
-from thbench.contracts import Request, to_unit
+from thbench import config
+from thbench.core.files import write_atomic
+from thbench.core.seeding import derive_seed
+from thbench.core.types import Request, to_unit
+from thbench.generation import assemble
+from thbench.generation.requests import SplitRequests
 from thbench.nn.regions import box_mask
-from thbench.requests import SplitRequests
-from thbench.results import write_atomic
-from thbench.stages import build_stage, load_net, stage_run
-from thbench.strategy import Stage, fold
-from thbench.tracking import read_curves
-from thbench.training import stage_data
+from thbench.training import fit
+from thbench.training.fit import stage_data
+from thbench.training.loggers import read_curves
+from thbench.training.runs import build_stage, load_net, stage_run
+from thbench.training.stage import Stage
 
 STAGES = ("image", "video")
 WEIGHTS = (0.0, 1.0, 2.0)
@@ -48,11 +51,11 @@ def main() -> None:
     """Train, measure, report."""
     given = arguments(__doc__ or "", clips=16)
     loaded = config.load("hallo", words(given))
-    training.fit(loaded)
+    fit.fit(loaded)
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"stages": {name: stage_figures(loaded, name) for name in STAGES}}
-    found["vae"] = account(loaded, "vae")
+    found["vae"] = metadata(loaded, "vae")
     found["lip weight"] = lip_weights(loaded, given.clips, given.split, folder / "hallo-lips.png")
     draw_masks(loaded, folder / "hallo-masks.png")
     write_atomic(folder / "hallo.json", json.dumps(found, indent=1) + "\n")
@@ -65,7 +68,7 @@ def stage_figures(loaded: config.Config, name: str) -> dict[str, Any]:
     run = stage_run(loaded, name)
     curve = read_curves(run.folder / "metrics.csv").get("val/simple", [])
     return {
-        **account(loaded, name),
+        **metadata(loaded, name),
         "before": held_out_loss(loaded, name, trained=False),
         "after": held_out_loss(loaded, name, trained=True),
         "curve": [(step, round(value, 4)) for step, value in curve],
@@ -98,7 +101,7 @@ def _mean_loss(stage: Stage, dataset: Any, size: int) -> float:
     values = []
     for k in range(BATCHES):
         batch = dataset.batch(k, range(size))
-        torch.manual_seed(fold("held out", k))
+        torch.manual_seed(derive_seed("held out", k))
         values.append(float(stage.loss(batch)["simple"]))
     return float(np.mean(values))
 

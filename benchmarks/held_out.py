@@ -16,11 +16,12 @@ from torchvision.utils import save_image
 
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
-from thbench.contracts import Request
+from thbench.core.types import Request
 from thbench.data import manifest
-from thbench.requests import SplitRequests
-from thbench.stages import stage_run
-from thbench.strategy import Strategy
+from thbench.generation import runner
+from thbench.generation.requests import SplitRequests
+from thbench.generation.strategy import Strategy
+from thbench.training.runs import stage_run
 
 
 def arguments(doc: str, clips: int) -> argparse.Namespace:
@@ -39,7 +40,7 @@ def words(given: argparse.Namespace) -> list[str]:
     return ["scale=tiny", f"data={given.out}/data", f"runs={given.out}", *given.overrides]
 
 
-def account(loaded: config.Config, stage: str) -> dict[str, float]:
+def metadata(loaded: config.Config, stage: str) -> dict[str, float]:
     """Steps and seconds that a stage took."""
     note = json.loads((stage_run(loaded, stage).folder / "stage.json").read_text())
     return {"steps": note["steps"], "seconds": note["seconds"]}
@@ -57,7 +58,7 @@ def told(asked: SplitRequests, root: Path) -> Iterator[tuple[Request, Request, n
 
 def generate(strategy: Strategy, request: Request) -> Tensor:
     """Frames (T, 3, H, W) uint8."""
-    return torch.cat(list(strategy.generate(request).chunks))
+    return torch.cat(list(runner.generate(strategy, request).chunks))
 
 
 def mouth(video: Tensor) -> np.ndarray:

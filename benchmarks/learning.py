@@ -29,16 +29,19 @@ from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import flow_to_image, save_image
 
 from metrics.extractors.synthetic import READS, SyntheticFace
-from thbench import assemble, config, training
-from thbench.contracts import Clip, Track, to_uint8, to_unit
-from thbench.data import landmarks, manifest
-from thbench.data.pose import mouth_opening
+from thbench import config
+from thbench.core.files import write_atomic
+from thbench.core.types import Clip, Track, to_uint8, to_unit
+from thbench.data import manifest
+from thbench.data.face import landmarks
+from thbench.data.face.pose import mouth_opening
 from thbench.data.store import Store
 from thbench.data.synthetic.make import synthesize
+from thbench.generation import assemble
+from thbench.generation.requests import SplitRequests
 from thbench.nn.warp import resize_to, warp_by_flow
-from thbench.requests import SplitRequests
-from thbench.results import write_atomic
-from thbench.stages import load_net
+from thbench.training import fit
+from thbench.training.runs import load_net
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
 SEED = 1  # of the data: people that no earlier recipe was chosen on
@@ -135,11 +138,11 @@ def train_and_measure(
     loaded = held_out.config
     block = loaded.stages[stage]
     step = round(block.max_steps * share)
-    run = training.stage_run(loaded, stage)
+    run = fit.stage_run(loaded, stage)
     if points.find(stage, run.hash, step):
         return
     stages = {**loaded.stages, stage: replace(block, max_steps=step)}
-    training.fit(replace(loaded, stages=stages), only=stage)
+    fit.fit(replace(loaded, stages=stages), only=stage)
     row: dict[str, Any] = {"stage": stage, "run": run.hash, "step": step}
     row["seconds"] = json.loads((run.folder / "stage.json").read_text())["seconds"]
     if measure is not None:

@@ -20,9 +20,10 @@ import numpy as np
 from held_out import correlation, generate, mouth, table, told
 from tqdm import tqdm
 
-from thbench import assemble, config
-from thbench.requests import SplitRequests
-from thbench.results import write_atomic
+from thbench import config
+from thbench.core.files import write_atomic
+from thbench.generation import assemble
+from thbench.generation.requests import SplitRequests
 
 NAMES = ("dawn", "sar", "ttr", "rolling", "ar", "diffused_heads", "fd2talk", "hallo")
 

@@ -23,14 +23,16 @@ import torch
 from scipy.optimize import nnls
 from tqdm import tqdm
 
-from thbench import config, plans
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Cost, Request
+from thbench import config
+from thbench.core.files import write_atomic
+from thbench.core.hardware import hardware
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Cost, Request
 from thbench.dawn.dawn import DAWN
-from thbench.devices import use_threads
-from thbench.predict import hardware
-from thbench.results import write_atomic
-from thbench.stages import build_stage
-from thbench.strategy import Setting
+from thbench.generation import plans
+from thbench.generation.runner import generate
+from thbench.training.devices import use_threads
+from thbench.training.runs import build_stage
+from thbench.training.stage import StageContext
 
 AUDIO_DIM = 64
 STEPS = 20
@@ -71,8 +73,8 @@ def untrained(loaded: config.Config) -> DAWN:
     torch.manual_seed(0)
     lfg = build_stage(loaded, "lfg", {}, AUDIO_DIM).net
     a2v = build_stage(loaded, "a2v2", {"lfg": lfg}, AUDIO_DIM).net
-    setting = Setting(loaded.size, AUDIO_DIM)
-    return DAWN({"lfg": lfg, "a2v": a2v}, setting, loaded.plan, loaded.sampler)
+    context = StageContext(loaded.size, AUDIO_DIM)
+    return DAWN({"lfg": lfg, "a2v": a2v}, context, loaded.plan, loaded.sampler)
 
 
 def noise_request(n: int, size: int) -> Request:
@@ -93,7 +95,7 @@ def noise_request(n: int, size: int) -> Request:
 
 def cost_of(strategy: DAWN, request: Request) -> Cost:
     """Of one whole generation, encoding and decoding included."""
-    generation = strategy.generate(request)
+    generation = generate(strategy, request)
     for _ in generation.chunks:
         pass
     return generation.cost

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from thbench import config as configs
-from thbench import preflight
-from thbench.contracts import FPS, Clip
+from thbench.core.files import write_atomic
+from thbench.core.types import FPS, Clip
 from thbench.data import manifest
-from thbench.estimate import EFFICIENCY
-from thbench.preflight import ERROR, WARNING, Report
-from thbench.results import write_atomic
+from thbench.preflight import checks
+from thbench.preflight.checks import ERROR, WARNING, Report
+from thbench.preflight.estimate import EFFICIENCY
 
 RATES = {"bf16-mixed": 5e14, "32-true": 2.5e14}
 """FLOP/s of a large matrix product on a large GPU, in bfloat16 and with TF32."""
@@ -77,7 +77,7 @@ def look(
     words = [f"scale={scale}", f"data={name}", f"data.root={root}", f"runs={root / 'runs'}"]
     words += ["trainer.devices=1", "tracking.wandb=off"]
     config = configs.load(strategy, words)
-    return preflight.check(
+    return checks.check(
         config,
         files=False,
         estimates=details if costs is None else costs,
@@ -117,7 +117,7 @@ def _table(reports: dict[str, dict[str, Report]]) -> list[str]:
     for strategy, by_data in reports.items():
         first = next(iter(by_data.values()))
         for i, found in enumerate(first.stages):
-            _, _, weights, memory, steps, time = preflight.cells(found)
+            _, _, weights, memory, steps, time = checks.cells(found)
             kept = [str(report.stages[i].train or "-") for report in by_data.values()]
             cells = [strategy, found.name, weights, memory, steps, time, *kept]
             lines.append(f"| {' | '.join(cells)} |")
@@ -137,7 +137,7 @@ def _notes(reports: dict[str, dict[str, Report]]) -> list[str]:
     places: dict[str, dict[str, list[str]]] = {}
     for strategy, by_data in reports.items():
         for name, report in by_data.items():
-            for finding in preflight.joined([*_own(report, ERROR), *_own(report, WARNING)]):
+            for finding in checks.joined([*_own(report, ERROR), *_own(report, WARNING)]):
                 text = f"{finding.level}: {finding.where}: {finding.text}"
                 places.setdefault(text, {}).setdefault(strategy, []).append(name)
     if not places:
@@ -149,7 +149,7 @@ def _notes(reports: dict[str, dict[str, Report]]) -> list[str]:
     return [*lines, ""]
 
 
-def _own(report: Report, level: str) -> list[preflight.Finding]:
+def _own(report: Report, level: str) -> list[checks.Finding]:
     """Findings that hold on any machine."""
     return [finding for finding in report.of(level) if not finding.local]
 

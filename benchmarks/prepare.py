@@ -19,9 +19,12 @@ from typing import Any
 
 import torch
 
-from thbench.commands import spread
-from thbench.data import adapters, audio, crop, landmarks, process, scan, video
-from thbench.data.prepare import prepare
+from thbench.cli.commands import spread
+from thbench.data.embedding import encoders
+from thbench.data.face import crop, landmarks
+from thbench.data.media import video
+from thbench.data.prepare import adapters, process, scan
+from thbench.data.prepare.prepare import prepare
 
 SPENT: Counter[str] = Counter()
 _OPEN: list[float] = []
@@ -64,7 +67,7 @@ def watch() -> None:
         ("tracking", landmarks.FaceMesh, "__call__"),
         ("cropping", process, "cut"),
         ("writing", video.VideoWriter, "write"),
-        ("reading sound", audio, "read"),
+        ("reading sound", encoders, "read"),
         ("embedding sound", process, "_embed"),
     ):
         setattr(owner, name, _timed(part, getattr(owner, name)))

@@ -25,14 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from metrics import METRICS, weights
-from thbench import protocol
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLES_PER_FRAME
+from thbench.data.media.video import VideoWriter
 from thbench.data.store import resize
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.data.video import VideoWriter
-from thbench.pairing import Pair
-from thbench.scorer import Scorer
+from thbench.evaluation import protocol
+from thbench.evaluation.pairing import Pair
+from thbench.evaluation.scorer import Scorer
 
 PLAYED = 75
 MIB = 2**20

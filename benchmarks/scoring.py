@@ -23,12 +23,12 @@ from scipy.linalg import sqrtm
 
 from metrics.base import ClipMetric
 from metrics.frechet import frechet_distance
-from thbench import protocol
-from thbench.evaluation import score
-from thbench.features import FeatureStore, build_extractors
-from thbench.pairing import find_videos
-from thbench.protocol import OverTime, Protocol
-from thbench.results import write_atomic
+from thbench.core.files import write_atomic
+from thbench.evaluation import protocol
+from thbench.evaluation.features import FeatureStore, build_extractors
+from thbench.evaluation.pairing import find_videos
+from thbench.evaluation.protocol import OverTime, Protocol
+from thbench.evaluation.score import score
 
 DIM = 2048
 

@@ -27,15 +27,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
-from thbench import protocol
-from thbench.contracts import SAMPLES_PER_FRAME
-from thbench.data import audio, manifest, video
+from thbench.core.files import write_atomic
+from thbench.core.types import SAMPLES_PER_FRAME
+from thbench.data import manifest
+from thbench.data.media import audio, video
+from thbench.data.media.video import VideoWriter
 from thbench.data.store import resize
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.data.synthetic.render import render
-from thbench.data.video import VideoWriter
-from thbench.evaluation import score
-from thbench.results import Figure, write_atomic
+from thbench.evaluation import protocol
+from thbench.evaluation.results import MetricValue
+from thbench.evaluation.score import score
 
 SEED = 977  # of people that no data set of ours holds
 SIZE, FRAMES = 128, 100
@@ -215,7 +217,7 @@ def _write(
                 writer.write(made.frames)
 
 
-def _badness(figure: Figure) -> float | None:
+def _badness(figure: MetricValue) -> float | None:
     """Grows as the figure gets worse, whichever way that is."""
     if figure.value is None:
         return None

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from thbench.contracts import FPS
-from thbench.data import audio, manifest
-from thbench.data.pose import mouth_opening
-from thbench.data.segments import MARGIN, follows
+from thbench.core.types import FPS
+from thbench.data import manifest
+from thbench.data.face.pose import mouth_opening
+from thbench.data.media import audio
+from thbench.data.prepare.segments import MARGIN, follows
 
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 

@@ -20,15 +20,18 @@ from pathlib import Path
 
 from learning import render
 
-from thbench import assemble, config, training
-from thbench.contracts import Cost, Generation
+from thbench import config
+from thbench.core.files import write_atomic
+from thbench.core.types import Cost, Generation
 from thbench.data.synthetic.make import synthesize
-from thbench.evaluation import score, score_ground_truth
+from thbench.evaluation import pipeline
+from thbench.evaluation.results import Result, read
+from thbench.evaluation.score import score, score_ground_truth
+from thbench.generation.writer import write_video
 from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import narrowed, tables_of
 from thbench.leaderboard.render import markdown
-from thbench.predict import write_video
-from thbench.results import Result, read, write_atomic
+from thbench.training import fit
 
 STRATEGIES = ("dawn", "sar", "ttr", "ar", "rolling", "diffused_heads")
 LONG_SEED, LONG_SECONDS = 2, 8.0
@@ -63,7 +66,7 @@ def main() -> None:
     sets = ([], [f"eval.data={long}"])
     paths = []
     for name in arguments.strategies:
-        training.fit(config.load(name, words))
+        fit.fit(config.load(name, words))
         paths += [evaluate(config.load(name, [*words, *extra])) for extra in sets]
     for extra in sets:
         paths += yardsticks(config.load(STRATEGIES[0], [*words, *extra]), out)
@@ -72,29 +75,29 @@ def main() -> None:
 
 def evaluate(loaded: config.Config) -> Path:
     """Generate and score, and write the result."""
-    result = assemble.evaluate(loaded, device="cpu", origin="smoke")
+    result = pipeline.evaluate(loaded, device="cpu", origin="smoke")
     assert result is not None
-    return assemble.write_result(loaded, result)
+    return pipeline.write_result(loaded, result)
 
 
 def yardsticks(loaded: config.Config, out: Path) -> list[Path]:
     """Rows to compare with: the portrait standing still, and the filmed clips themselves."""
-    rule = assemble.protocol_of(loaded)
-    asked = assemble.requests_of(loaded, rule)
-    folder = out / f"still-{loaded.tested.name}"
+    rule = pipeline.protocol_of(loaded)
+    asked = pipeline.requests_of(loaded, rule)
+    folder = out / f"still-{loaded.eval_data.name}"
     for i in range(len(asked)):
         path = folder / f"{asked.name(i)[0]}.mp4"
         if not path.is_file():
             request = asked[i]
             frames = request.source.expand(request.n_frames, -1, -1, -1)
             write_video(path, Generation(request, iter([frames]), Cost()), {"synthetic": "true"})
-    root, name = Path(loaded.tested.root), loaded.tested.name
+    root, name = Path(loaded.eval_data.root), loaded.eval_data.name
     still = score(
         folder, root, rule, run=f"still-{name}-{rule.name}", strategy="still", data=name,
         title="Still portrait", origin="smoke", limit=loaded.eval.limit,
     )  # fmt: skip
     truth = score_ground_truth(root, rule, data=name, limit=loaded.eval.limit)
-    return [assemble.write_result(loaded, result) for result in (still, truth)]
+    return [pipeline.write_result(loaded, result) for result in (still, truth)]
 
 
 def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Path) -> None:

@@ -9,7 +9,7 @@ MediaPipe 0.10.21 needs Python 3.11 or 3.12 and numpy 1, so this runs in an envi
 Of each clip the middle square is seen, at 256 pixels, by MediaPipe's Face Mesh and
 
 - by ours from MediaPipe's points of the frame before: what the port itself changes;
-- by ``thbench.data.landmarks.track``, on its own from the first frame to the last;
+- by ``thbench.data.face.landmarks.track``, on its own from the first frame to the last;
 - by MediaPipe once more, one pixel of the first frame changed by one level. It cuts the face out on
   a grid of 1/32 pixel, so that the least change moves the points a little, these the next cut, and
   so on: two runs do not come together again. No more can be asked of the one before.
@@ -36,10 +36,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from thbench.data import landmarks, video
-from thbench.data.tracker.detection import FaceDetector
-from thbench.data.tracker.mesh import Mesh, following
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.data.face import landmarks
+from thbench.data.face.tracker.detection import FaceDetector
+from thbench.data.face.tracker.mesh import Mesh, following
+from thbench.data.media import video
 
 SIZE = 256
 ALLOWED = 0.5  # pixels at SIZE

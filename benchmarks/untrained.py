@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from baselines.hallo import face
-from thbench.assemble import check
 from thbench.config import Config
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Batch, Request
-from thbench.data.audio import ENCODERS
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, SAMPLES_PER_FRAME, Batch, Request
+from thbench.data.embedding.encoders import ENCODERS
+from thbench.generation.assemble import check
+from thbench.generation.strategy import Strategy
 from thbench.nn.perceptual import VGG19
-from thbench.pictures import PictureStage
-from thbench.stages import build_stage, order
-from thbench.strategy import Frozen, Setting, Stage, Strategy
+from thbench.training.reconstruction import ReconstructionStage
+from thbench.training.runs import build_stage, order
+from thbench.training.stage import Frozen, Stage, StageContext
 
 _DRAWN = ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_", "uniform_",
           "normal_", "trunc_normal_", "orthogonal_")  # fmt: skip
@@ -45,7 +46,7 @@ def untrained(
     needs = {need: nets[need] for need in loaded.stages[name].needs}
     with _undrawn():
         stage = build_stage(loaded, name, needs, audio_dim(loaded))
-        if isinstance(stage, PictureStage) and stage.perceptual == "vgg":
+        if isinstance(stage, ReconstructionStage) and stage.perceptual == "vgg":
             stage.frozen["vgg"] = Frozen(VGG19(weights=None))
     for part in (stage, *(frozen.module for frozen in stage.frozen.values())):
         draw(part.to(device))
@@ -58,9 +59,9 @@ def strategy(loaded: Config, device: torch.device | str) -> Strategy:
     for name in order(loaded):
         nets[name] = untrained(loaded, name, nets, device).net.eval()
     kind = check(loaded)
-    setting = Setting(loaded.size, audio_dim(loaded), seed=loaded.seed)
+    context = StageContext(loaded.size, audio_dim(loaded), seed=loaded.seed)
     roles = {role: nets[stage] for role, stage in loaded.nets.items()}
-    made = kind(roles, setting, plan=loaded.plan, sampler=loaded.sampler, **loaded.options)
+    made = kind(roles, context, plan=loaded.plan, sampler=loaded.sampler, **loaded.options)
     made.frames_per_call = loaded.trainer.frames_per_call
     return made.to(device)
 

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import argrelmin
 
 from metrics.base import ClipMetric, Features
-from metrics.compiling import alone
+from metrics.compiling import compile_lock
 from metrics.mfcc import pcm16
 
 Signal = Literal["pose", "landmarks"]
@@ -84,7 +84,7 @@ def _beats(waveform: np.ndarray, hop: int, start_bpm: float, tightness: float) -
 @functools.cache
 def _compile() -> None:
     """Have librosa's kernels compiled, or read."""
-    with alone():
+    with compile_lock():
         _beats(np.sin(np.arange(RATE, dtype=np.float32) ** 2), RATE // 25, 120.0, 100.0)
 
 

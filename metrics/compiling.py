@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def compile_lock() -> Iterator[None]:
     """Wait until no other process compiles, and keep others waiting.
 
     Numba's files that several processes write at once crash whoever reads them ever after.

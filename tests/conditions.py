@@ -33,17 +33,17 @@ from torch import Tensor, nn
 
 from baselines.hallo.net import Keep
 from thbench import config as configs
-from thbench import plans
-from thbench.contracts import EYES_DIM, POSE_DIM
-from thbench.data.audio import ENCODERS, LogMel
-from thbench.data.morphable import POSE_COEFFICIENTS
+from thbench.core.types import EYES_DIM, POSE_DIM
+from thbench.data.embedding.encoders import ENCODERS, LogMel
+from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.data.synthetic.perform import Performance, perform
 from thbench.dawn.lfg import SourceFeatures
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import FACE, LEFT_EYE, LIPS, RIGHT_EYE, region_mask
-from thbench.plans import SOURCE
-from thbench.stages import build_stage
-from thbench.strategy import Stage
+from thbench.training.runs import build_stage
+from thbench.training.stage import Stage
 
 SEED, PEOPLE, LENGTH = 11, 8, 60
 MOST = 5.0

@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader
 from baselines.fd2talk.morphable import MorphableStage
 from baselines.hallo import face
 from tests import toy_training as toy
-from thbench import assemble, config, devices, training
+from thbench import config
 from thbench.config import (
     Config,
     DataConfig,
@@ -52,18 +52,23 @@ from thbench.config import (
     TrainerConfig,
     content_hash,
 )
-from thbench.contracts import EYES_DIM, Batch, Request
-from thbench.data import pose
-from thbench.data.audio import ENCODERS
+from thbench.core import console
+from thbench.core.errors import UserError
+from thbench.core.registry import resolve
+from thbench.core.types import EYES_DIM, Batch, Request
 from thbench.data.datamodule import ClipData
 from thbench.data.dataset import frame_range
-from thbench.errors import UserError
+from thbench.data.embedding.encoders import ENCODERS
+from thbench.data.face import pose
+from thbench.generation import assemble
+from thbench.generation.runner import generate
+from thbench.generation.strategy import Strategy
 from thbench.nn.perceptual import VGG19
 from thbench.nn.regions import FACE, LEFT_EYE, LIPS, RIGHT_EYE
-from thbench.pictures import PictureStage
-from thbench.registry import resolve
-from thbench.stages import build_stage, order
-from thbench.strategy import Frozen, Setting, Stage, Strategy
+from thbench.training import devices, fit
+from thbench.training.reconstruction import ReconstructionStage
+from thbench.training.runs import build_stage, order
+from thbench.training.stage import Frozen, Stage, StageContext
 
 RECORD = Path(__file__).with_suffix(".json")
 HARNESS = 1
@@ -382,7 +387,7 @@ def _step(case: Case) -> dict[str, float]:
     loaded, name = case.loaded, case.stage
     settings = loaded.stages[name]
     stage = _awake(_built(loaded, name))
-    if isinstance(stage, PictureStage) and stage.perceptual == "vgg":
+    if isinstance(stage, ReconstructionStage) and stage.perceptual == "vgg":
         stage.frozen["vgg"] = Frozen(_vgg())
     n = FRAMES.get(name) or _fewest(stage, settings.draw)
     clips = CLIPS.get(name, 1) if loaded.scale == "paper" else 2
@@ -406,7 +411,7 @@ def _train(stage: Stage, shown: Batch, clip: float, callback: Callback) -> None:
     """One step by a trainer such as ``thbench fit`` has."""
     manual = not stage.automatic_optimization
     settings = TrainerConfig(accelerator="cpu", devices=1, progress=False)
-    with devices.quiet(), _given_faces(), tempfile.TemporaryDirectory() as folder:
+    with console.quiet(), _given_faces(), tempfile.TemporaryDirectory() as folder:
         trainer = devices.make_trainer(
             settings,
             in_turn=manual,
@@ -469,10 +474,10 @@ def _generation(loaded: Config) -> dict[str, float]:
     nets: dict[str, nn.Module] = {}
     for role, stage in loaded.nets.items():
         nets[role] = _awake(_found(_built(loaded, stage))).net.eval()
-    setting = Setting(loaded.size, _width(loaded), seed=loaded.seed)
+    setting = StageContext(loaded.size, _width(loaded), seed=loaded.seed)
     made = kind(nets, setting, plan=loaded.plan, sampler=loaded.sampler, **loaded.options)
     asked = request(GENERATED, loaded.size, _width(loaded))
-    frames = torch.cat(list(made.generate(asked).chunks)).double() / 255
+    frames = torch.cat(list(generate(made, asked).chunks)).double() / 255
     onto = np.random.default_rng(5).standard_normal((4, frames.numel()), np.float32)
     found = torch.from_numpy(onto).double() @ frames.flatten() / frames.numel() ** 0.5
     return {
@@ -512,7 +517,7 @@ def _trainer() -> dict[str, float]:
         made.trainer.accumulate, made.trainer.progress = 2, False
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            run = training.fit_stage(made, "toy")
+            run = fit.fit_stage(made, "toy")
         saved = torch.load(run.last, weights_only=True)
     averaged, current = saved["state_dict"], saved["current_model_state"]
     return {

@@ -11,12 +11,17 @@ import torch
 
 from tests.test_evaluation import fake_track
 from tests.tiny import FRAMES
-from thbench import assemble, config, features, preflight, protocol, results, stages
-from thbench.cli import main
-from thbench.data import video
+from thbench import config
+from thbench.cli.parser import main
+from thbench.core.errors import UserError
+from thbench.data.media import video
 from thbench.data.synthetic.make import synthesize
-from thbench.errors import UserError
-from thbench.strategy import Setting
+from thbench.evaluation import features, pipeline, protocol, results
+from thbench.generation import assemble
+from thbench.generation.runner import generate
+from thbench.preflight import checks
+from thbench.training import runs as stages
+from thbench.training.stage import StageContext
 
 
 @pytest.fixture
@@ -36,8 +41,8 @@ def evaluate(load, tmp_path):
             for folder in Path(load().runs).glob("[!e]*-*"):
                 (runs / folder.name).symlink_to(folder)
         chosen = load(f"runs={runs}", f"results={tmp_path / 'results'}", *words)
-        result = assemble.evaluate(chosen, device="cpu", origin="smoke")
-        return result, assemble.write_result(chosen, result)
+        result = pipeline.evaluate(chosen, device="cpu", origin="smoke")
+        return result, pipeline.write_result(chosen, result)
 
     run.folders = lambda: sorted((tmp_path / "runs").glob("eval-*"))
     return run
@@ -94,11 +99,11 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
 
     def errors(*more, only=None):
         words = ["scale=paper", f"data={bench.data}", word, *more]
-        report = preflight.check(
+        report = checks.check(
             config.load("dawn", words), only, files=False, estimates=False, evaluation=False
         )
         # VGG-19 may be missing here.
-        return [f"stages.{f.where} {f.text}" for f in report.of(preflight.ERROR) if not f.local]
+        return [f"stages.{f.where} {f.text}" for f in report.of(checks.ERROR) if not f.local]
 
     assert any(re.search(says, error) for error in errors())
     if "pbnet" in word:  # which these do not need
@@ -128,7 +133,7 @@ def test_without_pbnet_none_is_trained_and_nothing_is_led(name, scale):
 def test_without_pbnet_a_video_is_made(load):
     chosen = load("without_pbnet=true", "eval.frames=3")
     rule = dataclasses.replace(protocol.load("synthetic"), pose="generated")
-    request = assemble.requests_of(chosen, rule)[0]
+    request = pipeline.requests_of(chosen, rule)[0]
     width, nets = request.audio.shape[1], {}
     for stage in stages.order(chosen):
         needs = {need: nets[need] for need in chosen.stages[stage].needs}
@@ -136,9 +141,9 @@ def test_without_pbnet_a_video_is_made(load):
     assert "pose" not in nets["a2v2"].kinds
     roles = {role: nets[stage] for role, stage in chosen.nets.items()}
     strategy = assemble.check(chosen)(
-        roles, Setting(chosen.size, width), chosen.plan, chosen.sampler
+        roles, StageContext(chosen.size, width), chosen.plan, chosen.sampler
     )
-    assert sum(len(part) for part in strategy.generate(request).chunks) == 3
+    assert sum(len(part) for part in generate(strategy, request).chunks) == 3
     assert strategy.follows == frozenset()
 
 
@@ -158,7 +163,7 @@ def test_networks_are_frozen_and_their_samples_counted(load):
     made = assemble.assemble(load())
     assert not any(p.requires_grad for p in made.strategy.parameters())
     assert not made.strategy.training
-    assert sorted(made.accounts) == ["a2v", "lfg", "pbnet"]
+    assert sorted(made.metadata) == ["a2v", "lfg", "pbnet"]
     # lfg 2 steps of 2, pbnet, a2v1 and a2v2 1 step of 2.
     assert made.samples_seen == 2 * 2 + 2 + 2 + 2
 
@@ -252,14 +257,14 @@ def test_other_videos_go_to_another_folder(evaluate, words):
 
 def test_the_place_depends_on_the_data_not_on_where_they_lie(evaluate, load, bench, tmp_path):
     made, rule = assemble.assemble(load()), protocol.load("synthetic")
-    here = assemble.videos_folder(load(), made, rule).name
+    here = pipeline.videos_folder(load(), made, rule).name
     moved = tmp_path / "moved"
     moved.mkdir()
     lines = (bench.data / "manifest.jsonl").read_text()
     (moved / "manifest.jsonl").write_text(lines)
-    assert assemble.videos_folder(load(f"data.root={moved}"), made, rule).name == here
+    assert pipeline.videos_folder(load(f"data.root={moved}"), made, rule).name == here
     (moved / "manifest.jsonl").write_text(lines.replace('"test"', '"val"', 1))
-    assert assemble.videos_folder(load(f"data.root={moved}"), made, rule).name != here
+    assert pipeline.videos_folder(load(f"data.root={moved}"), made, rule).name != here
 
 
 @pytest.mark.parametrize(
@@ -311,13 +316,13 @@ def test_the_default_protocol_follows_data_and_strategy(load, tmp_path, bench):
     recorded.mkdir()
     lines = (bench.data / "manifest.jsonl").read_text()
     (recorded / "manifest.jsonl").write_text(re.sub(r'"extra": {[^}]*}', '"extra": {}', lines))
-    assert assemble.protocol_of(load()).name == "synthetic"
+    assert pipeline.protocol_of(load()).name == "synthetic"
     for words in ([f"data={recorded}"], [f"eval.data={recorded}"]):
-        assert assemble.protocol_of(load(*words)).name == "dawn"
-        assert assemble.protocol_of(load(*words, "eval.protocol=synthetic")).name == "synthetic"
-    assert assemble.protocol_of(load("eval.protocol=hallo")).name == "hallo"
+        assert pipeline.protocol_of(load(*words)).name == "dawn"
+        assert pipeline.protocol_of(load(*words, "eval.protocol=synthetic")).name == "synthetic"
+    assert pipeline.protocol_of(load("eval.protocol=hallo")).name == "hallo"
     with pytest.raises(UserError, match=r"eval\.protocol=NAME \(dawn, "):
-        assemble.protocol_of(load(f"data={recorded}", "protocol=''"))
+        pipeline.protocol_of(load(f"data={recorded}", "protocol=''"))
 
 
 @pytest.mark.parametrize("name", config.names("strategy"))
@@ -382,9 +387,9 @@ def test_another_data_set_is_heard_by_the_networks_encoder(load, tmp_path, bench
     other = tmp_path / "other"
     shutil.copytree(bench.data, other)
     shutil.rmtree(other / "audio")
-    asked = assemble.requests_of(load(f"eval.data={other}"), protocol.load("synthetic"))
-    theirs = assemble.requests_of(load(), protocol.load("synthetic"))
+    asked = pipeline.requests_of(load(f"eval.data={other}"), protocol.load("synthetic"))
+    theirs = pipeline.requests_of(load(), protocol.load("synthetic"))
     assert torch.equal(asked[0].audio, theirs[0].audio)  # made anew from the clip's sound
     shutil.rmtree(other / "audio")
     with pytest.raises(UserError, match=r"no 'hubert' embedding .* cannot be made here"):
-        assemble.requests_of(load(f"eval.data={other}", "data.audio=hubert"), protocol.load("dawn"))
+        pipeline.requests_of(load(f"eval.data={other}", "data.audio=hubert"), protocol.load("dawn"))

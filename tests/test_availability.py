@@ -15,11 +15,11 @@ from tests.metrics import test_i3d
 from tests.metrics.test_extractor_arcface import tiny_network
 from tests.metrics.test_extractor_syncnet import published_state
 from tests.metrics.test_extractors import random_state
-from thbench import protocol
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.config import names
-from thbench.data import audio, video
-from thbench.data.morphable import Morphable, write
+from thbench.data.face.morphable import Morphable, write
+from thbench.data.media import audio, video
+from thbench.evaluation import protocol
 
 LENGTHS, SHORT = (25, 18), 17
 """Frames of the videos to score and of those that `eval` makes: too few for FVD32 or DR25."""

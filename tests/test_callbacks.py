@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests import toy_training as toy
-from thbench import training
-from thbench.stages import META, build_stage, read_checkpoint, stage_run
+from thbench.training import fit
+from thbench.training.runs import META, build_stage, read_checkpoint, stage_run
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def trained(root, runs, accumulate=1, **stage):
     """The checkpoint of a toy that was trained for two steps."""
     made = toy.config(root, runs, **{"max_steps": 2, **stage})
     made.trainer.accumulate, made.trainer.validate_every = accumulate, 2
-    training.fit(made)
+    fit.fit(made)
     return read_checkpoint(stage_run(made, "toy"))
 
 
@@ -47,7 +47,7 @@ def test_validation_and_samples_see_the_averaged_weights(root, tmp_path, monkeyp
     )
     made = toy.config(root, tmp_path, max_steps=2, ema=0.9)
     made.trainer.validate_every = made.trainer.sample_every = 2
-    training.fit(made)
+    fit.fit(made)
     checkpoint = read_checkpoint(stage_run(made, "toy"))
     averaged = checkpoint["state_dict"]["net.0.weight"]
     assert not torch.equal(checkpoint["current_model_state"]["net.0.weight"], averaged)

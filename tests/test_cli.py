@@ -10,11 +10,10 @@ import sys
 import pytest
 
 from tests.tiny import NOISE, command, env, thbench
-from thbench import cli
-from thbench.cli import main
+from thbench.cli.parser import main, parser
+from thbench.core.errors import UserError
 from thbench.data import manifest
 from thbench.data.store import Store
-from thbench.errors import UserError
 
 COMMANDS = [
     "fit",
@@ -100,7 +99,7 @@ def test_without_a_command_help_is_printed(capsys):
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(words):
     code = (
-        "import sys\nfrom thbench.cli import main\n"
+        "import sys\nfrom thbench.cli.parser.parser import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         f"assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules)"
     )
@@ -131,7 +130,7 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("thbench.commands.show_config", interrupted)
+    monkeypatch.setattr("thbench.cli.parser.commands.show_config", interrupted)
     assert main(["config", "dawn"]) == 130
     assert "run the same command again" in capsys.readouterr().err
 
@@ -367,7 +366,7 @@ def test_the_protocol_that_nobody_named_is_told(bench, tmp_path, capsys, monkeyp
         taken.append((rule.name, named))
         raise UserError("enough")
 
-    monkeypatch.setattr("thbench.evaluation.score", scored)
+    monkeypatch.setattr("thbench.evaluation.score.score.score", scored)
     clips = bench.data / "clips"
     for reference, more in ((bench.data, []), (clips, []), (clips, ["--protocol", "synthetic"])):
         words = ["score", clips, "--reference", reference, *more]
@@ -504,12 +503,12 @@ def test_a_disk_that_is_full_when_clips_are_evaluated(bench, cramped, tmp_path):
     assert made(bench.home) == before
 
 
-@pytest.mark.parametrize("code", sorted(cli.DISK))
+@pytest.mark.parametrize("code", sorted(parser.DISK))
 def test_other_writes_on_a_full_disk(code, monkeypatch, refused):
     def full(_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("thbench.commands.show_config", full)
+    monkeypatch.setattr("thbench.cli.parser.commands.show_config", full)
     assert os.strerror(code) in refused("config", "dawn")
 
 
@@ -517,7 +516,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch):
     def fault(_):
         raise OSError("something else")
 
-    monkeypatch.setattr("thbench.commands.show_config", fault)
+    monkeypatch.setattr("thbench.cli.parser.commands.show_config", fault)
     with pytest.raises(OSError, match="something else"):
         main(["config", "dawn"])
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tests.conditions import MOST, Network, awake, cases, draws_for, farthest, responses
-from thbench.nn.entry import level, share
-from thbench.nn.silent import silent
+from thbench.nn.input_init import level, share
+from thbench.nn.zero_init import zero_init
 
 ON_FLOWS = ("ar", "sar", "ttr", "rolling")
 """Have dawn's network: at paper scale only ``tests/paper`` takes theirs as well."""
@@ -35,7 +35,7 @@ def test_answers_are_to_one_deviation_and_do_not_hide_a_weak_condition():
 
 
 def test_layers_that_start_at_zero_are_looked_through():
-    net = nn.Sequential(nn.Linear(4, 4), silent(nn.Linear(4, 4)), silent(nn.Conv2d(4, 4, 1)))
+    net = nn.Sequential(nn.Linear(4, 4), zero_init(nn.Linear(4, 4)), zero_init(nn.Conv2d(4, 4, 1)))
     before = net[0].weight.clone()
     awake(net)
     assert torch.equal(net[0].weight, before)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thbench import config
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 TEXT = """
 title: Toy
@@ -83,7 +83,7 @@ def test_bases_lie_below_the_file(tmp_path, monkeypatch):
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy" / "low.yaml").write_text("{title: low, size: 32, target: a:B}")
     (tmp_path / "strategy" / "high.yaml").write_text("{base: [strategy/low.yaml], title: high}")
-    monkeypatch.setattr(config, "configs_root", lambda: tmp_path)
+    monkeypatch.setattr("thbench.config.loading.configs_root", lambda: tmp_path)
     content = config.read_yaml(config.find("strategy", "high"))
     assert content == {"title": "high", "size": 32, "target": "a:B"}
 
@@ -180,17 +180,18 @@ def test_the_content_hash_takes_numbers_by_value():
     assert config.content_hash({"a": 1}) != config.content_hash({"a": "1"})
 
 
-def test_yaml_round_trip(toy):
+def test_yaml_round_trip(toy, tmp_path):
     loaded = config.load(toy)
-    assert config.read_yaml_text(config.to_yaml(loaded)) == loaded
+    (tmp_path / "config.yaml").write_text(config.to_yaml(loaded))
+    assert config.load(str(tmp_path / "config.yaml")) == loaded
 
 
 def test_the_data_to_test_on_is_the_training_data_unless_said_otherwise(toy, tmp_path):
     (tmp_path / "manifest.jsonl").touch()
-    assert config.load(toy).tested == config.load(toy).data
+    assert config.load(toy).eval_data == config.load(toy).data
     chosen = config.load(toy, [f"eval.data={tmp_path}", "data.audio=hubert"])
-    assert (chosen.tested.root, chosen.tested.audio) == (str(tmp_path), "hubert")
+    assert (chosen.eval_data.root, chosen.eval_data.audio) == (str(tmp_path), "hubert")
     assert chosen.data.root == config.load(toy).data.root
     cached = config.load(toy, [f"eval.data={tmp_path}", "data.cache=here"])
-    assert cached.tested.cache == "here"
-    assert config.load(toy, [f"eval.data={tmp_path}", "eval.data.cache=x"]).tested.cache == "x"
+    assert cached.eval_data.cache == "here"
+    assert config.load(toy, [f"eval.data={tmp_path}", "eval.data.cache=x"]).eval_data.cache == "x"

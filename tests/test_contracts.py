@@ -2,7 +2,7 @@
 
 import torch
 
-from thbench.contracts import to_uint8, to_unit
+from thbench.core.types import to_uint8, to_unit
 
 
 def test_every_level_comes_back_and_others_go_to_the_nearest():

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tests.tiny import TINY
-from thbench.cli import main
-from thbench.contracts import SAMPLES_PER_FRAME
-from thbench.data import audio, manifest, video
+from thbench.cli.parser import main
+from thbench.core.types import SAMPLES_PER_FRAME
+from thbench.data import manifest
+from thbench.data.media import audio, video
 
 pytestmark = pytest.mark.real
 

@@ -9,10 +9,14 @@ from torch.utils.data import DataLoader
 from benchmarks import untrained
 from metrics.extractors import EXTRACTORS
 from metrics.extractors.synthetic import SyntheticFace, SyntheticIdentity, SyntheticMotion
-from thbench import assemble, config, devices, plans, training
+from thbench import config
+from thbench.core import console
 from thbench.data.synthetic.make import synthesize
-from thbench.requests import SplitRequests
-from thbench.stages import order
+from thbench.generation import assemble, plans
+from thbench.generation.requests import SplitRequests
+from thbench.generation.runner import generate
+from thbench.training import devices, fit
+from thbench.training.runs import order
 
 pytestmark = pytest.mark.cuda
 
@@ -61,7 +65,7 @@ def test_a_video_is_the_one_that_the_cpu_makes(name):
         here = untrained.strategy(loaded, "cpu")
         there = copy.deepcopy(here).to(DEVICE)
         request = untrained.request(loaded, FRAMES)
-        frames = [torch.cat(list(s.generate(request).chunks)).float() for s in (here, there)]
+        frames = [torch.cat(list(generate(s, request).chunks)).float() for s in (here, there)]
     assert frames[0].std() > 1
     away = (frames[0] - frames[1]).abs()
     assert away.mean() < 0.5, "grey levels of 255"
@@ -88,7 +92,7 @@ def test_every_stage_takes_a_step_in_mixed_precision(name, tmp_path):
 def step(stage, shown, loaded, folder, precision):
     """The loss of one training step, and whether weights moved."""
     before = {k: v.detach().clone() for k, v in stage.net.cpu().state_dict().items()}
-    with devices.quiet():
+    with console.quiet():
         trainer = devices.make_trainer(
             loaded.trainer,
             in_turn=not stage.automatic_optimization,
@@ -122,8 +126,8 @@ def test_a_run_from_data_to_video(prepared, tmp_path):
     words += [f"trainer.accelerator={ACCELERATOR}", "trainer.devices=1"]
     words += ["stages.frame.max_steps=2", "stages.frame.precision=bf16-mixed"]
     loaded = small("diffused_heads", *words)
-    training.fit(loaded)
+    fit.fit(loaded)
     strategy = assemble.assemble(loaded).strategy.to(DEVICE)
     asked = SplitRequests(loaded.data, "test", loaded.size, frames=FRAMES)[0]
-    made = torch.cat(list(strategy.generate(asked).chunks))
+    made = torch.cat(list(generate(strategy, asked).chunks))
     assert made.shape == (FRAMES, 3, loaded.size, loaded.size)

@@ -5,11 +5,14 @@ import torch
 
 from tests.test_predict import TRAINER, Asked
 from tests.toys import Counting, request
-from thbench import devices, predict, timing
 from thbench.config import TrainerConfig
-from thbench.devices import few, make_trainer, use_threads
-from thbench.errors import UserError
-from thbench.protocol import Timing
+from thbench.core.errors import UserError
+from thbench.evaluation import timing
+from thbench.evaluation.protocol import Timing
+from thbench.generation import execution
+from thbench.generation.runner import generate
+from thbench.generation.writer import ClipWriter
+from thbench.training.devices import limit_devices, make_trainer, use_threads
 
 
 @pytest.mark.parametrize(
@@ -17,22 +20,22 @@ from thbench.protocol import Timing
     [(8, 3, 3), (2, 5, 2), ("2", 5, 2), ([1, 3, 5], 2, [1, 3]), ("1,3", 5, [1, 3])],
 )
 def test_no_more_devices_than_clips(named, n, expected):
-    assert few(TrainerConfig(devices=named), n) == expected
+    assert limit_devices(TrainerConfig(devices=named), n) == expected
 
 
 @pytest.mark.parametrize("named", ["auto", -1])
 def test_all_devices_are_those_that_are_there(named, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert few(TrainerConfig(devices=named), 20) == 8
-    assert few(TrainerConfig(devices=named), 3) == 3
-    assert few(TrainerConfig(devices=named, accelerator="cpu"), 20) == 1
+    assert limit_devices(TrainerConfig(devices=named), 20) == 8
+    assert limit_devices(TrainerConfig(devices=named), 3) == 3
+    assert limit_devices(TrainerConfig(devices=named, accelerator="cpu"), 20) == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert few(TrainerConfig(devices=named), 3) == 1
+    assert limit_devices(TrainerConfig(devices=named), 3) == 1
 
 
 def test_devices_that_are_none_are_one_line():
     with pytest.raises(UserError, match=r"trainer\.devices=two"):
-        few(TrainerConfig(devices="two"), 3)
+        limit_devices(TrainerConfig(devices="two"), 3)
 
 
 def test_threads_are_torchs_own_unless_they_are_set():
@@ -67,8 +70,8 @@ class Watching(Counting):
 
 
 def by_eval(strategy, folder):
-    writer = predict.ClipWriter(folder, "toy", "run-1")
-    predict.generate_split(strategy, Asked(), writer, TRAINER)
+    writer = ClipWriter(folder, "toy", "run-1")
+    execution.generate_split(strategy, Asked(), writer, TRAINER)
 
 
 def by_timing(strategy, folder):
@@ -77,8 +80,8 @@ def by_timing(strategy, folder):
 
 
 def alone(strategy, folder):
-    with devices.alone(strategy, "cpu", TRAINER):
-        list(strategy.generate(request(4)).chunks)
+    with execution.on_one_device(strategy, "cpu", TRAINER):
+        list(generate(strategy, request(4)).chunks)
 
 
 @pytest.mark.parametrize("way", [by_eval, by_timing, alone], ids=lambda way: way.__name__)

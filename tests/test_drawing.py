@@ -2,8 +2,8 @@
 
 import pytest
 
-from thbench import drawing, plans
-from thbench.cli import main
+from thbench.cli.parser import main
+from thbench.generation import plan_drawing, plans
 from thbench.leaderboard.plots import draw_plan
 
 
@@ -11,7 +11,7 @@ from thbench.leaderboard.plots import draw_plan
 @pytest.mark.parametrize("n", [1, 7, 40])
 def test_a_picture_has_a_row_for_each_call_and_every_frame_falls_to_clean(name, n):
     plan = plans.build(name, n)
-    rows = drawing.grid(plan, 4)
+    rows = plan_drawing.grid(plan, 4)
     per_level = max(1, 4 // plans.levels(plan))
     assert len(rows) == plans.cost(plan, per_level * plans.levels(plan)).depth
     for frame in range(n):
@@ -22,9 +22,9 @@ def test_a_picture_has_a_row_for_each_call_and_every_frame_falls_to_clean(name, 
 
 
 def test_a_small_plan_reads_as_it_should():
-    assert list(drawing.text(plans.sar(5, 3, 1), 2)) == ["███  ", "▒▒▒  ", "  o██", "  o▒▒"]
-    assert list(drawing.text(plans.ttr(5, 2), 1)) == ["█ █ █", "o█o█o"]
-    assert list(drawing.text(plans.rolling(3, 2, 1), 2)) == ["█  ", "▒█ ", "o▒█", " o▒"]
+    assert list(plan_drawing.text(plans.sar(5, 3, 1), 2)) == ["███  ", "▒▒▒  ", "  o██", "  o▒▒"]
+    assert list(plan_drawing.text(plans.ttr(5, 2), 1)) == ["█ █ █", "o█o█o"]
+    assert list(plan_drawing.text(plans.rolling(3, 2, 1), 2)) == ["█  ", "▒█ ", "o▒█", " o▒"]
 
 
 def test_the_command_draws_all_plans(capsys):
@@ -32,7 +32,7 @@ def test_the_command_draws_all_plans(capsys):
     shown = capsys.readouterr().out
     for name in plans.BUILDERS:
         assert f"\n{name}" in shown
-    assert drawing.LEGEND in shown
+    assert plan_drawing.LEGEND in shown
     assert main(["ls", "data", "--draw"]) == 2
 
 

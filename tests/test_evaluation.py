@@ -10,16 +10,16 @@ from metrics.base import ClipMetric
 from metrics.extractors.base import Extractor
 from metrics.weights import WEIGHTS
 from tests.tiny import HDTF
-from thbench import features, protocol, report, results
 from thbench.config import names
-from thbench.contracts import Clip
+from thbench.core.errors import UserError
+from thbench.core.files import sha256
+from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.files import sha256
-from thbench.data.video import VideoWriter, read
-from thbench.errors import UserError
-from thbench.evaluation import score, score_ground_truth
+from thbench.data.media.video import VideoWriter, read
+from thbench.evaluation import features, protocol, report, results
+from thbench.evaluation.pairing import find_reference, pair_up
+from thbench.evaluation.score import score, score_ground_truth
 from thbench.leaderboard import rank
-from thbench.pairing import find_reference, pair_up
 
 SIZE = 32
 

@@ -12,12 +12,12 @@ from metrics.extractors.base import Extractor
 from tests import recordings
 from tests.data.test_datamodule import stripes
 from tests.test_evaluation import fake_track
-from thbench import features, protocol
-from thbench.data import audio, video
-from thbench.data.video import Chunk, VideoWriter
-from thbench.errors import UserError
-from thbench.evaluation import score
-from thbench.features import FeatureStore
+from thbench.core.errors import UserError
+from thbench.data.media import audio, video
+from thbench.data.media.video import Chunk, VideoWriter
+from thbench.evaluation import features, protocol
+from thbench.evaluation.features import FeatureStore
+from thbench.evaluation.score import score
 
 
 class Light(Extractor):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.toys import Counting, request
-from thbench import plans
-from thbench.contracts import Cost
-from thbench.diffusion import sampler as sampling
-from thbench.generation import execute
+from tests.toys import Counting, Recorder, RectifiedFlow, request
+from thbench.core.types import Cost
+from thbench.diffusion import ddim as sampling
+from thbench.generation import plans, runner
+from thbench.generation.runner import execute, generate
 
 PLANS = [
     {"name": "nar"},
@@ -23,7 +23,7 @@ PLANS = [
 
 
 def frames_of(strategy, n=13, **options):
-    generation = strategy.generate(request(n, **options))
+    generation = generate(strategy, request(n, **options))
     return torch.cat(list(generation.chunks)), generation
 
 
@@ -220,14 +220,13 @@ def test_sequential_plans_keep_only_what_is_still_observed(plan, most, monkeypat
     asked = request(200)
     (sweep,) = strategy.passes(asked)
     kept = []
-    import thbench.generation as generation
 
-    class Watched(generation._State):
+    class Watched(runner._State):
         def denoise(self, r, places):
             super().denoise(r, places)
             kept.append(len(self.clean) + len(self.noisy))
 
-    monkeypatch.setattr(generation, "_State", Watched)
+    monkeypatch.setattr(runner, "_State", Watched)
     for _ in execute(sweep, strategy, asked, asked, Cost()):
         pass
     assert max(kept) <= most
@@ -241,7 +240,7 @@ def test_the_portrait_is_asked_for_only_by_plans_that_observe_it():
 
 def test_frames_come_before_the_clip_is_finished():
     strategy = Counting({"name": "sar", "segment": 5, "overlap": 2})
-    generation = strategy.generate(request(20))
+    generation = generate(strategy, request(20))
     assert len(strategy.recorders["main"].calls) == 0
     next(generation.chunks)
     assert len(strategy.recorders["main"].calls) == 8
@@ -255,3 +254,33 @@ def test_guidance_counts_every_call_that_it_makes():
     assert costs[1].calls == 2 * costs[0].calls
     assert costs[1].evaluations == 2 * costs[0].evaluations
     assert costs[1].depth == costs[0].depth
+
+
+class Straight(Recorder):
+    """Predicts the velocity towards frame i's value, i / 255, from where the frame stands."""
+
+    def denoise(self, noisy, t, frames, conditions, context):
+        clean = super().denoise(noisy, t, frames, conditions, context)
+        # clean = noisy + left * velocity, with ``left`` of the way still to go.
+        left = (t / RectifiedFlow.steps).clamp(min=1e-6)[:, None, :, None, None]
+        return (clean - noisy) / left
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+def test_another_noise_process_needs_no_other_runner(plan):
+    strategy = Counting(plan, steps=4, eta=1.0)
+    strategy.process, strategy.recorders = (
+        RectifiedFlow(),
+        {name: Straight() for name in strategy.recorders},
+    )
+    frames, generation = frames_of(strategy, 13)
+    assert frames[:, 0, 0, 0].tolist() == list(range(13))
+    assert generation.cost.depth == plans.cost(plans.build(n=13, **plan), 4).depth
+
+
+def test_the_runner_refuses_a_plan_that_observes_what_is_not_there(monkeypatch):
+    strategy = Counting({"name": "nar"})
+    wrong = ((plans.Window((0, 1), (2,), (1, 1), (0, 0)), plans.Window((2,), (), (1,), (0,))),)
+    monkeypatch.setattr(plans, "build", lambda **_: wrong)
+    with pytest.raises(ValueError, match="frame 2 is observed before it is finished"):
+        frames_of(strategy, 3)

@@ -7,16 +7,19 @@ from types import ModuleType
 import pytest
 
 from tests import toy_training as toy
-from thbench import config, protocol
-from thbench.assemble import Assembled, videos_folder
+from thbench import config
 from thbench.config import DrawConfig, SamplerConfig
+from thbench.core.registry import resolve
 from thbench.data import manifest
-from thbench.data.audio import LogMel
-from thbench.protocol import Intervals, OverTime, Timing
-from thbench.registry import resolve
-from thbench.sources import content_of
-from thbench.stages import remember_sources, stage_run
-from thbench.strategy import Stage, Strategy
+from thbench.data.embedding.encoders import LogMel
+from thbench.evaluation import protocol
+from thbench.evaluation.pipeline import videos_folder
+from thbench.evaluation.protocol import Intervals, OverTime, Timing
+from thbench.generation.assemble import Assembled
+from thbench.generation.strategy import Strategy
+from thbench.training.runs import remember_sources, stage_run
+from thbench.training.sources import content_of
+from thbench.training.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +132,15 @@ COUNTING = "tests.toys:Counting"
 ACCOUNTS = {"main": {"hash": "a", "steps": 5}}
 
 
-def run_of(config, accounts=None):
-    return Assembled(None, config, accounts or ACCOUNTS).run  # type: ignore[arg-type]
+def run_of(config, metadata=None):
+    return Assembled(None, config, metadata or ACCOUNTS).run  # type: ignore[arg-type]
 
 
 def test_a_run_is_named_by_everything_that_makes_its_videos(root, tmp_path):
     made = dataclasses.replace(toy.config(root, tmp_path), target=COUNTING)
     names = [run_of(made)]
-    for accounts in ({"main": {"hash": "b", "steps": 5}}, {"main": {"hash": "a", "steps": 6}}):
-        names.append(run_of(made, accounts))
+    for metadata in ({"main": {"hash": "b", "steps": 5}}, {"main": {"hash": "a", "steps": 6}}):
+        names.append(run_of(made, metadata))
     for change in (
         {"target": "thbench.dawn.dawn:DAWN"},
         {"plan": {"name": "ar"}},
@@ -156,9 +159,9 @@ RULE = protocol.parse("p", {"size": 16, "metrics": [{"metric": "psnr"}]})
 def test_videos_lie_by_run_data_and_what_was_asked_for(root, tmp_path):
     made = dataclasses.replace(toy.config(root, tmp_path), target=COUNTING)
 
-    def place(config=made, rule=RULE, accounts=ACCOUNTS, **change):
+    def place(config=made, rule=RULE, metadata=ACCOUNTS, **change):
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **change))
-        return videos_folder(config, Assembled(None, config, accounts), rule)  # type: ignore[arg-type]
+        return videos_folder(config, Assembled(None, config, metadata), rule)  # type: ignore[arg-type]
 
     other = dataclasses.replace(
         made.data, root=str(changed(root, tmp_path / "other", sha256="other"))
@@ -166,7 +169,7 @@ def test_videos_lie_by_run_data_and_what_was_asked_for(root, tmp_path):
     places = [
         place(),
         place(dataclasses.replace(made, data=other)),
-        place(accounts={"main": {"hash": "b", "steps": 5}}),
+        place(metadata={"main": {"hash": "b", "steps": 5}}),
         *(place(**c) for c in ({"split": "val"}, {"limit": 2}, {"frames": 9}, {"watermark": True})),
         *(
             place(rule=dataclasses.replace(RULE, **c))

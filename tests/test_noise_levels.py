@@ -19,7 +19,7 @@ NET = {"process": {"steps": STEPS}}
 def fd2talk_frames():
     torch.manual_seed(0)
     auto = ReferenceAutoencoder(**fd2talk.AUTO)
-    needs = fd2talk.setting(morphable=fd2talk.found_model(), autoencoder=auto)
+    needs = fd2talk.context(morphable=fd2talk.found_model(), autoencoder=auto)
     return FrameStage(needs, net={**fd2talk.UNET, **NET}), fd2talk.batch(b=3, n=2)
 
 

@@ -11,8 +11,8 @@ from metrics.fid import PyramidDistance
 from metrics.flow import OFM
 from metrics.image import PSNR
 from tests.leaderboard.rows import result
-from thbench import over_time, protocol, results
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.evaluation import over_time, protocol, results
 
 T, BIN = 30, 10
 

@@ -5,8 +5,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from thbench import config, params
-from thbench.cli import main
+from thbench import config
+from thbench.cli.parser import main
+from thbench.training import params
 
 SD15 = {
     "sample_size": 64,

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from metrics.compiling import alone
+from metrics.compiling import compile_lock
 from metrics.weights import WEIGHTS, Weights, sha256
 from tests.lossless import pcm, save
 from tests.metrics.test_beats import slow_alignment, slow_motion_beats
 from tests.metrics.test_extractor_syncnet import official_crop, published_state
 from tests.metrics.test_flow import slow_mse, slow_ofm
 from tests.metrics.test_mfcc import slow_mfcc
-from thbench import features, protocol
-from thbench.data import video
-from thbench.evaluation import score
+from thbench.data.media import video
+from thbench.evaluation import features, protocol
+from thbench.evaluation.score import score
 
 SIZE = 224
 BOX = (0.25, 0.2, 0.75, 0.7)
@@ -160,7 +160,7 @@ def test_bas_hears_no_silence_behind_sound_that_ends_first(tmp_path):
     moves = slow_motion_beats(turned.tolist(), 5.0)
 
     def expected(samples):
-        with alone():
+        with compile_lock():
             beats = librosa.beat.beat_track(y=samples / 32768, sr=16000, hop_length=640)[1]
         return slow_alignment(beats.tolist(), moves)
 
@@ -196,6 +196,6 @@ def test_another_decoder_makes_features_anew(tmp_path, monkeypatch):
     figures(tmp_path, 64, *wanted)
     assert set(tmp_path.glob("cache/**/*.*")) == kept
     monkeypatch.setattr(video, "decoder", lambda: "av 99.0")
-    monkeypatch.setattr("thbench.scorer.decoder", video.decoder)
+    monkeypatch.setattr("thbench.evaluation.scorer.decoder", video.decoder)
     figures(tmp_path, 64, *wanted)
     assert len(set(tmp_path.glob("cache/**/*.*"))) == 2 * len(kept)

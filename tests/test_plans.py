@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thbench import plans
-from thbench.errors import UserError
-from thbench.plans import SOURCE, Window
+from thbench.core.errors import UserError
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE, Window
 
 OPTIONS = {
     "nar": st.just({}),

@@ -12,14 +12,17 @@ import torch
 
 from tests.tiny import FRAMES, NOISE, command, env, thbench
 from tests.toys import Counting, request
-from thbench import predict
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.config import TrainerConfig
-from thbench.contracts import Cost, Generation
-from thbench.data import audio, video
+from thbench.core import hardware
+from thbench.core.errors import UserError
+from thbench.core.types import Cost, Generation
+from thbench.data.media import audio, video
 from thbench.dawn.dawn import DAWN
-from thbench.errors import UserError
-from thbench.predict import ClipWriter, costs, generate_split, mark, tags_of, write_video
+from thbench.evaluation.costs import summarize_costs
+from thbench.generation import runner
+from thbench.generation.execution import generate_split
+from thbench.generation.writer import ClipWriter, mark, tags_of, write_video
 
 TRAINER = TrainerConfig(accelerator="cpu", devices=1, progress=False)
 
@@ -132,9 +135,9 @@ def test_each_clip_has_a_line_that_vouches_for_it(tmp_path):
     assert (record["id"], record["seed"], record["run"]) == ("c.d", 2, "r1")
     assert (record["frames"], record["cost"]["calls"]) == (6, 2)
     assert [json.loads(found[f"seed-0/{n}.json"])["warm"] for n in ("a", "x/b")] == [False, True]
-    summary = costs([writer.path(*name) for name in asked.wanted])
+    summary = summarize_costs([writer.path(*name) for name in asked.wanted])
     assert (summary.clips, summary.frames, summary.depth, summary.calls) == (5, 6, 2, 2)
-    assert costs([tmp_path / "none.mp4"]) is None
+    assert summarize_costs([tmp_path / "none.mp4"]) is None
 
 
 def test_costs_are_the_means_of_each_kind(tmp_path):
@@ -142,7 +145,7 @@ def test_costs_are_the_means_of_each_kind(tmp_path):
     for seed, cost in enumerate([Cost(1, 2, 3), Cost(5, 7, 11), Cost(7, 9, 15)]):
         made = generation()
         writer(Generation(request(6, seed=seed), made.chunks, cost), "cpu")
-    summary = costs([writer.path("a", seed) for seed in range(3)])
+    summary = summarize_costs([writer.path("a", seed) for seed in range(3)])
     # The first of a session pays for warming up and is left out.
     assert (summary.depth, summary.calls, summary.evaluations, summary.clips) == (6, 8, 13, 2)
 
@@ -205,7 +208,7 @@ def test_a_failing_clip_leaves_those_before_it(tmp_path):
 
 
 def test_hardware_is_named():
-    assert "cores" in predict.hardware()
+    assert "cores" in hardware.hardware()
 
 
 # thbench generate
@@ -266,7 +269,8 @@ def test_a_watermark_changes_its_corner(generate):
 
 
 def test_a_video_follows_a_motion(generate, bench, files):
-    from thbench import assemble, config, requests
+    from thbench import config
+    from thbench.generation.runner import assemble, requests
 
     clips = bench.data / "clips"
     still = generate("own.mp4")
@@ -276,7 +280,7 @@ def test_a_video_follows_a_motion(generate, bench, files):
     asked = requests.from_files(
         files / "me.png", files / "me.wav", "logmel", 64, motion=clips / "p0003-00.mp4"
     )
-    followed = assemble.assemble(loaded).strategy.generate(asked)
+    followed = runner.generate(assemble.assemble(loaded).strategy, asked)
     assert torch.equal(followed.pose, asked.pose)
     assert torch.equal(followed.eyes, asked.eyes)
 
@@ -372,5 +376,5 @@ def test_lines_of_an_older_thbench_say_nothing_of_costs(tmp_path):
         record = json.loads(line.read_text())
         del record["cost"]["depth"]
         line.write_text(json.dumps(record))
-    assert costs(paths).clips == 1
-    assert costs(paths[1:]) is None
+    assert summarize_costs(paths).clips == 1
+    assert summarize_costs(paths[1:]) is None

@@ -13,14 +13,17 @@ from torch import nn
 from benchmarks import preflight as simulated
 from tests import toy_training as toy
 from thbench import config as configs
-from thbench import estimate, hub, preflight
-from thbench.cli import main
+from thbench.cli.parser import main
 from thbench.config import DrawConfig
+from thbench.core import hub
+from thbench.core.errors import UserError
+from thbench.core.hub import MissingResource
 from thbench.data import manifest
-from thbench.errors import UserError
-from thbench.preflight import ERROR, OK, WARNING
-from thbench.stages import stage_run
-from thbench.strategy import Missing, Stage, Strategy
+from thbench.generation.strategy import Strategy
+from thbench.preflight import checks, estimate
+from thbench.preflight.checks import ERROR, OK, WARNING
+from thbench.training.runs import stage_run
+from thbench.training.stage import Stage
 
 STAGE = "tests.test_preflight:"
 
@@ -28,8 +31,8 @@ STAGE = "tests.test_preflight:"
 class Still(Strategy):
     """Made of one network called toy."""
 
-    def __init__(self, nets, setting, plan, sampler):
-        super().__init__(nets, setting, plan, sampler)
+    def __init__(self, nets, context, plan, sampler):
+        super().__init__(nets, context, plan, sampler)
         self.width = self.nets["toy"][0].out_features
 
     def encode(self, request): ...
@@ -40,9 +43,9 @@ class Still(Strategy):
 class Line(Stage):
     """One linear layer over the sound, whose cost is known by heart."""
 
-    def __init__(self, setting):
-        super().__init__(setting)
-        self.net = nn.Sequential(nn.Linear(setting.audio_dim, 64, bias=False))
+    def __init__(self, context):
+        super().__init__(context)
+        self.net = nn.Sequential(nn.Linear(context.audio_dim, 64, bias=False))
 
     def loss(self, batch):
         return {"loss": self.net(batch.audio).sum()}
@@ -52,8 +55,8 @@ class Wanting(Line):
     """Lacks something that stops it, and something that it will fetch."""
 
     def missing(self, steps):
-        yield Missing("its weights are on the moon")
-        yield Missing("a file will be fetched", stops=False)
+        yield MissingResource("its weights are on the moon")
+        yield MissingResource("a file will be fetched", is_fatal=False)
 
     def check_draw(self, draw):
         if draw.frames == 2:
@@ -69,8 +72,8 @@ class Reading(Line):
 
 @pytest.fixture(autouse=True)
 def _one_rate(monkeypatch):
-    monkeypatch.setattr(preflight, "known_rate", lambda device, precision: 1e9)
-    for place in ("thbench.hub", "thbench.pictures"):
+    monkeypatch.setattr(checks, "known_rate", lambda device, precision: 1e9)
+    for place in ("thbench.core.hub", "thbench.training.reconstruction"):
         monkeypatch.setattr(f"{place}.reachable", lambda url: False)
 
 
@@ -93,7 +96,7 @@ def make(root, tmp_path):
 
 
 def look(config, only=None, **options):
-    return preflight.check(config, only, **{"evaluation": False, "estimates": False, **options})
+    return checks.check(config, only, **{"evaluation": False, "estimates": False, **options})
 
 
 def texts(report, level=ERROR):
@@ -241,17 +244,17 @@ def test_the_protocol_fits_the_split(make, tmp_path):
 
 
 def test_room_on_the_disk(make, monkeypatch):
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     assert "to be written (caches" in texts(look(make()))
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
     assert not look(make()).of(ERROR)
 
 
 def test_memory_of_the_device(make, monkeypatch):
     need = look(make(), estimates=True).stages[0].need
-    monkeypatch.setattr(preflight, "memory_of", lambda device: need.memory - 1)
+    monkeypatch.setattr(checks, "memory_of", lambda device: need.memory - 1)
     assert "set trainer.accumulate" in texts(look(make(), estimates=True), WARNING)
-    monkeypatch.setattr(preflight, "memory_of", lambda device: need.held)
+    monkeypatch.setattr(checks, "memory_of", lambda device: need.held)
     assert "weights, gradients and moments alone" in texts(look(make(), estimates=True))
 
 
@@ -285,14 +288,14 @@ def test_trained_stages_are_left_alone(make):
     run.folder.mkdir(parents=True)
     run.last.touch()
     assert look(config).of(ERROR)
-    run.note(status="done", steps=12)
+    run.update_record(status="done", steps=12)
     assert not look(config).of(ERROR)
     assert look(config).stages[0].trained
 
 
 def test_models_of_the_hub(tmp_path, monkeypatch):
     def said(source, part=""):
-        return [(missing.stops, missing.what) for missing in hub.absent(source, part)]
+        return [(missing.is_fatal, missing.what) for missing in hub.missing_weights(source, part)]
 
     assert said(str(tmp_path)) == [
         (True, f"weights: {tmp_path} holds no config.json with weights beside it")
@@ -307,8 +310,8 @@ def test_models_of_the_hub(tmp_path, monkeypatch):
     for name in hub.OFFLINE:
         monkeypatch.setenv(name, "0")
     monkeypatch.setattr(hub, "reachable", lambda url: True)
-    ((stops, what),) = said("some/model")
-    assert not stops
+    ((is_fatal, what),) = said("some/model")
+    assert not is_fatal
     assert "is fetched when the stage starts" in what
 
 
@@ -342,7 +345,9 @@ def command(make, monkeypatch):
     def run(name, *words, **stage):
         trained = []
         monkeypatch.setattr(configs, "load", lambda strategy, words: make(**stage))
-        monkeypatch.setattr("thbench.training.fit", lambda config, only: trained.append(only) or {})
+        monkeypatch.setattr(
+            "thbench.training.fit.fit", lambda config, only: trained.append(only) or {}
+        )
         return main([name, "dawn", *words]), trained
 
     return run
@@ -404,4 +409,4 @@ def test_the_page_of_all_is_up_to_date():
     ],
 )
 def test_durations_are_for_people(seconds, said):
-    assert preflight.duration(seconds) == said
+    assert checks.duration(seconds) == said

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from thbench.errors import UserError
-from thbench.registry import Registry, resolve
+from thbench.core.errors import UserError
+from thbench.core.registry import Registry, resolve
 
 
 def test_a_registered_class_is_imported_when_it_is_loaded():
@@ -49,7 +49,8 @@ def test_an_unknown_name_gets_the_nearest():
 
 def test_help_and_the_light_modules_import_no_torch():
     code = (
-        "import sys, thbench.config, thbench.plans, thbench.registry, thbench.cli\n"
+        "import sys, thbench.config, thbench.generation.plans, thbench.core.registry\n"
+        "import thbench.cli.parser\n"
         "assert not {'torch', 'lightning', 'cv2'} & set(sys.modules), 'heavy'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,14 +11,16 @@ from scipy.signal import resample_poly
 
 from tests.recordings import Track, record
 from thbench.config import DataConfig
-from thbench.contracts import SAMPLE_RATE, Clip
-from thbench.data import audio, manifest, video
+from thbench.core.errors import UserError
+from thbench.core.types import SAMPLE_RATE, Clip
+from thbench.data import manifest
+from thbench.data.embedding import encoders
+from thbench.data.media import audio, video
+from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import speak, voice
-from thbench.data.video import VideoWriter
-from thbench.errors import UserError
-from thbench.requests import SplitRequests, follow, from_files, hear, read_portrait
+from thbench.generation.requests import SplitRequests, follow, from_files, hear, read_portrait
 
 ROTATED = 6  # EXIF: turn by 90 degrees clockwise to see it upright
 
@@ -88,7 +90,7 @@ def test_sound_of_any_kind(name, codec, rate, layout, least, portrait, speech, t
     # mp3 and AAC fill their last block with silence: up to 2 frames of video.
     assert 37 <= made.n_frames <= 40
     assert made.waveform.shape == (made.n_frames * 640,)
-    assert made.audio.shape == (made.n_frames, audio.encoder("logmel").dim)
+    assert made.audio.shape == (made.n_frames, encoders.encoder("logmel").dim)
     # What the file can hold: nothing above half of its rate.
     low = min(rate, SAMPLE_RATE)
     held = resample_poly(resample_poly(speech, low, SAMPLE_RATE), SAMPLE_RATE, low)

@@ -5,9 +5,18 @@ import sys
 
 import pytest
 
-from thbench import results
-from thbench.errors import UserError
-from thbench.results import Coverage, DataRef, Figure, ProtocolRef, Result, read, write
+from thbench.core import files, provenance
+from thbench.core.errors import UserError
+from thbench.evaluation import results
+from thbench.evaluation.results import (
+    Coverage,
+    DataRef,
+    MetricValue,
+    ProtocolRef,
+    Result,
+    read,
+    write,
+)
 
 
 def example(**changes):
@@ -19,15 +28,15 @@ def example(**changes):
         "protocol": ProtocolRef("synthetic", "abc"),
         "data": DataRef("synth", "123", "test", "9"),
         "metrics": {
-            "PSNR": Figure(30.0, "higher", (29.0, 31.0), n=4, unit="dB", notes=("few",)),
-            "FID": Figure(None, "lower", unavailable="download it"),
+            "PSNR": MetricValue(30.0, "higher", (29.0, 31.0), n=4, unit="dB", notes=("few",)),
+            "FID": MetricValue(None, "lower", unavailable="download it"),
         },
         "coverage": Coverage(5, 4, 1, ("x",), ("y",), {"z": "empty"}),
         "cost": results.CostSummary(1.0, 0.5, 25, 20, 20, 500, "CPU", 3),
         "seeds": (0, 1),
         "samples_seen": 100,
         "per_clip": ({"id": "a", "metrics": {"PSNR": 30.0, "Blink/s": None}},),
-        **results.provenance(),
+        **provenance.provenance(),
     }
     return Result(**{**fields, **changes})
 
@@ -43,7 +52,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
 
 
 def test_nan_is_never_written(tmp_path):
-    bad = example(metrics={"PSNR": Figure(float("nan"), "higher")})
+    bad = example(metrics={"PSNR": MetricValue(float("nan"), "higher")})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write(bad, tmp_path)
     assert not (tmp_path / "dawn-1.json").exists()
@@ -94,26 +103,28 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    results.write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("thbench.data.files.os.replace", full)
+    monkeypatch.setattr("thbench.core.files.os.replace", full)
     with pytest.raises(UserError, match="No space left on device"):
-        results.write_atomic(path, "new")
+        files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_provenance_names_packages_and_time():
-    found = results.provenance()
+    found = provenance.provenance()
     assert found["packages"]["torch"]
     assert found["created"].endswith("+00:00")
     assert dataclasses.replace(example(), **found).created == found["created"]
 
 
 def test_no_torch_is_imported():
-    code = "import sys, thbench.results, thbench.leaderboard; print('torch' in sys.modules)"
+    code = (
+        "import sys, thbench.evaluation.results, thbench.leaderboard; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,10 +10,10 @@ from metrics.base import ClipMetric
 from metrics.extractors.base import Extractor
 from metrics.frechet import FrechetMetric, frechet_distance
 from metrics.intervals import bootstrap_mean, jackknife
-from thbench import protocol
-from thbench.pairing import Pair
-from thbench.protocol import Intervals
-from thbench.scorer import Scorer
+from thbench.evaluation import protocol
+from thbench.evaluation.pairing import Pair
+from thbench.evaluation.protocol import Intervals
+from thbench.evaluation.scorer import Scorer
 
 CLIPS, DIM = 6, 2
 

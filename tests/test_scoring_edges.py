@@ -13,12 +13,12 @@ import torch
 from metrics.extractors.pyramid import Pyramid
 from tests import recordings
 from tests.test_evaluation import SIZE, fake_track, frames, save
-from thbench import features, protocol, report, results
-from thbench.cli import main
-from thbench.data.files import sha256
-from thbench.data.video import chunks, read
-from thbench.errors import UserError
-from thbench.evaluation import score, score_ground_truth
+from thbench.cli.parser import main
+from thbench.core.errors import UserError
+from thbench.core.files import sha256
+from thbench.data.media.video import chunks, read
+from thbench.evaluation import features, protocol, report, results
+from thbench.evaluation.score import score, score_ground_truth
 from thbench.leaderboard.rank import tables_of
 
 FRAMES = 50
@@ -344,7 +344,7 @@ def test_long_lists_are_cut_and_counted():
         run="r", strategy="s", title="S", origin="smoke", data=results.DataRef("d", "d"),
         protocol=results.ProtocolRef("p", "h"), per_clip=clips, seeds=(0, 1),
         coverage=results.Coverage(expected=8, scored=8, absent=tuple(map(str, range(6)))),
-        metrics={"M": results.Figure(None, "higher", missing=8, notes=("take care",))},
+        metrics={"M": results.MetricValue(None, "higher", missing=8, notes=("take care",))},
     )  # fmt: skip
     lines = report.lines(made)
     assert lines[0] == "S [smoke]: 8 of 16 clips scored"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests import toy_training as toy
-from thbench import protocol
-from thbench.assemble import requests_of
 from thbench.config import Config, DataConfig, EvalConfig
-from thbench.requests import SplitRequests
+from thbench.evaluation import protocol
+from thbench.evaluation.pipeline import requests_of
+from thbench.generation.requests import SplitRequests
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests import toy_training as toy
-from thbench import training
-from thbench.errors import UserError
-from thbench.stages import load_net
+from thbench.core.errors import UserError
+from thbench.training import fit
+from thbench.training.runs import load_net, stage_run
 
 
 def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch):
@@ -17,19 +17,19 @@ def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch)
     for lengths in ((6, 6), (7, 7)):
         root = toy.make_root(tmp_path / f"of-{lengths[0]}", lengths, "tt")
         made.append(toy.config(root, tmp_path / "runs", max_steps=1))
-        training.fit(made[-1])
+        fit.fit(made[-1])
     both = made[0]
     both.stages["second"] = replace(
         both.stages["toy"], target="tests.toy_training:Needy", needs=["toy"]
     )
-    training.fit(both)
+    fit.fit(both)
     wanted = load_net(both, "toy")[0].state_dict()
     both.data.root = str(tmp_path / "gone")
     found, build = {}, toy.Needy.__init__
 
-    def noted(stage, setting, **options):
-        found.update(setting.needs["toy"].state_dict())
-        build(stage, setting, **options)
+    def noted(stage, context, **options):
+        found.update(context.needs["toy"].state_dict())
+        build(stage, context, **options)
 
     monkeypatch.setattr(toy.Needy, "__init__", noted)
     load_net(both, "second")
@@ -40,7 +40,7 @@ def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch)
 def trained(tmp_path, **stage):
     root = toy.make_root(tmp_path / "data", (6, 6), "tt")
     made = toy.config(root, tmp_path / "runs", max_steps=1, **stage)
-    training.fit(made)
+    fit.fit(made)
     return made
 
 
@@ -67,8 +67,8 @@ def test_a_stage_that_was_trained_otherwise_is_named_with_what_differs(tmp_path)
 def test_of_several_runs_the_nearest_is_named_and_an_untrained_one_is_not(tmp_path):
     made = trained(tmp_path, ema=0.5)
     made.stages["toy"].clip = 7.0
-    training.fit(made)
-    near = training.stage_run(made, "toy").folder
+    fit.fit(made)
+    near = stage_run(made, "toy").folder
     made.stages["toy"].ema = 0.9
     with pytest.raises(UserError, match=f"{near} is trained with ema=0.5"):
         load_net(made, "toy")

@@ -2,11 +2,13 @@
 
 import pytest
 
-from thbench import assemble, config, params, plans
+from thbench import config
+from thbench.core.registry import resolve
 from thbench.data.dataset import least_frames
-from thbench.registry import resolve
-from thbench.stages import order
-from thbench.strategy import Strategy
+from thbench.generation import assemble, plans
+from thbench.generation.strategy import Strategy
+from thbench.training import params
+from thbench.training.runs import order
 
 STRATEGIES = config.names("strategy")
 

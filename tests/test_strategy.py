@@ -7,8 +7,8 @@ import torch
 
 from tests import toy_training as toy
 from thbench.config import DataConfig
-from thbench.stages import build_stage
-from thbench.strategy import Setting
+from thbench.training.runs import build_stage
+from thbench.training.stage import StageContext
 
 
 class Drawing(toy.ToyStage):
@@ -25,7 +25,7 @@ class Drawing(toy.ToyStage):
 
 
 def stage(seed, rank=0):
-    made = Drawing(Setting(toy.SIZE, toy.AUDIO_DIM, seed=seed))
+    made = Drawing(StageContext(toy.SIZE, toy.AUDIO_DIM, seed=seed))
     made.rank = rank
     return made
 

@@ -11,14 +11,19 @@ import torch
 import yaml
 
 from tests.tiny import TINY
-from thbench import assemble, config, plans, protocol, training
-from thbench.contracts import Request
+from thbench import config
+from thbench.core.errors import UserError
+from thbench.core.registry import resolve
+from thbench.core.types import Request
 from thbench.dawn.a2v import A2VStage
-from thbench.errors import UserError
-from thbench.registry import resolve
-from thbench.stages import build_stage, load_net, locate, order, stage_run
-from thbench.strategy import Stage, Strategy
-from thbench.training import stage_data
+from thbench.evaluation import pipeline, protocol
+from thbench.generation import assemble, plans
+from thbench.generation.runner import generate
+from thbench.generation.strategy import Strategy
+from thbench.training import fit
+from thbench.training.fit import stage_data
+from thbench.training.runs import build_stage, load_net, locate, order, stage_run
+from thbench.training.stage import Stage
 
 SMALL_A2V = "{dim: 8, mults: [1], heads: 1, head_dim: 8}"
 LONGEST = 24
@@ -91,7 +96,7 @@ class Made:
         return self.assembled.strategy
 
     def frames(self, n, **changes):
-        generation = self.strategy.generate(self.asked(n, **changes))
+        generation = generate(self.strategy, self.asked(n, **changes))
         return torch.cat(list(generation.chunks)), generation
 
     def asked(self, n, **changes):
@@ -118,11 +123,11 @@ def made(request, bench, runs):
     before = stamps(runs)
     first = small(name, more, bench, runs)
     assemble.check(first)
-    training.fit(first)
+    fit.fit(first)
     played = [stage for stage in first.nets.values() if stage not in SHARED]
     further = small(name, more, bench, runs, f"stages.{played[-1]}.max_steps=2")
-    training.fit(further)
-    asked = assemble.requests_of(further, protocol.load("synthetic"))[0]
+    fit.fit(further)
+    asked = pipeline.requests_of(further, protocol.load("synthetic"))[0]
     return Made(further, assemble.assemble(further), asked, before)
 
 
@@ -161,7 +166,7 @@ def test_every_weight_that_is_trained_takes_part(made):
         data.prepare_data()
         needs = {need: load_net(made.config, need)[0] for need in made.config.stages[name].needs}
         stage = build_stage(made.config, name, needs, data.audio_dim).train()
-        if not stage.hears:  # then its hash does not name the encoder, so it must not listen
+        if not stage.uses_audio:  # then its hash does not name the encoder, so it must not listen
             mute = data.dataset("train").batch(0, range(2))
             stage.loss(replace(mute, audio=mute.audio[..., :0]))
         if name in SHARED or not made.config.stages[name].max_steps:
@@ -215,9 +220,9 @@ def test_splitting_a_round_makes_the_same_video(made):
 
 def test_the_plan_it_was_trained_for_is_not_zero_shot(made):
     known = {
-        str(account["trained_for"].get("plan"))
-        for account in made.assembled.accounts.values()
-        if account["trained_for"].get("plan")
+        str(metadata["trained_for"].get("plan"))
+        for metadata in made.assembled.metadata.values()
+        if metadata["trained_for"].get("plan")
     }
     notes = made.assembled.zero_shot(60)
     assert bool(notes) == (known not in (set(), {str(plans.filled(made.config.plan))}))
@@ -246,7 +251,7 @@ def test_another_plan_runs_over_the_same_weights_and_its_row_says_so(made):
     notes = other.zero_shot(10)
     assert notes
     assert all(note.startswith("zero-shot: ") for note in notes)
-    chunks = other.strategy.generate(made.asked(7)).chunks
+    chunks = generate(other.strategy, made.asked(7)).chunks
     assert sum(len(chunk) for chunk in chunks) == 7
 
 

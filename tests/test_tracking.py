@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from tests import toy_training as toy
-from thbench.errors import UserError
-from thbench.stages import StageRun
-from thbench.tracking import CurveLogger, loggers, read_curves, wandb_mode
-from thbench.training import fit
+from thbench.core.errors import UserError
+from thbench.training.fit import fit
+from thbench.training.loggers import CurveLogger, loggers, read_curves, wandb_mode
+from thbench.training.runs import StageRun
 
 
 def test_curves_go_on_after_a_crash(tmp_path):
@@ -81,10 +81,10 @@ def test_each_stage_has_its_own_wandb_run(tmp_path):
 
 def test_notes_are_merged(tmp_path):
     run = StageRun("toy", "123", tmp_path, {"target": "a:B"})
-    run.note(status="running", steps=3)
-    run.note(steps=5)
+    run.update_record(status="running", steps=3)
+    run.update_record(steps=5)
     found = json.loads((tmp_path / "stage.json").read_text())
-    assert (found["status"], found["steps"], found["determines"]) == (
+    assert (found["status"], found["steps"], found["fingerprint"]) == (
         "running",
         5,
         {"target": "a:B"},

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from tests import toy_training as toy
-from thbench import training
-from thbench.callbacks import Ema
 from thbench.config import OptimConfig
-from thbench.contracts import FPS
-from thbench.data import video
-from thbench.errors import UserError
-from thbench.optim import build_optimizer, rate_scale
-from thbench.samples import clip_sound, contact_sheet
-from thbench.stages import bind, load_net, load_nets, order, read_checkpoint, stage_run
-from thbench.tracking import read_curves
+from thbench.core.errors import UserError
+from thbench.core.types import FPS
+from thbench.data.media import video
+from thbench.training import fit
+from thbench.training.callbacks import Ema
+from thbench.training.loggers import read_curves
+from thbench.training.optim import build_optimizer, rate_scale
+from thbench.training.runs import bind, load_net, load_nets, order, read_checkpoint, stage_run
+from thbench.training.samples import clip_sound, contact_sheet
 
 REPO = Path(__file__).parent.parent
 
@@ -94,12 +94,12 @@ def shown(path):
 
 def assert_same_run(runs, whole, unlogged=None):
     mine, theirs = last(runs), last(whole / "runs")
-    assert differences(mine, theirs) == ["/callbacks/Steps/seconds"]
+    assert differences(mine, theirs) == ["/callbacks/steps/seconds"]
     assert "averaging_state" in mine  # the averaged weights were among what was compared
     assert mine["optimizer_states"][0]["state"]
     assert mine["thbench"]["steps"] == 12
     assert differences(last(runs, "toy", "best"), last(whole / "runs", "toy", "best")) == [
-        "/callbacks/Steps/seconds"
+        "/callbacks/steps/seconds"
     ]
     found, expected = curves(runs), curves(whole / "runs")
     assert {"train/loss", "val/loss", "optim/lr"} <= expected.keys()
@@ -208,14 +208,14 @@ def test_a_part_that_divides_what_a_stage_compares_is_refused_before_the_first_s
     made = toy.config(root, tmp_path, target="tests.toy_training:Pairs")
     made.trainer.accumulate = 4
     with pytest.raises(UserError, match="in pairs, and a part has 1"):
-        training.fit(made)
+        fit.fit(made)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(root, tmp_path):
     made = toy.config(root, tmp_path, model={"spoil_at": 6})
     with pytest.raises(UserError, match=r"diverged at step 6: a loss .*train/loss=nan.*optim\.lr"):
-        training.fit(made)
+        fit.fit(made)
     checkpoint = last(tmp_path)
     assert checkpoint["thbench"]["steps"] == 4
     assert all(torch.isfinite(v).all() for v in checkpoint["state_dict"].values())
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(root,
 def test_weights_that_are_not_finite_are_not_saved(root, tmp_path):
     made = toy.config(root, tmp_path, model={"break_at": 8}, clip=0.0)
     with pytest.raises(UserError, match=r"diverged at step 8: a weight .*train/loss=0"):
-        training.fit(made)
+        fit.fit(made)
     checkpoint = last(tmp_path)
     assert checkpoint["thbench"]["steps"] == 4
     assert all(torch.isfinite(v).all() for v in checkpoint["current_model_state"].values())
@@ -233,13 +233,13 @@ def test_weights_that_are_not_finite_are_not_saved(root, tmp_path):
 
 
 def test_a_better_checkpoint_outlives_a_resumed_run(root, tmp_path):
-    training.fit(toy.config(root, tmp_path, max_steps=6))
+    fit.fit(toy.config(root, tmp_path, max_steps=6))
     made = toy.config(root, tmp_path, max_steps=7)
     run = stage_run(made, "toy")
     best = torch.load(run.best, weights_only=True)
     best["thbench"]["best"] = 0.0  # better than anything to come
     torch.save(best, run.best)
-    training.fit(made)
+    fit.fit(made)
     assert read_checkpoint(run)["thbench"]["steps"] == 7
     assert read_checkpoint(run, run.best)["thbench"]["steps"] == 6
 
@@ -293,7 +293,7 @@ def test_one_stage_alone_needs_its_parents_trained(root, tmp_path):
     second = replace(made.stages["toy"], target="tests.toy_training:Needy", needs=["toy"])
     made.stages["second"] = second
     with pytest.raises(UserError, match=r"'second' builds on 'toy'.*stage=toy"):
-        training.fit(made, "second")
+        fit.fit(made, "second")
     assert not list(tmp_path.iterdir())
 
 
@@ -301,7 +301,7 @@ def test_frozen_stages_follow_and_are_checked(root, tmp_path):
     made = toy.config(root, tmp_path, max_steps=2)
     second = replace(made.stages["toy"], target="tests.toy_training:Needy", needs=["toy"])
     made.stages["second"] = second
-    folders = training.fit(made)
+    folders = fit.fit(made)
     assert list(folders) == ["toy", "second"]
     nets, metas = load_nets(made)
     assert metas["second"]["needs"]["toy"] == {"hash": metas["toy"]["hash"], "steps": 2}
@@ -311,7 +311,7 @@ def test_frozen_stages_follow_and_are_checked(root, tmp_path):
     assert all(torch.equal(before[f"net.{k}"], v) for k, v in nets["toy"].state_dict().items())
     made.stages["toy"].max_steps = 3
     with pytest.raises(UserError, match=r"trained on 'toy' at 2 steps, which is now at 3.*delete"):
-        training.fit(made)
+        fit.fit(made)
 
 
 def test_trained_stages_are_found_without_the_data(root, tmp_path):
@@ -319,7 +319,7 @@ def test_trained_stages_are_found_without_the_data(root, tmp_path):
     made.stages["second"] = replace(
         made.stages["toy"], target="tests.toy_training:Needy", needs=["toy"]
     )
-    training.fit(made)
+    fit.fit(made)
     here, _ = load_nets(made)
     made.data.root = str(tmp_path / "gone")
     elsewhere, metas = load_nets(made)
@@ -329,7 +329,7 @@ def test_trained_stages_are_found_without_the_data(root, tmp_path):
     with pytest.raises(UserError, match=r"no data set at .*gone.* no run of stage 'toy'"):
         load_nets(made)
     with pytest.raises(UserError, match="no prepared data set"):
-        training.fit(made)
+        fit.fit(made)
 
 
 def test_init_from_starts_with_the_other_stages_weights(root, tmp_path):
@@ -338,14 +338,14 @@ def test_init_from_starts_with_the_other_stages_weights(root, tmp_path):
     made.stages["second"] = replace(
         made.stages["toy"], init_from="toy", optim=still, max_steps=1, ema=0.0
     )
-    training.fit(made)
+    fit.fit(made)
     nets, _ = load_nets(made)
     first, second = nets["toy"].state_dict(), nets["second"].state_dict()
     assert torch.equal(first["0.weight"], second["0.weight"])
     assert torch.equal(first["3.bias"], second["3.bias"])
     made.stages["second"].model = {"width": 3}
     with pytest.raises(UserError, match=r"stage 'toy' do not fit stage 'second'.*same model"):
-        training.fit(made)
+        fit.fit(made)
 
 
 def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch):
@@ -354,7 +354,7 @@ def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch):
 
     monkeypatch.setattr("lightning.pytorch.Trainer.save_checkpoint", full)
     with pytest.raises(UserError, match="No space is left"):
-        training.fit(toy.config(root, tmp_path))
+        fit.fit(toy.config(root, tmp_path))
 
 
 def test_a_stage_takes_weights_from_outside_once_before_its_first_step(root, tmp_path, monkeypatch):
@@ -365,10 +365,10 @@ def test_a_stage_takes_weights_from_outside_once_before_its_first_step(root, tmp
         torch.nn.init.zeros_(stage.net[3].weight)
 
     monkeypatch.setattr(toy.ToyStage, "start", start)
-    training.fit(toy.config(root, tmp_path, max_steps=1, optim=OptimConfig("adam", 0.0)))
+    fit.fit(toy.config(root, tmp_path, max_steps=1, optim=OptimConfig("adam", 0.0)))
     kept = last(tmp_path)["current_model_state"]
     assert not kept["net.3.weight"].any()
-    training.fit(toy.config(root, tmp_path, max_steps=2, optim=OptimConfig("adam", 0.0)))
+    fit.fit(toy.config(root, tmp_path, max_steps=2, optim=OptimConfig("adam", 0.0)))
     assert len(started) == 1
 
 
@@ -378,12 +378,12 @@ def test_a_stage_without_steps_keeps_what_it_starts_from(root, tmp_path, monkeyp
 
     monkeypatch.setattr(toy.ToyStage, "start", start)
     made = toy.config(root, tmp_path, max_steps=0)
-    training.fit(made)
+    fit.fit(made)
     assert "as they are" in capsys.readouterr().out
-    net, account = load_net(made, "toy")
+    net, metadata = load_net(made, "toy")
     assert (net[0].weight == 0.25).all()
-    assert account["steps"] == 0
-    training.fit(made)
+    assert metadata["steps"] == 0
+    fit.fit(made)
     assert "trained, 0 steps" in capsys.readouterr().out
 
 
@@ -407,7 +407,7 @@ def test_checkpoints_that_are_missing_foreign_or_damaged(root, whole, tmp_path):
     (mine,) = (whole / "runs").glob("*/last.ckpt")
     run.folder.mkdir(parents=True)
     run.last.write_bytes(mine.read_bytes()[:2000])
-    for attempt in (lambda: load_net(made, "toy"), lambda: training.fit(made)):
+    for attempt in (lambda: load_net(made, "toy"), lambda: fit.fit(made)):
         with pytest.raises(UserError, match="cannot be read"):
             attempt()
     run.last.write_bytes(mine.read_bytes())
@@ -423,7 +423,7 @@ def test_checkpoints_that_are_missing_foreign_or_damaged(root, whole, tmp_path):
 
 def test_stages_that_optimise_by_hand_count_batches(root, tmp_path):
     made = toy.config(root, tmp_path, target="tests.toy_training:ByHand", max_steps=3)
-    training.fit(made)
+    fit.fit(made)
     checkpoint = last(tmp_path)
     assert checkpoint["thbench"]["steps"] == 3
     assert int(checkpoint["current_model_state"]["batches_seen"]) == 3
@@ -431,7 +431,7 @@ def test_stages_that_optimise_by_hand_count_batches(root, tmp_path):
     made.trainer.accumulate = 2
     made.stages["toy"].max_steps = 4
     with pytest.raises(UserError, match="accumulate=1"):
-        training.fit(made)
+        fit.fit(made)
 
 
 def test_two_ranks_train_networks_in_turn(root, tmp_path):
@@ -448,14 +448,14 @@ def test_compiled_parts_are_those_that_losses_call(root, tmp_path, monkeypatch):
     )
     made = toy.config(root, tmp_path, max_steps=2)
     made.trainer.compile = True
-    training.fit(made)
+    fit.fit(made)
     assert [type(part) for part in compiled] == [nn.Linear, nn.BatchNorm1d, nn.Dropout, nn.Linear]
     made.trainer.compile = False
     assert isinstance(load_net(made, "toy")[0][0], nn.Linear)  # the checkpoint knows nothing of it
 
 
 def test_lower_precision(root, tmp_path):
-    training.fit(toy.config(root, tmp_path, precision="bf16-mixed", max_steps=2))
+    fit.fit(toy.config(root, tmp_path, precision="bf16-mixed", max_steps=2))
     assert last(tmp_path)["thbench"]["steps"] == 2
 
 
@@ -475,7 +475,7 @@ def test_settings_that_cannot_be(root, tmp_path, settings, message):
     made = toy.config(root, tmp_path)
     made.trainer = replace(made.trainer, **settings)
     with pytest.raises(UserError, match=message):
-        training.fit(made)
+        fit.fit(made)
     assert not list(tmp_path.iterdir())
 
 
@@ -485,8 +485,8 @@ def test_misspelt_model_keys():
     bind(toy.ToyStage, {"width": 3}, "m")
 
     class Demanding(toy.ToyStage):
-        def __init__(self, setting, depth, width=1):
-            super().__init__(setting)
+        def __init__(self, context, depth, width=1):
+            super().__init__(context)
 
     with pytest.raises(UserError, match=r"m\.depth is missing"):
         bind(Demanding, {"width": 3}, "m")
@@ -534,7 +534,7 @@ def test_the_average_ramps_up():
 def test_sample_videos_have_the_clips_sound(root, tmp_path):
     made = toy.config(root, tmp_path, max_steps=2)
     made.trainer.sample_every = 2
-    folder = training.fit(made)["toy"] / "samples" / "step-000002"
+    folder = fit.fit(made)["toy"] / "samples" / "step-000002"
     info = video.probe(folder / "given.mp4")
     assert info.has_audio
     assert info.fps == FPS
@@ -553,7 +553,7 @@ def test_contact_sheet_rows():
 
 def test_without_a_validation_split_it_says_so_once(tmp_path, capsys):
     root = toy.make_root(tmp_path / "data", (6, 6), "tt")
-    folder = training.fit(toy.config(root, tmp_path / "runs", max_steps=6))["toy"]
+    folder = fit.fit(toy.config(root, tmp_path / "runs", max_steps=6))["toy"]
     assert capsys.readouterr().out.count("no validation") == 1
     assert not (folder / "best.ckpt").exists()
     assert "val/loss" not in read_curves(folder / "metrics.csv")

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from thbench import config
-from thbench.cli import main
-from thbench.data import audio, video
+from thbench.cli.parser import main
+from thbench.data.media import audio, video
+from thbench.data.media.video import VideoWriter
 from thbench.data.synthetic.make import synthesize
-from thbench.data.video import VideoWriter
 
 FRAMES = 25
 HDTF = "hdtf/WDA_KatieHill_000.mp4"
@@ -137,7 +137,7 @@ def thbench(*words: object, **options) -> subprocess.CompletedProcess[str]:
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "thbench.cli", *map(str, words)]
+    return [sys.executable, "-m", "thbench", *map(str, words)]
 
 
 def env(**more: str) -> dict[str, str]:

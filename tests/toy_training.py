@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from thbench.config import Config, DataConfig, DrawConfig, OptimConfig, StageConfig, TrainerConfig
-from thbench.contracts import Clip
+from thbench.core.errors import UserError
+from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.video import VideoWriter
-from thbench.errors import UserError
-from thbench.strategy import Stage
+from thbench.data.media.video import VideoWriter
+from thbench.training.stage import Stage
 
 SIZE = 16
 AUDIO_DIM = 3
@@ -63,10 +63,10 @@ def grey(clip, frame):
 class ToyStage(Stage):
     """Predicts the mean grey of a frame from its audio, with noise, dropout and BatchNorm."""
 
-    def __init__(self, setting, width: int = 8, spoil_at: int = -1, break_at: int = -1):
-        super().__init__(setting)
+    def __init__(self, context, width: int = 8, spoil_at: int = -1, break_at: int = -1):
+        super().__init__(context)
         self.net = nn.Sequential(
-            nn.Linear(setting.audio_dim, width),
+            nn.Linear(context.audio_dim, width),
             nn.BatchNorm1d(width),
             nn.Dropout(0.1),
             nn.Linear(width, 1),
@@ -136,8 +136,8 @@ class Pairs(ToyStage):
 class ByHand(ToyStage):
     """Two optimisers, as adversarial stages have."""
 
-    def __init__(self, setting, **options):
-        super().__init__(setting, **options)
+    def __init__(self, context, **options):
+        super().__init__(context, **options)
         self.automatic_optimization = False
 
     def configure_optimizers(self):
@@ -197,7 +197,7 @@ def config(root: Path, runs: Path, **stage) -> Config:
 
 def main(root: str, runs: str, *words: str) -> None:
     """Train; see the module."""
-    from thbench.training import fit
+    from thbench.training.fit import fit
 
     torch.set_num_threads(1)
     made = config(Path(root), Path(runs))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import N_LANDMARKS, Request
+from thbench.core.types import N_LANDMARKS, Request
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.process import NoiseProcess
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 def request(n: int = 8, *, size: int = 8, audio_dim: int = 4, seed: int = 0, id: str = "a"):
@@ -50,19 +52,35 @@ class Counting(Strategy):
 
     def __init__(self, plan: dict, steps: int = 8, eta: float = 0.0, threshold=None) -> None:
         sampler = SamplerConfig(steps=steps, eta=eta, threshold=threshold)
-        super().__init__({}, Setting(size=8, audio_dim=4), plan, sampler)
+        super().__init__({}, StageContext(size=8, audio_dim=4), plan, sampler)
         self.recorders = {name: Recorder() for name in ("main", "keys", "gaps")}
-        self.process = NoiseProcess(prediction="x0")
+        self.process = GaussianDiffusion(prediction="x0")
 
     def encode(self, request):
         return request
 
     def passes(self, request):
         plan = plans.build(n=request.n_frames, **self.plan)
-        return [Pass("toy", plan, self.recorders, self.process, self.sampler)]
+        return [GenerationPass("toy", plan, self.recorders, self.process, self.sampler)]
 
     def source_latent(self, conditions):
         return torch.full((3, 2, 2), -1.0)
 
     def decode(self, latents, frames, conditions):
         return latents.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+class RectifiedFlow(NoiseProcess):
+    """Straight lines from noise to clean (Liu et al. 2023), walked in steps of Euler.
+
+    A network predicts the velocity, clean minus noise.
+    """
+
+    steps = 100
+
+    def grid(self, sampler):
+        return torch.linspace(self.steps, 0, sampler.steps + 1).round().long()
+
+    def step(self, noisy, prediction, t, s, noise, sampler):
+        ahead = ((t - s) / self.steps)[:, None, :, None, None]
+        return noisy + ahead * prediction

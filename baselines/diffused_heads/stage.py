@@ -11,15 +11,15 @@ from torch import Tensor
 
 from baselines.diffused_heads.net import FrameNet
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
-from thbench.diffusion import sampler
-from thbench.diffusion.bound import bound_term
 from thbench.diffusion.losses import clip_mean
-from thbench.errors import UserError
+from thbench.diffusion.process import sample_together
+from thbench.diffusion.vlb import bound_term
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 BOUNDS = ("mean", "sum")
 """What the variational bound's terms at all levels are brought to."""
@@ -53,7 +53,7 @@ class FrameStage(Stage):
     clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``FrameNet``.
         w_lip: lambda_ls, of the mean error over the pixels of each frame's box; 0 is the ablation
             without.
@@ -70,7 +70,7 @@ class FrameStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         w_lip: float = 0.2,
@@ -78,10 +78,10 @@ class FrameStage(Stage):
         bound: str = "mean",
         lip_margin: float = 0.05,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         if bound not in BOUNDS:
             raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
-        self.net = FrameNet(setting.audio_dim, setting.size, **(net or {}))
+        self.net = FrameNet(context.audio_dim, context.size, **(net or {}))
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
         self.levels = self.net.process.steps if bound == "sum" else 1
 
@@ -154,7 +154,7 @@ class FrameStage(Stage):
         example = self.prepare(first)
         config = SamplerConfig(steps=min(50, self.net.process.steps), threshold=0)
         noisy = torch.randn_like(example.clean)
-        made = sampler.sample(
+        made = sample_together(
             self.net.process, lambda x, t: self._predict(example, x, t), noisy, config
         )
         filmed = to_unit(first.video[:, _middle(first)])

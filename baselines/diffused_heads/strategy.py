@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from baselines.diffused_heads.net import FrameConditions, FrameNet
-from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
-from thbench.errors import UserError
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.core.errors import UserError
+from thbench.core.types import Request, to_unit
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 class FrameDenoiser(Denoiser):
-    """``FrameNet`` as ``thbench.generation`` runs it: observed frames, then the one to be made."""
+    """``FrameNet`` as the runner calls it: observed frames, then the one to generate."""
 
     def __init__(self, net: FrameNet) -> None:
         self.net = net
@@ -53,7 +54,7 @@ class DiffusedHeads(Strategy):
 
     Args:
         nets: ``frame``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan: ``{name: ar, motion: ...}``, with as many motion frames as the network was built for;
             ``stabilize`` is the released code's.
         sampler: see ``Strategy``.
@@ -69,11 +70,11 @@ class DiffusedHeads(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         net = self.nets["frame"]
         assert isinstance(net, FrameNet)
         self.net = net
@@ -83,10 +84,10 @@ class DiffusedHeads(Strategy):
         portrait = 2 * to_unit(request.source)[None] - 1
         return self.net.conditions(portrait, request.audio[None])
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = plans.build(n=request.n_frames, **self.plan)
         denoisers = {"main": FrameDenoiser(self.net)}
-        return [Pass(self.space, plan, denoisers, self.net.process, self.sampler)]
+        return [GenerationPass(self.space, plan, denoisers, self.net.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: FrameConditions) -> Tensor:
         return (latents + 1) / 2

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.nn.attention import SpatialAttention
-from thbench.nn.silent import silent
 from thbench.nn.unet3d import sinusoid
+from thbench.nn.zero_init import zero_init
 
 
 class FilmBlock(nn.Module):
@@ -46,7 +46,7 @@ class FilmBlock(nn.Module):
         self.sound = nn.Linear(width, 2 * dim_out)
         self.norm2 = nn.GroupNorm(groups, dim_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = silent(nn.Conv2d(dim_out, dim_out, 3, padding=1))
+        self.conv2 = zero_init(nn.Conv2d(dim_out, dim_out, 3, padding=1))
         self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
         self.resize = resize
 
@@ -135,7 +135,7 @@ class UNet(nn.Module):
                 self.up.append(layer(now, now, at, "up"))
                 at *= 2
         self.norm = nn.GroupNorm(groups, now)
-        self.head = silent(nn.Conv2d(now, outputs, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(now, outputs, 3, padding=1))
 
     def forward(self, noisy: Tensor, t: Tensor, still: Tensor, sound: Tensor) -> Tensor:
         """The output, (N, outputs, h, w).

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder, AutoencoderStage
 from baselines.pretrained import fill, published
-from thbench.contracts import Batch
+from thbench.core.types import Batch
 from thbench.nn.perceptual import pyramid_l1
-from thbench.pictures import pairs
-from thbench.strategy import Setting
+from thbench.training.reconstruction import pairs
+from thbench.training.stage import StageContext
 
 ENTRY = "decoder.conv_in.weight"
 
@@ -64,7 +64,7 @@ class ReferenceAutoencoderStage(AutoencoderStage):
     """Trains ``ReferenceAutoencoder`` on two frames of a clip (eq. 13 to 15).
 
     Args:
-        setting, net, init_from, perceptual: see ``AutoencoderStage``; features are compared by L1,
+        context, net, init_from, perceptual: see ``AutoencoderStage``; features are compared by L1,
             as eq. 14.
         w_rec, w_perceptual: the paper's lambdas, whose values it does not give.
         w_kl: of the posterior's divergence from a standard normal, per element; above 0 latents are
@@ -76,9 +76,9 @@ class ReferenceAutoencoderStage(AutoencoderStage):
     net: ReferenceAutoencoder
 
     def __init__(
-        self, setting: Setting, *, w_rec: float = 1.0, w_kl: float = 0.0, **options: Any
+        self, context: StageContext, *, w_rec: float = 1.0, w_kl: float = 0.0, **options: Any
     ) -> None:
-        super().__init__(setting, w_kl=w_kl, **options)
+        super().__init__(context, w_kl=w_kl, **options)
         self.w_rec = w_rec
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

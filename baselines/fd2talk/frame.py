@@ -13,17 +13,17 @@ from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
-from thbench.contracts import Batch
-from thbench.data.morphable import POSE_COEFFICIENTS, Morphable
-from thbench.diffusion import sampler
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
+from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.losses import clip_mean
-from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
-from thbench.nn.entry import level, share
+from thbench.diffusion.noise_schedule import sample_together
+from thbench.nn.input_init import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
-from thbench.pictures import pairs
-from thbench.strategy import Setting, Stage
+from thbench.training.reconstruction import pairs
+from thbench.training.stage import Stage, StageContext
 
 CONDITIONS = ("separate", "concatenated")
 
@@ -47,7 +47,7 @@ class FrameNet(nn.Module):
             long to learn to copy the portrait.
         width: of the tokens; ``4 dim`` by default.
         dim, mults, blocks, head_dim, groups: see ``UNet``.
-        process: arguments of ``NoiseProcess``; the latent itself is predicted (eq. 16).
+        process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
 
     places: Tensor
@@ -75,7 +75,7 @@ class FrameNet(nn.Module):
             raise UserError(f"net.conditions is one of {', '.join(CONDITIONS)}, not {conditions}.")
         if side % 2 ** (len(mults) - 1):
             raise UserError(f"Latents of {side} pixels do not halve {len(mults) - 1} times: mults.")
-        self.process = NoiseProcess(**{"prediction": "x0", **(process or {})})
+        self.process = GaussianDiffusion(**{"prediction": "x0", **(process or {})})
         if shortcut and self.process.prediction != "x0":
             raise UserError("net.shortcut=true needs net.process.prediction=x0.")
         self.shape = (latent, side, side)
@@ -160,7 +160,7 @@ class FrameStage(Stage):
     are a motion that the frame does not show, so here they are measured on the frame.
 
     Args:
-        setting: ``needs`` holds ``morphable`` and ``autoencoder``.
+        context: ``needs`` holds ``morphable`` and ``autoencoder``.
         net: arguments of ``FrameNet``.
         jitter: noise on the coefficients, in deviations, for those that will be predicted.
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
@@ -170,20 +170,20 @@ class FrameStage(Stage):
     stable_name = "fd2talk.frame"
     net: FrameNet
     version: ClassVar[int] = 2
-    hears = False
+    uses_audio = False
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         jitter: float = 0.0,
         w_lip: float = 0.0,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         model: Morphable = needed(self, "morphable")
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
-        side = setting.size // auto.factor
+        side = context.size // auto.factor
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, **(net or {}))
         self.jitter, self.w_lip = jitter, w_lip
 
@@ -241,7 +241,7 @@ class FrameStage(Stage):
             return self.net(noisy[:, :, 0], t[:, 0], *given, still)[:, :, None]
 
         noisy = torch.randn_like(clean)[:, :, None]
-        made = sampler.sample(self.net.process, predict, noisy, SamplerConfig(steps=10))
+        made = sample_together(self.net.process, predict, noisy, SamplerConfig(steps=10))
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)

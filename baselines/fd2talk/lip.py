@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.fd2talk.morphable import coefficients, needed
-from thbench.contracts import Batch
-from thbench.data.morphable import Morphable
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
+from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
-from thbench.errors import UserError
 from thbench.nn.normalize import RunningStats, shown_once, sound_stats
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 EPSILON = 1e-6
 """Least P_sync: without it two embeddings that share nothing have an infinite loss."""
@@ -87,7 +87,7 @@ class LipStage(Stage):
     is: ``check_part``.
 
     Args:
-        setting: ``needs`` holds ``morphable``.
+        context: ``needs`` holds ``morphable``.
         net: arguments of ``LipExpert``.
         near: frames of a clip this close are no false pairs.
         group: clips, consecutive ones of a batch, whose frames are each other's false pairs;
@@ -103,17 +103,17 @@ class LipStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         near: int = 2,
         group: int = 2,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         if type(group) is not int or group < 1:
             raise UserError(f"group must be a whole number of clips, 1 or more, not {group}.")
         model: Morphable = needed(self, "morphable")
-        self.net = LipExpert(len(model.mouth), setting.audio_dim, **(net or {}))
+        self.net = LipExpert(len(model.mouth), context.audio_dim, **(net or {}))
         self.near, self.group = near, group
 
     def check_part(self, clips: int) -> None:

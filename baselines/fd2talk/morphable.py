@@ -10,11 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thbench.contracts import Batch
-from thbench.data.morphable import Moments, Morphable, pose_coefficients, read_bfm, vertex_error
-from thbench.errors import UserError
-from thbench.optim import build_optimizer
-from thbench.strategy import Missing, Setting, Stage
+from thbench.core.errors import UserError
+from thbench.core.hub import MissingResource
+from thbench.core.types import Batch
+from thbench.data.face.morphable import (
+    Moments,
+    Morphable,
+    pose_coefficients,
+    read_bfm,
+    vertex_error,
+)
+from thbench.training.optim import build_optimizer
+from thbench.training.stage import Stage, StageContext
 
 
 class MorphableStage(Stage):
@@ -25,41 +32,43 @@ class MorphableStage(Stage):
     fraction of the face's height, so ``val/loss`` is the error on held-out people.
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         identity, expression: coefficients; with ``bfm`` as many as the file's columns.
         bfm: Deep3D's ``BFM_model_front.mat``. One step suffices.
     """
 
     stable_name = "fd2talk.morphable"
     net: Morphable
-    hears = False
+    uses_audio = False
     sources = ("bfm",)
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         identity: int = 80,
         expression: int = 64,
         bfm: str | None = None,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         self.bfm = bfm
         self.net = Morphable(identity, expression, keys=bfm is not None)
         self.moments = None if bfm else Moments(len(self.net.mean))
 
     def configure_optimizers(self) -> Any:
         # The trainer, DDP and the guards want an optimiser; at a rate of 0 it changes nothing.
-        still = replace(self.setting.optim, lr=0.0, weight_decay=0.0, schedule="constant")
+        still = replace(self.context.optim, lr=0.0, weight_decay=0.0, schedule="constant")
         return build_optimizer(self.net.parameters(), still)
 
     def start(self) -> None:
         if self.bfm:
             self.net.set(read_bfm(Path(self.bfm)))
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         if self.bfm and not Path(self.bfm).is_file():
-            yield Missing(f"there is no file {self.bfm}: give the Basel Face Model as model.bfm")
+            yield MissingResource(
+                f"there is no file {self.bfm}: give the Basel Face Model as model.bfm"
+            )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.moments is not None:

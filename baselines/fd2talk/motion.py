@@ -11,15 +11,15 @@ from torch import Tensor
 from baselines.fd2talk.lip import LipExpert
 from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.motion_net import MotionNet
-from thbench import plans
 from thbench.config import DrawConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data.dataset import fewest_shown
-from thbench.data.morphable import Morphable
+from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
-from thbench.errors import UserError
+from thbench.generation.runner import plans
 from thbench.nn.normalize import shown_once
-from thbench.strategy import Setting, Stage
+from thbench.training.stage import Stage, StageContext
 
 
 class MotionStage(Stage):
@@ -30,7 +30,7 @@ class MotionStage(Stage):
     stand at level 0 and do not count; the others are a clip's first segment.
 
     Args:
-        setting: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
+        context: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
         net: arguments of ``MotionNet``.
         plan: ``{name: sar, segment: ..., overlap: ...}`` or ``{name: nar}``: what is trained for.
         w_exp, w_pose, w_sync: the paper's lambdas, whose values it does not give.
@@ -42,7 +42,7 @@ class MotionStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         plan: Mapping[str, Any],
         net: Mapping[str, Any] | None = None,
@@ -50,9 +50,9 @@ class MotionStage(Stage):
         w_pose: float = 1.0,
         w_sync: float = 0.1,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         model: Morphable = needed(self, "morphable")
-        self.net = MotionNet(model.n_expression, setting.audio_dim, **(net or {}))
+        self.net = MotionNet(model.n_expression, context.audio_dim, **(net or {}))
         self.weights = {"exp": w_exp, "pose": w_pose, "sync": w_sync}
         self.plan = plans.filled(plan)
         if self.plan["name"] not in ("sar", "nar"):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thbench.data.morphable import POSE_COEFFICIENTS
-from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
-from thbench.nn.attention import make_band, stand_in
+from thbench.core.errors import UserError
+from thbench.data.face.morphable import POSE_COEFFICIENTS
+from thbench.diffusion.gaussian import GaussianDiffusion
+from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.normalize import RunningStats, sound_stats
 from thbench.nn.transformer import stack
 from thbench.nn.unet3d import sinusoid
@@ -59,8 +59,10 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
         """(B, T, dim_in) at levels ``t`` (B, T), with ``frames`` (B, T) and audio (B, T, D)."""
-        everywhere = make_band(frames, None, x.device)
-        near = None if self.align is None else make_band(frames, 2 * self.align, x.device)
+        everywhere = local_attention_mask(frames, None, x.device)
+        near = (
+            None if self.align is None else local_attention_mask(frames, 2 * self.align, x.device)
+        )
         memory = self.condition(torch.cat([sinusoid(t, self.dim), audio], dim=-1))
         x = self.entry(x)
         for layer in self.layers:
@@ -75,7 +77,7 @@ class MotionNet(nn.Module):
         expression: E, expression coefficients.
         audio_dim: D, channels of the audio embedding.
         single: one transformer for both, the ablation of Table 2.
-        process: arguments of ``NoiseProcess``; the coefficients themselves are predicted (eq. 3).
+        process: arguments of ``GaussianDiffusion``; the coefficients are predicted (eq. 3).
         dit: arguments of ``DiT``.
     """
 
@@ -90,7 +92,7 @@ class MotionNet(nn.Module):
     ) -> None:
         super().__init__()
         self.expression, self.channels = expression, expression + POSE_COEFFICIENTS
-        self.process = NoiseProcess(**{"prediction": "x0", **(process or {})})
+        self.process = GaussianDiffusion(**{"prediction": "x0", **(process or {})})
         sizes = [self.channels] if single else [expression, POSE_COEFFICIENTS]
         self.sizes = sizes
         self.transformers = nn.ModuleList(DiT(size, audio_dim, **dit) for size in sizes)
@@ -106,7 +108,7 @@ class MotionNet(nn.Module):
             frames: (B, T), true indices, or ``SOURCE``.
             audio: (B, T, D), of those frames.
         """
-        places, sound = stand_in(frames), self.scale_sound(audio)
+        places, sound = portrait_positions(frames), self.scale_sound(audio)
         parts = noisy.transpose(1, 2).split(self.sizes, dim=-1)
         made = [
             transformer(part, t, places, sound)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.motion_net import MotionNet
-from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
-from thbench.data.morphable import Morphable, pose_coefficients, to_pose
-from thbench.errors import UserError, did_you_mean
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Request, to_unit
+from thbench.data.face.morphable import Morphable, pose_coefficients, to_pose
+from thbench.generation.runner import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 COEFFICIENTS, LATENTS = "coefficients", "latents"
 
@@ -46,7 +47,7 @@ class Conditions:
 
 
 class MotionDenoiser(Denoiser):
-    """``MotionNet`` as ``thbench.generation`` runs it."""
+    """``MotionNet`` as ``thbench.generation.runner.runner`` runs it."""
 
     def __init__(self, net: MotionNet) -> None:
         self.net = net
@@ -66,7 +67,7 @@ class MotionDenoiser(Denoiser):
 
 
 class FrameDenoiser(Denoiser):
-    """``FrameNet`` as ``thbench.generation`` runs it: windows of one frame each."""
+    """``FrameNet`` as ``thbench.generation.runner.runner`` runs it: windows of one frame each."""
 
     def __init__(self, net: FrameNet) -> None:
         self.net = net
@@ -95,7 +96,7 @@ class FD2Talk(Strategy):
 
     Args:
         nets: ``morphable``, ``motion``, ``autoencoder`` and ``frame``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan: of the motion pass; the frame pass is always ``frames``.
         sampler: of both passes.
         frame_sampler: settings of ``sampler`` that the frame pass has otherwise, such as
@@ -109,13 +110,13 @@ class FD2Talk(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
         frame_sampler: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         model, motion = self.nets["morphable"], self.nets["motion"]
         auto, frame = self.nets["autoencoder"], self.nets["frame"]
         assert isinstance(model, Morphable)
@@ -145,17 +146,17 @@ class FD2Talk(Strategy):
             pose=request.pose,
         )
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         n = request.n_frames
         plan = plans.build(n=n, **self.plan)
         denoisers = dict.fromkeys(plans.models(plan), MotionDenoiser(self.motion_net))
         made = {"main": FrameDenoiser(self.frame)}
         return [
-            Pass(COEFFICIENTS, plan, denoisers, self.motion_net.process, self.sampler),
-            Pass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
+            GenerationPass(COEFFICIENTS, plan, denoisers, self.motion_net.process, self.sampler),
+            GenerationPass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
         ]
 
-    def after(self, done: Pass, latents: Tensor, conditions: Conditions) -> Conditions:
+    def after(self, done: GenerationPass, latents: Tensor, conditions: Conditions) -> Conditions:
         motion = self.motion_net.from_latent(latents.T[None])[0]
         if conditions.pose is not None:
             given = pose_coefficients(conditions.pose, conditions.source_pose[None])

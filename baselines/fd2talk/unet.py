@@ -13,9 +13,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from thbench.nn import entry
-from thbench.nn.silent import silent
+from thbench.nn import input_init
 from thbench.nn.unet3d import sinusoid
+from thbench.nn.zero_init import zero_init
 
 
 class CrossAttention(nn.Module):
@@ -66,11 +66,11 @@ class Conditioned(nn.Module):
         for attend in list(self.attend)[1:]:
             # Over the reference, a long sequence, attention at first is an average.
             assert isinstance(attend, CrossAttention)
-            entry.level(attend.to_kv, slice(dim, None))
-            entry.level(attend.to_out)
+            input_init.level(attend.to_kv, slice(dim, None))
+            input_init.level(attend.to_out)
         self.norm_feed = nn.LayerNorm(dim)
         self.feed = FeedForward(dim, mult=2, activation_fn="geglu")
-        self.exit = silent(nn.Linear(dim, dim))
+        self.exit = zero_init(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """(N, dim, h, w) to the same; ``conditions`` are tokens, one tensor per attention."""
@@ -147,7 +147,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample2D(now, use_conv=True))
         self.norm = nn.GroupNorm(groups, dim)
-        self.head = silent(nn.Conv2d(dim, channels, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(dim, channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Tensor], places: Tensor) -> Tensor:
         """(N, channels, h, w) at levels ``t`` (N,) to the same shape.

@@ -12,8 +12,8 @@ from metrics.extractors.arcface import ArcFace
 from metrics.extractors.base import Extractor
 from metrics.extractors.synthetic import SyntheticIdentity
 from metrics.weights import WeightsMissing, WeightsUnreadable
-from thbench.contracts import to_unit
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import to_unit
 
 WIDTHS = {"arcface": 512, "synthetic-identity": 64, "encoder": 512}
 """Channels of the embedding, by where it comes from."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
 from thbench.nn.regions import POLYGONS, fill_box, soft_box
 
 REGIONS = ("lip", "expression", "pose", "full")

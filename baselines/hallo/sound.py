@@ -8,9 +8,9 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from thbench.errors import UserError
-from thbench.nn.entry import level
-from thbench.nn.silent import silent
+from thbench.core.errors import UserError
+from thbench.nn.input_init import level
+from thbench.nn.zero_init import zero_init
 
 FUSIONS = ("zero_conv", "addition", "self_attention")
 
@@ -87,12 +87,12 @@ class HierarchicalAttention(nn.Module):
         if fusion == "zero_conv":
             # Without a bias, so that a region's weight reaches no further than its mask.
             convs = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(regions))
-            self.convs = nn.ModuleList(silent(conv) for conv in convs)
+            self.convs = nn.ModuleList(zero_init(conv) for conv in convs)
         elif fusion == "addition":
-            silent(self.attention.to_out[0])
+            zero_init(self.attention.to_out[0])
         else:
             self.mix = _attention(channels, heads)
-            silent(self.mix.to_out[0])
+            zero_init(self.mix.to_out[0])
 
     def forward(self, x: Tensor, sound: Tensor, masks: Tensor, weights: Sequence[float]) -> Tensor:
         """The feature map (N, C, h, w) with the sound's share added.

@@ -14,18 +14,18 @@ from baselines.autoencoder import Autoencoder, encode_clips
 from baselines.hallo.net import HalloNet, Keep, Portrait, spatial_parts
 from baselines.hallo.walk import unused_by_features
 from baselines.pretrained import fill_from
-from thbench.checkpoints import say
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.console import rank_zero_print
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.hub import MissingResource, missing_weights
+from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
-from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean
-from thbench.errors import UserError, did_you_mean
-from thbench.hub import absent
+from thbench.diffusion.noise_schedule import sample_together
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
-from thbench.optim import build_optimizer
-from thbench.strategy import Missing, Setting, Stage
+from thbench.training.optim import build_optimizer
+from thbench.training.stage import Stage, StageContext
 
 DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
 """How often each condition of a clip is hidden in training (section 4.1)."""
@@ -55,7 +55,7 @@ class HalloStage(Stage):
     """What both stages share: the network, the frozen autoencoder and the loss.
 
     Args:
-        setting: ``needs`` holds ``vae``.
+        context: ``needs`` holds ``vae``.
         net: arguments of ``HalloNet``.
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
@@ -73,7 +73,7 @@ class HalloStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         init_from: str | None = None,
@@ -81,15 +81,15 @@ class HalloStage(Stage):
         w_lip: float = 0.0,
         chunk: int = 64,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         for key in drop or {}:
             if key not in DROPS:
                 raise UserError(f"There is no condition '{key}' to drop.{did_you_mean(key, DROPS)}")
         self.drop = {**DROPS, **(drop or {})}
         self.init_from, self.w_lip, self.chunk = init_from, w_lip, chunk
         vae = self.vae
-        size = vae.latent_size(setting.size)
-        self.net = HalloNet(setting.audio_dim, vae.latent_dim, size, **(net or {}))
+        size = vae.latent_size(context.size)
+        self.net = HalloNet(context.audio_dim, vae.latent_dim, size, **(net or {}))
         self.net.requires_grad_(False)
         for part in self.trained():
             part.requires_grad_(True)
@@ -110,15 +110,15 @@ class HalloStage(Stage):
 
     def configure_optimizers(self) -> Any:
         chosen = [p for p in self.net.parameters() if p.requires_grad]
-        return build_optimizer(chosen, self.setting.optim)
+        return build_optimizer(chosen, self.context.optim)
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         try:
             self.net.face.check()
         except UserError as error:
-            yield Missing(str(error).rstrip("."))
+            yield MissingResource(str(error).rstrip("."))
 
-    def stand_in(self) -> None:
+    def use_placeholders(self) -> None:
         self.net.face.blank = self.net.face.encoder is None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ class HalloStage(Stage):
         predict = self._predict(example, Keep.all(1, first.video.device))
         config = SamplerConfig(steps=10, eta=0, spacing="trailing")
         noise = torch.randn_like(example.clean)
-        made = sampler.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
         latents = self.net.from_latent(made, example.portrait.latent)
         filmed = to_unit(self._made(first.video)[0, -len(made) :])
         return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}
@@ -191,16 +191,16 @@ class ImageStage(HalloStage):
     Args:
         trains: ``all`` spatial modules, or ``attention`` alone, as the paper's text has it; the
             latter only makes sense with published weights.
-        setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
     stable_name = "hallo.image"
 
-    def __init__(self, setting: Setting, *, trains: str = "all", **options: Any) -> None:
+    def __init__(self, context: StageContext, *, trains: str = "all", **options: Any) -> None:
         if trains not in ("all", "attention"):
             raise UserError(f"trains must be 'all' or 'attention', not '{trains}'.")
         self.trains = trains
-        super().__init__(setting, **options)
+        super().__init__(context, **options)
         for part in unused_by_features(self.net.reference):
             part.requires_grad_(False)
 
@@ -213,12 +213,14 @@ class ImageStage(HalloStage):
 
     def start(self) -> None:
         if not self.init_from:
-            say("image: starts from random weights; init_from=FOLDER or a hub id takes SD 1.5's")
+            rank_zero_print(
+                "image: starts from random weights; init_from=FOLDER or a hub id takes SD 1.5's"
+            )
             return
         for net in (self.net.unet, self.net.reference):
             fill_from(net, UNet2DConditionModel, self.init_from, "unet")
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
         yield from _start(self.init_from, "unet", "Stable Diffusion 1.5's")
 
@@ -240,13 +242,13 @@ class VideoStage(HalloStage):
 
     Args:
         segment: frames to be made.
-        setting, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
     """
 
     stable_name = "hallo.video"
 
-    def __init__(self, setting: Setting, *, segment: int = 14, **options: Any) -> None:
-        super().__init__(setting, **options)
+    def __init__(self, context: StageContext, *, segment: int = 14, **options: Any) -> None:
+        super().__init__(context, **options)
         self.segment = segment
 
     def trained(self) -> Iterator[nn.Module]:
@@ -258,11 +260,13 @@ class VideoStage(HalloStage):
 
     def start(self) -> None:
         if not self.init_from:
-            say("video: time starts from random weights; init_from=... takes AnimateDiff's")
+            rank_zero_print(
+                "video: time starts from random weights; init_from=... takes AnimateDiff's"
+            )
             return
         fill_from(self.net.temporal, MotionAdapter, self.init_from)
 
-    def missing(self, steps: int) -> Iterator[Missing]:
+    def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
         yield from _start(self.init_from, "", "AnimateDiff's")
 
@@ -295,15 +299,15 @@ class VideoStage(HalloStage):
         return values[:, around : values.shape[1] - around]
 
 
-def _start(source: str | None, part: str, whose: str) -> Iterator[Missing]:
+def _start(source: str | None, part: str, whose: str) -> Iterator[MissingResource]:
     """What is missing of the published weights that a stage starts from."""
     if source:
-        yield from absent(source, part, f"{whose} weights")
+        yield from missing_weights(source, part, f"{whose} weights")
     else:
         text = (
             f"starts from random weights; {whose} are taken with model.init_from=FOLDER or hub id"
         )
-        yield Missing(text, stops=False)
+        yield MissingResource(text, is_fatal=False)
 
 
 def _is_attention(name: str) -> bool:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from baselines.autoencoder import Autoencoder
 from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
 from baselines.hallo.net import HalloNet, Keep, Portrait
-from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
-from thbench.errors import UserError, did_you_mean
-from thbench.strategy import Denoiser, Pass, Setting, Strategy
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Request, to_unit
+from thbench.generation import plans
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 @dataclass
@@ -34,7 +35,7 @@ class HalloConditions:
 
 
 class HalloDenoiser(Denoiser):
-    """``HalloNet`` as ``thbench.generation`` runs it, with classifier-free guidance.
+    """``HalloNet`` as ``thbench.generation.runner`` runs it, with classifier-free guidance.
 
     With ``e(image, audio)`` the prediction from portrait and sound (paper, section 4.4):
     ``e(-,-) + s_image (e(i,-) - e(-,-)) + s_audio (e(i,a) - e(i,-))``. Equal scales are the
@@ -96,7 +97,7 @@ class Hallo(Strategy):
 
     Args:
         nets: ``vae`` and ``denoiser``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan: ``{name: sar, segment: 14, overlap: 2}``; the overlap is the number of motion frames
             that the network was built for.
         sampler: see ``Strategy``.
@@ -118,7 +119,7 @@ class Hallo(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
@@ -126,7 +127,7 @@ class Hallo(Strategy):
         weights: Mapping[str, float] | None = None,
         enlarge: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         vae, net = self.nets["vae"], self.nets["denoiser"]
         assert isinstance(vae, Autoencoder)
         assert isinstance(net, HalloNet)
@@ -150,10 +151,12 @@ class Hallo(Strategy):
         )
         return HalloConditions(portrait, request.audio[None])
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = plans.build(n=request.n_frames, **self.plan)
         denoiser = HalloDenoiser(self.net, **self.scales, weights=self.weights)
-        return [Pass(self.space, plan, {"main": denoiser}, self.net.process, self.sampler)]
+        return [
+            GenerationPass(self.space, plan, {"main": denoiser}, self.net.process, self.sampler)
+        ]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: HalloConditions) -> Tensor:
         return self.vae.decode(self.net.from_latent(latents, conditions.portrait.latent))

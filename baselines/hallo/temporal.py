@@ -8,7 +8,7 @@ from typing import Any
 from diffusers import MotionAdapter
 from torch import nn
 
-from thbench.nn.silent import silent
+from thbench.nn.zero_init import zero_init
 
 
 def build_temporal(
@@ -28,7 +28,7 @@ def build_temporal(
     )
     for module in in_order(adapter):
         if module is not None:
-            silent(module.proj_out)  # type: ignore[type-var]
+            zero_init(module.proj_out)  # type: ignore[type-var]
     return adapter  # type: ignore[no-any-return]
 
 

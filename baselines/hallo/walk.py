@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, cat, nn
 
-from thbench.nn.entry import level
+from thbench.nn.input_init import level
 
 
 class Guide(Protocol):

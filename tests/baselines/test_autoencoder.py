@@ -7,9 +7,9 @@ from diffusers import AutoencoderKL
 from baselines.autoencoder import Autoencoder, AutoencoderStage, BlockCosines, encode_clips
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from tests.dawn.test_a2v import batch
-from thbench.contracts import to_unit
-from thbench.errors import UserError
-from thbench.strategy import Setting
+from thbench.core.errors import UserError
+from thbench.core.types import to_unit
+from thbench.training.stage import StageContext
 
 SIZE = 16
 SMALL = {"channels": (8, 8, 16), "layers": 1, "groups": 4, "latent_dim": 3}
@@ -18,7 +18,7 @@ SMALL = {"channels": (8, 8, 16), "layers": 1, "groups": 4, "latent_dim": 3}
 def stage(**options):
     torch.manual_seed(0)
     options = {"perceptual": "pixel", **options}
-    return AutoencoderStage(Setting(SIZE, 4), net=SMALL, **options)
+    return AutoencoderStage(StageContext(SIZE, 4), net=SMALL, **options)
 
 
 def test_latents_have_their_size_and_scale():

@@ -12,16 +12,18 @@ from baselines.diffused_heads.stage import FrameStage
 from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
 from tests.toys import request
-from thbench import config, plans
+from thbench import config
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
-from thbench.contracts import Batch, to_unit
-from thbench.diffusion.bound import bound_term
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import Batch, to_unit
+from thbench.diffusion.vlb import bound_term
+from thbench.generation import plans
+from thbench.generation.runner import generate
 from thbench.nn.attention import SpatialAttention
 from thbench.nn.regions import LIPS, box_mask
-from thbench.optim import build_optimizer
-from thbench.stages import build_stage
-from thbench.strategy import Setting
+from thbench.training.optim import build_optimizer
+from thbench.training.runs import build_stage
+from thbench.training.stage import StageContext
 
 SIZE, AUDIO = 16, 4
 SMALL = {"dim": 8, "mults": (1, 2), "blocks": 1, "heads": 2, "head_dim": 4, "groups": 4,
@@ -44,7 +46,7 @@ def spread(module):
 
 def stage(*, options=None, **switches):
     torch.manual_seed(0)
-    return FrameStage(Setting(SIZE, AUDIO), net={**SMALL, **(options or {})}, **switches)
+    return FrameStage(StageContext(SIZE, AUDIO), net={**SMALL, **(options or {})}, **switches)
 
 
 def batch(middle=(7, 9), around=3, seed=0, n_clip=100, valid=True):
@@ -79,7 +81,7 @@ def strategy(*, plan=None, steps=2, **options):
     made = net(**options)
     plan = plan or {"name": "ar", "motion": made.motion}
     sampler = SamplerConfig(steps=steps, threshold=0)
-    return DiffusedHeads({"frame": made}, Setting(SIZE, AUDIO), plan, sampler)
+    return DiffusedHeads({"frame": made}, StageContext(SIZE, AUDIO), plan, sampler)
 
 
 def ask(n, **options):
@@ -89,7 +91,7 @@ def ask(n, **options):
 
 
 def frames_of(made, asked):
-    return torch.cat(list(made.generate(asked).chunks))
+    return torch.cat(list(generate(made, asked).chunks))
 
 
 # The network
@@ -252,7 +254,7 @@ def test_what_does_not_change_is_worked_out_once():
              "motion": made.net.stem_motion, "steps": made.net.unet}  # fmt: skip
     for name, part in parts.items():
         part.register_forward_hook(lambda *_, name=name: calls.update([name]))
-    asked = made.generate(ask(5))
+    asked = generate(made, ask(5))
     assert torch.cat(list(asked.chunks)).shape == (5, 3, SIZE, SIZE)
     assert calls == {"portrait": 1, "sound": 1, "embed": 1, "motion": 5, "steps": 20}
     assert (asked.cost.calls, asked.cost.evaluations) == (20, 4 * 5 * 3)
@@ -533,16 +535,16 @@ def test_it_learns_a_clip_by_heart_and_says_it_from_the_sound():
     options = {**SMALL, "dim": 16, "mults": (1,), "patch": 2}
     options["process"] = {"prediction": "x0", "steps": 100}  # learned sooner than the noise
     torch.manual_seed(0)
-    setting = Setting(SIZE, AUDIO, OptimConfig("adam", 4e-3, [0.9, 0.99]))
-    made = FrameStage(setting, net=options).train()
-    optimizer = build_optimizer(made.net.parameters(), setting.optim)["optimizer"]
+    context = StageContext(SIZE, AUDIO, OptimConfig("adam", 4e-3, [0.9, 0.99]))
+    made = FrameStage(context, net=options).train()
+    optimizer = build_optimizer(made.net.parameters(), context.optim)["optimizer"]
     for k in range(100):
         given = draw_from(video, audio, k)
         optimizer.zero_grad()
         made.loss(given)["loss"].backward()
         optimizer.step()
     sampler = SamplerConfig(steps=10, threshold=0)
-    strategy = DiffusedHeads({"frame": made.net}, setting, {"name": "ar", "motion": 2}, sampler)
+    strategy = DiffusedHeads({"frame": made.net}, context, {"name": "ar", "motion": 2}, sampler)
     asked = ask(len(video))
     asked.source, asked.audio = video[2], audio
     mouth = (slice(None), slice(None), slice(9, 14), slice(5, 11))

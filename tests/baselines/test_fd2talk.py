@@ -17,17 +17,18 @@ from baselines.fd2talk.unet import Conditioned, CrossAttention
 from tests.data.test_morphable import bfm, planted
 from tests.data.test_morphable import model as found_model
 from tests.toys import request
-from thbench import config, plans
+from thbench import config
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
-from thbench.contracts import Batch
-from thbench.data.morphable import pose_coefficients
-from thbench.errors import UserError
-from thbench.nn.attention import make_band
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
+from thbench.data.face.morphable import pose_coefficients
+from thbench.generation.runner import generate, plans
+from thbench.nn.attention import local_attention_mask
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask
-from thbench.nn.silent import silent
-from thbench.stages import build_stage
-from thbench.strategy import Setting
+from thbench.nn.zero_init import zero_init
+from thbench.training.runs import build_stage
+from thbench.training.stage import StageContext
 
 SIZE, AUDIO, FRAMES = 16, 5, 12
 DIT = {"dim": 16, "depth": 2, "heads": 2}
@@ -64,8 +65,8 @@ def batch(b=2, n=FRAMES, seed=0, valid=True):
     )
 
 
-def setting(**needs):
-    return Setting(SIZE, AUDIO, OptimConfig(lr=1e-2), needs=needs)
+def context(**needs):
+    return StageContext(SIZE, AUDIO, OptimConfig(lr=1e-2), needs=needs)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def motion_stage(face, **options):
     torch.manual_seed(0)
     net = {**DIT, **options.pop("net", {})}
     needs = {"morphable": face, "lip": expert(face)}
-    return MotionStage(setting(**needs), plan=PLAN, net=net, **options)
+    return MotionStage(context(**needs), plan=PLAN, net=net, **options)
 
 
 def strategy(face, *, plan=None, **options):
@@ -95,7 +96,7 @@ def strategy(face, *, plan=None, **options):
         "frame": spread(FrameNet(auto.latent_dim, SIZE // auto.factor, face.n_expression, **UNET)),
     }
     sampler = SamplerConfig(steps=2)
-    return FD2Talk(nets, Setting(SIZE, AUDIO), plan or PLAN, sampler, **options)
+    return FD2Talk(nets, StageContext(SIZE, AUDIO), plan or PLAN, sampler, **options)
 
 
 def ask(n, **changes):
@@ -112,7 +113,7 @@ def ask(n, **changes):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_alignment_mask_admits_exactly_k_frames_to_either_side(k):
-    band = make_band(torch.arange(20)[None] + 7, 2 * k)
+    band = local_attention_mask(torch.arange(20)[None] + 7, 2 * k)
     n = 20
     seen = torch.zeros(n, n, dtype=torch.bool)
     net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=k)).eval()
@@ -228,7 +229,7 @@ def test_the_sound_of_the_same_moment_in_another_clip_is_a_false_one():
 def test_a_batch_of_groups_is_the_mean_of_its_parts(face):
     """Whatever devices and accumulation make of it, as long as no group is divided."""
     torch.manual_seed(0)
-    stage = LipStage(setting(morphable=face), net={"width": 8, "dim": 8}, group=2).eval()
+    stage = LipStage(context(morphable=face), net={"width": 8, "dim": 8}, group=2).eval()
     shown = batch(b=4)
     shown.valid[0, :9] = False  # parts differ in how much of them counts
     losses, whole = lip_gradient(stage, shown)
@@ -248,13 +249,13 @@ def lip_gradient(stage, shown):
 
 
 def test_a_group_of_clips_is_not_divided(face):
-    stage = LipStage(setting(morphable=face), group=4)
+    stage = LipStage(context(morphable=face), group=4)
     stage.check_part(8)
     with pytest.raises(UserError, match=r"groups of 4 .*part of its batch has 6.*accumulate"):
         stage.check_part(6)
     for group in (0, 1.5, True):
         with pytest.raises(UserError, match="group must be a whole number"):
-            LipStage(setting(morphable=face), group=group)
+            LipStage(context(morphable=face), group=group)
 
 
 @pytest.mark.parametrize("scale", config.SCALES)
@@ -265,7 +266,7 @@ def test_shipped_batches_hold_whole_groups(scale):
 
 def test_the_expert_learns_to_tell_sounds_apart(face):
     torch.manual_seed(0)
-    stage = LipStage(setting(morphable=face), net={"width": 32, "dim": 16}, near=0)
+    stage = LipStage(context(morphable=face), net={"width": 32, "dim": 16}, near=0)
     shown = batch(b=2)
     spoken = coefficients(face, shown).motion[..., :2]
     shown.audio = torch.cat([spoken, -spoken, spoken.abs()], -1)[..., :AUDIO]
@@ -294,7 +295,7 @@ def test_a_clip_keeps_the_portrait_s_identity(face):
 
 
 def test_the_morphable_stage_solves_before_it_is_saved_and_no_gradient_moves_it():
-    stage = MorphableStage(setting(), identity=3, expression=2)
+    stage = MorphableStage(context(), identity=3, expression=2)
     optimizer = stage.configure_optimizers()["optimizer"]
     for step in range(3):
         stage.batches_seen += 1
@@ -317,7 +318,7 @@ def test_the_morphable_stage_solves_before_it_is_saved_and_no_gradient_moves_it(
 def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
     path = tmp_path / "BFM_model_front.mat"
     bfm(path)
-    stage = MorphableStage(setting(), identity=4, expression=3, bfm=str(path))
+    stage = MorphableStage(context(), identity=4, expression=3, bfm=str(path))
     stage.start()
     before = stage.net.expression.clone()
     assert before.any()
@@ -325,7 +326,7 @@ def test_a_bfm_is_taken_over_and_landmarks_do_not_change_it(tmp_path):
     stage.solve()
     assert torch.equal(before, stage.net.expression)
     with pytest.raises(UserError, match="set identity and expression"):
-        MorphableStage(setting(), identity=5, expression=3, bfm=str(path)).start()
+        MorphableStage(context(), identity=5, expression=3, bfm=str(path)).start()
 
 
 # Training of motion
@@ -420,12 +421,12 @@ def test_frames_without_a_face_teach_nothing(face):
 
 def test_the_motion_stage_says_what_it_lacks(face):
     with pytest.raises(UserError, match="stage 'lip'"):
-        MotionStage(setting(morphable=face), plan=PLAN, net=DIT)
-    assert MotionStage(setting(morphable=face), plan=PLAN, net=DIT, w_sync=0)
+        MotionStage(context(morphable=face), plan=PLAN, net=DIT)
+    assert MotionStage(context(morphable=face), plan=PLAN, net=DIT, w_sync=0)
     with pytest.raises(UserError, match="stage 'morphable'"):
-        MotionStage(setting(), plan=PLAN, net=DIT)
+        MotionStage(context(), plan=PLAN, net=DIT)
     with pytest.raises(UserError, match="sar or nar"):
-        MotionStage(setting(morphable=face), plan={"name": "ar"}, net=DIT, w_sync=0)
+        MotionStage(context(morphable=face), plan={"name": "ar"}, net=DIT, w_sync=0)
     with pytest.raises(UserError, match="must exceed"):
         motion_stage(face).check_draw(DrawConfig(3))
     with pytest.raises(UserError, match="must exceed"):
@@ -456,7 +457,7 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
     published.save_pretrained(tmp_path / "sd" / "vae")
     net = {**AUTO, "patch": 1}
     stage = ReferenceAutoencoderStage(
-        setting(), net=net, init_from=str(tmp_path / "sd"), perceptual="pixel"
+        context(), net=net, init_from=str(tmp_path / "sd"), perceptual="pixel"
     )
     stage.start()
     pictures = torch.rand(2, 3, SIZE, SIZE)
@@ -469,7 +470,7 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
         where = str(tmp_path / ("sd" if says == "another layout" else "none"))
         with pytest.raises(UserError, match=says):
             ReferenceAutoencoderStage(
-                setting(), net=wrong, init_from=where, perceptual="pixel"
+                context(), net=wrong, init_from=where, perceptual="pixel"
             ).start()
 
 
@@ -477,7 +478,7 @@ def test_a_published_autoencoder_decodes_as_before_until_it_is_trained(tmp_path)
 def test_the_autoencoder_learns_to_rebuild(kl):
     torch.manual_seed(0)
     net = {**AUTO, "channels": (8, 16)}
-    stage = ReferenceAutoencoderStage(setting(), net=net, perceptual="pixel", w_kl=kl)
+    stage = ReferenceAutoencoderStage(context(), net=net, perceptual="pixel", w_kl=kl)
     shown = batch(n=1)
     shown.video = shown.video[..., :1, :1].expand(-1, -1, -1, SIZE, SIZE).contiguous()
     optimizer = torch.optim.Adam(stage.net.parameters(), 1e-2)
@@ -545,7 +546,7 @@ def test_the_reference_is_a_sequence_whose_places_count():
 def test_with_the_shortcut_a_new_network_answers_noise_with_the_portrait():
     net = frame_net(shortcut=True)
     still, noise = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 4, 4)
-    silent(net.unet.head)
+    zero_init(net.unet.head)
     given = net.motion(torch.zeros(3, 9), torch.zeros(1, 9)), net.reference(still), still
     last = torch.full((3,), net.process.steps)
     torch.testing.assert_close(
@@ -559,7 +560,7 @@ def test_the_weight_of_lips_counts_the_cells_around_them_alone(face):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
     plain, heavy = (
-        FrameStage(setting(morphable=face, autoencoder=auto), net=UNET, w_lip=w) for w in (0, 3)
+        FrameStage(context(morphable=face, autoencoder=auto), net=UNET, w_lip=w) for w in (0, 3)
     )
     heavy.net.load_state_dict(plain.net.state_dict())
     shown = batch(b=3, n=2)
@@ -591,7 +592,7 @@ def mean_loss(stage, shown):
 def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_more(face, jitter):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
-    needs = setting(morphable=face, autoencoder=auto)
+    needs = context(morphable=face, autoencoder=auto)
     stage = FrameStage(needs, net={**UNET, "portrait_motion": True}, jitter=jitter, w_lip=3.0)
     shown, seen = batch(b=3, n=4), {}
     stage.loss(shown)  # finds statistics
@@ -621,7 +622,7 @@ def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_mo
 def test_the_autoencoder_is_judged_by_the_second_frame_with_its_weights():
     torch.manual_seed(0)
     weights = {"w_rec": 2.0, "w_perceptual": 3.0, "perceptual": "pixel"}
-    stage, shown = ReferenceAutoencoderStage(setting(), net=AUTO, **weights), batch(n=2)
+    stage, shown = ReferenceAutoencoderStage(context(), net=AUTO, **weights), batch(n=2)
     spread(stage.net)
     losses = stage.loss(shown)
     reference, frames = shown.source.repeat_interleave(2, 0) / 255, shown.video.flatten(0, 1) / 255
@@ -635,7 +636,7 @@ def test_the_frame_stage_learns_frames_from_their_motion(face):
     torch.manual_seed(0)
     auto = spread(ReferenceAutoencoder(**AUTO))
     net = {**UNET, "portrait_motion": True, "shortcut": True, "tokens": 2}
-    stage = FrameStage(setting(morphable=face, autoencoder=auto), net=net)
+    stage = FrameStage(context(morphable=face, autoencoder=auto), net=net)
     shown = batch(b=3, n=2)
     stage.loss(shown)  # finds statistics
     before = mean_loss(stage, shown)
@@ -657,7 +658,7 @@ def test_two_passes_and_all_frames_in_one_round(face):
     assert (first.space, second.space, made.space) == ("coefficients", "latents", "latents")
     assert first.plan == plans.sar(20, segment=8, overlap=3)
     assert second.plan == plans.frames(20)
-    generation = made.generate(ask(20))
+    generation = generate(made, ask(20))
     assert sum(len(chunk) for chunk in generation.chunks) == 20
     assert generation.cost.calls == 3 * 2 + 1
 
@@ -695,7 +696,7 @@ def test_a_given_pose_takes_the_place_of_the_predicted_one(face):
 
 def test_other_plans_of_the_motion_pass_run_and_may_observe_the_portrait(face):
     for plan in ({"name": "nar"}, {"name": "ar", "motion": 2}):
-        chunks = strategy(face, plan=plan).generate(ask(5)).chunks
+        chunks = generate(strategy(face, plan=plan), ask(5)).chunks
         assert sum(len(chunk) for chunk in chunks) == 5
 
 

@@ -18,15 +18,17 @@ from baselines.hallo.walk import build_unet, places, transformers, walk
 from metrics.weights import WeightsMissing
 from tests.baselines.test_diffused_heads import spread
 from tests.toys import request
-from thbench import config, plans
+from thbench import config
 from thbench.config import DrawConfig, SamplerConfig
-from thbench.contracts import Batch
-from thbench.diffusion import sampler
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
+from thbench.diffusion import ddim
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE
+from thbench.generation.runner import generate
 from thbench.nn.regions import FACE, LIPS, box_mask
-from thbench.nn.silent import silent
-from thbench.plans import SOURCE
-from thbench.strategy import Setting
+from thbench.nn.zero_init import zero_init
+from thbench.training.stage import StageContext
 
 SIZE, AUDIO, LATENT = 16, 4, 3
 UNET = {"channels": (8, 16), "attends": (True, True), "layers": 1, "heads": 2, "groups": 4,
@@ -50,10 +52,10 @@ def net(**options):
 
 def stage(kind=VideoStage, *, options=None, **switches):
     torch.manual_seed(0)
-    setting = Setting(SIZE, AUDIO, needs={"vae": autoencoder()})
+    context = StageContext(SIZE, AUDIO, needs={"vae": autoencoder()})
     if kind is VideoStage:
         switches = {"segment": 4, **switches}
-    return kind(setting, net={**SMALL, **(options or {})}, **switches)
+    return kind(context, net={**SMALL, **(options or {})}, **switches)
 
 
 def landmarks(*shape):
@@ -102,11 +104,11 @@ def strategy(*, made=None, plan=None, steps=2, **options):
     nets = {"vae": autoencoder(), "denoiser": made or net()}
     plan = plan or {"name": "sar", "segment": 4, "overlap": 2}
     sampled = SamplerConfig(steps=steps, eta=0, spacing="trailing")
-    return Hallo(nets, Setting(SIZE, AUDIO), plan, sampled, **{"guidance": 1.0, **options})
+    return Hallo(nets, StageContext(SIZE, AUDIO), plan, sampled, **{"guidance": 1.0, **options})
 
 
 def frames_of(made, asked):
-    return torch.cat(list(made.generate(asked).chunks))
+    return torch.cat(list(generate(made, asked).chunks))
 
 
 @contextmanager
@@ -432,7 +434,7 @@ def test_with_the_shortcut_a_silent_network_estimates_the_portrait_from_noise():
     """At the last level nothing but the portrait is known, whatever the noise."""
     made = net(shortcut=True)
     noisy, t, portrait, sound, motion = given(made, b=1)
-    silent(made.unet.conv_out)
+    zero_init(made.unet.conv_out)
     keep = Keep.all(1, noisy.device)
     last = torch.full_like(t, made.process.steps)
     clean = made.process.to_clean(made(noisy, last, portrait, keep, sound, motion), noisy, last)
@@ -462,9 +464,7 @@ def test_the_schedule_is_the_published_one_in_training_and_at_generation():
     scheduler.set_timesteps(40)
     published = config.load("hallo", ["scale=paper"]).sampler
     assert published.eta == 0
-    assert (
-        sampler.grid(sweep.process, published)[:-1] - 1
-    ).tolist() == scheduler.timesteps.tolist()
+    assert (ddim.grid(sweep.process, published)[:-1] - 1).tolist() == scheduler.timesteps.tolist()
 
 
 # Guidance
@@ -542,7 +542,7 @@ def test_frames_are_decoded_in_batches():
 
 def test_a_long_video_streams_in_constant_memory():
     made, held = strategy(steps=1), []
-    generation = made.generate(ask(60))
+    generation = generate(made, ask(60))
     with counting(made.net.unet.conv_in, "forward") as shown:
         for chunk in generation.chunks:
             held.append((len(chunk), sum(shown)))
@@ -576,11 +576,11 @@ def test_the_weights_of_the_regions_reach_the_video():
     assert torch.equal(frames_of(strategy(made=made, weights={"lip": 1}), ask(5)), plain)
     for region in ("lip", "expression", "pose"):
         assert not torch.equal(frames_of(strategy(made=made, weights={region: 0}), ask(5)), plain)
-    silent = {"lip": 0, "expression": 0, "pose": 0}
-    quiet = frames_of(strategy(made=made, weights=silent), ask(5))
+    zero_init = {"lip": 0, "expression": 0, "pose": 0}
+    quiet = frames_of(strategy(made=made, weights=zero_init), ask(5))
     other = ask(5)
     other.audio = -other.audio
-    assert torch.equal(frames_of(strategy(made=made, weights=silent), other), quiet)
+    assert torch.equal(frames_of(strategy(made=made, weights=zero_init), other), quiet)
     assert not torch.equal(frames_of(strategy(made=made), other), plain)
 
 

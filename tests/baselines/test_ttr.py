@@ -7,11 +7,12 @@ from baselines.ttr import TTR, GapDenoiser
 from tests.dawn.test_traps import AUDIO, LATENT, LFG, SIZE
 from tests.toys import request
 from thbench.config import SamplerConfig
+from thbench.core.errors import UserError
 from thbench.dawn.a2v_net import A2VNet
 from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.dawn.pbnet import PBNet
-from thbench.errors import UserError
-from thbench.strategy import Setting
+from thbench.generation.runner import generate
+from thbench.training.stage import StageContext
 
 SMALL = {"dim": 8, "mults": (1,), "heads": 1, "head_dim": 8, "normalize": "location"}
 
@@ -37,7 +38,7 @@ def build():
             "gaps": net(lfg.latent_dim, 3.0, **options),
         }
         chosen = plan or {"name": "ttr", "stride": 4}
-        return TTR(nets, Setting(SIZE, AUDIO), chosen, SamplerConfig(steps=2))
+        return TTR(nets, StageContext(SIZE, AUDIO), chosen, SamplerConfig(steps=2))
 
     return made
 
@@ -108,7 +109,7 @@ def test_one_network_makes_all_where_the_plan_says_so(build):
     calls = []
     strategy.gaps.forward = lambda *a: calls.append(a)
     asked = request(9, size=SIZE, audio_dim=AUDIO)
-    assert sum(len(c) for c in strategy.generate(asked).chunks) == 9
+    assert sum(len(c) for c in generate(strategy, asked).chunks) == 9
     assert calls == []
 
 
@@ -117,7 +118,7 @@ def test_all_gaps_are_one_batch(build):
     sizes = []
     real = strategy.gaps.forward
     strategy.gaps.forward = lambda noisy, *rest: sizes.append(noisy.shape[0]) or real(noisy, *rest)
-    list(strategy.generate(request(13, size=SIZE, audio_dim=AUDIO)).chunks)
+    list(generate(strategy, request(13, size=SIZE, audio_dim=AUDIO)).chunks)
     assert sizes == [3, 3]  # three gaps, two steps
 
 

@@ -5,12 +5,12 @@ import torch
 
 from baselines.windows import WindowStage, take
 from tests.dawn.test_a2v import AUDIO, SIZE, SMALL, Planted, batch
-from thbench import plans
 from thbench.config import DrawConfig
+from thbench.core.errors import UserError
 from thbench.dawn.a2v import A2VStage
-from thbench.errors import UserError
-from thbench.plans import SOURCE
-from thbench.strategy import Setting
+from thbench.generation import plans
+from thbench.generation.plans import SOURCE
+from thbench.training.stage import StageContext
 
 CASES = [
     ({"name": "nar"}, "main", None, 12),
@@ -26,8 +26,8 @@ CASES = [
 
 def stage(plan, window="main", clip=None, net=SMALL, **options):
     torch.manual_seed(1)
-    setting = Setting(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
-    return WindowStage(setting, plan=plan, window=window, clip=clip, net=net, **options)
+    context = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
+    return WindowStage(context, plan=plan, window=window, clip=clip, net=net, **options)
 
 
 def shown_to(trained, batches):
@@ -137,7 +137,7 @@ def test_all_frames_at_once_is_the_training_of_dawn():
     data = batch(2, 6)
     nar, dawn = (
         stage({"name": "nar"}),
-        A2VStage(Setting(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()}), net=SMALL),
+        A2VStage(StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()}), net=SMALL),
     )
     shown, latent, given = nar.show(data, nar.lay(*nar.draw_window(6)[:1], data))
     expected, wanted = dawn.prepare(data)

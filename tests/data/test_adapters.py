@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from thbench.contracts import Clip
-from thbench.data import adapters
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import Clip
+from thbench.data.prepare import adapters
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -15,8 +15,9 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from thbench.data import audio, video, wav2vec
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.data.embedding import encoders, wav2vec
+from thbench.data.media import audio, video
 
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
@@ -87,7 +88,7 @@ def test_no_sound_is_explained(tmp_path: Path) -> None:
 
 
 def test_log_mel_is_aligned_to_frames() -> None:
-    encode = audio.encoder("logmel")
+    encode = encoders.encoder("logmel")
     features = encode(click(10 * 640 + 240), 25).reshape(25, 8, 40)
     own = features[:, 2:6].mean((1, 2))
     assert own.argmax() == 10
@@ -101,12 +102,12 @@ def test_log_mel_is_aligned_to_frames() -> None:
 def test_log_mel_scale_and_length() -> None:
     rng = np.random.default_rng(0)
     speech_like = rng.normal(0, 0.03, 16000 * 60).astype(np.float32)
-    features = audio.encoder("logmel")(speech_like, 1500)
+    features = encoders.encoder("logmel")(speech_like, 1500)
     assert features.shape == (1500, 320)
     assert abs(features.mean()) < 1.5
-    louder = audio.encoder("logmel")(speech_like * 10, 1500)
-    assert (louder - features).mean() == pytest.approx(20 / audio.LogMel.deviation, rel=0.01)
-    assert np.isfinite(audio.encoder("logmel")(np.zeros(10), 2)).all()
+    louder = encoders.encoder("logmel")(speech_like * 10, 1500)
+    assert (louder - features).mean() == pytest.approx(20 / encoders.LogMel.deviation, rel=0.01)
+    assert np.isfinite(encoders.encoder("logmel")(np.zeros(10), 2)).all()
 
 
 @pytest.mark.parametrize(
@@ -117,8 +118,8 @@ def test_transformers_load_and_align(tmp_path: Path, name: str, model: type, con
     torch.manual_seed(0)
     model(config(**SMALL)).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
-    encode = audio.encoder(f"{name}={tmp_path}")
-    assert encode is audio.encoder(f"{name}={tmp_path}")
+    encode = encoders.encoder(f"{name}={tmp_path}")
+    assert encode is encoders.encoder(f"{name}={tmp_path}")
     assert encode.dim == 16
     wave = np.random.default_rng(0).normal(0, 0.1, 3 * 16000).astype(np.float32)
     features = encode(wave, 75)
@@ -139,14 +140,14 @@ def test_all_layers_stand_side_by_side(tmp_path: Path) -> None:
     Wav2Vec2Model(Wav2Vec2Config(**{**SMALL, "num_hidden_layers": layers})).save_pretrained(
         tmp_path
     )
-    last, every = (audio.encoder(f"{n}={tmp_path}") for n in ("wav2vec2", "wav2vec2-layers"))
+    last, every = (encoders.encoder(f"{n}={tmp_path}") for n in ("wav2vec2", "wav2vec2-layers"))
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     assert every.dim == 16 * layers
     found = every(wave, 25)
     assert found.shape == (25, 16 * layers)
     np.testing.assert_allclose(found[:, -16:], last(wave, 25), atol=1e-5)
     assert np.abs(found[:, :16] - found[:, -16:]).max() > 0.01
-    assert audio.Wav2Vec2Layers.default_dim == 9216
+    assert encoders.Wav2Vec2Layers.default_dim == 9216
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_states_of_long_sound_are_those_of_the_whole(
     torch.manual_seed(0)
     Wav2Vec2Model(Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
-    encode = audio.encoder(f"wav2vec2={tmp_path}")
+    encode = encoders.encoder(f"wav2vec2={tmp_path}")
     rng = np.random.default_rng(0)
     wave = (np.linspace(0, 0.3, 65 * 16000) * rng.normal(0, 1, 65 * 16000)).astype(np.float32)
     with torch.inference_mode():
@@ -189,17 +190,17 @@ def test_states_of_long_sound_are_those_of_the_whole(
     for frame, state in ((10, 20), (1610, 3220)):
         wanted = 0.625 * expected[state] + 0.375 * expected[state + 1]
         np.testing.assert_allclose(features[frame], wanted, atol=2e-4)
-    monkeypatch.setattr(audio.Wav2Vec2, "chunk", 20)
-    monkeypatch.setattr(audio.Wav2Vec2, "overlap", 5)
+    monkeypatch.setattr(encoders.Wav2Vec2, "chunk", 20)
+    monkeypatch.setattr(encoders.Wav2Vec2, "overlap", 5)
     pieces = encode(wave, 65 * 25)
     assert np.linalg.norm(pieces - features) < 0.01 * np.linalg.norm(features - features.mean(0))
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hubert=FOLDER"):
-        audio.encoder(f"hubert={tmp_path / 'nowhere'}")
+        encoders.encoder(f"hubert={tmp_path / 'nowhere'}")
     HubertModel(HubertConfig(**SMALL)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="holds a hubert"):
-        audio.encoder(f"wav2vec2={tmp_path}")
+        encoders.encoder(f"wav2vec2={tmp_path}")
     with pytest.raises(UserError, match="Did you mean 'hubert'"):
-        audio.encoder("huberd")
+        encoders.encoder("huberd")

@@ -12,11 +12,13 @@ import torch
 
 from metrics import weights
 from tests.metrics.test_extractor_arcface import tiny_network
-from thbench.cli import main
-from thbench.contracts import N_LANDMARKS, Clip
-from thbench.data import lookalikes, manifest, video
-from thbench.data.check import WARNING, check
-from thbench.data.files import sha256
+from thbench.cli.parser import main
+from thbench.core.files import sha256
+from thbench.core.types import N_LANDMARKS, Clip
+from thbench.data import manifest
+from thbench.data.media import video
+from thbench.data.prepare import lookalikes
+from thbench.data.prepare.check import WARNING, check
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
 

@@ -6,8 +6,8 @@ import torch
 
 from tests.toy_training import AUDIO_DIM, SIZE, make_root
 from thbench.config import DataConfig, DrawConfig
+from thbench.core.errors import UserError
 from thbench.data.datamodule import ClipData
-from thbench.errors import UserError
 
 
 @pytest.fixture(scope="module")

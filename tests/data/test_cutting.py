@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from thbench.contracts import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data import audio, video
-from thbench.data.crop import Square, choose_square, cut
-from thbench.data.prepare import SourceVideo, prepare
+from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.data.face.crop import Square, choose_square, cut
+from thbench.data.media import audio, video
+from thbench.data.prepare.prepare import SourceVideo, prepare
 
 SECONDS = 3
 CLICKS = (3000, 6000, 9000)

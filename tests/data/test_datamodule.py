@@ -9,13 +9,20 @@ import torch
 
 from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
-from thbench.contracts import Batch
-from thbench.data import video
-from thbench.data.datamodule import ENDLESS, ClipData, Parts, Share, TrainLoader, read_digest
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
+from thbench.data.datamodule import (
+    ENDLESS,
+    ClipData,
+    RankDataset,
+    RankShard,
+    TrainLoader,
+    read_digest,
+)
 from thbench.data.dataset import PreparedDataset, jitter, window_starts
+from thbench.data.media import video
+from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store, build_once, resize
-from thbench.data.video import VideoWriter
-from thbench.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +239,8 @@ def test_without_video_nothing_is_decoded(root, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a frame was decoded")
 
-    monkeypatch.setattr("thbench.data.video.read", refuse)
-    monkeypatch.setattr("thbench.data.video.stream", refuse)
+    monkeypatch.setattr("thbench.data.media.video.read", refuse)
+    monkeypatch.setattr("thbench.data.media.video.stream", refuse)
     batch = make(root, video=False, options={"video": False, "size": 8}).batch(0, range(4))
     assert batch.video.shape == (4, 3, 3, 0, 0)
     assert batch.source.shape == (4, 3, 0, 0)
@@ -252,14 +259,14 @@ def test_the_cache_holds_what_decoding_gives(root, size):
 def test_frames_are_decoded_by_what_the_data_block_names(root, monkeypatch):
     used, read = [], video.read
     monkeypatch.setattr(
-        "thbench.data.video.read", lambda path, at, by: used.append(by) or read(path, at)
+        "thbench.data.media.video.read", lambda path, at, by: used.append(by) or read(path, at)
     )
-    monkeypatch.setattr("thbench.data.video.has_decord", lambda: True)
+    monkeypatch.setattr("thbench.data.media.video.has_decord", lambda: True)
     for decoder in ("pyav", "decord"):
         data = DataConfig("toy", str(root), "toy", 0.0, decoder=decoder)
         ClipData(data, DrawConfig(), 4, size=toy.SIZE).stores["train"].frames(0, np.arange(2))
     assert used == ["pyav", "decord"]
-    monkeypatch.setattr("thbench.data.video.has_decord", lambda: False)
+    monkeypatch.setattr("thbench.data.media.video.has_decord", lambda: False)
     with pytest.raises(UserError, match=r"not installed.*data\.decoder=pyav"):
         open_store(root, decoder="decord")
 
@@ -382,20 +389,20 @@ def test_ranks_and_parts_share_the_slots(world, accumulate):
         slot
         for part in range(accumulate)
         for rank in range(world)
-        for slot in Share(8, rank, world, accumulate).slots(part)
+        for slot in RankShard(8, rank, world, accumulate).slots(part)
     ]
     assert slots == list(range(8))
 
 
 def test_a_batch_that_cannot_be_shared():
     with pytest.raises(UserError, match=r"batch_size=8 .*3 device.*accumulate=2.*multiple of 6"):
-        Share(8, 0, 3, 2)
+        RankShard(8, 0, 3, 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_loader_goes_on_where_it_was(root, workers):
     dataset = make(root, frames=[2, 4])
-    parts = Parts(dataset, Share(4, 0, 1, 2))
+    parts = RankDataset(dataset, RankShard(4, 0, 1, 2))
     loader = TrainLoader(parts, workers)
     assert len(loader) == ENDLESS
     assert loader.state_dict() == {"batches": 0}
@@ -405,7 +412,7 @@ def test_the_loader_goes_on_where_it_was(root, workers):
     assert loader.state_dict() == {"batches": 3}  # what workers have read ahead does not count
     expected = next(iterator)
     iterator.close()
-    resumed = TrainLoader(Parts(dataset, Share(4)), workers)  # no accumulation any more
+    resumed = TrainLoader(RankDataset(dataset, RankShard(4)), workers)  # no accumulation any more
     resumed.load_state_dict({"batches": 3})
     found = next(iter(resumed))
     assert found.ids[:2] == expected.ids
@@ -422,7 +429,7 @@ def test_an_error_in_a_worker_stays_one_line(root, monkeypatch):
     monkeypatch.setattr(dataset, "batch", fail)
     for workers in (0, 1):
         with pytest.raises(UserError) as error:
-            next(iter(TrainLoader(Parts(dataset, Share(4)), workers)))
+            next(iter(TrainLoader(RankDataset(dataset, RankShard(4)), workers)))
         assert str(error.value) == "clip x is gone: prepare the data set again."
 
 

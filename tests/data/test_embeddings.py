@@ -9,13 +9,15 @@ import pytest
 
 from tests import toy_training as toy
 from thbench.config import DataConfig, DrawConfig
-from thbench.data import audio, embeddings, places
-from thbench.data.audio import AudioEncoder
+from thbench.core.errors import UserError
+from thbench.data import cache_folders
 from thbench.data.datamodule import ClipData
-from thbench.data.embeddings import Embeddings
+from thbench.data.embedding import cache, encoders
+from thbench.data.embedding.cache import Embeddings
+from thbench.data.embedding.encoders import AudioEncoder
+from thbench.data.media import audio
 from thbench.data.store import Store
-from thbench.errors import UserError
-from thbench.requests import SplitRequests
+from thbench.generation.requests import SplitRequests
 
 
 class Loudness(AudioEncoder):
@@ -46,13 +48,13 @@ class Loudness(AudioEncoder):
 
 @pytest.fixture(autouse=True)
 def _encoder(monkeypatch):
-    monkeypatch.setitem(audio.ENCODERS._targets, "loudness", f"{__name__}:Loudness")
-    audio.encoder.cache_clear()
-    embeddings.say_once.cache_clear()
+    monkeypatch.setitem(encoders.ENCODERS._targets, "loudness", f"{__name__}:Loudness")
+    encoders.encoder.cache_clear()
+    cache.print_once.cache_clear()
     for name, value in {"loaded": 0, "heard": 0, "fails_after": 99}.items():
         monkeypatch.setattr(Loudness, name, value)
     yield
-    audio.encoder.cache_clear()
+    encoders.encoder.cache_clear()
 
 
 @pytest.fixture
@@ -64,12 +66,12 @@ def root(tmp_path):
 def read_only(monkeypatch):
     """Folders below which nothing can be written, however that comes about."""
     closed = []
-    real = places.writable
+    real = cache_folders.writable
 
     def writable(folder):
         return not any(place in folder.parents for place in closed) and real(folder)
 
-    for module in (places, embeddings):
+    for module in (cache_folders, cache):
         monkeypatch.setattr(module, "writable", writable)
     return closed
 
@@ -95,7 +97,7 @@ def test_what_is_missing_is_made_of_the_clips_own_sound_with_one_load(root):
     assert len(list(folder.rglob("*.npy"))) == 3  # of every split: what is tested hears too
     assert (Loudness.loaded, Loudness.heard) == (1, 3)
     waveform = audio.load(root / "clips/person0/clip.mp4")
-    expected = audio.encoder("loudness")(waveform, 6)
+    expected = encoders.encoder("loudness")(waveform, 6)
     assert np.array_equal(np.load(folder / "person0/clip.npy"), expected)
     assert expected[:, 0].min() > 0.01
     batch = data.dataset("train").batch(0, range(1))
@@ -154,7 +156,7 @@ def test_embeddings_of_another_version_or_of_other_weights_are_refused(root, mon
     ):
         module(root, "loudness=other").prepare_data()
     with pytest.raises(UserError, match="other weights"):
-        embeddings.claim(root / "audio" / "loudness", "loudness=other")  # as `data prepare` asks
+        cache.claim(root / "audio" / "loudness", "loudness=other")  # as `data prepare` asks
     monkeypatch.setattr(Loudness, "version", "loudness-2")
     with pytest.raises(UserError, match=r"made by loudness-1, not loudness-2: delete .* anew"):
         module(root).prepare_data()
@@ -233,16 +235,16 @@ def test_a_cache_folder_is_taken_where_it_is_named(root, tmp_path, monkeypatch):
 def test_copies_of_a_data_set_do_not_share_a_cache(root, tmp_path):
     """They may have been measured differently, which their manifests do not say."""
     other = toy.make_root(tmp_path / "copy", (6, 5, 7), "tve")
-    found = {places.elsewhere(place, str(tmp_path / "c")) for place in (root, other)}
+    found = {cache_folders.elsewhere(place, str(tmp_path / "c")) for place in (root, other)}
     assert len(found) == 2
-    assert places.elsewhere(root, None).parent.name == "data"
+    assert cache_folders.elsewhere(root, None).parent.name == "data"
 
 
 def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch):
-    assert places.writable(tmp_path / "a" / "b")
+    assert cache_folders.writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
     (tmp_path / "file").touch()
-    assert not places.writable(tmp_path / "file" / "c")
+    assert not cache_folders.writable(tmp_path / "file" / "c")
 
     def refuse(number):
         def mkdir(*_, **__):
@@ -252,4 +254,4 @@ def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch):
 
     for number, expected in ((30, False), (13, False), (28, True)):  # read only, forbidden, full
         monkeypatch.setattr(Path, "mkdir", refuse(number))
-        assert places.writable(tmp_path / "d") == expected
+        assert cache_folders.writable(tmp_path / "d") == expected

@@ -12,11 +12,12 @@ import av
 import numpy as np
 import pytest
 
-from thbench.data import audio, listing, video
-from thbench.data.files import write_atomic
+from thbench.core.errors import UserError
+from thbench.core.files import write_atomic
+from thbench.data import listing
 from thbench.data.listing import LeftOut, list_videos, summary
-from thbench.errors import UserError
-from thbench.pairing import find_videos
+from thbench.data.media import audio, video
+from thbench.evaluation.pairing import find_videos
 
 Touch = Callable[..., Path]
 

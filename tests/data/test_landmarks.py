@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.tiny import HDTF
-from thbench.data import landmarks, pose, video
+from thbench.data.face import landmarks, pose
+from thbench.data.media import video
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
 

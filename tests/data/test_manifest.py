@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from thbench.contracts import Clip
+from thbench.core.errors import UserError
+from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.errors import UserError
 
 CLIP = Clip("a/1", "a", "train", 50, "clips/a/1.mp4", "clips/a/1.npz", "00", {"truth": "t.npz"})
 OTHER = replace(CLIP, id="b/1", identity="b", split="test")

@@ -10,10 +10,10 @@ from scipy.io import savemat
 from metrics.landmarks import IBUG_68
 from metrics.morphable import align, fit, place, rotation
 from tests.data.test_pose import head
-from thbench.cli import main
-from thbench.data import morphable, pose
-from thbench.data.morphable import Moments, Morphable, pose_coefficients, to_pose, vertex_error
-from thbench.errors import UserError
+from thbench.cli.parser import main
+from thbench.core.errors import UserError
+from thbench.data.face import morphable, pose
+from thbench.data.face.morphable import Moments, Morphable, pose_coefficients, to_pose, vertex_error
 
 angle = st.floats(-0.7, 0.7)
 PEOPLE, FRAMES = 40, 12

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import face_mesh
-from thbench.data import pose
+from thbench.data.face import pose
 
 angle = st.floats(-0.7, 0.7)
 

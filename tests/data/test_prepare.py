@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from tests.tiny import HDTF
-from thbench.contracts import N_LANDMARKS
-from thbench.data import audio, manifest, video
-from thbench.data.crop import Square, choose_square, cut
-from thbench.data.prepare import Report, SourceVideo, prepare, read_report
-from thbench.data.segments import split
+from thbench.core.errors import UserError
+from thbench.core.types import N_LANDMARKS
+from thbench.data import manifest
+from thbench.data.face.crop import Square, choose_square, cut
+from thbench.data.media import audio, video
+from thbench.data.prepare.prepare import Report, SourceVideo, prepare, read_report
+from thbench.data.prepare.segments import split
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.errors import UserError
 
 
 def test_square_shows_the_head_and_stays_inside() -> None:

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from tests.recordings import Track, begin_later, clicks, damage, forget_rate, heard, record, talk
-from thbench.cli import main
-from thbench.contracts import Clip
-from thbench.data import audio, manifest, video
-from thbench.data.crop import cut
-from thbench.data.job import Entry
-from thbench.data.prepare import read_report
+from thbench.cli.parser import main
+from thbench.core.types import Clip
+from thbench.data import manifest
+from thbench.data.face.crop import cut
+from thbench.data.media import audio, video
+from thbench.data.prepare.job import Entry
+from thbench.data.prepare.prepare import read_report
 
 N = 50
 HALF = N // 2

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from thbench.data import manifest, process, video
-from thbench.data.crop import Square
-from thbench.data.files import DiskError, remove_leftovers, replacing
-from thbench.data.prepare import Report, SourceVideo, prepare
-from thbench.data.process import FrameReader
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.files import DiskError, remove_leftovers, replacing
+from thbench.data import manifest
+from thbench.data.face.crop import Square
+from thbench.data.media import video
+from thbench.data.prepare import process
+from thbench.data.prepare.prepare import Report, SourceVideo, prepare
+from thbench.data.prepare.process import FrameReader
 
 # pictures without a face go through whole with these
 OPTIONS = {
@@ -32,7 +34,7 @@ OPTIONS = {
 KILLED = """
 import json, sys
 from pathlib import Path
-from thbench.data.prepare import SourceVideo, prepare
+from thbench.data.prepare.prepare import SourceVideo, prepare
 if __name__ == "__main__":
     raw, out, options, workers = sys.argv[1:]
     sources = [SourceVideo(p, p.stem, p.stem, "train") for p in sorted(Path(raw).glob("*.mp4"))]

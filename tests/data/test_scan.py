@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.recordings import talk
-from thbench.data.crop import LOCATE_EVERY, FaceLocator, thumbnail
-from thbench.data.scan import ShotFinder, correlation, scan
-from thbench.data.video import Chunk
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.data.face.crop import LOCATE_EVERY, FaceLocator, thumbnail
+from thbench.data.media.video import Chunk
+from thbench.data.prepare.scan import ShotFinder, correlation, scan
 
 N = 24
 

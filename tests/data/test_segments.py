@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thbench.contracts import SAMPLES_PER_FRAME
-from thbench.data.audio import Sound
-from thbench.data.crop import LOCATE_EVERY, Face, Square
-from thbench.data.job import Segment, Settings
-from thbench.data.scan import Scan
-from thbench.data.segments import follows, plan
+from thbench.core.types import SAMPLES_PER_FRAME
+from thbench.data.face.crop import LOCATE_EVERY, Face, Square
+from thbench.data.media.audio import Sound
+from thbench.data.prepare.job import Segment, Settings
+from thbench.data.prepare.scan import Scan
+from thbench.data.prepare.segments import follows, plan
 from thbench.data.synthetic.perform import perform
 
 N = 200

@@ -10,8 +10,8 @@ import pytest
 
 from tests import recordings
 from tests.recordings import Place, Track, clicks, heard, record, voice
-from thbench.data import audio
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.data.media import audio
 
 FILES = [("mkv", "pcm_s16le"), ("mp4", "aac"), ("webm", "libopus")]
 SECONDS = 3.0

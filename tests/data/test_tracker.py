@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from tests import face_mesh
-from thbench.data import landmarks
+from thbench.data.face import landmarks
+from thbench.data.face.tracker import mesh, network, tflite
+from thbench.data.face.tracker.detection import FaceDetector
+from thbench.data.face.tracker.region import Region
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.data.tracker import mesh, network, tflite
-from thbench.data.tracker.detection import FaceDetector
-from thbench.data.tracker.region import Region
 
 RECORDED = Path(__file__).parent / "tracker.npz"
 FILMED = (0, 1, 7, 12, 16, 19)  # frames of the clip whose points are recorded

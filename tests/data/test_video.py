@@ -14,8 +14,8 @@ from PIL import Image
 from tests import recordings
 from tests.recordings import counted, counting, record
 from tests.tiny import HDTF
-from thbench.data import audio, decoding, video, writer
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.data.media import audio, decoding, video, writer
 
 DECODERS = ["pyav", *(["decord"] if video.has_decord() else [])]
 

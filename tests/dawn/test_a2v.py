@@ -3,14 +3,14 @@ import torch
 from torch import nn
 
 from thbench.config import SamplerConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.dawn.a2v import A2VStage, sample
 from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
 from thbench.dawn.lfg import SourceFeatures
-from thbench.errors import UserError
+from thbench.generation.plans import SOURCE
 from thbench.nn.regions import FACE, LIPS, region_mask
-from thbench.plans import SOURCE
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 SIZE, LATENT, FEATURES, AUDIO = 16, 8, 5, 4
 SMALL = {"dim": 16, "mults": (1, 2), "heads": 2, "head_dim": 8}
@@ -70,8 +70,8 @@ def batch(b=2, n=4, seed=0):
 
 def stage(lfg=None, net=None, **options):
     torch.manual_seed(1)
-    setting = Setting(size=SIZE, audio_dim=AUDIO, needs={"lfg": lfg or Planted()})
-    return A2VStage(setting, net=SMALL | (net or {}), **options)
+    context = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": lfg or Planted()})
+    return A2VStage(context, net=SMALL | (net or {}), **options)
 
 
 def conditions(net, n=12, b=1, **changes):
@@ -275,8 +275,8 @@ def test_observed_frames_are_not_learned():
             t[:, :3] = 0
             return t
 
-    setting = Setting(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
-    trained = Observing(setting, net=SMALL)
+    context = StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()})
+    trained = Observing(context, net=SMALL)
     trained.net._ordered = lambda noisy, *rest: torch.cat(
         [1e6 * torch.ones_like(noisy[:, :, :3]), torch.zeros_like(noisy[:, :, 3:])], dim=2
     )
@@ -471,4 +471,4 @@ def test_errors(options, message):
 
 def test_it_needs_a_latent_flow_generator():
     with pytest.raises(UserError, match="needs"):
-        A2VStage(Setting(size=SIZE, audio_dim=AUDIO))
+        A2VStage(StageContext(size=SIZE, audio_dim=AUDIO))

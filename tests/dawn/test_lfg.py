@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from thbench.config import OptimConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.dawn import lfg
 from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
 from thbench.dawn.lfg_losses import pixel_weight, psnr
@@ -17,11 +18,10 @@ from thbench.dawn.motion import (
     moments,
     region_maps,
 )
-from thbench.errors import UserError
 from thbench.nn.perceptual import VGG19, pixel_features, pyramid_l1
 from thbench.nn.regions import LIPS
 from thbench.nn.warp import Deformation, identity_grid, warp_by_flow
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 TINY = {
     "regions": 4,
@@ -72,9 +72,9 @@ def batch(n=4, frames=1):
 
 
 def stage(**options):
-    setting = Setting(size=32, audio_dim=4, optim=OptimConfig())
+    context = StageContext(size=32, audio_dim=4, optim=OptimConfig())
     torch.manual_seed(0)
-    return LFGStage(setting, **{"net": REFINED, "perceptual": "pixel", **options})
+    return LFGStage(context, **{"net": REFINED, "perceptual": "pixel", **options})
 
 
 def spd(*shape, seed=0):
@@ -383,7 +383,7 @@ def test_vgg_is_asked_for_only_when_training_starts(monkeypatch):
     def missing():
         raise UserError("VGG is not here")
 
-    monkeypatch.setattr("thbench.pictures.VGG19", missing)
+    monkeypatch.setattr("thbench.training.fit.reconstruction.VGG19", missing)
     waiting = stage(perceptual="vgg")  # a trained net is loaded through this, without VGG
     with pytest.raises(UserError, match="VGG is not here"):
         waiting.on_fit_start()

@@ -5,10 +5,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from thbench.config import DrawConfig, OptimConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.dawn.pbnet import Discriminator, PBNet, PBNetStage, kl_divergence
-from thbench.errors import UserError
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 AUDIO = 4
 SMALL = {"latent": 8, "widths": (8, 8, 16), "dim": 16, "heads": 2, "hidden": 32}
@@ -41,8 +41,8 @@ def batch(b=4, n=32, seed=0):
 def stage(clip=1.0, lr=3e-3, schedule="constant", **options):
     torch.manual_seed(0)
     optim = OptimConfig(name="adamw", lr=lr, schedule=schedule, decay_steps=100)
-    setting = Setting(size=8, audio_dim=AUDIO, optim=optim, clip=clip)
-    return PBNetStage(setting, net=SMALL, **options)
+    context = StageContext(size=8, audio_dim=AUDIO, optim=optim, clip=clip)
+    return PBNetStage(context, net=SMALL, **options)
 
 
 def fit(module, steps, **options):
@@ -302,7 +302,7 @@ def test_errors():
     with pytest.raises(UserError, match="24 or more"):
         stage().check_draw(DrawConfig(200, least=10))
     with pytest.raises(UserError, match="decay_steps"):
-        PBNetStage(Setting(size=8, audio_dim=AUDIO))
+        PBNetStage(StageContext(size=8, audio_dim=AUDIO))
 
 
 def test_a_batch_has_the_gradients_of_its_clips_one_by_one(monkeypatch):

@@ -23,8 +23,9 @@ from thbench.dawn.a2v_net import A2VNet
 from thbench.dawn.dawn import DAWN
 from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.dawn.pbnet import PBNet
+from thbench.generation.runner import generate
 from thbench.nn import attention, transformer
-from thbench.strategy import Setting
+from thbench.training.stage import StageContext
 
 SIZE, LATENT, AUDIO = 16, 8, 4
 LFG = {
@@ -54,7 +55,7 @@ def dawn(plan=None, window=20, steps=2, threshold=0.9):
         "pbnet": PBNet(AUDIO, window=window, **MOTION),
     }
     sampler = SamplerConfig(steps=steps, spacing="trailing", threshold=threshold)
-    return DAWN(nets, Setting(SIZE, AUDIO), plan or {"name": "nar"}, sampler)
+    return DAWN(nets, StageContext(SIZE, AUDIO), plan or {"name": "nar"}, sampler)
 
 
 def ask(n):
@@ -62,7 +63,7 @@ def ask(n):
 
 
 def frames_of(strategy, asked):
-    return torch.cat(list(strategy.generate(asked).chunks))
+    return torch.cat(list(generate(strategy, asked).chunks))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_the_face_mask_reaches_the_denoiser():
 
 def test_conditions_are_the_same_in_training_and_at_generation():
     strategy, clip = dawn(), batch(1, 6)
-    stage = A2VStage(Setting(SIZE, AUDIO, needs={"lfg": strategy.lfg}), net=UNET)
+    stage = A2VStage(StageContext(SIZE, AUDIO, needs={"lfg": strategy.lfg}), net=UNET)
     stage.net.load_state_dict(strategy.a2v.state_dict())
     own = ("audio", "pose", "eyes", "source", "source_pose", "source_eyes", "source_landmarks")
     asked = replace(ask(6), **{name: getattr(clip, name)[0] for name in own})
@@ -106,7 +107,7 @@ def test_conditions_are_the_same_in_training_and_at_generation():
 def test_no_clip_is_too_long():
     """Sound at the end of a clip of over 200 frames is heard there, and only there."""
     strategy, asked = dawn(window=8, threshold=None), ask(230)  # a threshold joins all frames
-    made, motion = frames_of(strategy, asked), strategy.generate(asked)
+    made, motion = frames_of(strategy, asked), generate(strategy, asked)
     assert len(made) == len(motion.pose) == len(motion.eyes) == 230
     asked.audio = asked.audio.clone()
     asked.audio[225:] += 100

@@ -47,7 +47,7 @@ def window_stage():
 def frame_stage():
     torch.manual_seed(0)
     auto = fd2talk.spread(ReferenceAutoencoder(**fd2talk.AUTO))
-    needs = fd2talk.setting(morphable=found_model(), autoencoder=auto)
+    needs = fd2talk.context(morphable=found_model(), autoencoder=auto)
     return FrameStage(needs, net=fd2talk.UNET, w_lip=2.0)
 
 

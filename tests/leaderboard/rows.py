@@ -1,10 +1,17 @@
 """Made-up results for the tests of this folder."""
 
-from thbench.results import CostSummary, Coverage, DataRef, Figure, ProtocolRef, Result
+from thbench.evaluation.results import (
+    CostSummary,
+    Coverage,
+    DataRef,
+    MetricValue,
+    ProtocolRef,
+    Result,
+)
 
 
 def figure(value, direction="higher", **kwargs):
-    return Figure(value, direction, n=4, **kwargs)
+    return MetricValue(value, direction, n=4, **kwargs)
 
 
 def result(

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.leaderboard.rows import result
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.evaluation.results import Curve, read_folder, write
 from thbench.leaderboard import build, published
 from thbench.leaderboard.rank import narrowed, tables_of
 from thbench.leaderboard.render import number, show
-from thbench.results import Curve, read_folder, write
 
 ROOT = Path(__file__).parents[2]
 BOARDS = ROOT / "leaderboards"

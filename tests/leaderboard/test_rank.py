@@ -4,7 +4,7 @@ import math
 import pytest
 
 from tests.leaderboard.rows import figure, result
-from thbench.leaderboard.rank import Cell, Column, Row, Table, badness, ranked, tables_of
+from thbench.leaderboard.rank import Cell, Column, Row, Table, rank_key, ranked, tables_of
 
 
 def marks(direction, cells, origins=None, ranked_rows=None):
@@ -41,7 +41,7 @@ def test_directions_and_equal_values(direction, values, expected):
 def test_nearest_to_the_reference_is_best():
     cells = [Cell(0.1, reference=0.5), Cell(0.7, reference=0.5), Cell(0.45, reference=0.5)]
     assert marks("reference", cells) == ["", "second", "best"]
-    assert badness(Column("m", "reference"), Cell(0.3)) is None
+    assert rank_key(Column("m", "reference"), Cell(0.3)) is None
 
 
 def test_overlapping_intervals_tie():

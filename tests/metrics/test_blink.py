@@ -6,8 +6,8 @@ import torch
 
 from metrics.blink import BlinkDuration, BlinkRate, blink_duration, blink_rate, find_blinks
 from tests import lossless
-from thbench import features, protocol
-from thbench.evaluation import score
+from thbench.evaluation import features, protocol
+from thbench.evaluation.score import score
 
 FPS = 25
 

@@ -14,10 +14,10 @@ from metrics.extractors.synthetic_sync import SyntheticSync
 from metrics.identity import CSIM
 from metrics.syncnet import AVOffset
 from metrics.weights import WeightsUnreadable
-from thbench.contracts import SAMPLES_PER_FRAME
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.features import track
+from thbench.evaluation.features import track
 
 SEED, SIZE, FRAMES = 4242, 128, 75
 PEOPLE = range(3)

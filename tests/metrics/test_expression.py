@@ -7,7 +7,7 @@ from metrics.efid import EFID
 from metrics.extractors.expression import LandmarkExpression, SyntheticExpression
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from tests.metrics.test_experts import PEOPLE, clip
-from thbench.data.morphable import Morphable, write
+from thbench.data.face.morphable import Morphable, write
 
 
 def features(person):

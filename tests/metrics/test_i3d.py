@@ -16,9 +16,9 @@ from metrics.extractors.i3d import (
 )
 from metrics.frechet import frechet_distance
 from metrics.fvd import FVD
-from thbench import protocol
-from thbench.data.video import VideoWriter, read
-from thbench.evaluation import score
+from thbench.data.media.video import VideoWriter, read
+from thbench.evaluation import protocol
+from thbench.evaluation.score import score
 
 VARIANCE = 1e-3
 

@@ -107,7 +107,8 @@ def test_names_and_options():
 
 @pytest.mark.real
 def test_the_points_of_a_mirrored_face_are_mirrored(clips):
-    from thbench.data import landmarks, video
+    from thbench.data.face import landmarks
+    from thbench.data.media import video
 
     frame = next(video.stream(clips / HDTF))[:1]
     found, mirrored = (landmarks.track(f) for f in (frame, frame.flip(-1)))

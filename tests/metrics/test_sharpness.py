@@ -7,8 +7,8 @@ import torch
 
 from metrics.sharpness import CPBD, canny_edges, cpbd, edge_widths, sobel_edges
 from tests import lossless
-from thbench import protocol
-from thbench.evaluation import score
+from thbench.evaluation import protocol
+from thbench.evaluation.score import score
 
 # What slow_cpbd gives for picture(seed, divisor).
 FIGURES = {

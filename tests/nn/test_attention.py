@@ -3,16 +3,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.nn.attention import (
     SpatialAttention,
     SpatialLinearAttention,
     TemporalAttention,
-    banded_attention,
-    make_band,
+    local_attention,
+    local_attention_mask,
+    portrait_positions,
     relative_bucket,
     rope,
-    stand_in,
 )
 
 
@@ -39,9 +39,9 @@ def compare(positions, window, batch=2, with_bias=True):
     generator = torch.Generator().manual_seed(0)
     n = positions.shape[1]
     q, k, v = torch.randn(3, batch, 3, 2, n, 4, generator=generator)
-    band = make_band(positions, window)
+    band = local_attention_mask(positions, window)
     bias = slope(band.distance)[:, None].expand(-1, 2, -1, -1, -1) if with_bias else None
-    ours = banded_attention(q, k, v, band, bias)
+    ours = local_attention(q, k, v, band, bias)
     expected = dense(q, k, v, positions, window, slope if with_bias else None)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     return band
@@ -75,16 +75,16 @@ def test_equal_neighbours_are_exact_too():
 
 def test_frames_must_ascend():
     with pytest.raises(ValueError, match="ascending"):
-        make_band(torch.tensor([[0, 5, 3]]))
+        local_attention_mask(torch.tensor([[0, 5, 3]]))
 
 
 def test_a_band_of_one_frame_is_refused():
     with pytest.raises(UserError, match="window"):
-        make_band(places(3), 1)
+        local_attention_mask(places(3), 1)
 
 
 def test_cost_is_linear_in_frames():
-    sizes = {n: make_band(places(n), 80).distance.numel() for n in (400, 800, 1600)}
+    sizes = {n: local_attention_mask(places(n), 80).distance.numel() for n in (400, 800, 1600)}
     assert sizes[800] == 2 * sizes[400]
     assert sizes[1600] == 4 * sizes[400]
     assert sizes[1600] < 1600 * 1600 / 10
@@ -92,7 +92,7 @@ def test_cost_is_linear_in_frames():
 
 def test_gradient_is_finite_where_blocks_are_padded():
     q, k, v = (torch.randn(1, 1, 1, 41, 4, requires_grad=True) for _ in range(3))
-    banded_attention(q, k, v, make_band(places(41), 4)).sum().backward()
+    local_attention(q, k, v, local_attention_mask(places(41), 4)).sum().backward()
     assert all(x.grad.isfinite().all() for x in (q, k, v))
 
 
@@ -133,7 +133,7 @@ def test_relative_buckets():
 def test_the_portrait_stands_in_for_the_frame_before_its_successor():
     frames = torch.tensor([[-1, -1, 0, 1], [-1, 8, 9, 10], [5, 6, 7, 8], [-1, -1, -1, 3]])
     expected = torch.tensor([[-2, -1, 0, 1], [7, 8, 9, 10], [5, 6, 7, 8], [0, 1, 2, 3]])
-    assert torch.equal(stand_in(frames), expected)
+    assert torch.equal(portrait_positions(frames), expected)
 
 
 def test_temporal_attention_reaches_as_far_as_its_band():
@@ -142,7 +142,7 @@ def test_temporal_attention_reaches_as_far_as_its_band():
     x = torch.randn(1, 40, 8, 2, 2)
     changed = x.clone()
     changed[:, 20] = torch.randn(8, 2, 2)
-    band = make_band(places(40), 6)
+    band = local_attention_mask(places(40), 6)
     moved = (layer(x, band) - layer(changed, band)).abs().amax(dim=(0, 2, 3, 4)) > 1e-6
     assert moved.nonzero().flatten().tolist() == list(range(17, 24))
     # Pixels do not mix.
@@ -156,8 +156,8 @@ def test_temporal_attention_knows_the_order_of_frames_and_learns_its_bias():
     torch.manual_seed(0)
     layer = TemporalAttention(8, heads=2, head_dim=4)
     x = torch.randn(1, 6, 8, 1, 1)
-    out = layer(x, make_band(places(6)))
-    flipped = layer(x.flip(1), make_band(places(6))).flip(1)
+    out = layer(x, local_attention_mask(places(6)))
+    flipped = layer(x.flip(1), local_attention_mask(places(6))).flip(1)
     assert (out - flipped).abs().max() > 1e-4
     out.square().sum().backward()
     assert layer.bias.weight.grad.abs().sum() > 0

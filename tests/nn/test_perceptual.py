@@ -6,7 +6,7 @@ import torch
 from torchvision.models import VGG19_Weights
 
 from metrics.weights import WEIGHTS, sha256
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.nn import perceptual
 from thbench.nn.perceptual import VGG19, pixel_features, pyramid_l1
 

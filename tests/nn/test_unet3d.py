@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from thbench.nn.attention import make_band
+from thbench.nn.attention import local_attention_mask
 from thbench.nn.unet3d import TokenAttention, UNet3D, sinusoid
 
 KINDS = {"audio": 5, "pose": 6}
@@ -19,7 +19,7 @@ def inputs(b=2, n=5, size=8):
     t = torch.randint(1, 1000, (b, n), generator=g)
     static = torch.randn(b, 16, size, size, generator=g)
     tokens = {k: torch.randn(b, n, width, generator=g) for k, width in KINDS.items()}
-    band = make_band(torch.arange(n).expand(b, n))
+    band = local_attention_mask(torch.arange(n).expand(b, n))
     return [noisy, t, static, tokens, torch.ones(b, n, dtype=torch.bool), band]
 
 

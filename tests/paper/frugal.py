@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from thbench import training
+from thbench.training import fit
 
 LEAST = 2**20
 """Bytes of a tensor that is worth a file."""
@@ -55,7 +55,7 @@ def in_files(folder: Path) -> Iterator[None]:
 
     try:
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, unpack)
-        with hooks, mock.patch.object(training, "fill", fill):
+        with hooks, mock.patch.object(fit, "fill", fill):
             yield
     finally:
         shutil.rmtree(folder)

@@ -18,9 +18,9 @@ from torchvision.models import vgg19
 from baselines.autoencoder import Autoencoder
 from metrics import weights
 from tests.metrics.test_extractor_arcface import field, tensor_info
+from thbench.core.files import replacing
 from thbench.data import manifest
-from thbench.data.audio import ENCODERS
-from thbench.data.files import replacing
+from thbench.data.embedding.encoders import ENCODERS
 from thbench.data.synthetic.make import synthesize
 
 SECONDS = {128: 8.2, 256: 3.0, 512: 3.0}

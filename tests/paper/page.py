@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.paper.run import FEW, GENERATE, PLANS, stages_of
-from thbench.predict import hardware
-from thbench.results import write_atomic
+from thbench.core.files import write_atomic
+from thbench.core.hardware import hardware
 
 HEADER = """\
 # Every stage at paper scale

@@ -3,7 +3,7 @@
     python -m tests.paper.run FOLDER STAGE STRATEGY [key=value ...]
     python -m tests.paper.run FOLDER generate STRATEGY [key=value ...]
 
-A stage makes one training step and one validation of batch 1, through ``thbench.training``, and
+A stage makes one training step and one validation of batch 1, through ``thbench.training.fit``, and
 leaves its checkpoint in ``FOLDER/runs``; the stages that it builds on must be there. A process does
 one thing, so that its peak memory is that thing's.
 """
@@ -23,10 +23,12 @@ from lightning.pytorch.callbacks import Callback
 
 from tests.paper import given
 from tests.paper.frugal import Peak, in_files
-from thbench import assemble, config, training
+from thbench import config
 from thbench.config import Config
-from thbench.requests import SplitRequests
-from thbench.stages import StageRun, order, read_checkpoint, stage_run
+from thbench.generation import assemble, runner
+from thbench.generation.requests import SplitRequests
+from thbench.training import fit
+from thbench.training.runs import StageRun, order, read_checkpoint, stage_run
 
 GENERATE = "generate"
 PLANS = (
@@ -110,12 +112,12 @@ def train(loaded: Config, name: str) -> dict[str, Any]:
     before = stage_run(loaded, name)
     if before.last.is_file():
         return {"hash": before.hash, "shared": True}
-    clock, callbacks = Clock(), training._callbacks
-    training._callbacks = lambda *given: [clock, *callbacks(*given)]
+    clock, callbacks = Clock(), fit._callbacks
+    fit._callbacks = lambda *given: [clock, *callbacks(*given)]
     settings = loaded.stages[name]
     held = in_files(Path(loaded.runs) / "waiting") if loaded.size > 256 else nullcontext()
     with held:
-        run = training.fit_stage(loaded, name)
+        run = fit.fit_stage(loaded, name)
     if settings.max_steps:
         assert {"step", "validation"} <= set(clock.seconds), clock.seconds
         assert run.steps == 1
@@ -139,7 +141,7 @@ def generate(loaded: Config, frames: int) -> dict[str, Any]:
     """A short video of the test clip's portrait and sound."""
     made = assemble.assemble(loaded)
     asked = SplitRequests(loaded.data, "test", loaded.size, frames=frames)
-    generation = made.strategy.generate(asked[0])
+    generation = runner.generate(made.strategy, asked[0])
     chunks = list(generation.chunks)
     shapes = {tuple(chunk.shape[1:]) for chunk in chunks}
     assert sum(map(len, chunks)) == frames

@@ -20,7 +20,7 @@ from baselines.hallo.face import WIDTHS, FaceTokens
 from benchmarks import untrained
 from tests.paper.run import GENERATE, PLANS, stages_of
 from thbench import config
-from thbench.stages import build_stage
+from thbench.training.runs import build_stage
 
 pytestmark = pytest.mark.paper
 

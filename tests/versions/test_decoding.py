@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from thbench.data import audio, video
+from thbench.data.media import audio, video
 
 pytestmark = pytest.mark.numbers
 

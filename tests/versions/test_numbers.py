@@ -19,7 +19,7 @@ from metrics.image import psnr, ssim
 from metrics.intervals import bootstrap_mean
 from metrics.mfcc import mfcc
 from metrics.sharpness import cpbd
-from thbench.data.audio import encoder
+from thbench.data.embedding.encoders import encoder
 
 pytestmark = pytest.mark.numbers
 

@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from thbench.config import DataConfig, DrawConfig
-from thbench.contracts import Batch
+from thbench.core.errors import UserError
+from thbench.core.types import Batch
 from thbench.data import manifest
 from thbench.data.dataset import PreparedDataset
 from thbench.data.store import Store
-from thbench.errors import UserError
 
 ENDLESS = 2**40
 """Length of the training loader: never reached, and the same in every run. Lightning reads one
@@ -29,7 +29,7 @@ batch ahead of a loader without a length, which would then count as consumed."""
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShard:
     """Which slots of a global batch one rank sees.
 
     A global batch is consumed in ``accumulate`` parts by each of ``world`` ranks.
@@ -59,10 +59,10 @@ class Share:
         return range(first, first + size)
 
 
-class Parts(Dataset[Batch]):
+class RankDataset(Dataset[Batch]):
     """One rank's parts of the global batches, numbered through."""
 
-    def __init__(self, dataset: PreparedDataset, share: Share) -> None:
+    def __init__(self, dataset: PreparedDataset, share: RankShard) -> None:
         self.dataset = dataset
         self.share = share
 
@@ -80,7 +80,7 @@ class BatchLoader:
         workers: processes; 0 reads in this one.
     """
 
-    def __init__(self, parts: Parts, length: int, workers: int) -> None:
+    def __init__(self, parts: RankDataset, length: int, workers: int) -> None:
         self.parts = parts
         self.length = length
         self.workers = workers
@@ -107,13 +107,13 @@ class BatchLoader:
                 yield batch
         except UserError as error:  # a worker's error arrives with its traceback in the text
             line = str(error).strip().splitlines()[-1]
-            raise UserError(line.removeprefix("thbench.errors.UserError: ")) from error
+            raise UserError(line.removeprefix("thbench.core.errors.UserError: ")) from error
 
 
 class TrainLoader(BatchLoader):
     """The endless loader of one rank, whose state is a number of global batches."""
 
-    def __init__(self, parts: Parts, workers: int) -> None:
+    def __init__(self, parts: RankDataset, workers: int) -> None:
         super().__init__(parts, ENDLESS, workers)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -199,18 +199,18 @@ class ClipData(L.LightningDataModule):
         return PreparedDataset(self.stores[split], self.draw, self.batch_size, self.seed)
 
     def train_dataloader(self) -> TrainLoader:
-        return TrainLoader(Parts(self.dataset("train"), self._share()), self.workers)
+        return TrainLoader(RankDataset(self.dataset("train"), self._share()), self.workers)
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         if not self.validates:
             return []
         length = self.validate_batches * self.accumulate
-        return BatchLoader(Parts(self.dataset("val"), self._share()), length, self.workers)
+        return BatchLoader(RankDataset(self.dataset("val"), self._share()), length, self.workers)
 
-    def _share(self) -> Share:
+    def _share(self) -> RankShard:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return Share(self.batch_size, rank, world, self.accumulate)
+        return RankShard(self.batch_size, rank, world, self.accumulate)
 
 
 def check_root(root: str) -> None:

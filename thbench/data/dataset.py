@@ -25,10 +25,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from thbench.config import DrawConfig
-from thbench.contracts import Batch, Track
+from thbench.core.errors import UserError
+from thbench.core.seeding import derive_seed
+from thbench.core.types import Batch, Track
 from thbench.data.store import Store
-from thbench.errors import UserError
-from thbench.strategy import fold
 
 SEEN = 0.8
 """Windows with at least this share of frames in which the face was found are preferred."""
@@ -39,7 +39,7 @@ POOL = 64
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleSpec:
     """What one sample shows.
 
     Attributes:
@@ -105,14 +105,14 @@ class PreparedDataset:
 
     def length(self, batch: int) -> int:
         """T of batch ``batch``: one draw for all its samples, as far as the shortest clip goes."""
-        rng = np.random.default_rng(fold(self.seed, self.store.split, batch, "frames"))
+        rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, "frames"))
         drawn = int(rng.integers(self.fewest, self.most + 1))
         return min(drawn, int(self.lengths[self._dealt(batch)].min()))
 
-    def plan(self, batch: int, slot: int) -> Draw:
+    def plan(self, batch: int, slot: int) -> SampleSpec:
         """Which clip, window and portrait sample ``slot`` of batch ``batch`` shows."""
         clip = int(self.eligible[self._dealt(batch)[slot]])
-        rng = np.random.default_rng(fold(self.seed, self.store.split, batch, slot))
+        rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, slot))
         valid = self.store.valid(clip)
         first = self.draw.source == "first"
         start = int(rng.choice(window_starts(valid, self.length(batch), first)))
@@ -120,7 +120,7 @@ class PreparedDataset:
             valid = valid.copy()
             valid[start : start + self.length(batch)] = False
         source = start if first else int(rng.choice(np.flatnonzero(valid)))
-        return Draw(clip, start, source, rng)
+        return SampleSpec(clip, start, source, rng)
 
     def batch(self, batch: int, slots: Sequence[int]) -> Batch:
         """Those samples of batch ``batch``."""
@@ -146,13 +146,13 @@ class PreparedDataset:
             ids=tuple(self.store.clips[d.clip].id for d in draws),
         )
 
-    def _shown(self, draw: Draw, n_frames: int) -> np.ndarray:
+    def _shown(self, draw: SampleSpec, n_frames: int) -> np.ndarray:
         """The window with its context, within the clip."""
         around = self.draw.context
         frames = np.arange(draw.start - around, draw.start + n_frames + around)
         return frames.clip(0, self.store.clips[draw.clip].n_frames - 1)
 
-    def _pictures(self, draws: Sequence[Draw], frames: np.ndarray) -> Tensor:
+    def _pictures(self, draws: Sequence[SampleSpec], frames: np.ndarray) -> Tensor:
         """uint8 (B, 1 + T, 3, H, W): the portrait, then the frames."""
         if not self.draw.video:
             return torch.empty(len(draws), 1 + frames.shape[1], 3, 0, 0, dtype=torch.uint8)
@@ -173,14 +173,14 @@ class PreparedDataset:
         samples = self._samples(np.arange(first, first + self.pool * size))
         # Stable: among equals the order stays that of the random permutation.
         by_length = samples[np.argsort(self.lengths[samples], kind="stable")]
-        order = _permutation(fold(self.seed, self.store.split, "pool", pool), self.pool)
+        order = _permutation(derive_seed(self.seed, self.store.split, "pool", pool), self.pool)
         return by_length.reshape(self.pool, size)[order[place]]
 
     def _samples(self, numbers: np.ndarray) -> np.ndarray:
         """Places in ``eligible`` of samples by their numbers, consecutive ones."""
         n = len(self.eligible)
         passes = range(int(numbers[0]) // n, int(numbers[-1]) // n + 1)
-        seeds = [fold(self.seed, self.store.split, "pass", number) for number in passes]
+        seeds = [derive_seed(self.seed, self.store.split, "pass", number) for number in passes]
         order = np.concatenate([_permutation(seed, n) for seed in seeds])
         return order[numbers - passes[0] * n]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".f4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".ogv"),

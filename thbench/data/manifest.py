@@ -9,10 +9,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from thbench.contracts import Clip
-from thbench.data.files import write_atomic
+from thbench.core.errors import UserError
+from thbench.core.files import write_atomic
+from thbench.core.types import Clip
 from thbench.data.listing import unfit
-from thbench.errors import UserError
 
 NAME = "manifest.jsonl"
 SPLITS = ("train", "val", "test")

@@ -3,9 +3,9 @@
 Opening an mp4 for one random frame costs milliseconds, so decoded frames are kept in one
 memory-mapped file, ``<root>/cache/frames-<size>-<hash>.npy`` (N, 3, size, size) uint8, where they
 fit below a limit. What is measured on the frames (36 bytes of motion and 2.9 kB of landmarks per
-frame) is always packed the same way. ``thbench.data.places`` says where these lie if ``root``
-cannot be written. The hash covers the data set's content, the split and the size; a file is written
-under a temporary name and renamed, so it is whole or absent.
+frame) is always packed the same way. ``thbench.data.cache_folders`` says where these lie if
+``root`` cannot be written. The hash covers the data set's content, the split and the size; a file
+is written under a temporary name and renamed, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
 from thbench.config import content_hash
-from thbench.contracts import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
-from thbench.data import manifest, video
-from thbench.data.embeddings import Embeddings, say_once
-from thbench.data.places import caches, locked, named
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
+from thbench.data import manifest
+from thbench.data.cache_folders import caches, locked, named
+from thbench.data.embedding.cache import Embeddings, print_once
+from thbench.data.media import video
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1
 _GB = 1e9
@@ -222,7 +223,7 @@ class Store:
     def _say_where(self) -> None:
         here = self.root / "cache"
         if not self.cache and not named() and self._new != here:
-            say_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
+            print_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
 
     def _check_audio(self) -> None:
         for i, clip in enumerate(self.clips):

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from thbench.config import SamplerConfig
-from thbench.contracts import Batch, to_unit
+from thbench.core.errors import UserError
+from thbench.core.slices import iterate_slices
+from thbench.core.types import Batch, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
-from thbench.diffusion import sampler
 from thbench.diffusion.losses import frame_mean, region_mean
-from thbench.errors import UserError
+from thbench.diffusion.process import sample_together
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask, region_mask
-from thbench.strategy import Setting, Stage, iterate_slices
+from thbench.training.stage import Stage, StageContext
 
 LOSSES = {"paper": (1.0, 0.0), "code": (0.15, 0.15)}
 """Weights of the lips' error and of the clean value's: section A.2, and the released code.
@@ -36,7 +37,7 @@ class A2VStage(Stage):
     are observed, not learned: what other plans are trained with (``baselines.windows``).
 
     Args:
-        setting: ``needs`` holds ``lfg``.
+        context: ``needs`` holds ``lfg``.
         net: arguments of ``A2VNet``.
         loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
             clean value's error.
@@ -53,7 +54,7 @@ class A2VStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         loss: str = "paper",
@@ -62,14 +63,14 @@ class A2VStage(Stage):
         levels: str = "clip",
         chunk: int = 64,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         if loss not in LOSSES:
             raise UserError(f"loss must be 'paper' or 'code', not '{loss}'.")
         if levels not in ("clip", "frame"):
             raise UserError(f"levels must be 'clip' or 'frame', not '{levels}'.")
         lfg = self.lfg
-        size = lfg.latent_size(setting.size)
-        self.net = A2VNet(setting.audio_dim, lfg.latent_dim, size, **(net or {}))
+        size = lfg.latent_size(context.size)
+        self.net = A2VNet(context.audio_dim, lfg.latent_dim, size, **(net or {}))
         self.w_lip, self.w_clean = LOSSES[loss]
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip
@@ -182,7 +183,7 @@ def sample(
     """All frames of one clip at once, from torch's own noise: latents (1, 3, T, h, w).
 
     For looking on during training; ``given`` has the conditions of frames (1, T) in that order.
-    Videos are made by ``thbench.generation``.
+    Videos are made by ``thbench.generation.runner``.
     """
     process = denoiser.net.process
     shape = (1, denoiser.net.shape[0], frames.shape[1], *denoiser.net.shape[1:])
@@ -191,4 +192,4 @@ def sample(
     def predict(noisy: Tensor, t: Tensor) -> Tensor:
         return denoiser.net(noisy, t, frames, given, keep)
 
-    return sampler.sample(process, predict, torch.randn(shape, device=frames.device), config)
+    return sample_together(process, predict, torch.randn(shape, device=frames.device), config)

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thbench.contracts import EYES_DIM, POSE_DIM
+from thbench.core.errors import UserError
+from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
-from thbench.diffusion.process import NoiseProcess
-from thbench.errors import UserError
-from thbench.nn.attention import make_band, stand_in
-from thbench.nn.entry import share
+from thbench.diffusion.gaussian import GaussianDiffusion
+from thbench.generation.strategy import Denoiser
+from thbench.nn.attention import local_attention_mask, portrait_positions
+from thbench.nn.input_init import share
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D
-from thbench.strategy import Denoiser
 
 FLOW_DIM = 3
 
@@ -70,7 +70,7 @@ class A2VNet(nn.Module):
             (the paper's). Conditions are always normalised.
         floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
-        process: arguments of ``NoiseProcess``.
+        process: arguments of ``GaussianDiffusion``.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class A2VNet(nn.Module):
         process: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.process = NoiseProcess(**(process or {}))
+        self.process = GaussianDiffusion(**(process or {}))
         _check(normalize, shortcut, self.process, latent_size, patch * 2 ** (len(mults) - 1))
         self.latent_size, self.patch, self.window = latent_size, patch, window
         kinds = {"audio": audio_dim}
@@ -191,7 +191,7 @@ class A2VNet(nn.Module):
             given: conditions of exactly these frames.
             keep: (B, T) bool; False hides the conditions of a frame.
         """
-        places = stand_in(frames.cpu())
+        places = portrait_positions(frames.cpu())
         keep = keep & (frames >= 0)
         if bool((places.diff(dim=1) >= 0).all()):
             return self._ordered(noisy, t, places, given.tokens, given.static, keep)
@@ -217,7 +217,7 @@ class A2VNet(nn.Module):
         static: Tensor,
         keep: Tensor,
     ) -> Tensor:
-        band = make_band(places, self.window, noisy.device)
+        band = local_attention_mask(places, self.window, noisy.device)
         seen = self._standardised(noisy, t).transpose(1, 2)
         cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
         made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)
@@ -242,7 +242,7 @@ class A2VNet(nn.Module):
 
 
 class FlowDenoiser(Denoiser):
-    """``A2VNet`` as ``thbench.generation`` runs it.
+    """``A2VNet`` as ``thbench.generation.runner`` runs it.
 
     Args:
         net: trained.
@@ -272,7 +272,7 @@ class FlowDenoiser(Denoiser):
 
 
 def _check(
-    normalize: str, shortcut: bool, process: NoiseProcess, latent_size: int, multiple: int
+    normalize: str, shortcut: bool, process: GaussianDiffusion, latent_size: int, multiple: int
 ) -> None:
     if normalize not in ("location", "none"):
         raise UserError(f"normalize must be 'location' or 'none', not '{normalize}'.")

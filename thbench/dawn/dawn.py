@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from thbench import plans
 from thbench.config import SamplerConfig
-from thbench.contracts import Request, to_unit
+from thbench.core.errors import UserError
+from thbench.core.seeding import noise_generator
+from thbench.core.types import Request, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.dawn.pbnet import PBNet
-from thbench.errors import UserError
-from thbench.strategy import Pass, Setting, Strategy, noise_for
+from thbench.generation import plans
+from thbench.generation.strategy import GenerationPass, Strategy
+from thbench.training.stage import StageContext
 
 
 @dataclass
@@ -41,7 +43,7 @@ class DAWN(Strategy):
 
     Args:
         nets: ``lfg``, ``a2v`` and, unless ``a2v`` follows neither pose nor eyes, ``pbnet``.
-        setting: as the stages were given.
+        context: as the stages were given.
         plan, sampler: see ``Strategy``.
         guidance: scale of classifier-free guidance, 1 for none (the paper).
         window: frames that temporal attention reaches over (the paper's Table 8), ``full`` for no
@@ -56,14 +58,14 @@ class DAWN(Strategy):
     def __init__(
         self,
         nets: Mapping[str, nn.Module],
-        setting: Setting,
+        context: StageContext,
         plan: Mapping[str, Any],
         sampler: SamplerConfig,
         *,
         guidance: float = 1.0,
         window: int | str | None = None,
     ) -> None:
-        super().__init__(nets, setting, plan, sampler)
+        super().__init__(nets, context, plan, sampler)
         lfg, a2v = self.nets["lfg"], self.nets["a2v"]
         assert isinstance(lfg, LatentFlowGenerator)
         assert isinstance(a2v, A2VNet)
@@ -107,11 +109,11 @@ class DAWN(Strategy):
         """The plan for a clip of this length."""
         return plans.build(n=request.n_frames, **self.plan)
 
-    def passes(self, request: Request) -> Sequence[Pass]:
+    def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = self.plan_for(request)
         denoiser = FlowDenoiser(self.a2v, self.guidance)
         denoisers = dict.fromkeys(plans.models(plan), denoiser)
-        return [Pass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
+        return [GenerationPass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
         return self.lfg.decode(conditions.source, *self.a2v.from_latent(latents))
@@ -139,7 +141,10 @@ class DAWN(Strategy):
         pbnet = self.nets["pbnet"]
         assert isinstance(pbnet, PBNet)
         pose, eyes = pbnet.sample(
-            request.audio, request.source_pose, request.source_eyes, noise_for(request, "pbnet")
+            request.audio,
+            request.source_pose,
+            request.source_eyes,
+            noise_generator(request, "pbnet"),
         )
         return (
             pose if request.pose is None else request.pose,

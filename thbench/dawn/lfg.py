@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from thbench.contracts import Batch
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
     BackgroundPredictor,
@@ -31,12 +32,11 @@ from thbench.dawn.motion import (
     RegionPredictor,
     equivariance,
 )
-from thbench.errors import UserError, did_you_mean
 from thbench.nn.hourglass import Down, Residual, Same, Up
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.warp import resize_to, warp_by_flow
-from thbench.pictures import PictureStage, pairs
-from thbench.strategy import Setting
+from thbench.training.reconstruction import ReconstructionStage, pairs
+from thbench.training.stage import StageContext
 
 FLOW_GAIN = 10.0  # brings flows, a tenth of the picture or less, to about +-1
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
@@ -229,14 +229,14 @@ class LatentFlowGenerator(nn.Module):
         return self.decode(self.encode(source), *self.flow(source, driving))
 
 
-class LFGStage(PictureStage):
+class LFGStage(ReconstructionStage):
     """Trains the latent flow generator to make frames of a clip from another frame of it.
 
     Loss: ``reconstruction`` x L1 of features on a pyramid (DAWN Eq. 5), plus ``equivariance`` x
     (shift, affine) of the regions (MRAA, section 3.5).
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``LatentFlowGenerator``; the paper's sizes where not given.
         perceptual: ``vgg`` (as the paper) or ``pixel`` (pixels and their differences).
         reconstruction, equivariance, scales: the paper's weights, and pyramid levels.
@@ -261,7 +261,7 @@ class LFGStage(PictureStage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: Mapping[str, Any] | None = None,
         perceptual: str = "vgg",
@@ -275,11 +275,11 @@ class LFGStage(PictureStage):
         flow_noise: float = 0.0,
         vgg: nn.Module | None = None,
     ) -> None:
-        super().__init__(setting, perceptual, vgg)
+        super().__init__(context, perceptual, vgg)
         self.net = LatentFlowGenerator(**_known_arguments(net or {}))
-        if setting.size % self.net.multiple:
+        if context.size % self.net.multiple:
             raise UserError(
-                f"size={setting.size} does not divide by {self.net.multiple}, as the lfg stage's"
+                f"size={context.size} does not divide by {self.net.multiple}, as the lfg stage's"
                 " nets need: take another size, or fewer blocks in region_net and flow_net."
             )
         self.reconstruction = reconstruction

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thbench.contracts import Batch
+from thbench.core.types import Batch
 from thbench.nn.regions import region_mask
 
 MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids uncover

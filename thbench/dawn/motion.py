@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.nn.hourglass import Contraction, Hourglass
-from thbench.nn.silent import silent
 from thbench.nn.warp import Deformation, grid_like, product, warp, warp_by_flow
+from thbench.nn.zero_init import zero_init
 
 REACH = 0.2  # how far, in [-1, 1] units, a refinement moves what the regions do not
 LEAST_VARIANCE = 1e-4  # a region is never thinner than about half a pixel in a hundred
@@ -188,7 +188,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.factor = factor
         self.hourglass = Hourglass(6 * factor**2, *size)
-        self.head = silent(nn.Conv2d(self.hourglass.outputs, 2, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(self.hourglass.outputs, 2, 3, padding=1))
 
     def forward(self, source: Tensor, driving: Tensor, flow: Tensor) -> Tensor:
         """The better flow, (B, 2, h, w).

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig
-from thbench.contracts import EYES_DIM, POSE_DIM, Batch
+from thbench.core.errors import UserError
+from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
-from thbench.errors import UserError
-from thbench.nn.attention import Band, make_band
-from thbench.nn.entry import level
+from thbench.nn.attention import LocalMask, local_attention_mask
+from thbench.nn.input_init import level
 from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
 from thbench.nn.transformer import stack
-from thbench.optim import build_optimizer
-from thbench.strategy import Setting, Stage
+from thbench.training.optim import build_optimizer
+from thbench.training.stage import Stage, StageContext
 
 LEAST_FRAMES = 24
 """Shorter clips leave no patch for the discriminator."""
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         motion: tuple[Tensor, Tensor],
         audio: Tensor,
         source: tuple[Tensor, Tensor],
-        band: Band,
+        band: LocalMask,
     ) -> tuple[Tensor, Tensor]:
         pose = self.pose(motion[0]) + self.source_pose(source[0])[:, None]
         eyes = self.eyes(motion[1]) + self.source_eyes(source[1])[:, None]
@@ -68,7 +68,7 @@ class Branch(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, width)
 
-    def forward(self, x: Tensor, memory: Tensor, source: Tensor, band: Band) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, source: Tensor, band: LocalMask) -> Tensor:
         x = x + self.source(source)[:, None]
         for layer in self.layers:
             x = layer(x, band, memory)
@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         self.pose, self.eyes = Branch(POSE_DIM, dim, layer), Branch(EYES_DIM, dim, layer)
 
     def forward(
-        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], band: Band
+        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], band: LocalMask
     ) -> tuple[Tensor, Tensor]:
         x, memory = self.audio(audio), self.latent(latent)
         return self.pose(x, memory, source[0], band), self.eyes(x, memory, source[1], band)
@@ -196,8 +196,8 @@ class PBNet(nn.Module):
         assert isinstance(stats, RunningStats)
         return stats
 
-    def _band(self, audio: Tensor) -> Band:
-        return make_band(torch.arange(audio.shape[1])[None], self.window, audio.device)
+    def _band(self, audio: Tensor) -> LocalMask:
+        return local_attention_mask(torch.arange(audio.shape[1])[None], self.window, audio.device)
 
 
 class Discriminator(nn.Sequential):
@@ -221,7 +221,7 @@ class PBNetStage(Stage):
     (section A.2).
 
     Args:
-        setting: see ``Stage``.
+        context: see ``Stage``.
         net: arguments of ``PBNet``.
         reconstruction, adversarial, kl: the paper's weights; ``kl`` is the last one.
         steps: training steps over which ``kl`` is reached; the optimiser's ``decay_steps`` where
@@ -237,7 +237,7 @@ class PBNetStage(Stage):
 
     def __init__(
         self,
-        setting: Setting,
+        context: StageContext,
         *,
         net: dict[str, Any] | None = None,
         reconstruction: float = 1.0,
@@ -245,18 +245,18 @@ class PBNetStage(Stage):
         kl: float = 0.01,
         steps: int | None = None,
     ) -> None:
-        super().__init__(setting)
+        super().__init__(context)
         self.automatic_optimization = False
-        total = steps or setting.optim.decay_steps
+        total = steps or context.optim.decay_steps
         if not total:
             raise UserError("pbnet needs model.steps or optim.decay_steps: its KL term ramps up.")
-        self.net, self.discriminator = PBNet(setting.audio_dim, **(net or {})), Discriminator()
+        self.net, self.discriminator = PBNet(context.audio_dim, **(net or {})), Discriminator()
         self.weights = {"rec": reconstruction, "gan": adversarial}
         self.kl, self.steps = kl, total
 
     def configure_optimizers(self) -> Any:
         parts = (self.net, self.discriminator)
-        return [build_optimizer(part.parameters(), self.setting.optim) for part in parts]
+        return [build_optimizer(part.parameters(), self.context.optim) for part in parts]
 
     def kl_weight(self) -> float:
         """0 for a quarter of training, then a straight line to ``kl`` at its end."""
@@ -317,8 +317,8 @@ class PBNetStage(Stage):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Only here have the scaled gradients of 16-mixed precision their true size again.
-        if self.setting.clip:
-            self.clip_gradients(optimizer, self.setting.clip, "norm")
+        if self.context.clip:
+            self.clip_gradients(optimizer, self.context.clip, "norm")
 
     @staticmethod
     def _bce(logits: Tensor, *, real: bool) -> Tensor:

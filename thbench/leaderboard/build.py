@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from thbench.data.files import write_atomic
-from thbench.errors import UserError
+from thbench.core.errors import UserError
+from thbench.core.files import write_atomic
+from thbench.evaluation.results import read_folder
 from thbench.leaderboard import published as papers
 from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import Table, tables_of
 from thbench.leaderboard.render import FORMATS, OVER_TIME, curves_csv
-from thbench.results import read_folder
 
 
 def build(results: Path, out: Path, published: Path | None = None) -> list[Path]:

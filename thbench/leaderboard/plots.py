@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thbench import drawing
-from thbench.plans import Plan
-from thbench.results import Curve
+from thbench.evaluation.results import Curve
+from thbench.generation import plan_drawing
+from thbench.generation.plans import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ def draw_plan(plan: Plan, path: Path, title: str = "", calls: int = 4) -> Path:
     """A plan as a picture: frames across, calls down, noise as shade, observed frames blue."""
     from matplotlib.figure import Figure
 
-    rows = drawing.grid(plan, calls)
+    rows = plan_drawing.grid(plan, calls)
     shades = [[_colour(level) for level in row] for row in rows]
     width, height = 0.12 * len(rows[0]) + 1.2, 0.06 * len(rows) + 1.0
     figure = Figure(figsize=(max(3.0, width), max(1.6, height)), layout="constrained")
@@ -72,9 +72,9 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _colour(level: float) -> tuple[float, float, float]:
-    if level == drawing.UNTOUCHED:
+    if level == plan_drawing.UNTOUCHED:
         return 1.0, 1.0, 1.0
-    if level == drawing.OBSERVED:
+    if level == plan_drawing.OBSERVED:
         return 0.35, 0.60, 0.90
     grey = 0.85 * (1 - level)
     return grey, grey, grey

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from thbench.config import read_yaml
-from thbench.errors import UserError, did_you_mean
+from thbench.core.errors import UserError, did_you_mean
+from thbench.evaluation.results import DIRECTIONS
 from thbench.leaderboard.rank import Cell, Column, Row, Table, ranked
-from thbench.results import DIRECTIONS
 
 _KEYS = ("table", "part", "caption", "columns", "reference", "unranked", "rows")
 

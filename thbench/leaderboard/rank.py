@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.report import GIGA, damage, notes_of, rule_of
-from thbench.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
+from thbench.evaluation.report import GIGA, damage, notes_of, rule_of
+from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
 
 Interval = tuple[float, float]
 LEAST_PAIRS = 6
@@ -121,7 +121,7 @@ def narrowed(table: Table, names: Iterable[str]) -> Table:
     return replace(table, columns=tuple(known[name] for name in names if name in known))
 
 
-def badness(column: Column, cell: Cell) -> float | None:
+def rank_key(column: Column, cell: Cell) -> float | None:
     """How far the figure is from the best thinkable, or None where it cannot be ranked."""
     interval = _badness(column, cell, None)
     return interval[0] if interval else None
@@ -145,7 +145,7 @@ def _badness(column: Column, cell: Cell, interval: Interval | None) -> Interval 
 
 def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
     """Rows that ``_tied`` with the leader share its mark."""
-    scored = {i: value for i, c in cells.items() if (value := badness(column, c)) is not None}
+    scored = {i: value for i, c in cells.items() if (value := rank_key(column, c)) is not None}
     if len(scored) < 2:
         return {}
     order = sorted(scored, key=lambda i: scored[i])
@@ -324,7 +324,7 @@ def _clips(result: Result, name: str) -> dict[str, tuple[float, float]]:
 
 
 def _sort_key(column: Column, row: Row) -> tuple[bool, float]:
-    value = badness(column, row.cells.get(column.name, Cell()))
+    value = rank_key(column, row.cells.get(column.name, Cell()))
     return value is None, value or 0.0
 
 

@@ -6,8 +6,8 @@ import csv as _csv
 import io
 from collections.abc import Callable
 
+from thbench.evaluation.report import printer
 from thbench.leaderboard.rank import Cell, Column, Row, Table
-from thbench.report import printer
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
 MARKS = "Best **bold**, second <u>underlined</u>, among rows of one origin."

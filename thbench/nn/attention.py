@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thbench.errors import UserError
-from thbench.nn.entry import level
+from thbench.core.errors import UserError
+from thbench.nn.input_init import level
 
 
 @dataclass(frozen=True)
-class Band:
+class LocalMask:
     """Who sees whom, worked out once and shared by all layers of a network.
 
     G is 1 where all windows of the batch have the same gaps between their frames, else B. Dense
@@ -45,7 +45,7 @@ class Band:
         return self.distance.shape[1]
 
 
-def stand_in(frames: Tensor) -> Tensor:
+def portrait_positions(frames: Tensor) -> Tensor:
     """Places for portraits among frames: each stands in for the frame before its successor.
 
     Args:
@@ -61,9 +61,9 @@ def stand_in(frames: Tensor) -> Tensor:
     return frames.gather(1, following) - (following - index)
 
 
-def make_band(
+def local_attention_mask(
     positions: Tensor, window: int | None = None, device: torch.device | None = None
-) -> Band:
+) -> LocalMask:
     """The band of ``window`` frames (half on either side) around each frame, or all frames.
 
     Args:
@@ -96,7 +96,7 @@ def make_band(
         half = None
     else:
         distance, allowed = _blocked(places, half)
-    return Band(places.float().to(device), distance.to(device), allowed.to(device), half)
+    return LocalMask(places.float().to(device), distance.to(device), allowed.to(device), half)
 
 
 def _blocked(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
@@ -113,8 +113,8 @@ def _blocked(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
     return distance.clamp(-n, n), allowed | padding
 
 
-def banded_attention(
-    q: Tensor, k: Tensor, v: Tensor, band: Band, bias: Tensor | None = None
+def local_attention(
+    q: Tensor, k: Tensor, v: Tensor, band: LocalMask, bias: Tensor | None = None
 ) -> Tensor:
     """Softmax attention within a band.
 
@@ -122,7 +122,7 @@ def banded_attention(
         q: (B, P, H, T, D); the P sequences of a window (its pixels) share their places in time.
         k: as ``q``.
         v: as ``q``.
-        band: from ``make_band``.
+        band: from ``local_attention_mask``.
         bias: (G, H, blocks, queries, keys), added to the scores, or None.
 
     Returns:
@@ -207,7 +207,7 @@ class TemporalAttention(nn.Module):
         level(self.to_qkv, slice(-heads * head_dim, None))
         level(self.to_out)
 
-    def forward(self, x: Tensor, band: Band) -> Tensor:
+    def forward(self, x: Tensor, band: LocalMask) -> Tensor:
         """(B, T, C, h, w) to the same, with the residual added."""
         b, t, c, h, w = x.shape
         tokens = x.permute(0, 3, 4, 1, 2).reshape(b, h * w, t, c)
@@ -216,7 +216,7 @@ class TemporalAttention(nn.Module):
         q, k = rope(q, band.positions), rope(k, band.positions)
         bucket = relative_bucket(band.distance, self.buckets, self.furthest)
         bias = self.bias(bucket).permute(0, 4, 1, 2, 3)
-        made = self.to_out(banded_attention(q, k, v, band, bias).transpose(2, 3).flatten(-2))
+        made = self.to_out(local_attention(q, k, v, band, bias).transpose(2, 3).flatten(-2))
         return x + made.view(b, h, w, t, c).permute(0, 3, 4, 1, 2)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from thbench.contracts import EYES_DIM
+from thbench.core.types import EYES_DIM
 
 LEAST_POSE = (0.01, 0.01, 0.01, 0.005, 0.005, 0.005)
 """Least deviations of a pose, in its units (radians, fractions of the frame): about the error of

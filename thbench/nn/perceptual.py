@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG19_Weights, vgg19
 
 from metrics import weights as weight_files
-from thbench.errors import UserError
+from thbench.core.errors import UserError
 from thbench.nn.warp import resize_to
 
 VGG_URL = VGG19_Weights.IMAGENET1K_V1.url

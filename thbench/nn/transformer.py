@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thbench.nn.attention import Band, banded_attention, rope
+from thbench.nn.attention import LocalMask, local_attention, rope
 
 
 class Attention(nn.Module):
@@ -20,12 +20,12 @@ class Attention(nn.Module):
         self.to_kv = nn.Linear(dim, 2 * dim)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, memory: Tensor, band: Band) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, band: LocalMask) -> Tensor:
         """Queries ``x`` and keys ``memory``, both (B, T, dim)."""
         parts = torch.cat([self.to_q(x), self.to_kv(memory)], dim=-1)
         heads = parts.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)[:, :, None]
         q, k = (rope(part, band.positions) for part in heads[:2])
-        made = banded_attention(q, k, heads[2], band)[:, 0]
+        made = local_attention(q, k, heads[2], band)[:, 0]
         return self.to_out(made.transpose(1, 2).flatten(-2))
 
 
@@ -42,7 +42,11 @@ class Layer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, band: Band, memory: Tensor | None = None, reach: Band | None = None
+        self,
+        x: Tensor,
+        band: LocalMask,
+        memory: Tensor | None = None,
+        reach: LocalMask | None = None,
     ) -> Tensor:
         """(B, T, dim) to the same.
 

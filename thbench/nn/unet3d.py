@@ -14,7 +14,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from thbench.nn.attention import Band, SpatialAttention, SpatialLinearAttention, TemporalAttention
+from thbench.nn.attention import (
+    LocalMask,
+    SpatialAttention,
+    SpatialLinearAttention,
+    TemporalAttention,
+)
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:
@@ -124,7 +129,7 @@ class Level(nn.Module):
         self.blocks, self.space, self.time = nn.ModuleList(blocks), space, time
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: Band
+        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: LocalMask
     ) -> Tensor:
         """(N, C, h, w), N = B * T in that order."""
         first, second = self.blocks
@@ -136,14 +141,14 @@ class Middle(Level):
     """As ``Level``, with the attention between the two blocks."""
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: Band
+        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: LocalMask
     ) -> Tensor:
         first, second = self.blocks
         x = over_time(self.time, self.space(first(x, time, tokens, keep)), band)
         return second(x, time, tokens, keep)
 
 
-def over_time(attention: TemporalAttention, x: Tensor, band: Band) -> Tensor:
+def over_time(attention: TemporalAttention, x: Tensor, band: LocalMask) -> Tensor:
     """Run temporal attention on frames (B * T, C, h, w)."""
     t = band.positions.shape[1]
     return attention(x.unflatten(0, (-1, t)), band).flatten(0, 1)
@@ -226,7 +231,7 @@ class UNet3D(nn.Module):
         static: Tensor,
         tokens: Mapping[str, Tensor],
         keep: Tensor,
-        band: Band,
+        band: LocalMask,
     ) -> Tensor:
         """The prediction.
 

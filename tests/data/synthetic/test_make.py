@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from thbench.data import manifest, video
+from thbench.core.errors import UserError
+from thbench.data import manifest
+from thbench.data.media import video
 from thbench.data.synthetic.make import assign, synthesize
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.errors import UserError
 
 SMALL = {"identities": 3, "clips": 1, "seconds": 1.0, "size": 96, "seed": 5, "workers": 1}
 

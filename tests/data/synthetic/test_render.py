@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from thbench.data import pose as measured
-from thbench.data.landmarks import track
+from thbench.data.face import pose as measured
+from thbench.data.face.landmarks import track
 from thbench.data.synthetic.head import distance, trace
 from thbench.data.synthetic.identity import HAIR_STYLES, draw
 from thbench.data.synthetic.perform import perform

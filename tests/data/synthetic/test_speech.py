@@ -2,8 +2,8 @@ import librosa
 import numpy as np
 import pytest
 
-from metrics.compiling import alone
-from thbench.contracts import SAMPLES_PER_FRAME
+from metrics.compiling import compile_lock
+from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import SILENCE, VOWELS, Speech, Voice, speak, voice
 
@@ -15,7 +15,7 @@ def say(person: int) -> Speech:
 
 
 def log_mel(waveform):
-    with alone():
+    with compile_lock():
         mel = librosa.feature.melspectrogram(
             y=waveform, sr=16_000, n_fft=1024, hop_length=SAMPLES_PER_FRAME, n_mels=80
         )
@@ -69,7 +69,7 @@ def test_sound_and_mouth_rest_together():
 
 def test_pitch_is_the_speakers():
     low, high = (speak(N, Voice(f0, 1.0, 1.0, 0.01), generator(0, "x")) for f0 in (110, 220))
-    with alone():
+    with compile_lock():
         heard = [
             np.nanmedian(librosa.yin(s.waveform, fmin=70, fmax=400, sr=16_000)) for s in (low, high)
         ]

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from thbench.contracts import FPS
-from thbench.data.files import replacing, write_atomic
-from thbench.data.prepare import Report, SourceVideo, prepare
+from thbench.core.errors import UserError
+from thbench.core.files import replacing, write_atomic
+from thbench.core.types import FPS
+from thbench.data.media.video import VideoWriter
+from thbench.data.prepare.prepare import Report, SourceVideo, prepare
 from thbench.data.synthetic.motion import BLINK_RATE
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
-from thbench.data.video import VideoWriter
-from thbench.errors import UserError
 
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 _CHUNK = 25

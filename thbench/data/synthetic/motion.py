@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from thbench.contracts import FPS
+from thbench.core.types import FPS
 
 BLINK_RATE = 0.5
 """Blinks per second, the natural rate in speech."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from thbench.contracts import to_uint8
+from thbench.core.types import to_uint8
 from thbench.data.synthetic import face, hair, scene
 from thbench.data.synthetic.head import BOUND, Surface, trace
 from thbench.data.synthetic.identity import Identity
@@ -89,7 +89,7 @@ def render(who: Identity, state: State, size: int) -> Tensor:
 def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
     """Rotation from head to camera, pitch first, then yaw, then roll: (N,) each to (N, 3, 3).
 
-    The order and the signs are those that ``thbench.data.pose`` reads.
+    The order and the signs are those that ``thbench.data.face.pose`` reads.
     """
     one, zero = torch.ones_like(yaw), torch.zeros_like(yaw)
 

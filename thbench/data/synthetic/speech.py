@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import butter, sosfilt
 
-from thbench.contracts import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.core.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.synthetic.identity import generator
 
 VOWELS = "aeiou"

@@ -1,0 +1,364 @@
+"""The commands. Parsing is here; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from thbench.core.errors import UserError, did_you_mean
+
+EPILOG = """\
+examples:
+  thbench demo                                      the whole bench, small, in minutes
+  thbench data synth                                make the synthetic data set
+  thbench check dawn                                what training it will meet
+  thbench fit dawn                                  train what DAWN still lacks
+  thbench eval dawn                                 generate the test split and score it
+  thbench generate dawn --image me.jpg --audio hello.wav -o hello.mp4
+  thbench leaderboard                               build the tables
+"""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
+
+IDENTITY = (
+    "who is seen, for kind folder: a level of folders (1 first below DIR, -1 the file's own), file"
+    " (its name), or a regular expression with one group (default 1)"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Exit code: 0, 2 for what the user can put right (one line on stderr), 130 when interrupted.
+    """
+    try:
+        _run(parse(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return _fail(str(error), 2)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not error.filename and error.errno not in DISK:
+            raise
+        return _fail(f"{error.strerror}: {error.filename or 'while writing'}.", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on.", 130)
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. ``key=value`` words may stand anywhere after the command."""
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    takes_words = hasattr(arguments, "overrides")
+    words = [w for w in left if takes_words and "=" in w and not w.startswith("-")]
+    wrong = [w for w in left if w not in words]
+    if wrong:
+        options = [o for a in arguments.parser._actions for o in a.option_strings]
+        hint = did_you_mean(wrong[0], options) if wrong[0].startswith("-") else ""
+        raise UserError(
+            f"'{wrong[0]}' is not understood here.{hint} See `{arguments.parser.prog} --help`."
+        )
+    if takes_words:
+        arguments.overrides = [*arguments.overrides, *words]
+    return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest word where there is one."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        choice = re.fullmatch(r".*: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            hint = did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2]))
+            message = f"'{choice[1]}' is not understood here.{hint}"
+        end = "" if message[-1] in ".?" else "."
+        raise UserError(f"{message}{end} See `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = _Parser(
+        prog="thbench",
+        description="Compare generation strategies for audio-driven talking-head video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parser=parser)
+    parser.add_argument("--version", action="version", version=f"thbench {version('thbench')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _check(commands)
+    _fit(commands)
+    _eval(commands)
+    _generate(commands)
+    _score(commands)
+    _leaderboard(commands)
+    _data(commands)
+    _weights(commands)
+    _ls(commands)
+    _config(commands)
+    _demo(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction
+
+
+def _command(commands: Commands, name: str, run: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(parser=parser, run=run)
+    return parser
+
+
+def _strategy_command(
+    commands: Commands, name: str, run: str, text: str
+) -> argparse.ArgumentParser:
+    parser = _command(commands, name, run, text)
+    parser.add_argument("strategy", help="a name from `thbench ls strategies`, or a YAML file")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=OVERRIDES)
+    return parser
+
+
+def _fit(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands, "fit", "thbench.cli.commands:fit", "train the stages that a strategy still lacks"
+    )
+    parser.epilog = (
+        "Each stage goes on from its last checkpoint. stage=NAME trains one stage alone. A stage's"
+        " folder is named by what determines its result, so strategies share what they share."
+    )
+
+
+def _check(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands,
+        "check",
+        "thbench.cli.commands:check",
+        "say what training and evaluation will meet, before any step",
+    )
+    parser.epilog = (
+        "Clips that each stage draws from, weights, sound, sizes, memory, time, disk, and what eval"
+        " will measure. fit looks at the same before it trains. stage=NAME checks one stage and"
+        " what it builds on. The exit code is 2 where training cannot end well."
+    )
+    parser.add_argument(
+        "--manifest-only",
+        action="store_true",
+        help="judge by the manifest alone: the clips' files need not be here",
+    )
+
+
+def _eval(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands,
+        "eval",
+        "thbench.cli.commands:evaluate",
+        "generate a split, score it, and write a result",
+    )
+    parser.epilog = (
+        "eval.data=NAME tests on another data set than the networks were trained on; plan=NAME"
+        " and plan.OPTION=VALUE run trained networks in another order (labelled zero-shot)."
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="mark the result as smoke even at paper scale"
+    )
+
+
+def _generate(commands: Commands) -> None:
+    parser = _strategy_command(
+        commands,
+        "generate",
+        "thbench.cli.commands:generate",
+        "make one video from one portrait and one sound",
+    )
+    parser.add_argument("--image", required=True, help="portrait: any image file with one face")
+    parser.add_argument("--audio", required=True, help="speech: any file with sound")
+    parser.add_argument("-o", "--out", required=True, help="the mp4 to write")
+    parser.add_argument("--motion", help="a video whose head pose and blinks to follow")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
+    parser.add_argument("--watermark", action="store_true", help="add a visible mark")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
+
+
+def _score(commands: Commands) -> None:
+    parser = _command(
+        commands, "score", "thbench.cli.commands:score", "score a folder of videos made by anything"
+    )
+    parser.add_argument("videos", metavar="DIR", help="the videos to score, found by name")
+    parser.add_argument(
+        "--reference", required=True, metavar="DIR", help="ground truth: prepared, or any videos"
+    )
+    parser.add_argument(
+        "--protocol",
+        help="see `thbench ls protocols` (default: synthetic for synthetic data, else dawn)",
+    )
+    parser.add_argument("--name", help="the row's name (default: the folder's)")
+    parser.add_argument("--split", default="test", help="split of a prepared reference")
+    parser.add_argument(
+        "--ground-truth", action="store_true", help="also write the reference's own row"
+    )
+    parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
+
+
+def _leaderboard(commands: Commands) -> None:
+    parser = _command(
+        commands, "leaderboard", "thbench.cli.commands:leaderboard", "build the tables from results"
+    )
+    parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
+    parser.add_argument("--out", default="leaderboards", metavar="DIR")
+
+
+def _data(commands: Commands) -> None:
+    parser = commands.add_parser("data", help="make, prepare and check data sets")
+    parser.set_defaults(parser=parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    synth = _command(
+        actions, "synth", "thbench.cli.commands:data_synth", "render the synthetic data set"
+    )
+    synth.add_argument("--out", default="data/synthetic", metavar="DIR")
+    synth.add_argument("--identities", type=int, default=400, help="faces in all (default 400)")
+    synth.add_argument("--clips", type=int, default=1, help="clips of each face (default 1)")
+    synth.add_argument("--seconds", type=float, default=4.0, help="length of a clip (default 4)")
+    synth.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    prepare = _command(
+        actions,
+        "prepare",
+        "thbench.cli.commands:data_prepare",
+        "turn talking-head videos into the prepared layout",
+    )
+    prepare.add_argument("kind", metavar="KIND", help="folder, cremad, hdtf or voxceleb")
+    prepare.add_argument("source", metavar="DIR", help="where the videos are")
+    prepare.add_argument("--out", required=True, metavar="DIR")
+    prepare.add_argument("--identity", metavar="LEVEL", help=IDENTITY)
+    prepare.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    prepare.add_argument("--audio", default="logmel", help="encoders, by comma (default logmel)")
+    prepare.add_argument("--crop", default="face", choices=("face", "none"))
+    prepare.add_argument(
+        "--face",
+        default="largest",
+        choices=("largest", "speaking", "only"),
+        help="whom to take of several: the largest face (default), the one whose mouth moves with"
+        " the sound, or no video with more than one",
+    )
+    prepare.add_argument(
+        "--shots",
+        default="longest",
+        choices=("longest", "all"),
+        help="of videos with hard cuts the longest shot (default), since others may show other"
+        " people, or all",
+    )
+    prepare.add_argument("--track", type=int, metavar="N", help="sound track to take, from 1")
+    prepare.add_argument(
+        "--min-seconds", type=float, default=1.0, help="drop shorter clips (default 1)"
+    )
+    prepare.add_argument("--max-seconds", type=float, help="cut longer clips into equal parts")
+    prepare.add_argument(
+        "--sheet",
+        action="store_true",
+        help="draw contact sheets: a frame of each clip, of all that was left out, and why",
+    )
+    prepare.add_argument("--limit", type=int, help="take only so many videos, evenly from all")
+    prepare.add_argument("--seed", type=int, default=0, help="of the split")
+    prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    check = _command(
+        actions,
+        "check",
+        "thbench.cli.commands:data_check",
+        "verify a prepared data set, file by file",
+    )
+    check.add_argument("root", metavar="DIR")
+    check.add_argument("--no-faces", dest="faces", action="store_false",
+                       help="do not compare the faces of people in different splits")  # fmt: skip
+    faces = _command(
+        actions,
+        "morphable",
+        "thbench.cli.commands:data_morphable",
+        "find the morphable model of a data set's faces, and its vertex error on held-out ones",
+    )
+    faces.add_argument("root", metavar="DIR", help="a prepared data set")
+    faces.add_argument("--out", metavar="FILE", help="keep it here (.safetensors)")
+    faces.add_argument("--model", metavar="FILE", help="measure this one instead: such a file, or a"
+                       " BFM (.mat)")  # fmt: skip
+    faces.add_argument("--split", default="test", help="held-out split (default test)")
+    faces.add_argument("--identity", type=int, default=80, help="coefficients (default 80)")
+    faces.add_argument("--expression", type=int, default=64, help="coefficients (default 64)")
+
+
+def _weights(commands: Commands) -> None:
+    parser = commands.add_parser("weights", help="list, fetch and verify the weights of metrics")
+    parser.set_defaults(parser=parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _command(actions, "list", "thbench.cli.weights:show", "say which there are and which are here")
+    pull = _command(
+        actions, "pull", "thbench.cli.weights:pull", "download weights; resumable, checked"
+    )
+    pull.add_argument("names", nargs="*", metavar="NAME", help="see `thbench weights list`")
+    pull.add_argument("--all", action="store_true", help="all of them")
+    pull.add_argument(
+        "--mirror",
+        metavar="URL",
+        help="an address below which the files lie under their own names, tried first"
+        " (default $THBENCH_MIRROR)",
+    )
+    check = _command(actions, "check", "thbench.cli.weights:check", "verify hashes of what is here")
+    check.add_argument("names", nargs="*", metavar="NAME", help="these alone, which must be here")
+
+
+def _ls(commands: Commands) -> None:
+    parser = _command(commands, "ls", "thbench.cli.commands:ls", "list what there is")
+    parser.add_argument(
+        "kind", choices=("strategies", "metrics", "protocols", "tables", "data", "plans")
+    )
+    parser.add_argument(
+        "--draw",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="plans: a picture of each, here or as png files in DIR",
+    )
+    parser.add_argument(
+        "--params",
+        action="store_true",
+        help="strategies: parameters of each network's parts, at both scales",
+    )
+
+
+def _config(commands: Commands) -> None:
+    _strategy_command(
+        commands, "config", "thbench.cli.commands:show_config", "print the resolved configuration"
+    )
+
+
+def _demo(commands: Commands) -> None:
+    parser = _command(
+        commands, "demo", "thbench.cli.demo:demo", "run the whole bench, small, on synthetic data"
+    )
+    parser.add_argument("--out", default="demo", metavar="DIR", help="where (default demo)")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if "run" not in arguments:
+        arguments.parser.print_help()
+        return
+    module, function = arguments.run.split(":")
+    getattr(importlib.import_module(module), function)(arguments)
+    sys.stdout.flush()  # while a closed pipe can still be told from a fault
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"thbench: {message}", file=sys.stderr)
+    return code

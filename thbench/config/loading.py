@@ -1,0 +1,260 @@
+"""From YAML files with bases and ``key=value`` overrides to a configuration.
+
+A strategy's YAML is merged over the schema's defaults in this order: its ``base:`` files, the
+file itself, the block of ``scales:`` that ``scale=`` names, those of ``switches:`` that are on, the
+data set that ``data=`` names, and the ``key=value`` overrides. ``thbench.config.merge`` says how.
+No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from thbench.config import merge as layering
+from thbench.config.schema import DECODERS, PRECISIONS, SCALES, Config
+from thbench.core.errors import UserError, did_you_mean
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain words as in YAML 1.2: ``off`` and ``no`` are text, ``1e-3`` is a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:bool"]
+        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def configs_root() -> Path:
+    """The folder of YAML files: beside the packages in a clone, inside the package in a wheel."""
+    here = Path(__file__).resolve().parents[1]
+    beside = here.parent / "configs"
+    return beside if (beside / "strategy").is_dir() else here / "_configs"
+
+
+def names(kind: str) -> list[str]:
+    """Names of the YAML files of one kind: ``strategy``, ``data``, ``protocol``, ``table``."""
+    return sorted(p.stem for p in (configs_root() / kind).glob("*.yaml") if p.stem[0] != "_")
+
+
+def find(kind: str, name: str) -> Path:
+    """The YAML file of that kind and name; a path to a YAML file is taken as it is.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"There is no file {name}.")
+        return path
+    path = configs_root() / kind / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"No {kind} '{name}'.{did_you_mean(name, names(kind))}")
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping with its ``base:`` files (relative to the configs root) merged below it."""
+    try:
+        content = yaml.load(path.read_text(), _Loader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping.")
+    bases = [read_yaml(configs_root() / base) for base in content.pop("base", [])]
+    return layering.stack([*bases, content])
+
+
+def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
+    """The resolved configuration of a strategy.
+
+    Args:
+        strategy: a name in configs/strategy, or a path to a YAML file.
+        overrides: ``key=value`` words; ``scale=``, ``data=``, ``eval.data=`` and the file's
+            switches choose blocks and files.
+
+    Raises:
+        UserError: an unknown name, key or value, with the nearest one.
+    """
+    path = find("strategy", strategy)
+    content = read_yaml(path)
+    words = _parse(overrides)
+    scales = content.pop("scales", {})
+    scale = words.pop("scale", content.get("scale", Config.scale))
+    if scale not in SCALES:
+        raise UserError(f"There is no scale '{scale}'.{did_you_mean(str(scale), SCALES)}")
+    content.setdefault("strategy", path.stem)
+    content["scale"] = scale
+    switches = content.pop("switches", {})
+    layers = [content, scales.get(scale, {}), *layering.take_switches(switches, words)]
+    layers += list(_data_layers(layers, words))
+    if isinstance(words.get("eval.data"), str):
+        layers.append({"eval": {"data": read_data(words.pop("eval.data"))}})
+    layers += layering.take_plan(words)
+    merged: Any = OmegaConf.structured(Config)
+    try:
+        raw = layering.without_nulls(layering.stack(layers))
+        raw["stages"] = layering.complete_stages(raw.get("stages", {}))
+        merged = OmegaConf.merge(merged, raw)
+        for key, value in words.items():
+            _set(merged, key, value)
+        return _checked(OmegaConf.to_object(merged))  # type: ignore[arg-type]
+    except (ConfigKeyError, ValidationError) as error:
+        raise UserError(_explain(error, merged)) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path.name}: {str(error).splitlines()[0]}") from error
+
+
+def _data_layers(
+    layers: Iterable[dict[str, Any]], words: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The data set that is named last, by the user or a layer; its name is taken out.
+
+    A layer that has a ``data:`` block without a root says how any data set is used.
+    """
+    chosen: Any = "synthetic"
+    for layer in layers:
+        block = layer.get("data")
+        if isinstance(block, str):
+            chosen = layer.pop("data")
+        elif isinstance(block, Mapping) and block.get("root"):
+            chosen = None
+    chosen = words.pop("data", None) or chosen
+    if isinstance(chosen, str):
+        yield {"data": read_data(chosen)}
+    elif chosen:
+        yield {"data": chosen}
+
+
+def read_data(name: str) -> dict[str, Any]:
+    """The data block for ``name``: a file in configs/data, or a prepared folder.
+
+    A folder is looked for as given and below ``data/``.
+    """
+    if name in names("data"):
+        return read_yaml(find("data", name))
+    for folder in (Path(name), Path("data") / name):
+        if (folder / "manifest.jsonl").is_file():
+            return {"name": folder.name, "root": str(folder)}
+    hint = did_you_mean(name, names("data"))
+    raise UserError(
+        f"No data set '{name}': it is neither in configs/data nor a folder with a manifest.jsonl,"
+        f" such as `thbench data prepare` writes.{hint}"
+    )
+
+
+def _checked(config: Config) -> Config:
+    if config.size < 16 or config.size % 2:
+        raise UserError(f"size={config.size}: frames need an even number of pixels, 16 or more.")
+    if config.sampler.precision not in PRECISIONS:
+        hint = did_you_mean(config.sampler.precision, PRECISIONS)
+        raise UserError(
+            f"sampler.precision={config.sampler.precision}: use {', '.join(PRECISIONS)}.{hint}"
+        )
+    for key, data in (("data", config.data), ("eval.data", config.eval.data)):
+        if data.decoder not in DECODERS:
+            hint = did_you_mean(data.decoder, DECODERS)
+            raise UserError(f"{key}.decoder={data.decoder}: use {' or '.join(DECODERS)}.{hint}")
+    return config
+
+
+def _parse(overrides: Iterable[str]) -> dict[str, Any]:
+    words: dict[str, Any] = {}
+    for word in overrides:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise UserError(f"'{word}' is not of the form key=value.")
+        try:
+            words[key] = yaml.load(text, _Loader) if text else None
+        except yaml.YAMLError as error:
+            raise UserError(f"'{word}': the value is not valid YAML.") from error
+    return words
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    """Like a dot-list entry, but a key that the schema fixes must exist.
+
+    New keys may lie at any depth of a free mapping; null takes out as the layers' does.
+    """
+    *path, leaf = key.split(".")
+    parent = _block(config, path, key)
+    there = _child(parent, leaf)
+    if isinstance(value, Mapping) and value and (OmegaConf.is_dict(there) or _is_free(path)):
+        for name, inner in value.items():
+            _set(config, f"{key}.{name}", inner)
+    elif leaf not in parent and OmegaConf.get_type(parent) is not dict:
+        raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
+    elif value is not None:
+        OmegaConf.update(config, key, value, merge=True)
+    elif path in (["nets"], ["stages"]):
+        if leaf not in parent:
+            raise UserError(f"There is no key '{key}' to take out.{_nearest(config, key)}")
+        del parent[leaf]
+    elif OmegaConf.is_dict(there) and _is_free([*path, leaf]):
+        # ``options``, ``plan`` and ``model`` themselves are part of the schema.
+        parent[leaf] = {}
+        if _is_free(path):
+            del parent[leaf]
+    elif leaf in parent and path[:1] in (["plan"], ["options"]):
+        del parent[leaf]
+    else:
+        OmegaConf.update(config, key, None)
+
+
+def _block(config: DictConfig, path: list[str], key: str) -> DictConfig:
+    """The mapping at ``path``; in a free mapping it is made where there is none."""
+    parent = config
+    for depth, name in enumerate(path):
+        if _child(parent, name) is None and _is_free(path[:depth]):
+            parent[name] = {}
+        child = _child(parent, name)
+        if not isinstance(child, DictConfig):
+            raise UserError(f"There is no key '{key}'.{_nearest(config, key)}")
+        parent = child
+    return parent
+
+
+def _child(parent: DictConfig, name: str) -> Any:
+    """None where there is no such key: a typed block's own ``get`` is an error then."""
+    return parent[name] if name in parent else None  # noqa: SIM401
+
+
+def _is_free(path: list[str]) -> bool:
+    """Whether the schema leaves it open what the mapping at ``path`` holds."""
+    return path[:1] in (["plan"], ["options"]) or (path[:1], path[2:3]) == (["stages"], ["model"])
+
+
+def _nearest(config: DictConfig, key: str) -> str:
+    return did_you_mean(key, _paths(OmegaConf.to_container(config)))
+
+
+def _paths(value: Any, prefix: str = "") -> list[str]:
+    if not isinstance(value, Mapping):
+        return []
+    found = []
+    for key, child in value.items():
+        path = f"{prefix}{key}"
+        found += [path, *_paths(child, f"{path}.")]
+    return found
+
+
+def _explain(error: OmegaConfBaseException, config: DictConfig) -> str:
+    key = str(error.full_key or error.key or "")
+    if isinstance(error, ConfigKeyError):
+        return f"There is no key '{key}'.{_nearest(config, key)}"
+    return f"{key}: {str(error.msg or error).splitlines()[0]}"

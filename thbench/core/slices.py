@@ -1,0 +1,11 @@
+"""Ranges in slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def iterate_slices(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover range(n)."""
+    for a in range(0, n, size):
+        yield slice(a, min(a + size, n))

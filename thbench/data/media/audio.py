@@ -1,0 +1,239 @@
+"""Reading audio: any track of any file as a 16 kHz mono waveform, in time with the picture.
+
+``thbench.data.media.timeline`` lays it out by its time stamps, ``thbench.data.media.channels``
+mixes it.
+"""
+
+from __future__ import annotations
+
+import math
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from thbench.core.errors import UserError
+from thbench.core.files import replacing
+from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.data.media.channels import Mixer
+from thbench.data.media.container import indexed, open_media, sound_tracks
+from thbench.data.media.decoding import first_time
+from thbench.data.media.timeline import Block, Gap, lay, runs, sentences
+
+SILENCE = -100.0
+"""Decibels; the level of what is quieter still."""
+_CLIPPED, _CLICK = 1e-3, 1e-4
+"""Shares of the samples: clipping of fewer is not told, and fewer may be clipped in any mix."""
+_CHECKED = {"flac", "tta", "ac3", "eac3"}
+"""Codecs whose packets hold checksums, which FFmpeg only minds when it is told to."""
+
+
+class NoSoundError(UserError):
+    """There is a file, and no sound in it."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of a file, and what was done to it.
+
+    Attributes:
+        waveform: float32 (S,) in [-1, 1] at 16 kHz. Sample 0 falls on the first picture shown, or
+            is the first one of a file without a picture.
+        notes: one sentence each on what was chosen, mixed, cut, or stretched.
+        gaps: seconds from and to in which silence stands in for missing sound.
+    """
+
+    waveform: np.ndarray
+    notes: tuple[str, ...]
+    gaps: tuple[Gap, ...]
+
+    def filled(self, start: float = 0.0, stop: float = math.inf) -> list[str]:
+        """Sentences on the gaps between two seconds."""
+        inside = [(a, b) for a, b in self.gaps if start < b and a < stop]
+        return sentences(inside, "without sound are filled with silence")
+
+
+def read(path: str | Path, track: int | None = None) -> Sound:
+    """The sound of a sound file or video, at any rate and with any channels, as 16 kHz mono.
+
+    Every sample lies where its time stamp says; sound before the first picture is cut, gaps and a
+    late start are filled with silence. Damaged packets are gaps.
+
+    Args:
+        path: of the file.
+        track: 1 for the first sound track, 2 for the second. None takes what players play: the
+            first that is marked default, else the first.
+
+    Raises:
+        UserError: the file is missing or damaged, has no such track, or its time stamps run
+            backwards.
+        NoSoundError: it has no sound.
+    """
+    reading = _Reading(path, track)
+    waveform, notes, gaps = _laid_out(reading, path)
+    chosen, why = reading.mixer.better()
+    if chosen:
+        reading = _Reading(path, track, Mixer(chosen))
+        waveform, notes, gaps = _laid_out(reading, path)
+    waveform, loud = _within_scale(waveform, reading.mixer.can_clip)
+    notes = [*reading.notes, *why, *reading.mixer.notes(), *notes, *loud]
+    return Sound(waveform, tuple(notes), tuple(gaps))
+
+
+def load(path: str | Path, track: int | None = None) -> np.ndarray:
+    """The waveform of ``read``, without the notes on it.
+
+    Returns:
+        float32 (S,) in [-1, 1].
+
+    Raises:
+        UserError, NoSoundError: as ``read``.
+    """
+    return read(path, track).waveform
+
+
+def level(waveform: np.ndarray) -> float:
+    """Root of the mean square in dB below full scale, ``SILENCE`` at least."""
+    if not len(waveform):
+        return SILENCE
+    power = float(np.square(waveform, dtype=np.float64).mean())
+    return max(SILENCE, 10 * float(np.log10(max(power, 1e-12))))
+
+
+def write_wav(path: str | Path, waveform: np.ndarray) -> None:
+    """Write (S,) in [-1, 1] as 16-bit wav at 16 kHz, whole or not at all.
+
+    Raises:
+        UserError: the disk does not take it.
+    """
+    samples = (np.asarray(waveform, np.float64).clip(-1, 1) * 32767).round().astype("<i2")
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.tobytes())
+
+
+def fit_length(waveform: np.ndarray, n_frames: int) -> np.ndarray:
+    """Cut, or fill with silence, to ``n_frames * 640`` samples."""
+    wanted = n_frames * SAMPLES_PER_FRAME
+    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
+
+
+def _laid_out(reading: _Reading, path: str | Path) -> tuple[np.ndarray, list[str], list[Gap]]:
+    try:
+        waveform, notes, gaps = lay(runs(reading.blocks()), first_time(path))
+    except NoSoundError:
+        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    reading.check()
+    return waveform, notes, gaps
+
+
+def _within_scale(waveform: np.ndarray, mixed: bool) -> tuple[np.ndarray, list[str]]:
+    """Samples in [-1, 1]: turned down where a mix is louder, else what is beyond is cut off."""
+    size = np.abs(waveform)
+    peak = float(size.max(initial=0))
+    if peak > 1:
+        peak = float(np.quantile(size, 1 - _CLICK))  # a click does not make speech quiet
+    if (mixed and peak > 1) or peak > 2:
+        note = f"turned down by {20 * np.log10(peak):.1f} dB, to full scale"
+        return (waveform / np.float32(peak)).clip(-1, 1), [note]
+    beyond = float((size > 1).mean()) if len(size) else 0.0
+    notes = [f"{beyond:.1%} of the samples clipped at full scale"] if beyond > _CLIPPED else []
+    return waveform.clip(-1, 1), notes
+
+
+@dataclass
+class _Reading:
+    """One pass over one track."""
+
+    path: str | Path
+    track: int | None
+    mixer: Mixer = field(default_factory=Mixer)
+    packets: int = 0
+    damaged: int = 0
+    expected: int = 0
+    count: int = 0
+    about: str = ""
+    broke_off: bool = False
+
+    def blocks(self) -> Iterator[Block]:
+        """Decoded sound, mixed.
+
+        Raises:
+            NoSoundError: there is no track, or no such track.
+        """
+        with open_media(self.path) as container:
+            stream = self._choose(container)
+            if stream.codec_context.name in _CHECKED:
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
+            lost = False
+            for packet in self._demuxed(container, stream):
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError:
+                    self.damaged, lost = self.damaged + 1, True
+                    continue
+                for frame in frames:
+                    time = None if frame.pts is None else float(frame.pts * frame.time_base)
+                    samples = self.mixer(frame)
+                    if len(samples):
+                        self.count += len(samples)
+                        yield Block(time, frame.sample_rate, samples, lost)
+                        lost = False
+            self.expected = indexed(container, stream)
+
+    def check(self) -> None:
+        """See that there was sound.
+
+        Raises:
+            UserError, NoSoundError: there was none.
+        """
+        if not self.count and self.damaged:
+            raise UserError(f"The sound of {self.path} cannot be decoded: the file is damaged.")
+        if not self.count:
+            raise NoSoundError(f"{self.path} has an audio track without sound in it.")
+        if self.mixer.unreal >= self.count:
+            raise NoSoundError(f"The sound of {self.path} holds no numbers: record it again.")
+
+    @property
+    def notes(self) -> list[str]:
+        """On what was read."""
+        notes = [self.about] if self.about else []
+        if self.mixer.unreal:
+            notes.append(f"{self.mixer.unreal} samples are no numbers: silent")
+        if self.damaged:
+            notes.append(f"{self.damaged} damaged packets of sound left out")
+        if self.broke_off or self.packets + 1 < self.expected:
+            notes.append("the sound breaks off: the file is cut short")
+        return notes
+
+    def _choose(self, container: Any) -> Any:
+        tracks, usual = sound_tracks(container)
+        if not tracks:
+            raise NoSoundError(f"{self.path} has no sound: give a file with an audio track.")
+        index = usual if self.track is None else self.track - 1
+        if not 0 <= index < len(tracks):
+            raise NoSoundError(
+                f"{self.path} has no sound track {self.track}: it has {len(tracks)}, the first"
+                " is 1."
+            )
+        if len(tracks) > 1:
+            language = tracks[index].language
+            named = f" ({language})" if language and language != "und" else ""
+            self.about = f"sound track {index + 1} of {len(tracks)}{named} taken"
+        return tracks[index]
+
+    def _demuxed(self, container: Any, stream: Any) -> Iterator[Any]:
+        try:
+            for packet in container.demux(stream):
+                self.packets += packet.size > 0
+                yield packet
+        except av.FFmpegError:
+            self.broke_off = True

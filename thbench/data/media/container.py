@@ -1,0 +1,66 @@
+"""Opening media files, and which of their tracks count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+
+from thbench.core.errors import UserError
+from thbench.core.files import check_file
+
+# None drops FFmpeg's log lines inside C. Any level routes them through Python, and FFmpeg's threads
+# then wait for the interpreter lock while a closing decoder, holding it, waits for them.
+av.logging.set_level(None)
+
+
+def open_media(path: str | Path) -> InputContainer:
+    """Open a video or sound file for reading.
+
+    Raises:
+        UserError: the file is missing, empty, or of no known format.
+    """
+    check_file(path)
+    av.logging.set_level(None)  # again: torchvision, up to 0.25, turns it on when it is imported
+    try:
+        return av.open(str(path), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise UserError(f"{path} is no video or sound file, or it is cut short.") from error
+
+
+def picture_track(container: InputContainer) -> Any:
+    """The video track that players show: the first that is marked default, else the first.
+
+    Cover images do not count. None where there is no picture.
+    """
+    videos = [s for s in container.streams.video if not _is_cover(s)]
+    return next((s for s in videos if _is_default(s)), videos[0] if videos else None)
+
+
+def sound_tracks(container: InputContainer) -> tuple[list[Any], int]:
+    """All sound tracks, and the index among them of the one that players play.
+
+    That is the first that is marked default, else the first.
+    """
+    sounds = list(container.streams.audio)
+    return sounds, next((i for i, s in enumerate(sounds) if _is_default(s)), 0)
+
+
+def indexed(container: InputContainer, stream: Any) -> int:
+    """Packets that a track has by the file's index; 0 where the index is no list of all packets.
+
+    It is one in mp4 and mov, but for sound whose packets are samples.
+    """
+    if "mp4" not in container.format.name or stream.codec_context.name.startswith("pcm"):
+        return 0
+    return len(stream.index_entries)
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & stream.disposition.attached_pic)
+
+
+def _is_default(stream: Any) -> bool:
+    return bool(stream.disposition & stream.disposition.default)

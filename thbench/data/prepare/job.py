@@ -1,0 +1,281 @@
+"""One video's way into a prepared data set, and the record that is kept of it.
+
+``<out>/.prepare/<id>.json`` is written after every segment, so that a run that was killed goes on
+behind the last segment that it finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thbench.core.errors import UserError
+from thbench.core.files import replacing, write_atomic
+from thbench.core.types import Clip
+from thbench.data.embedding.cache import kind_of
+from thbench.data.face.crop import Square
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """A raw video and what is known of it.
+
+    Attributes:
+        path: of the video.
+        id: unique, may contain ``/``.
+        identity: who is seen.
+        split: ``train``, ``val`` or ``test``.
+        extra: kept in the clip's row. A value that is a ``Path`` names a file, which is copied to
+            ``<out>/<key>/<id><suffix>``; the row holds its new place.
+    """
+
+    path: Path
+    id: str
+    identity: str
+    split: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+KEPT, TRIMMED, CUT, DROPPED, REFUSED = "kept", "trimmed", "cut", "dropped", "refused"
+SKIPPED = "skipped"
+"""What becomes of a video or of some of its frames; see ``Entry``."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A frame of the raw video, for people who would rather look.
+
+    Attributes:
+        frame: its index at 25 fps.
+        boxes: (x0, y0, x1, y1) of the faces that were found, in pixels, the one taken first.
+        square: what was cut.
+    """
+
+    frame: int
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    square: Square | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of a video, or of some of its frames: a line of the report.
+
+    Attributes:
+        id: of the clip; of the video, where there is no clip.
+        path: of the raw video.
+        outcome: ``kept`` (all of the video is the clip), ``trimmed`` (the video gave this clip
+            alone, and not all its frames are in it), ``cut`` (one of the video's clips),
+            ``dropped`` (these frames are in no clip), ``refused`` (nothing of it could be taken) or
+            ``skipped`` (it was not looked at: a link to what is there already, for one).
+        start, stop: frames [start, stop) at 25 fps; None where that is not known.
+        reason: of ``dropped``, ``refused`` and ``skipped``.
+        notes: what was done to picture and sound beside cropping.
+        look: where to look.
+    """
+
+    id: str
+    path: str
+    outcome: str
+    start: int | None = None
+    stop: int | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    look: Look | None = None
+
+    @property
+    def is_clip(self) -> bool:
+        return self.outcome in (KEPT, TRIMMED, CUT)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames [start, stop) of a video at 25 fps.
+
+    Attributes:
+        start, stop: frames.
+        id: of the clip that it becomes; "" where it does not.
+        reason: why it does not.
+        notes: see ``Entry``.
+        look: its square is the clip's.
+    """
+
+    start: int
+    stop: int
+    id: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    look: Look | None = None
+
+
+FACES = ("largest", "speaking", "only")
+SHOTS = ("longest", "all")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the prepared pixels and measurements depend on.
+
+    Attributes:
+        size: clips are ``size`` x ``size`` pixels, an even number.
+        crop: ``face`` cuts one square around the head; ``none`` takes the square frame as it is.
+        min_seconds: shorter clips are dropped.
+        max_seconds: longer segments are cut into equal ones no longer than this.
+        max_missing: a clip with a larger share of frames without a face is dropped.
+        min_face: a face that is lower than this, in pixels of the raw video, is dropped.
+        crf: quality of the clips' H.264, lower is better.
+        face: of several faces the ``largest``, the one that is ``speaking``, or ``only`` videos
+            with one.
+        shots: of a video with hard cuts the ``longest`` shot, since others may show other people,
+            or ``all``.
+        track: the sound track to take, from 1; None takes the file's default.
+    """
+
+    size: int
+    crop: str = "face"
+    min_seconds: float = 1.0
+    max_seconds: float | None = None
+    max_missing: float = 0.1
+    min_face: float = 40.0
+    crf: float = 16.0
+    face: str = "largest"
+    shots: str = "longest"
+    track: int | None = None
+
+    def check(self) -> None:
+        """Raises ``UserError`` for values that make no sense."""
+        if self.size < 16 or self.size % 2:
+            raise UserError(f"size={self.size} cannot be: use an even number of at least 16.")
+        if self.crop not in ("face", "none"):
+            raise UserError(f"crop='{self.crop}' is unknown: use face or none.")
+        for key, allowed in (("face", FACES), ("shots", SHOTS)):
+            if (value := getattr(self, key)) not in allowed:
+                raise UserError(f"{key}='{value}' is unknown: use {' or '.join(allowed)}.")
+        if self.face != "largest" and self.crop == "none":
+            raise UserError(f"face={self.face} chooses whom to crop to: use crop=face.")
+        if self.max_seconds is not None and self.max_seconds < max(self.min_seconds, 0.04):
+            raise UserError(
+                f"max_seconds={self.max_seconds} is less than min_seconds={self.min_seconds}."
+            )
+
+
+@dataclass
+class Record:
+    """What became of one video.
+
+    Attributes:
+        clips: what it gave.
+        entries: what became of its frames.
+        segments: what it is cut into; None before that is known.
+        finished: nothing is left to try. False while it is worked on, and after an error that
+            says nothing about the video; the next run then goes on with it.
+    """
+
+    clips: list[Clip] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    segments: list[Segment] | None = None
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video, and what is to be made of it."""
+
+    source: SourceVideo
+    out: Path
+    settings: Settings
+    encoders: tuple[str, ...]
+
+    def is_done(self) -> bool:
+        """Whether all that this video gives is there, and the video is still the same."""
+        record = self.read()
+        return (
+            record is not None
+            and record.finished
+            and all(self.is_whole(clip) and not self.missing(clip) for clip in record.clips)
+        )
+
+    def is_whole(self, clip: Clip) -> bool:
+        """Whether the clip's pixels and measurements are there."""
+        return (self.out / clip.video).is_file() and (self.out / clip.track).is_file()
+
+    def missing(self, clip: Clip) -> list[str]:
+        """The encoders whose embedding of the clip is not there."""
+        return [name for name in self.encoders if not self.embedding(name, clip.id).is_file()]
+
+    def embedding(self, encoder: str, clip_id: str) -> Path:
+        return self.out / "audio" / kind_of(encoder) / f"{clip_id}.npy"
+
+    def forget_embeddings(self, clip_id: str) -> None:
+        """Delete what any encoder heard in an earlier state of the video."""
+        for folder in (self.out / "audio").glob("*/"):
+            (folder / f"{clip_id}.npy").unlink(missing_ok=True)
+
+    def read(self) -> Record | None:
+        """The record, with the split and labels of now; None if there is none.
+
+        A record of a video that has changed since, or one that cannot be read, counts as none. A
+        video that is gone is taken to be as it was.
+        """
+        mine = {"identity": self.source.identity, "split": self.source.split}
+        try:
+            found: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
+            segments = found["segments"]
+            record = Record(
+                [Clip(**{**row, **mine}) for row in found["clips"]],
+                [read_entry(row) for row in found["entries"]],
+                None if segments is None else [Segment(**_typed(row)) for row in segments],
+                found["finished"],
+            )
+            state = found["source"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return record if self._state() in (None, state) else None
+
+    def keep(self, record: Record) -> None:
+        """Write the record, whole or not at all."""
+        row = {"source": self._state(), **asdict(record)}
+        write_atomic(self._path, json.dumps(row, ensure_ascii=False))
+
+    def extra(self, clip_id: str) -> dict[str, Any]:
+        """The row's labels, after copying the files among them."""
+        values: dict[str, Any] = {}
+        for key, value in self.source.extra.items():
+            if isinstance(value, Path):
+                place = Path(key) / f"{clip_id}{value.suffix}"
+                with replacing(self.out / place) as temporary:
+                    shutil.copyfile(value, temporary)
+                value = place.as_posix()
+            values[key] = value
+        return values
+
+    @property
+    def _path(self) -> Path:
+        return self.out / ".prepare" / f"{self.source.id}.json"
+
+    def _state(self) -> list[int] | None:
+        try:
+            stat = os.stat(self.source.path)
+        except OSError:
+            return None
+        return [stat.st_size, stat.st_mtime_ns]
+
+
+def read_entry(row: Mapping[str, Any]) -> Entry:
+    """An entry as it is kept in JSON."""
+    return Entry(**_typed(row))
+
+
+def _typed(row: Mapping[str, Any]) -> dict[str, Any]:
+    look = row["look"]
+    if look is not None:
+        boxes = tuple(tuple(box) for box in look["boxes"])
+        square = look["square"] and Square(**look["square"])
+        look = Look(look["frame"], boxes, square)
+    return {**row, "notes": tuple(row["notes"]), "look": look}

@@ -1,0 +1,101 @@
+"""Which generated video belongs to which reference clip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from thbench.config import content_hash
+from thbench.core.errors import UserError
+from thbench.core.files import sha256
+from thbench.data.listing import list_videos, summary
+from thbench.evaluation.results import DataRef
+
+_SEED = re.compile(r"seed-(\d+)/(.+)")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is scored against: videos by clip id, in order of id, and where they come from.
+
+    ``synthetic``: they were drawn, not recorded.
+    """
+
+    videos: Mapping[str, Path]
+    data: DataRef
+    synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generated video and the reference of the same id."""
+
+    id: str
+    seed: int
+    generated: Path
+    reference: Path
+
+    @property
+    def name(self) -> str:
+        return f"seed-{self.seed}/{self.id}"
+
+
+def find_reference(
+    folder: Path, split: str = "test", limit: int | None = None, name: str | None = None
+) -> Reference:
+    """The reference videos of a prepared data set's split, or of any folder.
+
+    The data set is called ``name``, by default as its folder.
+
+    Raises:
+        UserError: the folder is missing or holds none.
+    """
+    from thbench.data import manifest
+
+    if (folder / manifest.NAME).is_file():
+        clips = {c.id: folder / c.video for c in manifest.read(folder) if c.split == split}
+        digest, named = manifest.digest(folder), split
+    else:
+        clips = find_videos(folder)
+        digest, named = content_hash({k: sha256(v) for k, v in clips.items()}), None
+    chosen = {k: clips[k] for k in sorted(clips)[:limit]}
+    if not chosen:
+        raise UserError(f"{folder} holds no clips" + (f" of split '{split}'." if named else "."))
+    data = DataRef(name or folder.resolve().name, digest, named, content_hash(list(chosen)))
+    return Reference(chosen, data, manifest.is_synthetic(folder))
+
+
+def find_videos(folder: Path) -> dict[str, Path]:
+    """The videos below a folder by their path without suffix. What is left out is printed.
+
+    Raises:
+        UserError: there is no such folder, or two videos differ in the suffix only.
+    """
+    found: dict[str, Path] = {}
+    listing = list_videos(folder, repeats=True)
+    for line in summary(listing.left_out):
+        print(line, flush=True)
+    for path in listing.videos:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{found[name]} and {path} are called the same: remove one.")
+        found[name] = path
+    return found
+
+
+def pair_up(
+    generated: Mapping[str, Path], reference: Mapping[str, Path]
+) -> tuple[list[Pair], list[str], list[str]]:
+    """Pairs in order of id and seed, names without a reference, ids without a video."""
+    pairs, unpaired = [], []
+    for name, path in generated.items():
+        match = _SEED.fullmatch(name)
+        seed, clip = (int(match[1]), match[2]) if match and name not in reference else (0, name)
+        if clip in reference:
+            pairs.append(Pair(clip, seed, path, reference[clip]))
+        else:
+            unpaired.append(name)
+    absent = sorted(set(reference) - {pair.id for pair in pairs})
+    return sorted(pairs, key=lambda p: (p.id, p.seed)), sorted(unpaired), absent

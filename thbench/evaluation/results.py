@@ -1,0 +1,364 @@
+"""Results: what was measured, on what, how, and at which cost. No torch is imported here."""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.files import write_atomic
+
+SCHEMA_VERSION = 1
+GROUND_TRUTH = "ground-truth"
+"""The strategy of the reference's own row."""
+ORIGINS = ("measured", "reported", "smoke")
+DIRECTIONS = ("higher", "lower", "zero", "reference")
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One metric's result.
+
+    Attributes:
+        value: the figure, or None where there is none.
+        interval: its confidence interval, or None.
+        n: clips that have a value.
+        missing: scored clips on which the metric is not defined.
+        direction: which way is better.
+        unit: of the value.
+        version: of the metric.
+        reference: the reference clips' own figure, where the metric is compared with it.
+        extractors: fingerprints of the networks whose features it read.
+        unavailable: why there is no value and how to get one, or None.
+        notes: cautions.
+    """
+
+    value: float | None
+    direction: str
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    missing: int = 0
+    unit: str = ""
+    version: int = 1
+    reference: float | None = None
+    extractors: tuple[str, ...] = ()
+    unavailable: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over time.
+
+    Attributes:
+        frames: of a bin. Bin k holds frames k * frames to (k + 1) * frames - 1.
+        values: of the figure in each bin, None where there is none.
+        clips: how many count in each bin.
+        direction: which way is better.
+        unit: of the values.
+    """
+
+    frames: int
+    values: tuple[float | None, ...]
+    clips: tuple[int, ...]
+    direction: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ProtocolRef:
+    """A protocol's name and hash."""
+
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """What was scored against.
+
+    Attributes:
+        name: of the data set.
+        digest: of its content.
+        split: or None for a plain folder.
+        clips: hash of the ids of the clips that were asked for.
+    """
+
+    name: str
+    digest: str
+    split: str | None = None
+    clips: str = ""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Pictures that the decoder could not make whole, and that were scored as they came out.
+
+    Attributes:
+        clips: scored, with damaged frames in either video.
+        frames: that are damaged, of both videos.
+        of: frames that were compared, of both videos of all scored clips.
+    """
+
+    clips: int
+    frames: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many clips were asked for and what became of them.
+
+    Attributes:
+        expected: clips of the reference.
+        scored: generated videos that were paired and read, over all seeds.
+        shorter: pairs of different length, compared over the common length.
+        unpaired: generated videos without a reference.
+        absent: reference clips without a generated video.
+        unreadable: pairs left out because one of the files could not be used, with the reason.
+        damaged: what is damaged among those scored, None where nothing is.
+    """
+
+    expected: int = 0
+    scored: int = 0
+    shorter: int = 0
+    unpaired: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: Damage | None = None
+
+
+@dataclass(frozen=True)
+class CostSummary:
+    """Means over clips, times without the first clip of each session where there are others.
+
+    Attributes:
+        seconds: to make a clip, without encoding its sound.
+        first_frame: seconds to its first frame.
+        frames: in the clip.
+        depth: network calls that the plan puts one after another.
+        calls: of networks.
+        evaluations: frames shown to networks, over all calls.
+        hardware: what it ran on.
+        clips: how many of them were timed.
+    """
+
+    seconds: float
+    first_frame: float
+    frames: float
+    depth: float
+    calls: float
+    evaluations: float
+    hardware: str
+    clips: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Time and memory of generation, measured as the protocol says (``thbench.evaluation.timing``).
+
+    Attributes:
+        seconds: to make a clip, without encoding its sound; median of all runs.
+        first_frame: seconds to its first frame, median.
+        frames: in the clip, a mean where there are several.
+        hardware: what it ran on.
+        clips: how many were made.
+        warmup: runs of each clip that do not count.
+        repeats: runs of each clip that do.
+        memory: in bytes at most, over all runs, or None where that cannot be known.
+        memory_is: what that counts.
+    """
+
+    seconds: float
+    first_frame: float
+    frames: float
+    hardware: str
+    clips: int
+    warmup: int
+    repeats: int
+    memory: int | None = None
+    memory_is: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of a table, with where it comes from.
+
+    Attributes:
+        run: names the run and the file.
+        origin: ``measured``; ``reported`` by a paper; or ``smoke``, from tiny models.
+        metrics: figures by the metric's name, in the protocol's order.
+        timed: time and memory by the protocol's rule, or None.
+        space: what the strategy generates in ("flow", "pixels", ...).
+        samples_seen: by the trained networks, or None.
+        over_time: figures over bins of frames, by the metric's name.
+        over_time_unavailable: those that could not be followed, and the remedy.
+        per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
+            values by metric, and by metric and bin; and, where there are any, damaged frames of
+            both. Kept in a file beside.
+    """
+
+    run: str
+    strategy: str
+    title: str
+    origin: str
+    protocol: ProtocolRef
+    data: DataRef
+    metrics: dict[str, MetricValue]
+    over_time: dict[str, Curve] = field(default_factory=dict)
+    over_time_unavailable: dict[str, str] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=Coverage)
+    cost: CostSummary | None = None
+    timed: Timed | None = None
+    seeds: tuple[int, ...] = ()
+    config_hash: str | None = None
+    samples_seen: int | None = None
+    space: str | None = None
+    notes: tuple[str, ...] = ()
+    git: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
+    per_clip: tuple[dict[str, Any], ...] = ()
+
+
+def write(result: Result, folder: Path) -> Path:
+    """Write ``<run>.json`` and, beside it, ``<run>.clips.jsonl``; return the former.
+
+    Each file appears whole or not at all; the result last, so that it never stands alone.
+
+    Raises:
+        UserError: the run's name is no file name, a field has a wrong value, or no room is left.
+    """
+    path = path_of(result.run, folder)
+    _check(result, path)
+    content = asdict(result)
+    rows = content.pop("per_clip")
+    lines = "".join(_dump(row) + "\n" for row in rows)
+    write_atomic(folder / f"{result.run}.clips.jsonl", lines)
+    write_atomic(path, _dump(content, indent=2) + "\n")
+    return path
+
+
+def path_of(run: str, folder: Path) -> Path:
+    """The file of a run's result.
+
+    Raises:
+        UserError: the run's name is no file name.
+    """
+    path = folder / f"{run}.json"
+    if not run or path.parent != folder or run.startswith("."):
+        raise UserError(f"'{run}' cannot name a result: use letters, digits, '-' and '_'.")
+    return path
+
+
+def read(path: Path) -> Result:
+    """A result from its JSON file, and its clips where their file is there.
+
+    Raises:
+        UserError: the file is missing, no JSON, of another schema, or has wrong keys or types.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"There is no result {path}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): delete it and score again.") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has result schema {version}, this thbench reads {SCHEMA_VERSION}: score again."
+        )
+    result = _build(Result, dict(content, per_clip=_read_rows(path)), str(path))
+    _check(result, path)
+    return typing.cast(Result, result)
+
+
+def read_folder(folder: Path) -> list[Result]:
+    """All results of a folder, by file name."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinities, which JSON has no words for."""
+    return value if math.isfinite(value) else None
+
+
+def _dump(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    beside = path.with_suffix(".clips.jsonl")
+    if not beside.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in beside.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{beside} is damaged ({error}): score again.") from error
+
+
+def _check(result: Result, path: Path) -> None:
+    if result.origin not in ORIGINS:
+        raise UserError(
+            f"{path}: origin is '{result.origin}'.{did_you_mean(result.origin, ORIGINS)}"
+        )
+    for name, figure in result.metrics.items():
+        if figure.direction not in DIRECTIONS:
+            known = did_you_mean(figure.direction, DIRECTIONS)
+            raise UserError(f"{path}: {name} has direction '{figure.direction}'.{known}")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` from JSON as ``kind``, a type that a dataclass above uses."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        rest = [a for a in args if a is not type(None)]
+        return None if value is None else _build(rest[0], value, where)
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if origin is tuple:
+        return _build_tuple(args, value, where)
+    if origin is dict:
+        _expect(isinstance(value, Mapping), where, "a mapping", value)
+        return {k: _build(args[1], v, f"{where}: {k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _expect(type(value) is kind, where, f"of type {kind.__name__}", value)
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, Mapping), where, "a mapping", value)
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise UserError(f"{where} has no key '{key}'.{did_you_mean(key, hints)}")
+    for f in fields(kind):
+        needed = f.default is MISSING and f.default_factory is MISSING
+        if needed and f.name not in value:
+            raise UserError(f"{where} lacks '{f.name}'.")
+    return kind(**{k: _build(hints[k], v, f"{where}: {k}") for k, v in value.items()})
+
+
+def _build_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    _expect(is_list, where, "a list", value)
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    _expect(len(kinds) == len(value), where, f"a list of {len(kinds)}", value)
+    return tuple(
+        _build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _expect(holds: bool, where: str, what: str, value: Any) -> None:
+    if not holds:
+        raise UserError(f"{where} must be {what}, not {value!r}.")

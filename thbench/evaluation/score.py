@@ -1,0 +1,166 @@
+"""Scores videos against a reference: pair, extract, measure, summarise.
+
+``score`` takes any folder of videos, made here or elsewhere. What happens to a clip that is not as
+it should be:
+
+    no partner, or no file        listed, not scored
+    unreadable, not square        the pair is left out and listed with the reason
+    a feature is NaN              the same
+    damaged frames                scored as the decoder makes them, and counted; the pair is left
+                                  out where they are over half of a video
+    another length                both are cut to the shorter one, and counted
+    one frame, no face, no sound  metrics that are not defined on it have no value there: counted
+    nothing left                  an error
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thbench.core.errors import UserError
+from thbench.core.provenance import provenance
+from thbench.evaluation.costs import summarize_costs
+from thbench.evaluation.features import default_cache
+from thbench.evaluation.pairing import Pair, Reference, find_reference, find_videos, pair_up
+from thbench.evaluation.protocol import Protocol
+from thbench.evaluation.results import GROUND_TRUTH, Result
+from thbench.evaluation.scorer import Scorer
+
+
+def score(
+    generated: Path,
+    reference: Path,
+    protocol: Protocol,
+    *,
+    run: str,
+    strategy: str,
+    title: str | None = None,
+    origin: str = "measured",
+    split: str = "test",
+    limit: int | None = None,
+    data: str | None = None,
+    follows: Collection[str] = (),
+    named: bool = True,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+    **row: Any,
+) -> Result:
+    """Score a folder of videos.
+
+    Args:
+        generated: videos named by the reference's ids, in subfolders ``seed-<n>`` or not.
+        reference: a prepared data set, or any folder of videos.
+        protocol: how.
+        run: names the result.
+        strategy: what made the videos.
+        title: of the row; the strategy's name by default.
+        origin: ``measured``, or ``smoke`` for tiny models.
+        split: of a prepared data set.
+        limit: only the first so many clips of the reference.
+        data: what the reference is called; by default as its folder.
+        follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
+        named: the user named the protocol: its experts of drawn faces then measure recordings of
+            real ones as well, with a note, and are refused otherwise.
+        cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
+        device: where extractors run.
+        progress: show a bar.
+        row: further fields of ``Result``.
+
+    Raises:
+        UserError: a folder is missing, or no pair can be scored.
+    """
+    truth = find_reference(reference, split, limit, data)
+    pairs, unpaired, absent = pair_up(find_videos(generated), truth.videos)
+    if not pairs:
+        raise UserError(
+            f"No video in {generated} is named like a clip of {reference}:"
+            f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
+        )
+    beyond = _beyond(truth, named)
+    scorer = Scorer(protocol, cache or default_cache(), device, follows=follows, beyond=beyond)
+    scorer.add_all(pairs, progress)
+    return Result(
+        run=run,
+        strategy=strategy,
+        title=title or strategy,
+        origin=origin,
+        data=truth.data,
+        cost=summarize_costs([pair.generated for pair in pairs]),
+        seeds=tuple(sorted({pair.seed for pair in pairs})),
+        **scorer.outcome(len(truth.videos), unpaired, absent),
+        **{**provenance(), **row},
+    )
+
+
+def with_own_motion(result: Result, own: Result) -> Result:
+    """A result whose figures of head motion and blinks are those of clips with own motion.
+
+    Args:
+        result: of clips that follow the reference.
+        own: figures of the same clips made once more, with the strategy's own motion.
+    """
+    note = "of clips made once more, with the strategy's own head motion and blinks"
+    figures = {n: replace(f, notes=(note, *f.notes)) for n, f in own.metrics.items()}
+    rows = {(row["id"], row["seed"]): row for row in result.per_clip}
+    for row in own.per_clip:
+        whole = rows.get((row["id"], row["seed"]), row)
+        both = {key: {**whole[key], **row[key]} for key in ("metrics", "reference")}
+        rows[row["id"], row["seed"]] = {**whole, **both}
+    unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
+    covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
+    return replace(
+        result,
+        metrics={name: figures.get(name, figure) for name, figure in result.metrics.items()},
+        per_clip=tuple(rows.values()),
+        coverage=covered,
+    )
+
+
+def score_ground_truth(
+    reference: Path,
+    protocol: Protocol,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    data: str | None = None,
+    named: bool = True,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Result:
+    """The row of the reference itself, as papers show it above the others.
+
+    It has the figures that say something of a video alone, such as LSE-C or blinks; those that
+    compare with the reference are null, for they would compare it with itself.
+
+    Args: as for ``score``.
+
+    Raises:
+        UserError: the folder is missing, or none of its videos can be scored.
+    """
+    truth = find_reference(reference, split, limit, data)
+    beyond = _beyond(truth, named)
+    scorer = Scorer(protocol, cache or default_cache(), device, reference_free=True, beyond=beyond)
+    scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
+    return Result(
+        run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
+        strategy=GROUND_TRUTH,
+        title="Ground truth",
+        origin="measured",
+        data=truth.data,
+        **scorer.outcome(len(truth.videos)),
+        **provenance(),
+    )
+
+
+def _beyond(truth: Reference, named: bool) -> str:
+    """What ``Scorer`` is to do about experts of drawn faces."""
+    if truth.synthetic:
+        return ""
+    return "noted" if named else "refused"

@@ -1,0 +1,139 @@
+"""From a configuration to a strategy that can generate, and to a result of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from thbench.config import Config, content_hash
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.registry import resolve
+from thbench.generation import plans
+from thbench.generation.strategy import Strategy
+from thbench.training.runs import bind, load_nets, locate, order
+from thbench.training.stage import Stage, StageContext
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A strategy with the trained networks that it was put together from.
+
+    Attributes:
+        strategy: ready to generate, on the CPU.
+        config: what it was made from.
+        metadata: what each stage's checkpoint says of itself, by role.
+    """
+
+    strategy: Strategy
+    config: Config
+    metadata: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def run(self) -> str:
+        """Names what determines this strategy's videos, given a request."""
+        trained = {role: (a["hash"], a["steps"]) for role, a in sorted(self.metadata.items())}
+        config = self.config
+        kind = resolve(config.target, Strategy).fingerprint()  # type: ignore[type-abstract]
+        recipe = [kind, config.plan, asdict(config.sampler), config.options, trained]
+        return f"{config.strategy}-{content_hash(recipe, 8)}"
+
+    @property
+    def samples_seen(self) -> int:
+        """Training samples shown to its networks, those of stages they started from included."""
+        config = self.config
+        return sum(
+            locate(config, stage).steps * config.stages[stage].batch_size for stage in order(config)
+        )
+
+    def zero_shot(self, n: int) -> list[str]:
+        """How a plan of ``n`` frames goes beyond what the networks were trained for.
+
+        A network that was trained on the windows of a plan says which; any other plan is beyond it.
+        """
+        asked = self.config.plan
+        plan = plans.build(n=n, **asked)
+        observed = max(len(window.observe) for window in plans.windows(plan))
+        levels = plans.levels(plan)
+        notes: dict[str, None] = {}
+        for own in self.metadata.values():
+            known = own.get("trained_for", {})
+            trained = known.get("plan")
+            if trained:
+                if plans.filled(trained) != plans.filled(asked):
+                    both = f"{plans.describe(asked)}, trained for {plans.describe(trained)}"
+                    notes[f"zero-shot: plan {both}"] = None
+                continue
+            if "observed" in known and observed > known["observed"]:
+                seen = known["observed"] or "none"
+                notes[f"zero-shot: observes {observed} frames, trained with {seen} observed"] = None
+            if known.get("levels") == "clip" and levels > 1:
+                notes["zero-shot: a noise level per frame, trained with one for the clip"] = None
+        return list(notes)
+
+
+def assemble(config: Config) -> Assembled:
+    """Load what is trained and put it together.
+
+    Raises:
+        UserError: a stage is not trained, or an option is wrong.
+    """
+    kind = check(config)
+    trained, metadata = load_nets(config, sorted(set(config.nets.values())))
+    nets: dict[str, nn.Module] = {role: trained[stage] for role, stage in config.nets.items()}
+    dims = {own["audio_dim"] for own in metadata.values() if own["audio"]}
+    context = StageContext(config.size, dims.pop() if dims else 0, seed=config.seed)
+    options = {"plan": config.plan, "sampler": config.sampler, **config.options}
+    strategy = kind(nets, context, **options)
+    strategy.frames_per_call = config.trainer.frames_per_call
+    by_role = {role: metadata[stage] for role, stage in config.nets.items()}
+    return Assembled(strategy, config, by_role)
+
+
+def check(config: Config) -> type[Strategy]:
+    """The strategy's class, after checking all that can be checked before anything is trained.
+
+    Raises:
+        UserError: no such class, stage, plan or option, or steps that do not fit the plan.
+    """
+    kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+    _check_roles(config, kind)
+    for role, stage in config.nets.items():
+        if stage not in config.stages:
+            known = did_you_mean(stage, config.stages)
+            raise UserError(
+                f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.{known}"
+            )
+    for name, settings in config.stages.items():
+        trained = resolve(settings.target, Stage)  # type: ignore[type-abstract]
+        bind(trained, settings.model, f"stages.{name}.model")
+    if "n" in config.plan:
+        raise UserError("There is no key 'plan.n': a video is as long as its sound.")
+    budget = config.trainer.frames_per_call
+    if budget is not None and budget < 1:
+        raise UserError(f"trainer.frames_per_call must be 1 or more, or null, not {budget}.")
+    plans.steps_per_level(plans.build(n=1, **config.plan), config.sampler.steps)
+    bind_options(kind, config.options)
+    return kind
+
+
+def _check_roles(config: Config, kind: type[Strategy]) -> None:
+    for role in kind.roles:
+        if role not in config.nets:
+            raise UserError(
+                f"nets.{role} is missing: {kind.__name__} cannot do without it. Say nets.{role}="
+                f"STAGE, one of {', '.join(config.stages)}."
+            )
+    known = (*kind.roles, *kind.optional_roles)
+    for role in config.nets:
+        if known and role not in known:
+            raise UserError(
+                f"nets.{role}: {kind.__name__} has no such role.{did_you_mean(role, known)}"
+            )
+
+
+def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
+    """Check ``options:`` against what the strategy's constructor takes beyond the common part."""
+    bind(kind, {"context": 0, "plan": 0, "sampler": 0, **options}, "options")

@@ -1,0 +1,155 @@
+"""Strategies on devices: the videos of a split on any number of them, or one device alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from thbench.config import TrainerConfig
+from thbench.core.console import is_rank_zero, quiet
+from thbench.core.types import Generation, Request
+from thbench.generation import runner as runner
+from thbench.generation.requests import SplitRequests
+from thbench.generation.strategy import Strategy
+from thbench.generation.writer import ClipWriter
+from thbench.training.devices import limit_devices, make_trainer, use_threads
+
+
+class ClipProgressBar(Callback):
+    """A progress bar over generated clips.
+
+    Args:
+        total: clips, over all devices.
+        shown: False turns it off.
+    """
+
+    def __init__(self, total: int, shown: bool = True) -> None:
+        self.total = total
+        self.shown = shown
+        self._bar: tqdm[Any] | None = None
+
+    @rank_zero_only
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar = tqdm(
+            desc="generate", total=self.total, unit="clip", disable=None if self.shown else True
+        )
+
+    @rank_zero_only
+    def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(min(trainer.world_size, self.total - self._bar.n))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def generate_split(
+    strategy: Strategy, requests: SplitRequests, writer: ClipWriter, trainer: TrainerConfig
+) -> bool:
+    """Make the videos that are missing, on any number of devices.
+
+    Args:
+        strategy: ready to generate.
+        requests: all that should be there in the end.
+        writer: knows what is there, and writes.
+        trainer: devices and threads.
+
+    Returns:
+        Whether this process is the first one, which goes on with what is to be done once.
+    """
+    missing = [i for i in range(len(requests)) if not writer.is_done(*requests.name(i))]
+    if not missing:
+        return is_rank_zero()
+    loader = DataLoader(Subset(requests, missing), batch_size=None)
+    return predict(strategy, loader, writer, trainer, len(missing))
+
+
+class Predictor(L.LightningModule):
+    """Makes one clip per batch of ``Trainer.predict`` and hands it to a writer.
+
+    Args:
+        strategy: ready to generate.
+        writer: takes each generation, with the device that it is made on.
+    """
+
+    def __init__(
+        self, strategy: Strategy, writer: Callable[[Generation, torch.device], None]
+    ) -> None:
+        super().__init__()
+        self.strategy = strategy
+        self.writer = writer
+
+    def predict_step(self, request: Request, batch_idx: int) -> None:
+        self.writer(runner.generate(self.strategy, request), self.device)
+
+
+def predict(
+    strategy: Strategy,
+    requests: DataLoader,
+    writer: Callable[[Generation, torch.device], None],
+    settings: TrainerConfig,
+    n: int,
+) -> bool:
+    """Let a strategy make ``n`` requested clips, dealt out over the devices.
+
+    Args:
+        strategy: ready to generate.
+        requests: yields one request at a time.
+        writer: takes each generation, with the device that it is made on.
+        settings: devices and threads.
+        n: requests in all.
+
+    Returns:
+        Whether this process is the first one.
+
+    Raises:
+        UserError: devices or precision that this machine does not have.
+    """
+    with quiet():
+        trainer = make_trainer(
+            settings,
+            precision=strategy.sampler.precision,
+            devices=limit_devices(settings, n),
+            strategy="auto" if settings.strategy == "fsdp" else settings.strategy,
+            callbacks=[ClipProgressBar(n, settings.progress)],
+            logger=False,
+            enable_checkpointing=False,
+        )
+        trainer.predict(Predictor(strategy, writer), requests, return_predictions=False)
+    return bool(trainer.is_global_zero)
+
+
+@contextlib.contextmanager
+def on_one_device(strategy: Strategy, kind: str, settings: TrainerConfig) -> Iterator[torch.device]:
+    """A strategy on one device, in its sampler's precision, in this process; then on the CPU again.
+
+    Args:
+        strategy: ready to generate.
+        kind: ``cpu`` or ``cuda``; of several devices, the first that the settings name.
+        settings: threads and devices.
+    """
+    torch.set_float32_matmul_precision("high")
+    use_threads(settings)
+    chosen = limit_devices(settings, 1)
+    index = f":{chosen[0]}" if kind == "cuda" and isinstance(chosen, list) else ""
+    device = torch.device(kind + index)
+    how: Precision = Precision()
+    if strategy.sampler.precision != "32-true":
+        how = MixedPrecision(strategy.sampler.precision, device.type)  # type: ignore[arg-type]
+    strategy.to(device)
+    try:
+        with how.forward_context():
+            yield device
+    finally:
+        strategy.cpu()

@@ -1,0 +1,429 @@
+"""Stages by content: their order, run folders, checkpoints and trained networks.
+
+A stage's result is determined by its class, model, draw, optimiser, global batch size, averaging,
+clipping, precision, frame size, seed, data, the stages that it builds on and, where it hears
+anything, audio encoder. The hash of these names its folder ``<runs>/<stage>-<hash>``, so strategies
+that share a stage share its training, and a run that is started again, on other devices or by a
+requeued job, goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thbench.config import Config, StageConfig, content_hash, to_yaml
+from thbench.core.errors import UserError, did_you_mean
+from thbench.core.files import write_atomic
+from thbench.core.registry import resolve
+from thbench.core.seeding import derive_seed
+from thbench.data.datamodule import read_digest
+from thbench.data.embedding.encoders import ENCODERS
+from thbench.training.sources import content_of, remember
+from thbench.training.stage import Stage, StageContext
+
+META = "thbench"
+"""Key of a checkpoint under which we say what it is."""
+NEAR = 3
+"""A run that differs in so many settings at most is named where the one asked for is missing."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Where a stage's training lives.
+
+    Attributes:
+        name: of the stage.
+        hash: of ``fingerprint``.
+        folder: ``<runs>/<name>-<hash>``.
+        determines: everything that the result depends on.
+    """
+
+    name: str
+    hash: str
+    folder: Path
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the least validation loss."""
+        return self.folder / "best.ckpt"
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the newest checkpoint; 0 without one."""
+        return int(read_checkpoint(self)[META]["steps"]) if self.last.is_file() else 0
+
+    def parent(self, name: str) -> StageRun:
+        """The run of a stage that this one needs."""
+        digest = self.fingerprint["needs"][name]
+        return _read_run(self.folder.parent / f"{name}-{digest}")
+
+    def update_record(self, **entries: Any) -> None:
+        """Merge entries into ``stage.json``: status, steps, seconds and what the hash is of."""
+        path = self.folder / "stage.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        known.update(stage=self.name, hash=self.hash, **entries, fingerprint=self.fingerprint)
+        write_atomic(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def order(config: Config, only: str | None = None) -> list[str]:
+    """Names of the stages that roles need, each after those that it builds on.
+
+    A strategy without roles needs all of its stages; with ``only``, it is that stage and what that
+    one needs.
+
+    Raises:
+        UserError: an unknown stage, or a circle.
+    """
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UserError(
+                f"Stages build on each other in a circle: {' -> '.join([*path, name])}."
+            )
+        for parent in parents(_stage(config, name)):
+            visit(parent, (*path, name))
+        if name not in done:
+            done.append(name)
+
+    played = set(config.nets.values()) or set(config.stages)
+    for name in [only] if only else [name for name in config.stages if name in played]:
+        visit(name, ())
+    return done
+
+
+def parents(stage: StageConfig) -> list[str]:
+    """The stages that must be trained before this one."""
+    return [*stage.needs, *([stage.init_from] if stage.init_from else [])]
+
+
+def stage_run(config: Config, name: str) -> StageRun:
+    """The run folder of a stage. The data set must be there: its content is part of the hash."""
+    order(config, name)
+    fingerprint = _fingerprint(config, name, read_digest(config.data.root))
+    digest = content_hash(fingerprint)
+    return StageRun(name, digest, Path(config.runs) / f"{name}-{digest}", fingerprint)
+
+
+def locate(config: Config, name: str) -> StageRun:
+    """The run folder of a trained stage, also where its data set is not at hand.
+
+    Without the data set the one run is taken that agrees in everything else.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if (Path(config.data.root) / "manifest.jsonl").is_file():
+        return stage_run(config, name)
+    order(config, name)
+    wanted = _own(_fingerprint(config, name, ""))
+    notes = [_read_run(path.parent) for path in Path(config.runs).glob(f"{name}-*/stage.json")]
+    found = [run for run in notes if _own(run.fingerprint) == wanted]
+    if len(found) == 1:
+        return found[0]
+    several = f"{len(found)} runs" if found else "no run"
+    raise UserError(
+        f"There is no data set at '{config.data.root}', and {several} of stage '{name}' in"
+        f" {config.runs} with these settings: point data.root at the data set it was trained on."
+    )
+
+
+def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio_dim: int) -> Stage:
+    """A stage with the weights that the seed gives it.
+
+    Raises:
+        UserError: ``model:`` has a key or value that the class does not take, or lacks one.
+    """
+    stage = _stage(config, name)
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    bind(kind, stage.model, f"stages.{name}.model")
+    context = StageContext(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    try:
+        return kind(context, **stage.model)
+    except (TypeError, ValueError) as error:  # from the networks, deeper inside
+        reason = " ".join(str(error).split()) or type(error).__name__
+        hint = _nearest_keyword(error)
+        raise UserError(f"stages.{name}.model: {kind.__name__} says: {reason}.{hint}") from error
+
+
+def _nearest_keyword(error: Exception) -> str:
+    """Of a keyword that a network inside does not know: the nearest that it does."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    kind = trace.tb_frame.f_globals.get(found[1]) if found and trace else None
+    if not found or not isinstance(kind, type):
+        return ""
+    known = [p for p in inspect.signature(kind).parameters if p != found[2]]
+    return did_you_mean(found[2], known)
+
+
+def bind(kind: type, options: Mapping[str, Any], where: str) -> None:
+    """Check ``options`` against a constructor that takes them after ``self`` and a context.
+
+    Raises:
+        UserError: an option it does not know (with the nearest), misses, or has no null for.
+    """
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]  # type: ignore[misc]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = [p.name for p in parameters]
+        for key in options:
+            if key not in known:
+                raise UserError(f"There is no key '{where}.{key}'.{did_you_mean(key, known)}")
+    for p in parameters:
+        if options.get(p.name, "") is None and not _takes_null(p):
+            own = "" if p.default is p.empty else f": without it, {kind.__name__} has {p.default}"
+            raise UserError(f"{where}.{p.name} takes no null{own}.")
+        required = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        if required and p.name not in options:
+            raise UserError(f"{where}.{p.name} is missing: {kind.__name__} cannot do without it.")
+
+
+def _takes_null(parameter: inspect.Parameter) -> bool:
+    """Whether None is among what a parameter says that it takes; one that says nothing may."""
+    unsaid = parameter.annotation is parameter.empty
+    named = re.search(r"\bNone\b|\bOptional\b|^Any$", str(parameter.annotation))
+    return unsaid or parameter.default is None or named is not None
+
+
+def load_net(
+    config: Config,
+    name: str,
+    needs: Mapping[str, nn.Module] | None = None,
+    run: StageRun | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained network of a stage, with averaged weights where the stage has them.
+
+    Args:
+        config: a strategy.
+        name: one of its stages.
+        needs: networks already loaded; others that the stage needs are loaded here.
+        run: where it was trained, if that is known.
+
+    Returns:
+        the network on the CPU in eval mode, and the checkpoint's metadata: stage,
+        class, hash, steps, needs, trained_for, size, and audio and audio_dim, which are None and 0
+        of a stage that hears nothing.
+
+    Raises:
+        UserError: it is not trained, was trained as something else, or the stages it needs have
+            been trained further since.
+    """
+    run = run or locate(config, name)
+    checkpoint = read_checkpoint(run)
+    meta: dict[str, Any] = checkpoint[META]
+    check_needs(run, meta)
+    nets = dict(needs or {})
+    for need in _stage(config, name).needs:
+        if need not in nets:
+            nets[need] = load_net(config, need, run=run.parent(need))[0]
+    net = build_stage(
+        config, name, {n: nets[n] for n in _stage(config, name).needs}, meta["audio_dim"]
+    ).net
+    fill(net, checkpoint, f"stage '{name}'")
+    return net.eval().requires_grad_(False), meta
+
+
+def load_nets(
+    config: Config, names: Sequence[str] | None = None
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
+    """Networks and metadata of several stages (all by default), each loaded once."""
+    nets: dict[str, nn.Module] = {}
+    metas: dict[str, dict[str, Any]] = {}
+    for name in names or order(config):
+        nets[name], metas[name] = load_net(config, name, nets)
+    return nets, metas
+
+
+def fill(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
+    """Give a network the weights of ``Stage.net`` in a checkpoint, averaged ones where it has them.
+
+    Raises:
+        UserError: they belong to another network.
+    """
+    state = checkpoint["state_dict"]
+    own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        raise UserError(
+            f"The weights of stage '{checkpoint[META]['stage']}' do not fit {what} ({reason}):"
+            " give both the same model, or train anew."
+        ) from error
+
+
+def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
+    """A checkpoint of a run, the newest by default. Tensors are read when they are used.
+
+    Raises:
+        UserError: it is missing, damaged, or of something else.
+    """
+    path = path or run.last
+    if not path.is_file():
+        raise UserError(
+            f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first.{_nearest(run)}"
+        )
+    try:
+        checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path} cannot be read ({reason}): delete it to train anew, or"
+            f" put another checkpoint of this stage in its place."
+        ) from error
+    meta = checkpoint.get(META) if isinstance(checkpoint, dict) else None
+    if meta is None:
+        raise UserError(f"{path} was not written by thbench: delete it.")
+    if meta["hash"] != run.hash:
+        raise UserError(
+            f"{path} is a checkpoint of stage '{meta['stage']}' ({meta['class']}, hash"
+            f" {meta['hash']}), not of '{run.name}' ({run.fingerprint['class']['name']}, hash"
+            f" {run.hash}):"
+            " put each checkpoint in its own folder, or delete this one to train anew."
+        )
+    return checkpoint
+
+
+def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
+    """What a checkpoint of this run says of itself, but for the steps done."""
+    uses_audio = "audio" in run.fingerprint
+    return {
+        "stage": run.name,
+        "class": run.fingerprint["class"]["name"],
+        "hash": run.hash,
+        "strategy": config.strategy,
+        "size": config.size,
+        "audio": config.data.audio if uses_audio else None,
+        "audio_dim": audio_dim if uses_audio else 0,
+        "needs": _needs(run),
+    }
+
+
+def check_needs(run: StageRun, meta: Mapping[str, Any]) -> None:
+    """Raise a UserError if a frozen stage is no longer the one that this run was trained on."""
+    now = _needs(run)
+    for name, before in meta["needs"].items():
+        if now[name]["steps"] != before["steps"]:
+            raise UserError(
+                f"Stage '{run.name}' was trained on '{name}' at {before['steps']} steps, which is"
+                f" now at {now[name]['steps']}: delete {run.folder} and train it again."
+            )
+
+
+def write_config(config: Config, run: StageRun) -> None:
+    """Keep the whole configuration in the run folder."""
+    write_atomic(run.folder / "config.yaml", to_yaml(config))
+
+
+def _stage(config: Config, name: str) -> StageConfig:
+    if name not in config.stages:
+        known = did_you_mean(name, config.stages)
+        raise UserError(f"Strategy '{config.strategy}' has no stage '{name}'.{known}")
+    return config.stages[name]
+
+
+def _needs(run: StageRun) -> dict[str, dict[str, Any]]:
+    parents = {need: run.parent(need) for need in run.fingerprint["needs"]}
+    return {need: {"hash": parent.hash, "steps": parent.steps} for need, parent in parents.items()}
+
+
+def _read_run(folder: Path) -> StageRun:
+    note = json.loads((folder / "stage.json").read_text())
+    return StageRun(note["stage"], note["hash"], folder, note["fingerprint"])
+
+
+def _nearest(run: StageRun) -> str:
+    """Of runs of the same stage, the one whose settings differ least, if it is trained."""
+    found: list[tuple[int, str]] = []
+    own = _flat(run.fingerprint)
+    for path in sorted(run.folder.parent.glob(f"{run.name}-*/stage.json")):
+        if not (path.parent / "last.ckpt").is_file():
+            continue
+        other = _flat(_read_run(path.parent).fingerprint)
+        keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
+        listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
+        found.append((len(keys), f" {path.parent} is trained with {listed}."))
+    if not found or min(found)[0] > NEAR:
+        return ""
+    return min(found)[1]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, Mapping):
+        return {key: value}
+    return {
+        k: v
+        for name, part in value.items()
+        for k, v in _flat(part, f"{key}.{name}" if key else name).items()
+    }
+
+
+def _own(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not depend on the data."""
+    own = {k: v for k, v in fingerprint.items() if k not in ("data", "needs", "init_from")}
+    return {**own, "needs": sorted(fingerprint["needs"])}
+
+
+def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
+    stage = _stage(config, name)
+    own = asdict(stage)
+    for key in ("target", "max_steps", "needs", "init_from"):
+        del own[key]
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    own["class"] = kind.fingerprint()
+    for key in kind.neutral:
+        own["model"].pop(key, None)
+    for key in kind.sources:
+        if given := own["model"].get(key):
+            own["model"][key] = content_of(str(given), Path(config.runs))
+    own |= {"audio": _sound(config)} if kind.uses_audio else {}
+    own["precision"] = stage.precision or config.trainer.precision
+    return {
+        **own,
+        "size": config.size,
+        "seed": config.seed,
+        "data": data,
+        "needs": {n: content_hash(_fingerprint(config, n, data)) for n in stage.needs},
+        "init_from": stage.init_from and content_hash(_fingerprint(config, stage.init_from, data)),
+    }
+
+
+def _sound(config: Config) -> dict[str, str]:
+    """The audio encoder and its version, with the content of its weights in place of their path."""
+    kind, _, source = config.data.audio.partition("=")
+    found = {"encoder": kind}
+    if source:
+        found["weights"] = content_of(source, Path(config.runs))
+    if kind in ENCODERS:  # others are embeddings that somebody put beside the data
+        found["version"] = ENCODERS.load(kind).version
+    return found
+
+
+def remember_sources(config: Config, name: str) -> None:
+    """Write down the contents of what a stage takes from outside, for machines without it."""
+    stage = _stage(config, name)
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    found = [stage.model.get(key) for key in kind.sources]
+    found += [config.data.audio.partition("=")[2]] if kind.uses_audio else []
+    for source in filter(None, found):
+        remember(str(source), Path(config.runs))

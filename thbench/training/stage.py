@@ -1,0 +1,168 @@
+"""What a stage of training must provide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from thbench.config import DrawConfig, OptimConfig
+from thbench.core.hub import MissingResource
+from thbench.core.seeding import derive_seed
+from thbench.core.types import Batch
+from thbench.core.versioned import Versioned
+from thbench.training.optim import build_optimizer
+
+
+class Frozen:
+    """Holds a module out of its owner's parameters, state dict and deep copies.
+
+    A frozen stage that a Lightning module uses must not be copied by the EMA, saved twice or
+    optimised; it only has to follow its owner to the device.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        return self
+
+    def to(self, device: torch.device | str) -> Frozen:
+        self.module.to(device)
+        return self
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is told about its surroundings.
+
+    Attributes:
+        size: frames are ``size`` x ``size`` pixels.
+        audio_dim: D, channels of the audio embedding.
+        optim: the optimiser's settings.
+        seed: of the run.
+        needs: the trained networks of the stages that this one needs, by stage name.
+        clip: gradient norm, 0 for none. The trainer clips; only a stage that optimises by hand
+            (``automatic_optimization = False``) does it itself.
+    """
+
+    size: int
+    audio_dim: int
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    needs: Mapping[str, nn.Module] = field(default_factory=dict)
+    clip: float = 0.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StageContext:
+        return self  # frozen, and the networks in ``needs`` must not be copied by the EMA
+
+
+class Stage(Versioned, L.LightningModule, ABC):
+    """One thing that is trained.
+
+    A subclass takes a ``StageContext`` and, as keyword arguments, the keys of its ``model:`` block
+    in the YAML; it sets ``self.net`` to the module that is trained, saved and later generated with,
+    and writes ``loss``. Everything about the optimiser, logging, resuming and randomness is here
+    or in ``thbench.training.fit.fit``.
+    """
+
+    net: nn.Module
+    batches_seen: Tensor
+    stable_name = "stage"
+    version: ClassVar[int] = 1
+    """Of this class and of the trainer, for all stages."""
+    uses_audio: ClassVar[bool] = True
+    """Whether the result depends on the sound; if not, strategies of any encoder share it."""
+    neutral: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that name files from outside, which are hashed by their content."""
+
+    def __init__(self, context: StageContext) -> None:
+        super().__init__()
+        self.context = context
+        self.frozen = {name: Frozen(net) for name, net in context.needs.items()}
+        self.terms: dict[str, Tensor] = {}
+        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses by name. ``"loss"`` is minimised, the others are logged."""
+
+    def start(self) -> None:
+        """Take weights from outside, before the first step of a run that does not resume.
+
+        Called after the weights of ``init_from:`` are in ``self.net``. Networks are also built to
+        be filled from a checkpoint, so a constructor must not ask for such weights.
+        """
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError, before any step, if what is drawn cannot be learned from."""
+
+    def check_part(self, clips: int) -> None:
+        """Raise a UserError if the loss cannot be computed on parts of a batch.
+
+        A loss is a mean over clips, or over groups of them, that each part holds whole; then
+        devices and accumulation do not change what is minimised.
+
+        Args:
+            clips: of a global batch that a device sees at once.
+        """
+
+    def missing(self, steps: int) -> Iterator[MissingResource]:
+        """What training takes from outside of the data set and is not here: weights, mostly.
+
+        Asked before any stage is trained, of networks without content.
+
+        Args:
+            steps: to be trained; with 0 the weights stay as ``start`` takes them.
+        """
+        yield from ()
+
+    def use_placeholders(self) -> None:
+        """Put networks without content where training loads some from outside, for estimates."""
+
+    def samples(self, batch: Batch) -> dict[str, Tensor]:
+        """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""
+        return {}
+
+    def trained_for(self) -> dict[str, Any]:
+        """What the network has seen, kept in its checkpoint (observed frames, levels, lengths)."""
+        return {}
+
+    def configure_optimizers(self) -> Any:
+        return build_optimizer(self.net.parameters(), self.context.optim)
+
+    def on_fit_start(self) -> None:
+        for frozen in self.frozen.values():
+            frozen.to(self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make all randomness of this batch a pure function of (seed, batches seen, rank).
+
+        ``batches_seen`` counts this batch from here on: callbacks that save a checkpoint at its
+        end run before the module's own hook there.
+        """
+        torch.manual_seed(derive_seed(self.context.seed, int(self.batches_seen), self.global_rank))
+        self.batches_seen += 1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.log_losses("train", self.loss(batch), len(batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # The same noise at every validation, or its curve would be mostly noise. Training draws
+        # its own seed at its next batch, so there is no state to put back.
+        torch.manual_seed(derive_seed(self.context.seed, batch_idx, self.global_rank, "val"))
+        self.log_losses("val", self.loss(batch), len(batch))
+
+    def log_losses(self, split: str, losses: Mapping[str, Tensor], n: int) -> Tensor:
+        """Log each loss as ``split/name`` and return the one to minimise."""
+        named = {f"{split}/{name}": value.detach() for name, value in losses.items()}
+        self.terms = named
+        self.log_dict(named, batch_size=n, sync_dist=split == "val", on_epoch=split == "val")
+        return losses["loss"]
