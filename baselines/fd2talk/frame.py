@@ -18,7 +18,7 @@ from thbench.core.types import Batch
 from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.losses import clip_mean
-from thbench.diffusion.noise_schedule import sample_together
+from thbench.diffusion.process import sample_together
 from thbench.nn.input_init import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask

@@ -17,7 +17,7 @@ from thbench.core.types import Batch
 from thbench.data.dataset import fewest_shown
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
-from thbench.generation.runner import plans
+from thbench.generation import plans
 from thbench.nn.normalize import shown_once
 from thbench.training.stage import Stage, StageContext
 

@@ -16,7 +16,7 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import Request, to_unit
 from thbench.data.face.morphable import Morphable, pose_coefficients, to_pose
-from thbench.generation.runner import plans
+from thbench.generation import plans
 from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
 from thbench.training.stage import StageContext
 
@@ -47,7 +47,7 @@ class Conditions:
 
 
 class MotionDenoiser(Denoiser):
-    """``MotionNet`` as ``thbench.generation.runner.runner`` runs it."""
+    """``MotionNet`` as ``thbench.generation.runner`` runs it."""
 
     def __init__(self, net: MotionNet) -> None:
         self.net = net
@@ -67,7 +67,7 @@ class MotionDenoiser(Denoiser):
 
 
 class FrameDenoiser(Denoiser):
-    """``FrameNet`` as ``thbench.generation.runner.runner`` runs it: windows of one frame each."""
+    """``FrameNet`` as ``thbench.generation.runner`` runs it: windows of one frame each."""
 
     def __init__(self, net: FrameNet) -> None:
         self.net = net

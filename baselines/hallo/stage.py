@@ -21,7 +21,7 @@ from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion.losses import frame_mean
-from thbench.diffusion.noise_schedule import sample_together
+from thbench.diffusion.process import sample_together
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.training.optim import build_optimizer

@@ -31,14 +31,14 @@ from thbench.data import manifest
 from thbench.data.datamodule import RankShard, check_root
 from thbench.data.dataset import least_frames, usable_frames
 from thbench.data.embedding.encoders import ENCODERS
-from thbench.data.media.container import video
+from thbench.data.media import video
 from thbench.data.store import Store
+from thbench.evaluation import pipeline
+from thbench.evaluation import protocol as protocols
 from thbench.evaluation.features import build_extractors
-from thbench.evaluation.score import pipeline
-from thbench.evaluation.score import protocol as protocols
-from thbench.generation.runner import assemble
+from thbench.generation import assemble
 from thbench.preflight.estimate import EFFICIENCY, Need, Networks, known_rate
-from thbench.training.fit import devices as devices_
+from thbench.training import devices as devices_
 from thbench.training.runs import order, stage_run
 from thbench.training.stage import Stage, StageContext
 

@@ -18,7 +18,7 @@ from torchvision.utils import make_grid, save_image
 
 from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Batch, to_uint8, to_unit
-from thbench.data.media.container import audio
+from thbench.data.media import audio
 from thbench.data.media.video import VideoWriter
 from thbench.training.callbacks import Ema, StepCounter
 from thbench.training.stage import Stage

@@ -68,7 +68,7 @@ class Stage(Versioned, L.LightningModule, ABC):
     A subclass takes a ``StageContext`` and, as keyword arguments, the keys of its ``model:`` block
     in the YAML; it sets ``self.net`` to the module that is trained, saved and later generated with,
     and writes ``loss``. Everything about the optimiser, logging, resuming and randomness is here
-    or in ``thbench.training.fit.fit``.
+    or in ``thbench.training.fit``.
     """
 
     net: nn.Module
