@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from tests.tiny import NOISE, command, env, thbench
-from thbench.cli.parser import main, parser
+from thbench.cli import parser
+from thbench.cli.parser import main
 from thbench.core.errors import UserError
 from thbench.data import manifest
 from thbench.data.store import Store

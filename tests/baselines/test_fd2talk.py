@@ -22,7 +22,8 @@ from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.face.morphable import pose_coefficients
-from thbench.generation.runner import generate, plans
+from thbench.generation import plans
+from thbench.generation.runner import generate
 from thbench.nn.attention import local_attention_mask
 from thbench.nn.perceptual import pixel_features, pyramid_l1
 from thbench.nn.regions import box_mask
