@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -256,6 +256,7 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
+    version: ClassVar[int] = 2
     net: LatentFlowGenerator
 
     def __init__(

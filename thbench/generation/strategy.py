@@ -87,6 +87,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
         space: in which the last pass makes frames, for the tables.
     """
 
+    stable_name = "strategy"
     version: ClassVar[int] = 1
     """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[tuple[str, ...]] = ()
