@@ -176,6 +176,7 @@ class AutoencoderStage(ReconstructionStage):
     """
 
     stable_name = "autoencoder"
+    sources = ("init_from",)
     network: ClassVar[type[Autoencoder]] = Autoencoder
     net: Autoencoder
 

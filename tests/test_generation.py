@@ -276,3 +276,11 @@ def test_another_noise_process_needs_no_other_runner(plan):
     frames, generation = frames_of(strategy, 13)
     assert frames[:, 0, 0, 0].tolist() == list(range(13))
     assert generation.cost.depth == plans.cost(plans.build(n=13, **plan), 4).depth
+
+
+def test_the_runner_refuses_a_plan_that_observes_what_is_not_there(monkeypatch):
+    strategy = Counting({"name": "nar"})
+    wrong = ((plans.Window((0, 1), (2,), (1, 1), (0, 0)), plans.Window((2,), (), (1,), (0,))),)
+    monkeypatch.setattr(plans, "build", lambda **_: wrong)
+    with pytest.raises(ValueError, match="frame 2 is observed before it is finished"):
+        frames_of(strategy, 3)

@@ -48,6 +48,7 @@ class A2VStage(Stage):
     """
 
     stable_name = "dawn.a2v"
+    neutral = ("chunk",)
     net: A2VNet
     version: ClassVar[int] = 2
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -267,6 +267,7 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
+    version: ClassVar[int] = 2
     net: LatentFlowGenerator
 
     def __init__(

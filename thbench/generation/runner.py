@@ -1,4 +1,4 @@
-"""Runs the passes of a strategy: any plan with any denoiser, streamed frame by frame.
+"""The runner: generates a video by any plan with any denoiser, streamed frame by frame.
 
 The noise of a frame depends on the request, the space and the frame alone, and the noise of a
 step on the window as well, so the same request gives the same video whatever the batching, the
@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,9 @@ from torch import Tensor
 from thbench.core.seeding import noise_generator
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Cost, Generation, Request, to_uint8
+from thbench.generation import plans
 from thbench.generation.plans import SOURCE, Round, Window, levels, steps_per_level, windows
-from thbench.generation.plans import cost as plan_cost
-from thbench.generation.strategy import Denoiser, GenerationPass
-
-if TYPE_CHECKING:
-    from thbench.generation.strategy import Strategy
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
 
 
 def generate(strategy: Strategy, request: Request) -> Generation:
@@ -57,7 +54,9 @@ def _chunks(
 def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) -> Iterator[Tensor]:
     *before, last = strategy.passes(request)
     for current in (*before, last):
-        cost.depth += plan_cost(current.plan, current.sampler.steps).depth
+        if __debug__:
+            plans.check(current.plan)
+        cost.depth += plans.cost(current.plan, current.sampler.steps).depth
     for current in before:
         latents = torch.cat(
             [latent for _, latent in execute(current, strategy, conditions, request, cost)]

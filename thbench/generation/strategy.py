@@ -1,4 +1,4 @@
-"""What a strategy must provide: how trained networks make a video."""
+"""What a strategy must provide: how its trained networks generate a video."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
         UserError: a role is missing, unknown, or has a network of another class.
     """
 
+    stable_name = "strategy"
     version: ClassVar[int] = 1
     """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[Mapping[str, type[nn.Module]]] = {}

@@ -334,6 +334,8 @@ class _Looking:
             stage = self.networks.stage(name)
             if settings.max_steps:
                 stage.check_draw(settings.draw)
+                if part * self.world * self.config.trainer.accumulate == settings.batch_size:
+                    stage.check_part(part)
         except UserError as error:
             self.error(name, error)
             return
