@@ -233,8 +233,8 @@ class WindowStage(A2VStage):
 def gather_frames(batch: Batch, places: Tensor) -> Batch:
     """The frames at ``places`` (B, n) of each clip; at ``SOURCE`` stands the portrait.
 
-    The portrait has frame index ``SOURCE``, its own picture, pose, eyes and landmarks, and does not
-    count as valid; its sound means nothing.
+    The portrait has frame index ``SOURCE``, its own image, pose, eyes and landmarks, and does not
+    count as valid; its audio means nothing.
     """
     rows = torch.arange(len(places), device=places.device)[:, None]
     missing = places < 0

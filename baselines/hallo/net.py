@@ -1,4 +1,4 @@
-"""Hallo's network: denoiser, ReferenceNet, face, sound, time (Xu et al. 2024, section 3.3)."""
+"""Hallo's network: denoiser, ReferenceNet, face, audio, time (Xu et al. 2024, section 3.3)."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class HalloNet(nn.Module):
     def portrait(
         self,
         latent: Tensor,
-        picture: Tensor,
+        image: Tensor,
         landmarks: Tensor,
         extent: Tensor | None = None,
         enlarged: Mapping[str, float] = ENLARGED,
@@ -169,13 +169,13 @@ class HalloNet(nn.Module):
 
         Args:
             latent: (B, C, h, w), the autoencoder's.
-            picture: (B, 3, H, W) uint8.
+            image: (B, 3, H, W) uint8.
             landmarks: (B, 478, 3).
             extent: (B, 2, 478, 2) of the clips that are trained on, as ``Batch.extent``; None at
                 generation, where only the portrait is known.
             enlarged: by what the portrait's boxes are multiplied then, by part.
         """
-        face = self.face(picture, landmarks)
+        face = self.face(image, landmarks)
         boxes = self.boxes_of(landmarks, extent, enlarged)
         blurred = self.boxes == "released" and extent is None
         masks = {
@@ -234,7 +234,7 @@ class HalloNet(nn.Module):
             cast(RunningStats, stats).update(values[kind])
 
     def tokens(self, audio: Tensor, at: Tensor) -> Tensor:
-        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of sounds (B, T, D)."""
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of audio embeddings (B, T, D)."""
         return self.audio_tokens(self.statistics["audio"](audio), at)
 
     def forward(
@@ -299,7 +299,7 @@ class _FeatureRecorder:
 
 
 class _DenoisingHook:
-    """The guide of the denoiser: portrait, then sound, then time."""
+    """The guide of the denoiser: portrait, then audio, then time."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Training of Hallo: single pictures first, then clips with sound (section 3.4)."""
+"""Training of Hallo: single images first, then clips with audio (section 3.4)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Example:
         clean: (B, C, T, h, w), as ``HalloNet.to_latent`` gives them.
         portrait: of B clips.
         landmarks, valid: (B, T, 478, 3) and (B, T), of these frames.
-        sound: (B, T, tokens, dim), or None.
+        audio: (B, T, tokens, dim), or None.
         motion: see ``HalloNet.motion_maps``, or None.
     """
 
@@ -169,7 +169,7 @@ class HalloStage(Stage):
         return self.net.portrait(latent, batch.source, batch.source_landmarks, batch.extent)
 
     def _made(self, values: Tensor) -> Tensor:
-        """Values (B, T, ...) without those of frames that are there for their sound alone."""
+        """Values (B, T, ...) without those of frames that are there for their audio alone."""
         return values
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -184,7 +184,7 @@ class HalloStage(Stage):
 
 
 class ImageStage(HalloStage):
-    """A frame of a clip from another one; neither sound nor time (first stage).
+    """A frame of a clip from another one; neither audio nor time (first stage).
 
     ``init_from`` is Stable Diffusion 1.5: its U-Net fills the denoiser and ReferenceNet.
 
@@ -232,13 +232,13 @@ class ImageStage(HalloStage):
 
 
 class VideoStage(HalloStage):
-    """A segment of a clip, from sound and the frames before it (second stage).
+    """A segment of a clip, from audio and the frames before it (second stage).
 
-    The spatial modules stay as they are; attention to the sound and along time is trained.
+    The spatial modules stay as they are; attention to the audio and along time is trained.
     ``init_from`` is a motion module of AnimateDiff.
 
     A draw is the motion frames and the segment, with as many frames of context on either side as
-    the sound's tokens look at.
+    the audio's tokens look at.
 
     Args:
         segment: frames to be made.
