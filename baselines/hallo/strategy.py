@@ -22,12 +22,11 @@ from thbench.training.stage import StageContext
 
 @dataclass
 class HalloConditions:
-    """What all segments of a video are made from.
+    """Conditions of all segments of a video.
 
     Attributes:
         portrait: everything that is computed once per portrait.
-        audio: (1, T, D), as given; each segment makes its own tokens, so memory does not grow by
-            them.
+        audio: (1, T, D), embeddings; each segment computes its own tokens, which saves memory.
     """
 
     portrait: Portrait
@@ -87,7 +86,7 @@ class HalloDenoiser(Denoiser):
                 total += share * self.net(
                     made, t, portrait, keep, audio_tokens, context, self.weights
                 )
-        # What is said of the observed frames is ignored.
+        # Predictions for observed frames are ignored.
         return torch.cat([total.new_zeros(*total.shape[:2], seen, *total.shape[3:]), total], dim=2)
 
 
