@@ -1,6 +1,6 @@
 """Can every strategy be trained at paper scale on every data set? Simulated manifests say.
 
-    python benchmarks/preflight.py [--scale paper] [--report docs/preflight.md]
+    python -m benchmarks.preflight [--scale paper] [--report docs/preflight.md]
 
 Manifests have clips as long as those of CREMA-D, HDTF and VoxCeleb2, and nothing else, so what
 depends on files is left out, and so is what depends on this machine: which weights lie here, how
@@ -96,7 +96,7 @@ def _head(scale: str) -> list[str]:
     return [
         f"# Before training: `scale={scale}` on CREMA-D, HDTF and VoxCeleb2",
         "",
-        "Made by `python benchmarks/preflight.py` from simulated manifests with the data sets'",
+        "Made by `python -m benchmarks.preflight` from simulated manifests with the data sets'",
         "lengths (CREMA-D: 1.3 to 5.0 s, median 2.5 s; HDTF: 1 to 5 minutes, uncut; VoxCeleb2: 4",
         "to 20 s) and no files. `thbench check STRATEGY` says the same, and more, of real data.",
         "",
