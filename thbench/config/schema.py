@@ -188,7 +188,8 @@ class Config:
 
     ``nets`` maps the roles of the strategy's networks to the stages that train them, null for a
     role that nobody plays; ``options`` are the strategy's own switches; ``protocol`` is that of its
-    paper.
+    paper; ``demo`` holds the steps of each stage in ``thbench demo``, which leaves a strategy out
+    where it is empty.
     """
 
     strategy: str = ""
@@ -210,6 +211,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    demo: dict[str, int] = field(default_factory=dict)
 
     @property
     def eval_data(self) -> DataConfig:
