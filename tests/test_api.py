@@ -32,7 +32,7 @@ def test_it_has_what_it_names():
         documented = getattr(thbench, name).__doc__
         assert name == "UserError" or f"thbench.{name}(" in documented
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
-        thbench.lode
+        thbench.__getattr__("lode")
 
 
 def test_a_loaded_strategy_makes_the_videos_that_the_command_makes(bench, files, tmp_path, capsys):
