@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
@@ -257,6 +258,7 @@ class LFGStage(ReconstructionStage):
 
     stable_name = "dawn.lfg"
     version: ClassVar[int] = 2
+    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGenerator}
     net: LatentFlowGenerator
 
     def __init__(

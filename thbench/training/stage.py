@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thbench.config import DrawConfig, OptimConfig
 from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
 from thbench.training.optim import build_optimizer
@@ -82,6 +83,9 @@ class Stage(Versioned, L.LightningModule, ABC):
     """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
     sources: ClassVar[tuple[str, ...]] = ()
     """Keys of ``model:`` that name files from outside, which are hashed by their content."""
+    config_blocks: ClassVar[Blocks] = {}
+    """Of ``model:``, what takes the keys of the blocks inside: ``{"net": MyNet}``, so that a
+    misspelt key is found before anything is trained; see ``thbench.core.signatures``."""
 
     def __init__(self, context: StageContext) -> None:
         super().__init__()
