@@ -85,11 +85,11 @@ def _run(argv: Sequence[str]) -> None:
 def _show(results: Path) -> None:
     """The tables' columns that tell strategies apart, in the terminal."""
     from thbench.evaluation.results import read_folder
-    from thbench.leaderboard.rank import narrowed, tables_of
+    from thbench.leaderboard.rank import select_columns, tables_of
     from thbench.leaderboard.render import show
 
     for table in tables_of(read_folder(results)):
-        show(narrowed(table, SHOWN))
+        show(select_columns(table, SHOWN))
 
 
 def _own_files(data: Path, out: Path) -> tuple[Path, Path]:

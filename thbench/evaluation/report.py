@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.evaluation.results import Coverage, MetricValue, Result, Timed
+from thbench.evaluation.results import Coverage, MetricValue, Result, TimingSummary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,19 +75,19 @@ def damage(covered: Coverage) -> str:
     return "{} clips have damaged frames ({})".format(*shares)
 
 
-def describe(timed: Timed) -> str:
+def describe(timed: TimingSummary) -> str:
     """Time and memory, how they were measured, and on what."""
     clips = "" if timed.clips == 1 else f" of each of {timed.clips} clips"
     text = (
         f"{timed.seconds:.2f} s for {timed.frames:.0f} frames, the first after"
-        f" {timed.first_frame:.2f} s ({rule_of(timed)}{clips}; {timed.hardware})"
+        f" {timed.first_frame:.2f} s ({timing_method(timed)}{clips}; {timed.hardware})"
     )
     if timed.memory is not None:
         text += f"; {timed.memory / GIGA:.2f} GB ({timed.memory_is})"
     return text
 
 
-def rule_of(timed: Timed) -> str:
+def timing_method(timed: TimingSummary) -> str:
     """How a time was taken."""
     runs = "one run" if timed.repeats == 1 else f"median of {timed.repeats} runs"
     return f"{runs} after {timed.warmup or 'no'} warm-up, sound encoded before"

@@ -160,7 +160,7 @@ class CostSummary:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimingSummary:
     """Time and memory of generation, measured as the protocol says (``thbench.evaluation.timing``).
 
     Attributes:
@@ -215,7 +215,7 @@ class Result:
     over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     cost: CostSummary | None = None
-    timed: Timed | None = None
+    timed: TimingSummary | None = None
     seeds: tuple[int, ...] = ()
     config_hash: str | None = None
     samples_seen: int | None = None

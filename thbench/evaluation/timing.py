@@ -25,7 +25,7 @@ from thbench.core.files import write_atomic
 from thbench.core.hardware import hardware
 from thbench.core.types import SAMPLES_PER_FRAME, Cost, Request
 from thbench.evaluation.protocol import Timing
-from thbench.evaluation.results import Timed
+from thbench.evaluation.results import TimingSummary
 from thbench.generation.execution import on_one_device
 from thbench.generation.requests import SplitRequests
 from thbench.generation.runner import generate
@@ -44,7 +44,7 @@ def timed(
     device: str,
     run: str,
     folder: Path,
-) -> Timed:
+) -> TimingSummary:
     """Measure, or read what was measured before of the same run on the same hardware.
 
     Args:
@@ -93,7 +93,7 @@ def _measure(
     rule: Timing,
     device: torch.device,
     progress: bool,
-) -> Timed:
+) -> TimingSummary:
     asked = [extended(requests[i], rule.frames) for i in range(min(rule.clips, len(requests)))]
     costs = []
     runs = [(request, k) for request in asked for k in range(rule.warmup + rule.repeats)]
@@ -102,7 +102,7 @@ def _measure(
             cost = _run(strategy, request)
             costs += [cost] if k >= rule.warmup else []
     peak, kind = memory.read()
-    return Timed(
+    return TimingSummary(
         seconds=median(cost.seconds for cost in costs),
         first_frame=median(cost.first_frame for cost in costs),
         frames=fmean(request.n_frames for request in asked),
@@ -162,9 +162,9 @@ def _resident(key: str) -> int:
     raise ValueError(f"no {key} in the process's status")
 
 
-def _read(path: Path) -> Timed | None:
+def _read(path: Path) -> TimingSummary | None:
     """None where there is no such file, or a damaged one, which is then made anew."""
     try:
-        return Timed(**json.loads(path.read_text()))
+        return TimingSummary(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.evaluation.report import GIGA, damage, notes_of, rule_of
-from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
+from thbench.evaluation.report import GIGA, damage, notes_of, timing_method
+from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, TimingSummary
 
 Interval = tuple[float, float]
-LEAST_PAIRS = 6
+MIN_PAIRS = 6
 """With fewer, differences that are all of one sign are no rarer than 1 in 20 by chance alone."""
 
 
@@ -115,7 +115,7 @@ def ranked(table: Table) -> Table:
     return replace(table, rows=tuple(rows))
 
 
-def narrowed(table: Table, names: Iterable[str]) -> Table:
+def select_columns(table: Table, names: Iterable[str]) -> Table:
     """The table with some of its columns alone, those that it has, in the order of ``names``."""
     known = {column.name: column for column in table.columns}
     return replace(table, columns=tuple(known[name] for name in names if name in known))
@@ -163,13 +163,13 @@ def _tied(column: Column, first: Cell, second: Cell) -> bool:
     """Whether the paired bootstrap of the difference covers zero.
 
     Figures without values per clip, such as Frechet distances, tie where their intervals overlap;
-    so do those with fewer than ``LEAST_PAIRS`` clips in common.
+    so do those with fewer than ``MIN_PAIRS`` clips in common.
     """
     both = sorted(first.clips.keys() & second.clips.keys())
     pairs = [(first.clips[i][0], *second.clips[i]) for i in both]
     known = _columns(pairs, column)
     apart = bootstrap(known, lambda means: _behind(column, means))
-    if apart is not None and len(known) >= LEAST_PAIRS:
+    if apart is not None and len(known) >= MIN_PAIRS:
         return apart[0] <= 0 <= apart[1]
     a, b = (_badness(column, c, c.interval) for c in (first, second))
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
@@ -226,7 +226,7 @@ _COSTS: dict[str, Callable[[CostSummary], float]] = {
 }
 
 
-_TIMES: dict[str, Callable[[Timed], float | None]] = {
+_TIMES: dict[str, Callable[[TimingSummary], float | None]] = {
     "Timed (s)": lambda t: t.seconds,
     "Timed first frame (s)": lambda t: t.first_frame,
     "Timed frames": lambda t: t.frames,
@@ -259,7 +259,7 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         "Data": f"{first.data.name}{split} ({first.data.digest[:12]}),"
         f" {first.coverage.expected} clips",
         "Hardware": "; ".join(hardware),
-        "Timed": "; ".join(sorted({f"{rule_of(t)}; {t.hardware}" for t in measured})),
+        "Timed": "; ".join(sorted({f"{timing_method(t)}; {t.hardware}" for t in measured})),
         "Peak memory": "; ".join(sorted({t.memory_is for t in measured if t.memory_is})),
     }
     lead = columns[0]
