@@ -9,6 +9,7 @@ from thbench.core import files, provenance
 from thbench.core.errors import UserError
 from thbench.evaluation import results
 from thbench.evaluation.results import (
+    ClipRow,
     Coverage,
     DataRef,
     MetricValue,
@@ -35,7 +36,7 @@ def example(**changes):
         "cost": results.CostSummary(1.0, 0.5, 25, 20, 20, 500, "CPU", 3),
         "seeds": (0, 1),
         "samples_seen": 100,
-        "per_clip": ({"id": "a", "metrics": {"PSNR": 30.0, "Blink/s": None}},),
+        "per_clip": (ClipRow("a", metrics={"PSNR": 30.0, "Blink/s": None}),),
         **provenance.provenance(),
     }
     return Result(**{**fields, **changes})

@@ -108,7 +108,7 @@ def scored(folder, *seeds, metric="distance", **intervals):
     scorer = Scorer(rule, folder)
     scorer.store = Store(planted)
     scorer.add_all(sorted(pairs, key=lambda p: (p.id, p.seed)), progress=False)
-    (figure,) = scorer.figures().values()
+    (figure,) = scorer.metric_values().values()
     return figure
 
 
@@ -189,7 +189,7 @@ def test_values_are_kept_by_pair_protocol_and_weights(tmp_path, monkeypatch):
         planted = {generated: value, reference: 0.0}
         scorer.store = Store({k: torch.full((9, DIM), v) for k, v in planted.items()})
         scorer.add(Pair("a", 0, Path(generated), Path(reference)))
-        return scorer.figures()["Gap"].value
+        return scorer.metric_values()["Gap"].value
 
     assert gap() == 0
     for value, change in enumerate(

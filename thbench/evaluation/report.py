@@ -61,7 +61,7 @@ def lines(result: Result) -> list[str]:
     text += [f"{', '.join(names)}: {note}" for note, names in notes_of(result).items()]
     for name, figure in result.metrics.items():
         if figure.missing:
-            undefined = [row["id"] for row in result.per_clip if row["metrics"].get(name) is None]
+            undefined = [row.id for row in result.per_clip if row.metrics.get(name) is None]
             text += _named(f"{name} is not defined", undefined)
     return text
 
@@ -121,9 +121,9 @@ def _unavailable(what: str, reasons: Mapping[str, str]) -> list[str]:
 
 def _shorter(result: Result) -> Iterable[str]:
     for row in result.per_clip:
-        lengths = row.get("lengths", [])
-        if len(set(lengths)) > 1:
-            yield f"{row['id']} ({lengths[0]} frames, reference {lengths[1]})"
+        if len(set(row.lengths)) > 1:
+            generated, reference = row.lengths
+            yield f"{row.id} ({generated} frames, reference {reference})"
 
 
 def _named(what: str, names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,33 @@ class TimingSummary:
 
 
 @dataclass(frozen=True)
+class ClipRow:
+    """Metric values of one generated clip: a line of ``<run>.clips.jsonl``.
+
+    Attributes:
+        id: of the clip.
+        seed: with which it was generated.
+        frames: that were compared, from the clip's start.
+        lengths: frames of the generated video and of the reference's; of a video that was measured
+            without a reference its own alone.
+        metrics: by the metric's name, None where it is not defined on the clip.
+        reference: the reference clip's own values of metrics with direction ``reference``.
+        over_time: by the metric's name, a value per bin, None where it is not defined there.
+        damaged: damaged frames among those compared, by ``generated`` and ``reference``; sides
+            without any are left out.
+    """
+
+    id: str
+    seed: int = 0
+    frames: int = 0
+    lengths: tuple[int, ...] = ()
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    reference: dict[str, float | None] = field(default_factory=dict)
+    over_time: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Result:
     """A row of a table, with where it comes from.
 
@@ -199,9 +226,7 @@ class Result:
         samples_seen: by the trained networks, or None.
         over_time: figures over bins of frames, by the metric's name.
         over_time_unavailable: those that could not be followed, and the remedy.
-        per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
-            values by metric, and by metric and bin; and, where there are any, damaged frames of
-            both. Kept in a file beside.
+        per_clip: the values of each clip, kept in a file beside.
     """
 
     run: str
@@ -225,7 +250,7 @@ class Result:
     packages: dict[str, str] = field(default_factory=dict)
     created: str = ""
     schema_version: int = SCHEMA_VERSION
-    per_clip: tuple[dict[str, Any], ...] = ()
+    per_clip: tuple[ClipRow, ...] = ()
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -239,8 +264,7 @@ def write(result: Result, folder: Path) -> Path:
     path = path_of(result.run, folder)
     _check(result, path)
     content = asdict(result)
-    rows = content.pop("per_clip")
-    lines = "".join(_dump(row) + "\n" for row in rows)
+    lines = "".join(_dump(_plain(row)) + "\n" for row in content.pop("per_clip"))
     write_atomic(folder / f"{result.run}.clips.jsonl", lines)
     write_atomic(path, _dump(content, indent=2) + "\n")
     return path
@@ -275,9 +299,9 @@ def read(path: Path) -> Result:
         raise UserError(
             f"{path} has result schema {version}, this thbench reads {SCHEMA_VERSION}: score again."
         )
-    result = _build(Result, dict(content, per_clip=_read_rows(path)), str(path))
+    result = typing.cast(Result, _build(Result, dict(content, per_clip=()), str(path)))
     _check(result, path)
-    return typing.cast(Result, result)
+    return replace(result, per_clip=_read_rows(path))
 
 
 def read_folder(folder: Path) -> list[Result]:
@@ -294,14 +318,20 @@ def _dump(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A clip's row as it is written: ``damaged`` only where a frame is."""
+    return row if row["damaged"] else {k: v for k, v in row.items() if k != "damaged"}
+
+
+def _read_rows(path: Path) -> tuple[ClipRow, ...]:
     beside = path.with_suffix(".clips.jsonl")
     if not beside.is_file():
-        return []
+        return ()
     try:
-        return [json.loads(line) for line in beside.read_text().splitlines()]
+        lines = [json.loads(line) for line in beside.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{beside} is damaged ({error}): score again.") from error
+    return tuple(_build(ClipRow, x, f"{beside}, line {i}") for i, x in enumerate(lines, 1))
 
 
 def _check(result: Result, path: Path) -> None:

@@ -82,8 +82,10 @@ def score(
             f"No video in {generated} is named like a clip of {reference}:"
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
-    beyond = _beyond(truth, named)
-    scorer = Scorer(protocol, cache or default_cache(), device, follows=follows, beyond=beyond)
+    out_of_domain = _out_of_domain(truth, named)
+    scorer = Scorer(
+        protocol, cache or default_cache(), device, follows=follows, out_of_domain=out_of_domain
+    )
     scorer.add_all(pairs, progress)
     return Result(
         run=run,
@@ -93,7 +95,7 @@ def score(
         data=truth.data,
         cost=summarize_costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
-        **scorer.outcome(len(truth.videos), unpaired, absent),
+        **vars(scorer.outcome(len(truth.videos), unpaired, absent)),
         **{**provenance(), **row},
     )
 
@@ -107,11 +109,14 @@ def with_own_motion(result: Result, own: Result) -> Result:
     """
     note = "of clips made once more, with the strategy's own head motion and blinks"
     figures = {n: replace(f, notes=(note, *f.notes)) for n, f in own.metrics.items()}
-    rows = {(row["id"], row["seed"]): row for row in result.per_clip}
+    rows = {(row.id, row.seed): row for row in result.per_clip}
     for row in own.per_clip:
-        whole = rows.get((row["id"], row["seed"]), row)
-        both = {key: {**whole[key], **row[key]} for key in ("metrics", "reference")}
-        rows[row["id"], row["seed"]] = {**whole, **both}
+        whole = rows.get((row.id, row.seed), row)
+        rows[row.id, row.seed] = replace(
+            whole,
+            metrics={**whole.metrics, **row.metrics},
+            reference={**whole.reference, **row.reference},
+        )
     unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
     covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
     return replace(
@@ -145,8 +150,10 @@ def score_ground_truth(
         UserError: the folder is missing, or none of its videos can be scored.
     """
     truth = find_reference(reference, split, limit, data)
-    beyond = _beyond(truth, named)
-    scorer = Scorer(protocol, cache or default_cache(), device, reference_free=True, beyond=beyond)
+    out_of_domain = _out_of_domain(truth, named)
+    scorer = Scorer(
+        protocol, cache or default_cache(), device, reference_free=True, out_of_domain=out_of_domain
+    )
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
     return Result(
         run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
@@ -154,13 +161,13 @@ def score_ground_truth(
         title="Ground truth",
         origin="measured",
         data=truth.data,
-        **scorer.outcome(len(truth.videos)),
+        **vars(scorer.outcome(len(truth.videos))),
         **provenance(),
     )
 
 
-def _beyond(truth: Reference, named: bool) -> str:
-    """What ``Scorer`` is to do about experts of drawn faces."""
+def _out_of_domain(truth: Reference, named: bool) -> str:
+    """What becomes of metrics whose network knows synthetic faces only; see ``Availability``."""
     if truth.synthetic:
         return ""
     return "noted" if named else "refused"

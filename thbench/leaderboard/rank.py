@@ -312,11 +312,11 @@ def _row(result: Result, title: str) -> Row:
 def _clips(result: Result, name: str) -> dict[str, tuple[float, float]]:
     values: dict[str, list[tuple[float, float]]] = {}
     for row in result.per_clip:
-        value = row["metrics"].get(name)
+        value = row.metrics.get(name)
         if value is not None:
-            reference = row.get("reference", {}).get(name)
+            reference = row.reference.get(name)
             one = (value, math.nan if reference is None else reference)
-            values.setdefault(row["id"], []).append(one)
+            values.setdefault(row.id, []).append(one)
     return {
         clip: (math.fsum(v for v, _ in found) / len(found), found[0][1])
         for clip, found in values.items()
