@@ -37,7 +37,7 @@ def toy(kind=Counting):
 
 
 def measured(folder, rule, strategy=None, asked=None, run="r", **trainer):
-    return timing.timed(
+    return timing.time_generation(
         strategy or toy(),
         asked or Asked(),
         rule,

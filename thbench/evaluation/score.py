@@ -1,7 +1,6 @@
-"""Scores videos against a reference: pair, extract, measure, summarise.
+"""Scores videos against a reference: pair, extract features, measure, sum up.
 
-``score`` takes any folder of videos, made here or elsewhere. What happens to a clip that is not as
-it should be:
+``score`` takes any folder of videos, generated here or elsewhere. What becomes of a clip:
 
     no partner, or no file        listed, not scored
     unreadable, not square        the pair is left out and listed with the reason
@@ -9,7 +8,7 @@ it should be:
     damaged frames                scored as the decoder makes them, and counted; the pair is left
                                   out where they are over half of a video
     another length                both are cut to the shorter one, and counted
-    one frame, no face, no sound  metrics that are not defined on it have no value there: counted
+    one frame, no face, no audio  metrics that are not defined on it have no value there: counted
     nothing left                  an error
 """
 
@@ -56,20 +55,20 @@ def score(
     Args:
         generated: videos named by the reference's ids, in subfolders ``seed-<n>`` or not.
         reference: a prepared data set, or any folder of videos.
-        protocol: how.
-        run: names the result.
-        strategy: what made the videos.
+        protocol: the metrics, and how they are measured.
+        run: names the result and its files.
+        strategy: what generated the videos.
         title: of the row; the strategy's name by default.
         origin: ``measured``, or ``smoke`` for tiny models.
         split: of a prepared data set.
         limit: only the first so many clips of the reference.
         data: what the reference is called; by default as its folder.
         follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
-        named: the user named the protocol: its experts of drawn faces then measure recordings of
-            real ones as well, with a note, and are refused otherwise.
+        named: the user named the protocol. Metrics whose network was trained on synthetic faces
+            only then measure recordings as well, with a note; otherwise they are unavailable.
         cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
         device: where extractors run.
-        progress: show a bar.
+        progress: show a progress bar.
         row: further fields of ``Result``.
 
     Raises:
@@ -101,14 +100,18 @@ def score(
 
 
 def with_own_motion(result: Result, own: Result) -> Result:
-    """A result whose figures of head motion and blinks are those of clips with own motion.
+    """A result with its metrics of head motion and blinks taken from clips with own motion.
 
     Args:
-        result: of clips that follow the reference.
-        own: figures of the same clips made once more, with the strategy's own motion.
+        result: of clips that follow the reference's motion.
+        own: of the same clips, generated once more with the strategy's own motion; it has those
+            metrics only.
+
+    Returns:
+        ``result`` with the metric values, values per clip and unreadable pairs of ``own``.
     """
     note = "of clips made once more, with the strategy's own head motion and blinks"
-    figures = {n: replace(f, notes=(note, *f.notes)) for n, f in own.metrics.items()}
+    values = {n: replace(v, notes=(note, *v.notes)) for n, v in own.metrics.items()}
     rows = {(row.id, row.seed): row for row in result.per_clip}
     for row in own.per_clip:
         whole = rows.get((row.id, row.seed), row)
@@ -121,7 +124,7 @@ def with_own_motion(result: Result, own: Result) -> Result:
     covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
     return replace(
         result,
-        metrics={name: figures.get(name, figure) for name, figure in result.metrics.items()},
+        metrics={name: values.get(name, value) for name, value in result.metrics.items()},
         per_clip=tuple(rows.values()),
         coverage=covered,
     )
@@ -139,12 +142,21 @@ def score_ground_truth(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Result:
-    """The row of the reference itself, as papers show it above the others.
+    """Score the reference itself, which papers show above the other rows.
 
-    It has the figures that say something of a video alone, such as LSE-C or blinks; those that
-    compare with the reference are null, for they would compare it with itself.
+    Metrics that need no reference, such as LSE-C or blinks, have a value; those that compare with
+    the reference are null, since they would compare it with itself.
 
-    Args: as for ``score``.
+    Args:
+        reference: a prepared data set, or any folder of videos.
+        protocol: the metrics, and how they are measured.
+        split: of a prepared data set.
+        limit: only the first so many clips.
+        data: what the reference is called; by default as its folder.
+        named: the user named the protocol, as for ``score``.
+        cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
+        device: where extractors run.
+        progress: show a progress bar.
 
     Raises:
         UserError: the folder is missing, or none of its videos can be scored.
