@@ -91,12 +91,12 @@ def shown(path):
 
 def assert_same_run(runs, whole, unlogged=None):
     mine, theirs = last(runs), last(whole / "runs")
-    assert differences(mine, theirs) == ["/callbacks/Steps/seconds"]
+    assert differences(mine, theirs) == ["/callbacks/steps/seconds"]
     assert "averaging_state" in mine  # the averaged weights were among what was compared
     assert mine["optimizer_states"][0]["state"]
     assert mine["thbench"]["steps"] == 12
     assert differences(last(runs, "toy", "best"), last(whole / "runs", "toy", "best")) == [
-        "/callbacks/Steps/seconds"
+        "/callbacks/steps/seconds"
     ]
     found, expected = curves(runs), curves(whole / "runs")
     assert {"train/loss", "val/loss", "optim/lr"} <= expected.keys()

@@ -659,7 +659,7 @@ def test_a_given_pose_takes_the_place_of_the_predicted_one(face):
 
 def test_other_plans_of_the_motion_pass_run_and_may_observe_the_portrait(face):
     for plan in ({"name": "nar"}, {"name": "ar", "motion": 2}):
-        chunks = strategy(face, plan=plan).generate(ask(5)).chunks
+        chunks = generate(strategy(face, plan=plan), ask(5)).chunks
         assert sum(len(chunk) for chunk in chunks) == 5
 
 

@@ -1,7 +1,7 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
 from thbench.config.hashing import content_hash, to_yaml
-from thbench.config.load import configs_root, find, load, names, read_data, read_yaml
+from thbench.config.loading import configs_root, find, load, names, read_data, read_yaml
 from thbench.config.schema import (
     DECODERS,
     PRECISIONS,
