@@ -124,7 +124,7 @@ def test_published_figures_are_the_papers(papers):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('A: "1 2"', "2 figures for 1 columns"),
+        ('A: "1 2"', "2 values for 1 columns"),
         ('A: "x"', "'x' is no number"),
     ],
 )

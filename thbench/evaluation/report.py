@@ -28,7 +28,7 @@ def show(result: Result) -> None:
     from rich.table import Table
 
     table = Table(
-        "metric", "figure", "interval", "reference", "clips", box=None, header_style="bold"
+        "metric", "value", "interval", "reference", "clips", box=None, header_style="bold"
     )
     for name, value in result.metrics.items():
         table.add_row(name, *_cells(value))
