@@ -7,7 +7,7 @@ import pytest
 
 from thbench.core.types import SAMPLES_PER_FRAME
 from thbench.data.face.crop import LOCATE_EVERY, Face, Square
-from thbench.data.media.audio import Sound
+from thbench.data.media.audio import DecodedAudio
 from thbench.data.prepare.job import Segment, Settings
 from thbench.data.prepare.scan import Scan
 from thbench.data.prepare.segments import follows, plan
@@ -30,14 +30,16 @@ def seen(n: int = N, **other: object) -> Scan:
                    "looks": looks, **other})  # fmt: skip
 
 
-def sound(n: int = N, gaps: tuple[tuple[float, float], ...] = (), loud: float = 0.1) -> Sound:
+def sound(
+    n: int = N, gaps: tuple[tuple[float, float], ...] = (), loud: float = 0.1
+) -> DecodedAudio:
     wave = np.random.default_rng(1).normal(0, loud, n * SAMPLES_PER_FRAME).astype(np.float32)
     for a, b in gaps:
         wave[round(a * 16_000) : round(b * 16_000)] = 0
-    return Sound(wave, (), gaps)
+    return DecodedAudio(wave, (), gaps)
 
 
-def cut(scan: Scan, heard: Sound | None = None, **settings: object) -> list[Segment]:
+def cut(scan: Scan, heard: DecodedAudio | None = None, **settings: object) -> list[Segment]:
     found = plan("talk", scan, heard or sound(len(scan)), Settings(128, **settings))
     # Every frame is in one segment, and none in two.
     assert [s.start for s in found] == [0, *(s.stop for s in found[:-1])]
@@ -100,7 +102,7 @@ def test_what_is_near_silence_is_dropped_with_its_level() -> None:
     assert found.reason == "the sound is near silence (-74 dBFS)"
     wave = sound().waveform.copy()
     wave[: 100 * SAMPLES_PER_FRAME] *= 1e-4
-    half = cut(seen(shots=[100]), Sound(wave, (), ()))
+    half = cut(seen(shots=[100]), DecodedAudio(wave, (), ()))
     assert ranges(half) == [("the sound is near silence", 0, 100), ("talk", 100, N)]
 
 
@@ -185,7 +187,7 @@ def test_more_than_one_face_is_said() -> None:
 def test_the_face_that_speaks_is_the_one_whose_mouth_follows_the_sound(speaker: int) -> None:
     played = [perform(0, who, 0, N) for who in (1, 3)]
     mouths = tuple(p.truth()["mouth"] for p in played)
-    heard = Sound(played[speaker].speech.waveform, (), ())
+    heard = DecodedAudio(played[speaker].speech.waveform, (), ())
     (found,) = cut(two_faces(mouths=mouths), heard, face="speaking")
     assert found.look is not None
     assert found.look.square is not None

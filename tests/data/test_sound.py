@@ -269,7 +269,7 @@ def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
     assert np.isfinite(found.waveform).all()
     assert not found.waveform[500:600].any()
     assert found.notes == ("101 samples are no numbers: silent",)
-    with pytest.raises(audio.NoSoundError, match="no numbers"):
+    with pytest.raises(audio.NoAudioError, match="no numbers"):
         audio.read(_float_wav(tmp_path / "b.wav", np.full(16000, np.nan)))
 
 

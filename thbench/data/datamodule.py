@@ -62,13 +62,13 @@ class RankShard:
 class RankDataset(Dataset[Batch]):
     """One rank's parts of the global batches, numbered through."""
 
-    def __init__(self, dataset: PreparedDataset, share: RankShard) -> None:
+    def __init__(self, dataset: PreparedDataset, shard: RankShard) -> None:
         self.dataset = dataset
-        self.share = share
+        self.shard = shard
 
     def __getitem__(self, number: int) -> Batch:
-        batch, part = divmod(number, self.share.accumulate)
-        return self.dataset.batch(batch, self.share.slots(part))
+        batch, part = divmod(number, self.shard.accumulate)
+        return self.dataset.batch(batch, self.shard.slots(part))
 
 
 class BatchLoader:
@@ -121,10 +121,10 @@ class TrainLoader(BatchLoader):
 
     def state_dict(self) -> dict[str, int]:
         """Whole global batches consumed; checkpoints are made between them."""
-        return {"batches": self.consumed // self.parts.share.accumulate}
+        return {"batches": self.consumed // self.parts.shard.accumulate}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.consumed = state["batches"] * self.parts.share.accumulate
+        self.consumed = state["batches"] * self.parts.shard.accumulate
 
 
 class ClipData(L.LightningDataModule):
@@ -199,15 +199,15 @@ class ClipData(L.LightningDataModule):
         return PreparedDataset(self.stores[split], self.draw, self.batch_size, self.seed)
 
     def train_dataloader(self) -> TrainLoader:
-        return TrainLoader(RankDataset(self.dataset("train"), self._share()), self.workers)
+        return TrainLoader(RankDataset(self.dataset("train"), self._shard()), self.workers)
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         if not self.validates:
             return []
         length = self.validate_batches * self.accumulate
-        return BatchLoader(RankDataset(self.dataset("val"), self._share()), length, self.workers)
+        return BatchLoader(RankDataset(self.dataset("val"), self._shard()), length, self.workers)
 
-    def _share(self) -> RankShard:
+    def _shard(self) -> RankShard:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return RankShard(self.batch_size, rank, world, self.accumulate)

@@ -129,7 +129,7 @@ class PreparedDataset:
         frames = np.stack([self._shown(d, n_frames) for d in draws])
         tracks = [self.store.track(d.clip, f) for d, f in zip(draws, frames, strict=True)]
         heads = [self.store.track(d.clip, np.array([d.source])) for d in draws]
-        sound = [self.store.sound(d.clip, f) for d, f in zip(draws, frames, strict=True)]
+        sound = [self.store.audio_features(d.clip, f) for d, f in zip(draws, frames, strict=True)]
         pictures = self._pictures(draws, frames)
         return Batch(
             video=pictures[:, 1:].contiguous(),

@@ -93,7 +93,7 @@ class Store:
             return
         self.embeddings.prepare()
         self._check_audio()
-        self._say_where()
+        self._report_cache_folder()
         build_once(self._path("motion"), self._motion_shape, np.float32, self._fill_motion)
         build_once(self._path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
         build_once(self._path("extent"), self._extent_shape, np.float16, self._fill_extent)
@@ -116,7 +116,7 @@ class Store:
         """Whether what is measured on the frames is packed already."""
         return self._path("motion").is_file()
 
-    def seen(self, i: int) -> np.ndarray | None:
+    def valid_if_known(self, i: int) -> np.ndarray | None:
         """``valid`` without building anything; None where neither pack nor track is here."""
         if self.is_packed:
             return self.valid(i)
@@ -145,7 +145,7 @@ class Store:
             valid=motion[:, -1] > 0,
         )
 
-    def sound(self, i: int, indices: np.ndarray) -> np.ndarray:
+    def audio_features(self, i: int, indices: np.ndarray) -> np.ndarray:
         """(len(indices), D) float32; an encoder's layers are laid side by side in D."""
         embedding = np.load(self.audio_path(i), mmap_mode="r")
         return np.asarray(embedding[indices], np.float32).reshape(len(indices), -1)
@@ -220,7 +220,7 @@ class Store:
         """Where caches that do not exist yet are kept."""
         return caches(self.root, self.cache)
 
-    def _say_where(self) -> None:
+    def _report_cache_folder(self) -> None:
         here = self.root / "cache"
         if not self.cache and not named() and self._new != here:
             print_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
@@ -246,7 +246,7 @@ class Store:
             out[i] = [points.min(0), points.max(0)] if len(points) else np.nan
 
     def _tracks(self, title: str) -> Iterator[tuple[int, Clip, Any]]:
-        for a, clip in zip(self.offsets, _bar(self.clips, title), strict=False):
+        for a, clip in zip(self.offsets, _progress(self.clips, title), strict=False):
             path = self.root / clip.track
             if not path.is_file():
                 raise UserError(f"{path} is missing: prepare the data set again.")
@@ -269,7 +269,9 @@ class Store:
 
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             try:
-                list(_bar(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips)))
+                list(
+                    _progress(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips))
+                )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -324,7 +326,7 @@ def _build(
         part.unlink(missing_ok=True)
 
 
-def _bar(items: Any, title: str, total: int | None = None) -> Any:
+def _progress(items: Any, title: str, total: int | None = None) -> Any:
     length = total if total is not None else len(items)
     return tqdm(items, title, total=length, unit="clip", leave=False, disable=None)
 

@@ -100,7 +100,7 @@ class SplitRequests(Dataset[Request]):
         return Request(
             id=clip.id,
             source=self.store.frames(i, np.array([at]))[0],
-            audio=torch.from_numpy(self.store.sound(i, everything)),
+            audio=torch.from_numpy(self.store.audio_features(i, everything)),
             waveform=torch.from_numpy(audio.fit_length(sound, n)),
             source_pose=torch.from_numpy(portrait.pose[0]),
             source_eyes=torch.from_numpy(portrait.eyes[0]),
@@ -169,7 +169,7 @@ def hear(path: Path) -> np.ndarray:
         UserError: there is no sound in it.
     """
     found = audio.read(path)
-    for note in (*found.notes, *found.filled()):
+    for note in (*found.notes, *found.gap_notes()):
         rank_zero_print(f"{path}: {note}.")
     if (decibels := audio.level(found.waveform)) < NEARLY_SILENT:
         rank_zero_print(

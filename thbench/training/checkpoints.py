@@ -120,14 +120,14 @@ def _stream(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     Raises:
         OSError: the file does not take it. torch hides that behind an error of its own.
     """
-    told = _Told(file)
+    told = _RememberingFile(file)
     try:
         torch.save(checkpoint, told)  # type: ignore[arg-type]
     except RuntimeError as error:
         raise (told.error or error) from None
 
 
-class _Told:
+class _RememberingFile:
     """A file that remembers why it did not take what was written."""
 
     def __init__(self, file: BinaryIO) -> None:

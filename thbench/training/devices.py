@@ -15,12 +15,15 @@ from thbench.core.errors import UserError
 from thbench.training.checkpoints import AtomicCheckpointIO
 
 
-def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: Any) -> L.Trainer:
+def make_trainer(
+    settings: TrainerConfig, *, alternating: bool = False, **options: Any
+) -> L.Trainer:
     """A trainer on the devices that the settings name.
 
     Args:
         settings: devices, nodes, strategy and precision.
-        in_turn: networks are trained in turn, so a backward pass reaches only some parameters.
+        alternating: several networks are trained in turn, so a backward pass reaches only some
+            of the parameters.
         options: Lightning's own, which win.
 
     Raises:
@@ -50,7 +53,7 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
     try:
         trainer = L.Trainer(**base)
         if (
-            in_turn
+            alternating
             and base["strategy"] in ("auto", "ddp")
             and isinstance(trainer.strategy, DDPStrategy)
         ):

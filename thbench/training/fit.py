@@ -39,9 +39,9 @@ from thbench.training.runs import (
     build_stage,
     check_needs,
     describe,
-    fill,
     load_net,
     load_nets,
+    load_weights,
     order,
     read_checkpoint,
     stage_run,
@@ -84,7 +84,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
     """Train one stage to its ``max_steps``, from its newest checkpoint where it has one."""
     run, stage_config = stage_run(config, name), config.stages[name]
     resume = run.steps
-    with quiet(), explained(run):
+    with quiet(), as_user_errors(run):
         data = stage_data(config, name)
         data.prepare_data()  # the network's shape depends on the data; a second call finds it done
         nets = load_nets(config, stage_config.needs)[0] if stage_config.needs else {}
@@ -95,7 +95,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
                 rank_zero_print(f"{name}: {left_out}")
         if stage_config.init_from and not resume:
             origin = read_checkpoint(stage_run(config, stage_config.init_from))
-            fill(stage.net, origin, f"stage '{name}', which starts from it")
+            load_weights(stage.net, origin, f"stage '{name}', which starts from it")
         if not resume:
             stage.start()
         count_in_parts(stage.net, config.trainer.accumulate)
@@ -104,7 +104,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
                 part.compile()
         metadata = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
         if not stage_config.max_steps:
-            _take_as_it_is(config, run, stage, metadata)
+            _save_untrained(config, run, stage, metadata)
             return run
         trainer = build_trainer(config, stage_config, run, stage, data, metadata, resume)
         checkpoint = run.last if resume else None
@@ -163,7 +163,7 @@ def build_trainer(
     validate_every = settings.validate_every * settings.accumulate if data.validates else 0
     trainer = make_trainer(
         settings,
-        in_turn=manual,
+        alternating=manual,
         precision=stage_config.precision or settings.precision,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=(stage_config.clip or None) if not manual else None,
@@ -199,7 +199,7 @@ def stage_data(config: Config, name: str) -> ClipData:
 
 
 @contextlib.contextmanager
-def explained(run: StageRun) -> Iterator[None]:
+def as_user_errors(run: StageRun) -> Iterator[None]:
     """Turn what libraries say of settings and full disks into one line."""
     try:
         yield
@@ -235,7 +235,7 @@ def _is_trained(config: Config, name: str) -> bool:
     return True
 
 
-def _take_as_it_is(config: Config, run: StageRun, stage: Stage, metadata: dict[str, Any]) -> None:
+def _save_untrained(config: Config, run: StageRun, stage: Stage, metadata: dict[str, Any]) -> None:
     """Keep the network of a stage without steps: published weights that stay as they are."""
     _start(config, run, 0)
     if is_rank_zero():

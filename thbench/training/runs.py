@@ -236,7 +236,7 @@ def load_net(
     net = build_stage(
         config, name, {n: nets[n] for n in _stage(config, name).needs}, meta["audio_dim"]
     ).net
-    fill(net, checkpoint, f"stage '{name}'")
+    load_weights(net, checkpoint, f"stage '{name}'")
     return net.eval().requires_grad_(False), meta
 
 
@@ -251,7 +251,7 @@ def load_nets(
     return nets, metas
 
 
-def fill(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
+def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
     """Give a network the weights of ``Stage.net`` in a checkpoint, averaged ones where it has them.
 
     Raises:

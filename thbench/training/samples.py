@@ -75,7 +75,7 @@ class SampleVideos(Callback):
         for name, frames in videos.items():
             path = folder / f"{name}.mp4"
             sound = (
-                clip_sound(clip, batch.frames[0]) if len(frames) == batch.frames.shape[1] else None
+                clip_audio(clip, batch.frames[0]) if len(frames) == batch.frames.shape[1] else None
             )
             with VideoWriter(path, *frames.shape[-2:], waveform=sound) as writer:
                 writer.write(frames)
@@ -103,7 +103,7 @@ def contact_sheet(videos: Sequence[Tensor], columns: int = 8) -> Tensor:
     return make_grid(to_unit(torch.cat(rows)), nrow=columns, padding=2)
 
 
-def clip_sound(clip: Path, frames: Tensor) -> np.ndarray | None:
+def clip_audio(clip: Path, frames: Tensor) -> np.ndarray | None:
     """The clip's sound under a run of frames (T,), (T * 640,); None if they are no run."""
     if len(frames) < 2 or not bool((frames.diff() == 1).all()):
         return None

@@ -21,7 +21,7 @@ from metrics.compiling import compile_lock
 from thbench.core.errors import UserError
 from thbench.core.registry import Registry
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data.embedding.wav2vec import FIELD, HOP, convolved
+from thbench.data.embedding.wav2vec import FIELD, HOP, convolve_in_chunks
 from thbench.data.media.audio import fit_length
 
 
@@ -156,7 +156,7 @@ class Wav2Vec2(AudioEncoder):
         if len(waveform) < FIELD:
             waveform = np.pad(waveform, (0, FIELD - len(waveform)))
         with torch.inference_mode():
-            features = convolved(self._model.feature_extractor, torch.from_numpy(waveform))
+            features = convolve_in_chunks(self._model.feature_extractor, torch.from_numpy(waveform))
             step, margin = (seconds * SAMPLE_RATE // HOP for seconds in (self.chunk, self.overlap))
             kept = []
             for start in range(0, features.shape[-1], step):

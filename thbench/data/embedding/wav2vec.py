@@ -13,7 +13,7 @@ FIELD, HOP = 400, 320
 """Samples that a state sees, and from one state to the next."""
 
 
-def convolved(extractor: Any, waveform: Tensor, piece: int = 3000) -> Tensor:
+def convolve_in_chunks(extractor: Any, waveform: Tensor, piece: int = 3000) -> Tensor:
     """The convolutions of wav2vec 2.0 or HuBERT over a sound, piece by piece, as if at once.
 
     Args:

@@ -20,9 +20,9 @@ from thbench.core.errors import UserError
 from thbench.core.files import replacing
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.media.channels import Mixer
-from thbench.data.media.container import indexed, open_media, sound_tracks
-from thbench.data.media.decoding import first_time
-from thbench.data.media.timeline import Block, Gap, lay, runs, sentences
+from thbench.data.media.container import audio_tracks, indexed_packets, open_media
+from thbench.data.media.decoding import first_timestamp
+from thbench.data.media.timeline import Block, Gap, gap_notes, merge_blocks, place_spans
 
 SILENCE = -100.0
 """Decibels; the level of what is quieter still."""
@@ -32,12 +32,12 @@ _CHECKED = {"flac", "tta", "ac3", "eac3"}
 """Codecs whose packets hold checksums, which FFmpeg only minds when it is told to."""
 
 
-class NoSoundError(UserError):
+class NoAudioError(UserError):
     """There is a file, and no sound in it."""
 
 
 @dataclass(frozen=True)
-class Sound:
+class DecodedAudio:
     """The sound of a file, and what was done to it.
 
     Attributes:
@@ -51,13 +51,13 @@ class Sound:
     notes: tuple[str, ...]
     gaps: tuple[Gap, ...]
 
-    def filled(self, start: float = 0.0, stop: float = math.inf) -> list[str]:
+    def gap_notes(self, start: float = 0.0, stop: float = math.inf) -> list[str]:
         """Sentences on the gaps between two seconds."""
         inside = [(a, b) for a, b in self.gaps if start < b and a < stop]
-        return sentences(inside, "without sound are filled with silence")
+        return gap_notes(inside, "without sound are filled with silence")
 
 
-def read(path: str | Path, track: int | None = None) -> Sound:
+def read(path: str | Path, track: int | None = None) -> DecodedAudio:
     """The sound of a sound file or video, at any rate and with any channels, as 16 kHz mono.
 
     Every sample lies where its time stamp says; sound before the first picture is cut, gaps and a
@@ -73,15 +73,15 @@ def read(path: str | Path, track: int | None = None) -> Sound:
             backwards.
         NoSoundError: it has no sound.
     """
-    reading = _Reading(path, track)
-    waveform, notes, gaps = _laid_out(reading, path)
-    chosen, why = reading.mixer.better()
+    reading = _TrackReader(path, track)
+    waveform, notes, gaps = _read_track(reading, path)
+    chosen, why = reading.mixer.choose_channels()
     if chosen:
-        reading = _Reading(path, track, Mixer(chosen))
-        waveform, notes, gaps = _laid_out(reading, path)
+        reading = _TrackReader(path, track, Mixer(chosen))
+        waveform, notes, gaps = _read_track(reading, path)
     waveform, loud = _within_scale(waveform, reading.mixer.can_clip)
     notes = [*reading.notes, *why, *reading.mixer.notes(), *notes, *loud]
-    return Sound(waveform, tuple(notes), tuple(gaps))
+    return DecodedAudio(waveform, tuple(notes), tuple(gaps))
 
 
 def load(path: str | Path, track: int | None = None) -> np.ndarray:
@@ -124,10 +124,10 @@ def fit_length(waveform: np.ndarray, n_frames: int) -> np.ndarray:
     return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
 
 
-def _laid_out(reading: _Reading, path: str | Path) -> tuple[np.ndarray, list[str], list[Gap]]:
+def _read_track(reading: _TrackReader, path: str | Path) -> tuple[np.ndarray, list[str], list[Gap]]:
     try:
-        waveform, notes, gaps = lay(runs(reading.blocks()), first_time(path))
-    except NoSoundError:
+        waveform, notes, gaps = place_spans(merge_blocks(reading.blocks()), first_timestamp(path))
+    except NoAudioError:
         raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -150,7 +150,7 @@ def _within_scale(waveform: np.ndarray, mixed: bool) -> tuple[np.ndarray, list[s
 
 
 @dataclass
-class _Reading:
+class _TrackReader:
     """One pass over one track."""
 
     path: str | Path
@@ -187,7 +187,7 @@ class _Reading:
                         self.count += len(samples)
                         yield Block(time, frame.sample_rate, samples, lost)
                         lost = False
-            self.expected = indexed(container, stream)
+            self.expected = indexed_packets(container, stream)
 
     def check(self) -> None:
         """See that there was sound.
@@ -198,16 +198,16 @@ class _Reading:
         if not self.count and self.damaged:
             raise UserError(f"The sound of {self.path} cannot be decoded: the file is damaged.")
         if not self.count:
-            raise NoSoundError(f"{self.path} has an audio track without sound in it.")
-        if self.mixer.unreal >= self.count:
-            raise NoSoundError(f"The sound of {self.path} holds no numbers: record it again.")
+            raise NoAudioError(f"{self.path} has an audio track without sound in it.")
+        if self.mixer.non_finite >= self.count:
+            raise NoAudioError(f"The sound of {self.path} holds no numbers: record it again.")
 
     @property
     def notes(self) -> list[str]:
         """On what was read."""
         notes = [self.about] if self.about else []
-        if self.mixer.unreal:
-            notes.append(f"{self.mixer.unreal} samples are no numbers: silent")
+        if self.mixer.non_finite:
+            notes.append(f"{self.mixer.non_finite} samples are no numbers: silent")
         if self.damaged:
             notes.append(f"{self.damaged} damaged packets of sound left out")
         if self.broke_off or self.packets + 1 < self.expected:
@@ -215,12 +215,12 @@ class _Reading:
         return notes
 
     def _choose(self, container: Any) -> Any:
-        tracks, usual = sound_tracks(container)
+        tracks, usual = audio_tracks(container)
         if not tracks:
-            raise NoSoundError(f"{self.path} has no sound: give a file with an audio track.")
+            raise NoAudioError(f"{self.path} has no sound: give a file with an audio track.")
         index = usual if self.track is None else self.track - 1
         if not 0 <= index < len(tracks):
-            raise NoSoundError(
+            raise NoAudioError(
                 f"{self.path} has no sound track {self.track}: it has {len(tracks)}, the first"
                 " is 1."
             )

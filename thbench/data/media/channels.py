@@ -75,14 +75,14 @@ class Mixer:
     """
 
     chosen: dict[str, list[int]] = field(default_factory=dict)
-    unreal: int = 0
+    non_finite: int = 0
     _energies: dict[str, _Energy] = field(default_factory=dict)
 
     def __call__(self, frame: Any) -> np.ndarray:
         """(n,) float32 of a decoded frame."""
         layout, found = frame.layout.name, samples(frame)
         if not np.isfinite(found).all():
-            self.unreal += int((~np.isfinite(found)).any(0).sum())
+            self.non_finite += int((~np.isfinite(found)).any(0).sum())
             found = np.where(np.isfinite(found), found, 0).astype(np.float32)
         if layout in self.chosen:
             return found[self.chosen[layout]].mean(0)
@@ -95,7 +95,7 @@ class Mixer:
         energy.add(found, mixed)
         return mixed
 
-    def better(self) -> tuple[dict[str, list[int]], list[str]]:
+    def choose_channels(self) -> tuple[dict[str, list[int]], list[str]]:
         """Layouts of which some channels say more than the mix of all, with the reasons."""
         found = {layout: energy.verdict() for layout, energy in self._energies.items()}
         found = {layout: verdict for layout, verdict in found.items() if verdict}

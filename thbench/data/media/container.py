@@ -30,7 +30,7 @@ def open_media(path: str | Path) -> InputContainer:
         raise UserError(f"{path} is no video or sound file, or it is cut short.") from error
 
 
-def picture_track(container: InputContainer) -> Any:
+def video_track(container: InputContainer) -> Any:
     """The video track that players show: the first that is marked default, else the first.
 
     Cover images do not count. None where there is no picture.
@@ -39,7 +39,7 @@ def picture_track(container: InputContainer) -> Any:
     return next((s for s in videos if _is_default(s)), videos[0] if videos else None)
 
 
-def sound_tracks(container: InputContainer) -> tuple[list[Any], int]:
+def audio_tracks(container: InputContainer) -> tuple[list[Any], int]:
     """All sound tracks, and the index among them of the one that players play.
 
     That is the first that is marked default, else the first.
@@ -48,7 +48,7 @@ def sound_tracks(container: InputContainer) -> tuple[list[Any], int]:
     return sounds, next((i for i, s in enumerate(sounds) if _is_default(s)), 0)
 
 
-def indexed(container: InputContainer, stream: Any) -> int:
+def indexed_packets(container: InputContainer, stream: Any) -> int:
     """Packets that a track has by the file's index; 0 where the index is no list of all packets.
 
     It is one in mp4 and mov, but for sound whose packets are samples.

@@ -30,7 +30,7 @@ from av.video.frame import PictureType
 
 from thbench.core.errors import UserError
 from thbench.core.types import FPS
-from thbench.data.media.container import indexed, open_media, picture_track
+from thbench.data.media.container import indexed_packets, open_media, video_track
 
 REORDERED = 16
 """No codec puts a picture further behind one that was decoded after it."""
@@ -41,7 +41,7 @@ UNSTAMPED = {"avi"}
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedFrame:
     """One picture of a file, in order of display.
 
     Attributes:
@@ -57,7 +57,7 @@ class Picture:
     ratio: Any = 1
 
 
-def pictures(path: str | Path) -> Generator[Picture]:
+def decode_frames(path: str | Path) -> Generator[DecodedFrame]:
     """All pictures of a video.
 
     Damage raises nothing. A picture that was lost stands in its place without a frame, but the
@@ -67,25 +67,25 @@ def pictures(path: str | Path) -> Generator[Picture]:
         UserError: the file is missing, holds no picture that can be decoded, or is cut short; the
             last only after the pictures that are there.
     """
-    yield from _read_ahead(shown(path))
+    yield from _read_ahead(decode_on_demand(path))
 
 
-def first_time(path: str | Path) -> float | None:
+def first_timestamp(path: str | Path) -> float | None:
     """Time stamp in seconds of the first picture shown; None without a picture."""
     try:
-        return next(shown(path)).time
+        return next(decode_on_demand(path)).time
     except UserError:  # there is none, or none that can be decoded: a sound file, in effect
         return None
 
 
-def stamps(path: str | Path) -> list[float]:
+def timestamps(path: str | Path) -> list[float]:
     """Time stamps of a video's pictures in seconds, in order, without decoding where that will do.
 
     Raises:
         UserError: the file is missing or has no picture.
     """
     with open_media(path) as container:
-        stream = picture_track(container)
+        stream = video_track(container)
         if stream is None:
             raise UserError(f"{path} has no picture: a video is needed here.")
         by_place = container.format.name in UNSTAMPED
@@ -94,15 +94,15 @@ def stamps(path: str | Path) -> list[float]:
         found = [p.dts if by_place else p.pts for p in packets if p.size and not p.is_discard]
     if found and None not in found:
         return [float(ticks * base) for ticks in sorted(found)]
-    return [picture.time for picture in pictures(path)]
+    return [picture.time for picture in decode_frames(path)]
 
 
-def _read_ahead(source: Generator[Picture]) -> Generator[Picture]:
+def _read_ahead(source: Generator[DecodedFrame]) -> Generator[DecodedFrame]:
     """The same pictures, decoded in a thread of their own while their user is busy."""
-    found: Queue[Picture | BaseException | None] = Queue(AHEAD)
+    found: Queue[DecodedFrame | BaseException | None] = Queue(AHEAD)
     stopped = Event()
 
-    def put(item: Picture | BaseException | None) -> None:
+    def put(item: DecodedFrame | BaseException | None) -> None:
         while not stopped.is_set():
             with suppress(Full):
                 return found.put(item, timeout=0.05)
@@ -143,10 +143,10 @@ def rate_of(stream: Any) -> float:
     return float(stream.guessed_rate or stream.average_rate or FPS)
 
 
-def shown(path: str | Path) -> Generator[Picture]:
-    """As ``pictures``, decoding only when a picture is asked for."""
+def decode_on_demand(path: str | Path) -> Generator[DecodedFrame]:
+    """As ``decode_frames``, decoding only when a picture is asked for."""
     with open_media(path) as container:
-        stream = picture_track(container)
+        stream = video_track(container)
         if stream is None:
             raise UserError(f"{path} has no picture: a video is needed here.")
         # With several threads, FFmpeg loses the pictures beside a packet that cannot be decoded,
@@ -155,7 +155,7 @@ def shown(path: str | Path) -> Generator[Picture]:
         stream.codec_context.copy_opaque = True
         if stream.codec_context.name == "hevc":  # it returns no error of its own accord
             stream.codec_context.options = {"err_detect": "explode"}
-        order = _Order(stream, container.format.name)
+        order = _DisplayOrder(stream, container.format.name)
         begun = False
         for picture in _decoded(container, stream, order, path):
             begun = begun or picture.frame is not None
@@ -163,14 +163,16 @@ def shown(path: str | Path) -> Generator[Picture]:
                 yield picture
         if not begun:
             raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
-        if order.packets < (expected := indexed(container, stream)):
+        if order.packets < (expected := indexed_packets(container, stream)):
             raise UserError(
                 f"{path} is cut short: {order.packets} of {expected} frames are there. Copy it"
                 " again."
             )
 
 
-def _decoded(container: Any, stream: Any, order: _Order, path: str | Path) -> Iterator[Picture]:
+def _decoded(
+    container: Any, stream: Any, order: _DisplayOrder, path: str | Path
+) -> Iterator[DecodedFrame]:
     try:
         for packet in container.demux(stream):
             order.take(packet)
@@ -191,7 +193,7 @@ def _decoded(container: Any, stream: Any, order: _Order, path: str | Path) -> It
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _Packet:
     """A packet that the decoder was given; ``index`` is its place in that order."""
 
     index: int
@@ -201,7 +203,7 @@ class _Sent:
     dropped: bool
 
 
-class _Order:
+class _DisplayOrder:
     """Brings together what is known in order of decoding and what comes in order of display.
 
     A picture is held back until all packets before its own have been shown or lost, for only then
@@ -216,9 +218,9 @@ class _Order:
         self._by_place = container in UNSTAMPED
         self._stamped = False
         self._step = 1 / rate_of(stream)
-        self._open: dict[int, _Sent] = {}
+        self._open: dict[int, _Packet] = {}
         self._newest = -1
-        self._held: deque[tuple[int, Picture, bool]] = deque()
+        self._held: deque[tuple[int, DecodedFrame, bool]] = deque()
         self._lost: list[tuple[float, int]] = []
         self._places: list[float] = []
         self._broken: list[int] = []
@@ -234,7 +236,7 @@ class _Order:
         time = None if packet.pts is None or self._by_place else float(packet.pts * base)
         self._stamped = self._stamped or time is not None
         alone = self._codec == "h264" and is_unreferenced(bytes(packet), self._extra)
-        self._sent = _Sent(index, place, time, alone, packet.is_discard)
+        self._sent = _Packet(index, place, time, alone, packet.is_discard)
         packet.opaque = index
         self._open[index] = self._sent
         if not packet.is_discard:
@@ -253,25 +255,25 @@ class _Order:
                 heapq.heapify(self._places)
             heapq.heappush(self._lost, (sent.place if sent.time is None else sent.time, sent.index))
 
-    def show(self, frame: Any) -> Iterator[Picture]:
+    def show(self, frame: Any) -> Iterator[DecodedFrame]:
         """Take a decoded frame; what can be told for certain comes out."""
         index = self._newest + 1 if frame.opaque is None else frame.opaque
         sent = self._open.pop(index, None)
         self._newest = max(self._newest, index)
         alone = _is_b_frame(frame, self._codec) or (sent is not None and sent.alone)
-        picture = Picture(frame, self._time(frame), frame.is_corrupt, self._ratio)
+        picture = DecodedFrame(frame, self._time(frame), frame.is_corrupt, self._ratio)
         if picture.damaged and not alone:
             self._broken.append(index)
         self._held.append((index, picture, frame.key_frame))
         while self._held and self._is_known(self._held[0][0]):
             yield from self._release()
 
-    def rest(self) -> Iterator[Picture]:
+    def rest(self) -> Iterator[DecodedFrame]:
         """What is still held back at the end."""
         while self._held:
             yield from self._release()
         while self._lost:
-            yield Picture(None, heapq.heappop(self._lost)[0], True)
+            yield DecodedFrame(None, heapq.heappop(self._lost)[0], True)
 
     def _time(self, frame: Any) -> float:
         place = heapq.heappop(self._places) if self._places else None
@@ -291,10 +293,10 @@ class _Order:
             del self._open[sent]  # never shown: a field, or a picture that others build on
         return all(sent > index for sent in self._open)
 
-    def _release(self) -> Iterator[Picture]:
+    def _release(self) -> Iterator[DecodedFrame]:
         index, picture, is_key = self._held.popleft()
         while self._lost and self._lost[0][0] < picture.time:
-            yield Picture(None, heapq.heappop(self._lost)[0], True)
+            yield DecodedFrame(None, heapq.heappop(self._lost)[0], True)
         if is_key:
             self._broken = [broken for broken in self._broken if broken >= index]
         damaged = picture.damaged or any(broken < index for broken in self._broken)

@@ -54,7 +54,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Run:
+class AudioSpan:
     """Sound without a gap, at 16 kHz.
 
     Attributes:
@@ -72,20 +72,22 @@ class Run:
         return self.start + len(self.samples) / SAMPLE_RATE
 
 
-def runs(blocks: Iterable[Block]) -> Iterator[Run]:
+def merge_blocks(blocks: Iterable[Block]) -> Iterator[AudioSpan]:
     """Group blocks, in order of decoding, into runs."""
-    current: _Open | None = None
+    current: _SpanBuilder | None = None
     for block, ahead in _with_next(blocks):
         if current is None or current.rate != block.rate or current.jumps(block, ahead):
             if current is not None:
                 yield current.close()
-            current = _Open(block.rate, current.expected if current else 0.0)
+            current = _SpanBuilder(block.rate, current.expected if current else 0.0)
         current.add(block)
     if current is not None:
         yield current.close()
 
 
-def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str], list[Gap]]:
+def place_spans(
+    found: Iterable[AudioSpan], zero: float | None
+) -> tuple[np.ndarray, list[str], list[Gap]]:
     """Runs on one time line at 16 kHz.
 
     Args:
@@ -128,14 +130,14 @@ def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str]
     for at, samples in placed:
         waveform[at : at + len(samples)] = samples
     gaps = _gaps(covered)
-    notes += sentences(overlaps, "of the sound overlap, and the later counts")
+    notes += gap_notes(overlaps, "of the sound overlap, and the later counts")
     return waveform, notes, gaps
 
 
 Gap = tuple[float, float]
 
 
-def sentences(found: Sequence[Gap], what: str) -> list[str]:
+def gap_notes(found: Sequence[Gap], what: str) -> list[str]:
     """A sentence for each, or one for all of more than three."""
     if len(found) <= 3:
         return [f"{b - a:.3f} s from {a:.2f} s on {what}" for a, b in found]
@@ -177,7 +179,7 @@ def _with_next(blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Block]]]:
 
 
 @dataclass
-class _Open:
+class _SpanBuilder:
     """A run that is being filled."""
 
     rate: int
@@ -223,17 +225,17 @@ class _Open:
         if len(self.waiting) == _TOGETHER:
             self._convert()
 
-    def close(self) -> Run:
+    def close(self) -> AudioSpan:
         self._convert()
         self.made += [made.to_ndarray()[0] for made in self._to_ours.resample(None)]
         samples = np.concatenate([np.zeros(0, np.float32), *self.made])
         start, places, shifts = self._clock()
         if not len(places):
-            return Run(start, samples, 0.0)
+            return AudioSpan(start, samples, 0.0)
         length = self.count / self.rate
         ends = _extended(np.array([0.0, length]), places, shifts)
         stretched = _stretch(samples, places, shifts - ends[0], length + ends[1] - ends[0])
-        return Run(start + ends[0], stretched, ends[1] - ends[0])
+        return AudioSpan(start + ends[0], stretched, ends[1] - ends[0])
 
     def _convert(self) -> None:
         if not self.waiting:

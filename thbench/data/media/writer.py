@@ -87,7 +87,7 @@ class VideoWriter:
             )
             frame.pts, self._n = self._n, self._n + 1
             self._container.mux(self._video.encode(frame))
-        self._write_sound()
+        self._write_audio()
 
     def __exit__(
         self,
@@ -106,7 +106,7 @@ class VideoWriter:
                 raise UserError(f"{self.path} was not written: it would have no frames.")
             self._container.mux(self._video.encode())
             if self._wave is not None:
-                self._container.mux(self._sound.encode())
+                self._container.mux(self._audio.encode())
         except BaseException:
             with suppress(OSError, ValueError):  # what is thrown away need not close cleanly
                 self._container.close()
@@ -136,9 +136,9 @@ class VideoWriter:
             sound: Any = self._container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             sound.bit_rate = 64_000
             sound.codec_context.flags |= av.codec.context.Flags.bitexact
-            self._sound, self._sample = sound, 0
+            self._audio, self._sample = sound, 0
 
-    def _write_sound(self) -> None:
+    def _write_audio(self) -> None:
         """Encode the sound up to the last frame, so that the muxer need not hold frames back."""
         if self._wave is None:
             return
@@ -148,5 +148,5 @@ class VideoWriter:
         frame = av.AudioFrame.from_ndarray(piece.clip(-1, 1)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = SAMPLE_RATE, self._sample
         frame.time_base = Fraction(1, SAMPLE_RATE)
-        self._container.mux(self._sound.encode(frame))
+        self._container.mux(self._audio.encode(frame))
         self._sample = end

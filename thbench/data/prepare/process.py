@@ -118,7 +118,7 @@ def _fill(job: Job, known: Record | None, record: Record) -> None:
         job.keep(replace(record, finished=False))
 
 
-def _plan(job: Job, info: video.VideoInfo, sound: audio.Sound) -> list[Segment]:
+def _plan(job: Job, info: video.VideoInfo, sound: audio.DecodedAudio) -> list[Segment]:
     """What the video is cut into, after a first pass through its picture."""
     settings = job.settings
     side = min(info.height, info.width)

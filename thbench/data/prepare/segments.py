@@ -15,7 +15,7 @@ import numpy as np
 
 from thbench.core.types import FPS, SAMPLES_PER_FRAME
 from thbench.data.face.crop import LOCATE_EVERY, Face, Square, choose_square
-from thbench.data.media.audio import Sound, level
+from thbench.data.media.audio import DecodedAudio, level
 from thbench.data.prepare.job import Look, Segment, Settings
 from thbench.data.prepare.scan import Scan, correlation
 
@@ -64,7 +64,7 @@ class Span:
 
 
 def plan(
-    name: str, seen: Scan, sound: Sound, settings: Settings, notes: Sequence[str] = ()
+    name: str, seen: Scan, sound: DecodedAudio, settings: Settings, notes: Sequence[str] = ()
 ) -> list[Segment]:
     """Cut a video into segments.
 
@@ -130,7 +130,7 @@ def follows(mouth: np.ndarray, waveform: np.ndarray) -> float:
     return _best(speed, _smooth(loud[1:], 3)) + _best(_fast(mouth), _fast(loud))
 
 
-def _spans(seen: Scan, sound: Sound, dropped: list[Segment]) -> Iterator[Span]:
+def _spans(seen: Scan, sound: DecodedAudio, dropped: list[Segment]) -> Iterator[Span]:
     """Runs of frames of one shot in which picture and sound are whole."""
     why = np.full(len(seen), "", object)
     why[~_heard(len(seen), sound)] = "no sound"
@@ -146,7 +146,7 @@ def _spans(seen: Scan, sound: Sound, dropped: list[Segment]) -> Iterator[Span]:
             yield Span(start, stop, shot)
 
 
-def _heard(n: int, sound: Sound) -> np.ndarray:
+def _heard(n: int, sound: DecodedAudio) -> np.ndarray:
     """(n,) whether there is sound at a frame; holes shorter than ``HOLE`` do not count."""
     heard = np.ones(n, bool)
     end = len(sound.waveform) / SAMPLES_PER_FRAME / FPS
@@ -157,7 +157,7 @@ def _heard(n: int, sound: Sound) -> np.ndarray:
 
 
 def _faces(
-    span: Span, seen: Scan, sound: Sound, settings: Settings, dropped: list[Segment]
+    span: Span, seen: Scan, sound: DecodedAudio, settings: Settings, dropped: list[Segment]
 ) -> Iterator[Span]:
     """The parts of a span in which the chosen face is seen."""
     looks = [(t, faces) for t, faces in seen.looks if span.start <= t < span.stop]
@@ -214,7 +214,9 @@ def _size(track: Track) -> float:
     return float(np.median([face.size for _, face in track]))
 
 
-def _chosen(tracks: list[Track], span: Span, sound: Sound, policy: str) -> Track | str | None:
+def _chosen(
+    tracks: list[Track], span: Span, sound: DecodedAudio, policy: str
+) -> Track | str | None:
     """The face to take, or why there is none."""
     if len(tracks) < 2 or policy == "largest":
         return tracks[0] if tracks else None
@@ -227,7 +229,7 @@ def _chosen(tracks: list[Track], span: Span, sound: Sound, policy: str) -> Track
     return tracks[scores.index(first)]
 
 
-def _speaks(track: Track, span: Span, sound: Sound) -> float:
+def _speaks(track: Track, span: Span, sound: DecodedAudio) -> float:
     """``follows`` of a face that is seen at some frames of a span."""
     start, stop = track[0][0], min(track[-1][0] + 1, span.stop)
     times = np.arange(start, stop)
@@ -256,7 +258,7 @@ def _present(
         yield start, span.stop
 
 
-def _loud(spans: Iterable[Span], sound: Sound, dropped: list[Segment]) -> Iterator[Span]:
+def _loud(spans: Iterable[Span], sound: DecodedAudio, dropped: list[Segment]) -> Iterator[Span]:
     for span in spans:
         own = sound.waveform[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         if (found := level(own)) >= QUIET:
@@ -307,13 +309,13 @@ def _comes_back(before: Span, after: Span) -> bool:
     )
 
 
-def _filled(span: Span, seen: Scan, sound: Sound) -> Iterator[str]:
+def _filled(span: Span, seen: Scan, sound: DecodedAudio) -> Iterator[str]:
     """What stands in for what is missing in a span."""
     away = seen.away[span.start : span.stop]
     late = away > LATE * seen.interval + 1e-3
     if late.any():
         yield f"{late.sum()} frames show a picture of up to {away.max():.2f} s before or after"
-    yield from sound.filled(span.start / FPS, span.stop / FPS)
+    yield from sound.gap_notes(span.start / FPS, span.stop / FPS)
 
 
 def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:
