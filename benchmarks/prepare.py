@@ -67,8 +67,8 @@ def watch() -> None:
         ("tracking", landmarks.FaceMesh, "__call__"),
         ("cropping", process, "cut"),
         ("writing", video.VideoWriter, "write"),
-        ("reading sound", encoders, "read"),
-        ("embedding sound", process, "_embed"),
+        ("reading audio", encoders, "read"),
+        ("embedding audio", process, "_embed"),
     ):
         setattr(owner, name, _timed(part, getattr(owner, name)))
 

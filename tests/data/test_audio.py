@@ -81,7 +81,7 @@ def test_wav_round_trip_and_length(tmp_path: Path) -> None:
 def test_no_sound_is_explained(tmp_path: Path) -> None:
     with video.VideoWriter(tmp_path / "a.mp4", 64, 64) as writer:
         writer.write(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
-    with pytest.raises(UserError, match="no sound"):
+    with pytest.raises(UserError, match="no audio"):
         audio.load(tmp_path / "a.mp4")
     with pytest.raises(UserError, match="no file"):
         audio.load(tmp_path / "b.wav")

@@ -92,7 +92,7 @@ def test_a_hole_in_the_sound_is_cut_out_and_what_follows_is_in_time(prepared: Pr
     (first, hole, second) = prepared.of("hole")
     assert (first[:2], first[2]) == (("hole~000", "cut"), 0)
     assert hole[1] == "dropped"
-    assert prepared.entry("hole").reason == "no sound"
+    assert prepared.entry("hole").reason == "no audio"
     assert 21 <= (hole[2] or 0) <= 22
     assert 31 <= (hole[3] or 0) <= 32
     early, late = (prepared.sound(name) for name in ("hole~000", "hole~001"))
@@ -112,7 +112,7 @@ def test_an_edit_list_is_followed(prepared: Prepared) -> None:
     """The first ten pictures are stored and not shown; the sound is as it was."""
     assert prepared.of("edited") == [("edited~000", "cut", 0, 20), ("edited~001", "cut", 20, 40)]
     assert heard(prepared.sound("edited~000"))[:2] == pytest.approx([0.3, 0.7], abs=0.002)
-    shown = prepared.entry("edited~000").look
+    shown = prepared.entry("edited~000").preview
     assert shown is not None
     assert shown.square is not None
     first = cut(talk(N, 128, 1).frames[10:11], shown.square, 64).float()
@@ -139,18 +139,18 @@ def test_levels_of_speech_survive_the_way_to_one_channel(prepared: Prepared) -> 
 
 def test_near_silence_is_refused_with_its_level(prepared: Prepared) -> None:
     assert prepared.of("quiet") == [("quiet", "refused", None, None)]
-    assert "the sound is near silence (-" in prepared.entry("quiet").reason
+    assert "the audio is near silence (-" in prepared.entry("quiet").reason
 
 
 def test_damaged_pictures_are_in_no_clip(prepared: Prepared) -> None:
-    lost = [e for e in prepared.entries if e.reason == "damaged picture"]
+    lost = [e for e in prepared.entries if e.reason == "damaged frame"]
     assert sum((e.stop or 0) - (e.start or 0) for e in lost) >= 4
     whole = talk(100, 128, 1).frames
     assert len([name for name in prepared.clips if name.startswith("damaged")]) >= 1
     for name, clip in prepared.clips.items():
         if name.startswith("damaged"):
             start = clip.extra.get("start", 0)
-            square = prepared.entry(name).look.square
+            square = prepared.entry(name).preview.square
             assert square is not None
             region = whole[start : start + clip.n_frames].float()
             found = video.read(prepared.out / clip.video).float()
@@ -171,8 +171,8 @@ def test_two_faces_are_said_and_ids_do_not_meet(prepared: Prepared) -> None:
 
 def test_all_is_told(prepared: Prepared) -> None:
     """On the terminal with counts, and as pictures."""
-    for line in ("refused      1  videos", "x the sound is near silence", "x another shot",
-                 "x damaged picture", "x no sound", "report.jsonl"):  # fmt: skip
+    for line in ("refused      1  videos", "x the audio is near silence", "x another shot",
+                 "x damaged frame", "x no audio", "report.jsonl"):  # fmt: skip
         assert line in prepared.text
     named = {Path(e.path).name for e in prepared.entries}
     assert named == {path.name for path in prepared.raw.iterdir()}

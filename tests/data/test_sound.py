@@ -228,7 +228,7 @@ def test_channels_of_unknown_places(tmp_path: Path, channels: int) -> None:
         file.writeframes(every.tobytes())
     found = audio.read(tmp_path / "a.wav")
     assert audio.level(found.waveform) == pytest.approx(audio.level(said / 32768), abs=0.1)
-    assert found.notes == (f"only channel {channels} of {channels}{_place(channels)} has sound:"
+    assert found.notes == (f"only channel {channels} of {channels}{_place(channels)} has audio:"
                            " it is taken alone",)  # fmt: skip
 
 
@@ -283,7 +283,7 @@ def test_a_sound_that_breaks_off_is_told(tmp_path: Path, suffix: str) -> None:
     if suffix == "m4a":  # an mp3 does not say how long it is
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
         cut = audio.read(path)
-        assert "the sound breaks off: the file is cut short" in cut.notes
+        assert "the audio breaks off: the file is cut short" in cut.notes
         assert 0.4 * len(whole.waveform) < len(cut.waveform) < 0.8 * len(whole.waveform)
 
 
@@ -299,9 +299,9 @@ def test_of_several_tracks_the_default_one_is_taken(tmp_path: Path) -> None:
         return int(np.abs(np.fft.rfft(audio.load(path, track)[:16000])).argmax())
 
     assert (pitch(None), pitch(1), pitch(2)) == (880, 440, 880)
-    assert audio.read(path).notes == ("sound track 2 of 2 (deu) taken",)
-    assert audio.read(path, 1).notes == ("sound track 1 of 2 (eng) taken",)
-    with pytest.raises(UserError, match="no sound track 3: it has 2"):
+    assert audio.read(path).notes == ("audio track 2 of 2 (deu) taken",)
+    assert audio.read(path, 1).notes == ("audio track 1 of 2 (eng) taken",)
+    with pytest.raises(UserError, match="no audio track 3: it has 2"):
         audio.read(path, 3)
 
 

@@ -181,7 +181,7 @@ def test_log_of_ffmpeg_is_off_whoever_turned_it_on(tmp_path: Path) -> None:
 
 def test_sound_only_is_no_video(tmp_path: Path) -> None:
     audio.write_wav(tmp_path / "a.wav", np.zeros(16000))
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="no video track"):
         video.probe(tmp_path / "a.wav")
 
 

@@ -28,7 +28,7 @@ _SHORT = 200  # bytes of a file's name that its temporary one begins with
 
 
 def check_file(path: str | Path) -> None:
-    """See that there is something to read.
+    """Check that there is something to read.
 
     Raises:
         UserError: the file is missing or empty.

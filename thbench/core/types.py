@@ -42,12 +42,12 @@ class Clip:
         id: unique name, may contain ``/``.
         identity: who is seen; splits never share an identity where the data set allows it.
         split: ``train``, ``val`` or ``test``.
-        n_frames: frames at 25 fps; sound is ``n_frames * 640`` samples at 16 kHz.
-        video: the mp4 with its sound.
+        n_frames: frames at 25 fps; audio is ``n_frames * 640`` samples at 16 kHz.
+        video: the mp4 with its audio.
         track: the npz with ``landmarks`` (T, 478, 3) float16, ``pose`` (T, 6) float32, ``eyes``
             (T, 2) float32 and ``valid`` (T,) bool.
         sha256: of the mp4.
-        extra: anything an adapter wants kept: a data set's own labels, the planted truth's path.
+        extra: anything an adapter wants kept: a data set's own labels, the ground truth's path.
     """
 
     id: str
@@ -136,7 +136,7 @@ class Batch:
 
 @dataclass
 class Request:
-    """One video to be made: a portrait, a sound and, where wanted, the motion to follow.
+    """One video to be made: a portrait, an audio signal and, where wanted, the motion to follow.
 
     Attributes:
         id: names the output and, with ``seed``, the noise.

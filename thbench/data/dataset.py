@@ -129,12 +129,14 @@ class PreparedDataset:
         frames = np.stack([self._shown(d, n_frames) for d in draws])
         tracks = [self.store.track(d.clip, f) for d, f in zip(draws, frames, strict=True)]
         heads = [self.store.track(d.clip, np.array([d.source])) for d in draws]
-        sound = [self.store.audio_features(d.clip, f) for d, f in zip(draws, frames, strict=True)]
+        features = [
+            self.store.audio_features(d.clip, f) for d, f in zip(draws, frames, strict=True)
+        ]
         pictures = self._pictures(draws, frames)
         return Batch(
             video=pictures[:, 1:].contiguous(),
             source=pictures[:, 0].contiguous(),
-            audio=torch.from_numpy(np.stack(sound)),
+            audio=torch.from_numpy(np.stack(features)),
             **_stacked(tracks, ("pose", "eyes", "landmarks", "valid")),
             **{
                 f"source_{name}": value[:, 0]

@@ -71,7 +71,7 @@ def list_videos(folder: Path, repeats: bool = False) -> Listing:
 
 
 def check_name(path: Path) -> None:
-    """See that a path that the user gave can be written into texts.
+    """Check that a path that the user gave can be written into texts.
 
     Raises:
         UserError: it holds a control character, a line break, or bytes that are not UTF-8.

@@ -25,13 +25,13 @@ def build(strategy: str, scale: str) -> dict[str, nn.Module]:
         scale: ``paper`` or ``tiny``, each with the audio encoder that the strategy's YAML names.
     """
     loaded = configs.load(strategy, [f"scale={scale}"])
-    sound = ENCODERS.load(kind_of(loaded.data.audio))
+    encoder = ENCODERS.load(kind_of(loaded.data.audio))
     nets: dict[str, nn.Module] = {}
     with torch.device("meta"):
         for name in order(loaded):
             stage = loaded.stages[name]
             needs = {need: nets[need] for need in stage.needs}
-            nets[name] = build_stage(loaded, name, needs, sound.default_dim).net
+            nets[name] = build_stage(loaded, name, needs, encoder.default_dim).net
     return nets
 
 

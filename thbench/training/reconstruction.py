@@ -24,7 +24,7 @@ PERCEPTUAL = ("vgg", "pixel")
 
 
 class ReconstructionStage(Stage):
-    """A stage whose loss compares features of pictures.
+    """A stage whose loss compares features of images.
 
     VGG-19's weights are asked for when training starts, not when a trained network is loaded.
 
@@ -60,7 +60,7 @@ class ReconstructionStage(Stage):
             self.frozen.setdefault("vgg", Frozen(VGG19(None)))
 
     def features(self) -> Features:
-        """Of pictures (B, 3, H, W) in [0, 1], for ``pyramid_l1``."""
+        """Of images (B, 3, H, W) in [0, 1], for ``pyramid_l1``."""
         if self.perceptual == "pixel":
             return pixel_features
         if "vgg" not in self.frozen:

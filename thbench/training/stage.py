@@ -76,7 +76,7 @@ class Stage(Versioned, L.LightningModule, ABC):
     version: ClassVar[int] = 1
     """Of this class and of the trainer, for all stages."""
     uses_audio: ClassVar[bool] = True
-    """Whether the result depends on the sound; if not, strategies of any encoder share it."""
+    """Whether the result depends on the audio; if not, strategies of any encoder share it."""
 
     def __init__(self, context: StageContext) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Embeddings of a prepared data set's sound: where they lie, what made them, and making them.
+"""Embeddings of a prepared data set's audio: where they lie, what made them, and making them.
 
 ``<root>/audio/<encoder>/<id>.npy``, and ``encoder.json`` beside them, which says what made them.
 Where the data set cannot be written, new ones lie in the cache folder, see
@@ -92,7 +92,7 @@ class Embeddings:
             ) from error
         folder = self.beside if writable(self.beside) else self.apart
         print_once(
-            f"{self.root}: its sound is embedded by '{self.encoder}' now, once, into {folder}."
+            f"{self.root}: its audio is embedded by '{self.encoder}' now, once, into {folder}."
         )
         try:
             with locked(folder / "encoder.lock"):
@@ -131,7 +131,7 @@ def claim(folder: Path, encoder: str) -> None:
 
 
 def check(folder: Path, encoder: str) -> None:
-    """See that a folder's embeddings are of this encoder, as far as it says so itself.
+    """Check that a folder's embeddings are of this encoder, as far as it says so itself.
 
     A folder without a record, as older versions left them, is taken to be right. Weights are
     compared where ``encoder`` names some; otherwise those that the folder names are taken.

@@ -32,7 +32,7 @@ class AudioEncoder(ABC):
         name: as in ``ENCODERS``.
         dim: D.
         default_dim: D with the default weights, known without having them.
-        version: changes when the same sound and weights would give other numbers.
+        version: changes when the same audio and weights would give other numbers.
         source: where the weights come from, None without any.
         weights: a digest of them, empty without any.
     """
@@ -88,7 +88,7 @@ class LogMel(AudioEncoder):
         weights = _mel_weights(n_fft, self.bands)
         taper = get_window("hann", length).astype(np.float32)
         mel = np.empty((n_columns, self.bands), np.float32)
-        for a in range(0, n_columns, 4096):  # an hour of sound must not become an hour of spectra
+        for a in range(0, n_columns, 4096):  # an hour of audio must not become an hour of spectra
             spectra = np.abs(np.fft.rfft(windows[a : a + 4096] * taper, n_fft)) ** 2
             mel[a : a + 4096] = spectra @ weights.T
         decibels = 10 * np.log10(np.maximum(mel, self.floor))
@@ -110,7 +110,7 @@ class Wav2Vec2(AudioEncoder):
 
     State i is centred on sample 320 i + 200, frame t on 640 t + 320; frames are interpolated
     linearly between the two nearest states. Convolutions work in pieces and give what they would
-    give at once. Attention spans the whole sound up to ``chunk`` seconds; of longer ones, pieces of
+    give at once. Attention spans the whole audio up to ``chunk`` seconds; of longer ones, pieces of
     that length with ``overlap`` seconds of context on both sides, so that memory is bounded.
 
     Args:
@@ -166,11 +166,11 @@ class Wav2Vec2(AudioEncoder):
         return np.concatenate(kept)
 
     def _hidden(self, features: Tensor) -> Tensor:
-        """States (n, D) of convolved sound (1, C, n)."""
+        """States (n, D) of convolved audio (1, C, n)."""
         return self._transformed(features).last_hidden_state[0]
 
     def _transformed(self, features: Tensor, **options: Any) -> Any:
-        """What the model makes of convolved sound (1, C, n): all of it but its convolutions."""
+        """What the model makes of convolved audio (1, C, n): all of it but its convolutions."""
         extractor = self._model.feature_extractor
         hook = extractor.register_forward_hook(lambda *_: features)
         try:

@@ -1,4 +1,4 @@
-"""The convolutions with which wav2vec 2.0 and HuBERT begin, over sounds of any length."""
+"""The convolutions with which wav2vec 2.0 and HuBERT begin, over audio signals of any length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELD, HOP = 400, 320
 
 
 def convolve_in_chunks(extractor: Any, waveform: Tensor, piece: int = 3000) -> Tensor:
-    """The convolutions of wav2vec 2.0 or HuBERT over a sound, piece by piece, as if at once.
+    """The convolutions of wav2vec 2.0 or HuBERT over an audio signal, piece by piece, as if at once.
 
     Args:
         extractor: transformers' feature encoder, 400 samples for a state and 320 to the next.
@@ -33,7 +33,7 @@ def convolve_in_chunks(extractor: Any, waveform: Tensor, piece: int = 3000) -> T
 
 @contextmanager
 def _normalised_as_a_whole(layer: Any, waveform: Tensor) -> Iterator[None]:
-    """Let the first layer of a network normalise parts of a sound as it would the whole.
+    """Let the first layer of a network normalise parts of an audio signal as it would the whole.
 
     The base models' group norm has one channel a group, so it takes mean and variance over time. A
     layer norm takes them over channels and needs no help.
@@ -52,7 +52,7 @@ def _normalised_as_a_whole(layer: Any, waveform: Tensor) -> Iterator[None]:
 
 
 def _moments(conv: Any, waveform: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and reciprocal deviation over a sound of each channel of a convolution, (C, 1) each."""
+    """Mean and reciprocal deviation over an audio signal of each channel of a convolution, (C, 1) each."""
     (size,), (stride,) = conv.kernel_size, conv.stride
     step, n = stride * 2**14, 0
     total, square = torch.zeros(2, conv.out_channels, dtype=torch.float64)

@@ -26,7 +26,7 @@ SAME = 0.3  # two boxes of which less than this overlaps are two faces
 
 @dataclass(frozen=True)
 class Square:
-    """A square of a picture in whole pixels; it may reach beyond the edges."""
+    """A square of an image in whole pixels; it may reach beyond the edges."""
 
     x: int
     y: int
@@ -58,7 +58,7 @@ class Face:
 
 
 class FaceLocator:
-    """Finds faces, also where they are small in the picture.
+    """Finds faces, also where they are small in the image.
 
     A context manager. Two detectors (near, then far) say where to look; Face Mesh then
     measures each face from forehead to chin. Called with a frame it gives one box: among several
@@ -104,7 +104,7 @@ class FaceLocator:
         height, width = frame.shape[1:]
         share = min(1.0, DETECTION_SIZE / max(height, width))
         small = _resize(frame[None], max(1, round(height * share)), max(1, round(width * share)))
-        return [face.box * (width, height, width, height) for face in detector(_picture(small))]
+        return [face.box * (width, height, width, height) for face in detector(_to_array(small))]
 
     def _choose(self, boxes: list[np.ndarray]) -> np.ndarray | None:
         if not boxes:
@@ -117,32 +117,30 @@ class FaceLocator:
     def _measure(self, frame: Tensor, rough: np.ndarray) -> Face | None:
         side = max(8, round(2 * max(rough[2] - rough[0], rough[3] - rough[1])))
         x, y = (_centre(rough) - side / 2).round().astype(int)
-        picture = _picture(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE))
-        points = self._mesh(picture)
+        image = _to_array(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE))
+        points = self._mesh(image)
         if points is None:
             return None
         box = np.concatenate([points[:468, :2].min(0), points[:468, :2].max(0)])
-        return Face(
-            box * side + (x, y, x, y), float(mouth_opening(points)), thumbnail(picture, box)
-        )
+        return Face(box * side + (x, y, x, y), float(mouth_opening(points)), thumbnail(image, box))
 
 
-def thumbnail(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+def thumbnail(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     """The grey values (32, 32), uint8, of a box (fractions) of uint8 (H, W, 3)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     size = np.array([width, height])
     low = np.minimum(np.clip(box[:2], 0, 1) * size, size - 1).astype(int)
     high = np.maximum(np.clip(box[2:], 0, 1) * size, low + 1).round().astype(int)
     (x0, y0), (x1, y1) = low, high
-    part = cv2.resize(picture[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    part = cv2.resize(image[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return part.mean(-1).round().astype(np.uint8)
 
 
 def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
     """One square for a clip, from the face's boxes (n, 4) in it.
 
-    It shows the face wherever it goes, with room for the whole head where the picture has it; it
-    is moved into the picture, and reaches beyond the edge only where the face itself would not
+    It shows the face wherever it goes, with room for the whole head where the image has it; it
+    is moved into the image, and reaches beyond the edge only where the face itself would not
     fit otherwise.
 
     Returns:
@@ -177,7 +175,7 @@ def cut(frames: Tensor, square: Square, size: int) -> Tensor:
 
 
 def _inside(start: float, side: int, length: int) -> int:
-    """The nearest place at which one of the two, square or picture, covers the other."""
+    """The nearest place at which one of the two, square or image, covers the other."""
     return round(float(np.clip(start, min(0, length - side), max(0, length - side))))
 
 
@@ -201,5 +199,5 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(inner / max(1e-9, (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
 
 
-def _picture(frames: Tensor) -> np.ndarray:
+def _to_array(frames: Tensor) -> np.ndarray:
     return np.ascontiguousarray(frames[0].permute(1, 2, 0).numpy())

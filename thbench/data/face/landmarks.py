@@ -31,7 +31,7 @@ def track(frames: Iterable[Tensor] | Tensor) -> Track:
     points: list[np.ndarray | None] = []
     mesh = FaceMesh()
     for chunk in [frames] if isinstance(frames, Tensor) else frames:
-        points += [mesh(picture) for picture in chunk.permute(0, 2, 3, 1).contiguous().numpy()]
+        points += [mesh(image) for image in chunk.permute(0, 2, 3, 1).contiguous().numpy()]
     valid = np.array([found is not None for found in points], bool)
     landmarks = interpolate(points)
     if not valid.any():
@@ -55,13 +55,13 @@ def interpolate(points: list[np.ndarray | None]) -> np.ndarray:
 
 
 class FaceMesh:
-    """One face per picture, 478 points, following it from picture to picture.
+    """One face per image, 478 points, following it from image to image.
 
     Call it with uint8 (H, W, 3) RGB for float32 (478, 3) or None. What it follows is forgotten
     where a ``with`` block ends.
 
     Args:
-        moving: follow the face; False detects it afresh in every picture.
+        moving: follow the face; False detects it afresh in every image.
         device: where the networks run. The results are the same to a few thousandths of a pixel.
     """
 
@@ -76,29 +76,29 @@ class FaceMesh:
     def __exit__(self, *error: object) -> None:
         self._followed = None
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray | None:
+    def __call__(self, image: np.ndarray) -> np.ndarray | None:
         followed, self._followed = self._followed, None
         if followed is None:
-            (points,) = self.batch([picture])
+            (points,) = self.batch([image])
         else:
-            (points,) = self._mesh([picture], [followed])
+            (points,) = self._mesh([image], [followed])
             if points is None:  # lost: it may have jumped
-                return self.batch([picture])[0]
+                return self.batch([image])[0]
         if self._moving and points is not None:
-            self._followed = following(points, picture)
+            self._followed = following(points, image)
         return points
 
-    def batch(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-        """The face of each of several pictures, detected afresh; nothing is followed."""
-        found = {k: faces[0] for k, faces in enumerate(self._detector.batch(pictures)) if faces}
-        regions = [_region(face, pictures[k]) for k, face in found.items()]
-        points = self._mesh([pictures[k] for k in found], regions)
+    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """The face of each of several images, detected afresh; nothing is followed."""
+        found = {k: faces[0] for k, faces in enumerate(self._detector.batch(images)) if faces}
+        regions = [_region(face, images[k]) for k, face in found.items()]
+        points = self._mesh([images[k] for k in found], regions)
         by_picture = dict(zip(found, points, strict=True))
-        return [by_picture.get(k) for k in range(len(pictures))]
+        return [by_picture.get(k) for k in range(len(images))]
 
 
-def _region(face: Detection, picture: np.ndarray) -> Region:
+def _region(face: Detection, image: np.ndarray) -> Region:
     """Where the mesh looks for a detected face."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     low, high = face.box.reshape(2, 2) * (width, height)
     return around(low, high, face.points[:2] * (width, height))

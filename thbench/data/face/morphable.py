@@ -42,7 +42,7 @@ class Morphable(nn.Module):
     Pose coefficients are ``p = [r, t]``: yaw, pitch and roll in radians as they are, and the
     translation relative to a portrait's, since where a face stands in its crop belongs to the crop:
     shifts in widths and heights of the frame, and the logarithm of the ratio of sizes, which is
-    what depth is to a picture.
+    what depth is to an image.
 
     Args:
         identity: A, identity coefficients.
@@ -245,7 +245,7 @@ def read_bfm(path: Path, noise: float = 1e-4) -> Basis:
     """The Basel Face Model as Deep3D's ``BFM_model_front.mat`` has it, at its 68 key points.
 
     Keys: ``meanshape`` (1, 3 V), ``idBase`` (3 V, A), ``exBase`` (3 V, E), scaled to coefficients
-    of unit variance, and ``keypoints`` (1, 68), from 1. There x points to the right of the picture,
+    of unit variance, and ``keypoints`` (1, 68), from 1. There x points to the right of the image,
     y up and z to the camera, in decimetres. A similarity of points that hardly move, on nose and
     eye corners, brings the mean face upright; the rest of its vertices has no partner in Face Mesh.
 

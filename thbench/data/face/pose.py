@@ -1,8 +1,8 @@
 """Head pose, eyes and mouth from Face Mesh landmarks, in numpy.
 
-Signs, as one looks at the picture: yaw > 0, the face is turned towards the right edge; pitch > 0,
+Signs, as one looks at the image: yaw > 0, the face is turned towards the right edge; pitch > 0,
 towards the upper edge; roll > 0, the head leans clockwise. Face Mesh's z is relative, in units of
-the width, and grows away from the camera, so (x, y, z) of a square picture is a right-handed,
+the width, and grows away from the camera, so (x, y, z) of a square image is a right-handed,
 isotropic frame.
 """
 
@@ -60,11 +60,11 @@ def pose(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
 
     Args:
         landmarks: (..., 478, 3), x and y as fractions of width and height, z in widths.
-        aspect: height over width of the picture.
+        aspect: height over width of the image.
 
     Returns:
-        (..., 6) float32: radians; height of the face, forehead to chin, in widths of the picture;
-        offset of its rigid points' centre from the picture's, in widths and heights.
+        (..., 6) float32: radians; height of the face, forehead to chin, in widths of the image;
+        offset of its rigid points' centre from the image's, in widths and heights.
     """
     points = landmarks[..., _INDEX, :].astype(np.float64) * (1, aspect, 1)
     rotation, scale, centre = _similarity(points)
@@ -80,7 +80,7 @@ def eye_ratio(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
 
     Args:
         landmarks: (..., 478, 3).
-        aspect: height over width of the picture.
+        aspect: height over width of the image.
 
     Returns:
         (..., 2) float32, the person's right eye, then the left; about 0.3 open, 0.1 closed.

@@ -28,14 +28,14 @@ class VideoInfo:
     """What a file holds.
 
     Attributes:
-        width, height: in pixels as displayed (rotation and pixel shape applied).
-        fps: frames per second, on average, as the time stamps have it.
-        n_frames: frames stored that are shown.
-        duration: of the picture, in seconds.
-        has_audio: there is a sound track.
+        width, height: in pixels as displayed, after rotation and pixel aspect ratio.
+        fps: mean frames per second, by the time stamps.
+        n_frames: stored frames that are displayed.
+        duration: of the video track, in seconds.
+        has_audio: there is an audio track.
         container: FFmpeg's name of the format ("mov,mp4,m4a,3gp,3g2,mj2").
         upright: stored as displayed, without rotation or oblong pixels.
-        bits: of a sample of brightness.
+        bits: per luma sample.
     """
 
     width: int
@@ -59,16 +59,16 @@ def probe(path: str | Path) -> VideoInfo:
     with open_media(path) as container:
         track: Any = video_track(container)
         has_audio, kind = bool(container.streams.audio), container.format.name
-        said = float(track.average_rate or 0)
+        stated = float(track.average_rate or 0)
         width, height = display_size(first)
     upright = (width, height) == (first.frame.width, first.frame.height)
     times = [time for time in timestamps(path) if time >= first.time - 1e-6]
-    interval = median_interval(times, 1 / said if said else 1 / FPS)
+    interval = median_interval(times, 1 / stated if stated else 1 / FPS)
     duration = times[-1] - times[0] + interval
     return VideoInfo(
         width,
         height,
-        _frame_rate(len(times), duration, said),
+        _frame_rate(len(times), duration, stated),
         len(times),
         duration,
         has_audio,
@@ -79,7 +79,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The tags of a file as ``VideoWriter`` was given them.
+    """The metadata that ``VideoWriter`` was given for a file.
 
     Raises:
         UserError: the file cannot be read.
@@ -91,33 +91,33 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 @functools.cache
 def decoder() -> str:
-    """What decodes pictures and sound here: another version may give other pixels."""
+    """Name and versions of the decoding libraries: another version may give other pixels."""
     names = ("libavcodec", "libswscale", "libswresample")
     versions = [f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in names]
     return ", ".join([f"av {av.__version__}", *versions])
 
 
-def median_interval(times: Sequence[float], alone: float) -> float:
-    """Seconds between two pictures: the median; ``alone`` for less than two."""
+def median_interval(times: Sequence[float], default: float) -> float:
+    """Seconds between two frames: the median; ``default`` for less than two."""
     steps = np.diff(times)
     steps = steps[steps > 0]
-    return float(np.median(steps)) if len(steps) else alone
+    return float(np.median(steps)) if len(steps) else default
 
 
-def display_size(picture: DecodedFrame) -> tuple[int, int]:
+def display_size(decoded: DecodedFrame) -> tuple[int, int]:
     """Width and height in pixels as displayed: rotation and pixel shape applied."""
-    frame = picture.frame
-    width, height = max(1, round(frame.width * picture.ratio)), frame.height
+    frame = decoded.frame
+    width, height = max(1, round(frame.width * decoded.ratio)), frame.height
     return (height, width) if frame.rotation % 180 else (width, height)
 
 
-def to_pixels(picture: DecodedFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+def to_pixels(decoded: DecodedFrame, size: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 (H, W, 3), in its own size or (width, height)."""
-    turn = picture.frame.rotation
-    width, height = size or display_size(picture)
+    turn = decoded.frame.rotation
+    width, height = size or display_size(decoded)
     if turn % 180:
         width, height = height, width
-    pixels = picture.frame.to_ndarray(format="rgb24", width=width, height=height)
+    pixels = decoded.frame.to_ndarray(format="rgb24", width=width, height=height)
     return np.rot90(pixels, round(turn / 90)) if turn else pixels
 
 
@@ -127,7 +127,7 @@ def to_tensor(images: Sequence[np.ndarray], as_decoded: bool = False) -> Tensor:
     return frames if as_decoded else frames.contiguous()
 
 
-def _frame_rate(n: int, duration: float, said: float) -> float:
-    """Pictures per second; as the header has it where the time stamps agree, being more exact."""
+def _frame_rate(n: int, duration: float, stated: float) -> float:
+    """Frames per second; as the header has it where the time stamps agree, being more exact."""
     found = n / duration
-    return said if abs(said - found) < 0.002 * found else round(found, 3)
+    return stated if abs(stated - found) < 0.002 * found else round(found, 3)

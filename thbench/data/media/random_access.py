@@ -33,14 +33,14 @@ def read(path: str | Path, indices: Indices = None, decoder: str = "pyav") -> Te
         path: any video.
         indices: of the frames as stored; negative ones count from the end, repeats are allowed.
             None reads all.
-        decoder: one of ``DECODERS``. decord is only asked for files that it reads rightly: upright
+        decoder: one of ``DECODERS``. decord is used only for files that it reads rightly: upright
             mp4 of 8 bits without an edit list. PyAV reads all others.
 
     Returns:
         uint8 (T, 3, H, W) RGB.
 
     Raises:
-        UserError: the file cannot be read to the end of what was asked for, is damaged there, or
+        UserError: the file is cut short or damaged before the last requested frame, or
             the decoder is unknown or not installed.
         IndexError: an index is out of range.
     """
@@ -50,7 +50,7 @@ def read(path: str | Path, indices: Indices = None, decoder: str = "pyav") -> Te
 
 
 def check_decoder(name: str) -> None:
-    """See that a decoder is known and there.
+    """Check that a decoder is known and installed.
 
     Raises:
         UserError: it is not.
@@ -72,12 +72,12 @@ def _resolve(indices: Indices, n: int, path: str | Path) -> list[int]:
         return list(range(n))[indices or slice(None)]
     resolved = [int(i) + n if i < 0 else int(i) for i in indices]
     if any(not 0 <= i < n for i in resolved):
-        raise IndexError(f"{path} has {n} frames, asked for {min(indices)}..{max(indices)}")
+        raise IndexError(f"{path} has {n} frames, requested {min(indices)}..{max(indices)}")
     return resolved
 
 
 def _read_decord(path: str | Path, indices: Indices) -> Tensor | None:
-    """None where decord is not to be trusted: then PyAV reads, or explains what is wrong."""
+    """Frames by decord; None where it cannot be trusted: then PyAV reads, or reports the error."""
     check_file(path)
     state = Path(path).stat()
     n = _suits_decord(path, state.st_size, state.st_mtime_ns)
@@ -100,7 +100,7 @@ def _read_decord(path: str | Path, indices: Indices) -> Tensor | None:
 
 @functools.lru_cache(maxsize=65_536)
 def _suits_decord(path: str | Path, size: int, changed: int) -> int:
-    """How many frames there are; 0 where decord errs.
+    """Number of frames of a file; 0 where decord would not read it rightly.
 
     It ignores rotation and edit lists, misses frames in MPEG streams, and spreads the colour of
     over 8 bits over pixels in another way than FFmpeg does now (up to 20 levels).
@@ -123,7 +123,7 @@ def _read_av(path: str | Path, indices: Indices) -> Tensor:
     if not wanted:
         return torch.from_numpy(_nothing(path)).permute(0, 3, 1, 2)
     needed = {times[i]: i for i in wanted}
-    # Some containers seek beyond the frame that was asked for: then from the start.
+    # Some containers seek beyond the requested frame: then read from the start.
     found = _collect(path, needed, seek=True)
     if len(found) < len(needed):
         found = _collect(path, needed, seek=False)
@@ -133,7 +133,7 @@ def _read_av(path: str | Path, indices: Indices) -> Tensor:
 
 
 def _collect(path: str | Path, needed: dict[int, int], seek: bool) -> dict[int, np.ndarray]:
-    """Pictures by index, of the frames whose time stamps are the keys of ``needed``."""
+    """Frames by index, of the frames whose time stamps are the keys of ``needed``."""
     found: dict[int, np.ndarray] = {}
     with open_media(path) as container:
         source: Any = video_track(container)
@@ -156,21 +156,21 @@ def _decode(packet: Any, path: str | Path) -> list[Any]:
     except av.FFmpegError as error:
         raise UserError(f"{path} cannot be decoded: the file is damaged.") from error
     if any(frame.is_corrupt for frame in frames):
-        raise UserError(f"{path} is damaged: make it again.")
+        raise UserError(f"{path} is damaged: create it anew.")
     return frames
 
 
 def _read_in_order(path: str | Path, indices: Indices) -> Tensor:
-    """Of a file whose time stamps do not name its frames: by counting them, from the start."""
+    """Read a file whose time stamps do not identify its frames, counting from the start."""
     wanted = _resolve(indices, len(timestamps(path)), path)
     if not wanted:
         return torch.from_numpy(_nothing(path)).permute(0, 3, 1, 2)
     needed, found = set(wanted), {}
-    for index, picture in enumerate(decode_frames(path)):
+    for index, decoded in enumerate(decode_frames(path)):
         if index in needed:
-            if picture.damaged:
+            if decoded.damaged:
                 raise UserError(f"{path} is damaged at frame {index}.")
-            found[index] = to_pixels(picture)
+            found[index] = to_pixels(decoded)
         if len(found) == len(needed):
             break
     if len(found) < len(needed):
@@ -179,11 +179,11 @@ def _read_in_order(path: str | Path, indices: Indices) -> Tensor:
 
 
 def _display_stamps(path: str | Path) -> list[int] | None:
-    """Time stamps of the frames in order of display, in ticks; None where they do not name them."""
+    """Time stamps of the frames in order of display, in ticks; None where they do not identify them."""
     with open_media(path) as container:
         source = video_track(container)
         if source is None:
-            raise UserError(f"{path} has no picture: a video is needed here.")
+            raise UserError(f"{path} has no video track: a video is needed here.")
         if container.format.name in UNSTAMPED:
             return None
         found = [p.pts for p in container.demux(source) if p.size and not p.is_discard]

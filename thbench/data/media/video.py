@@ -70,13 +70,14 @@ F = TypeVar("F")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some frames in a row, and how far they can be trusted.
+    """Consecutive frames, and how far they can be trusted.
 
     Attributes:
         frames: uint8 (n, 3, H, W) RGB.
-        damaged: bool (n,). The picture is broken, or stands in for one that was lost.
-        away: float32 (n,), in seconds, from where the frame is shown to its picture's time stamp.
-            Half a source frame is normal; more means that the picture stands still.
+        damaged: bool (n,). The frame is damaged, or replaces one that was lost.
+        away: float32 (n,), seconds between the time of the output frame and the time stamp of the
+            source frame that it shows. Half a source frame is normal; more means that the video
+            stands still.
     """
 
     frames: Tensor
@@ -90,10 +91,10 @@ class Chunk:
 def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chunk]:
     """All frames in order, ``chunk`` at a time, or fewer large ones, in bounded memory.
 
-    Frame k shows the picture whose time stamp is nearest to k / fps seconds after the first one
-    displayed; rotation metadata and oblong pixels are applied. Damage raises nothing, it is
-    flagged (``thbench.data.media.decoding`` says what can be seen). A picture whose time stamp does
-    not come after the one before is not shown.
+    Output frame k is the source frame whose time stamp is nearest to k / fps seconds after the
+    first one; rotation and pixel aspect ratio are applied. Damage raises nothing, it is flagged
+    (``thbench.data.media.decoding`` says what can be seen). A frame whose time stamp is
+    not after the one before is left out.
 
     Args:
         path: any video, of constant or variable frame rate.
@@ -102,16 +103,16 @@ def chunks(path: str | Path, chunk: int = 64, fps: float = FPS) -> Iterator[Chun
 
     Raises:
         UserError: the file is missing, empty, or no video; or, after the frames that are there, it
-            is cut short, its picture changes its shape, or its time stamps run backwards by more
+            is cut short, its frames change their shape, or its time stamps run backwards by more
             than ``BACKWARDS`` or pause for more than ``PAUSE`` seconds.
     """
-    items = resample(_timed(path), fps, None)
+    items = resample(_timed_frames(path), fps, None)
     placed = ((item, abs(k / fps - item.time)) for k, item in enumerate(items))
     return _chunked(placed, chunk)
 
 
 def stream(path: str | Path, chunk: int = 64, fps: float | None = FPS) -> Iterator[Tensor]:
-    """As ``chunks``, of a video that must be whole.
+    """The frames of a video that must be undamaged, in order, in bounded memory.
 
     Args:
         path: any video, of constant or variable frame rate.
@@ -122,10 +123,12 @@ def stream(path: str | Path, chunk: int = 64, fps: float | None = FPS) -> Iterat
         uint8 (n, 3, H, W) RGB, in channels-last memory as the decoder leaves it.
 
     Raises:
-        UserError: as ``chunks``, and when a frame is damaged, in front of its chunk.
+        UserError: a frame is damaged, before its chunk is given; and what ``chunks`` raises.
     """
     if fps is None:
-        parts = _chunked(((_Shown(p, p.time, p.damaged), 0.0) for p in decode_frames(path)), chunk)
+        parts = _chunked(
+            ((_DisplayedFrame(p, p.time, p.damaged), 0.0) for p in decode_frames(path)), chunk
+        )
     else:
         parts = chunks(path, chunk, fps)
     done = 0
@@ -137,27 +140,27 @@ def stream(path: str | Path, chunk: int = 64, fps: float | None = FPS) -> Iterat
 
 
 def frame_at(path: str | Path, seconds: float) -> Tensor:
-    """The picture shown at a time, uint8 (3, H, W), damaged or not.
+    """The frame shown at a time, uint8 (3, H, W), damaged or not.
 
     Args:
         path: any video.
         seconds: after the first frame displayed.
 
     Raises:
-        UserError: the file holds no picture, or none can be decoded.
+        UserError: the file holds no frame, or none can be decoded.
     """
     start = first_timestamp(path)
-    found = None if start is None else _shown_at(path, start + seconds, seek=True)
-    # Some containers seek beyond the time that was asked for: then from the start.
+    found = None if start is None else _frame_before(path, start + seconds, seek=True)
+    # Some containers seek beyond the requested time: then decode from the start.
     if found is None and start is not None:
-        found = _shown_at(path, start + seconds, seek=False)
+        found = _frame_before(path, start + seconds, seek=False)
     if found is None:
         raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
     return torch.from_numpy(to_pixels(found).copy()).permute(2, 0, 1).contiguous()
 
 
-def _shown_at(path: str | Path, time: float, seek: bool) -> DecodedFrame | None:
-    """The last picture whose time stamp is not behind ``time``, in seconds on the file's clock."""
+def _frame_before(path: str | Path, time: float, seek: bool) -> DecodedFrame | None:
+    """The last frame whose time stamp is at or before ``time``, in seconds on the file's clock."""
     found: DecodedFrame | None = None
     with open_media(path) as container, suppress(av.FFmpegError):
         source = video_track(container)
@@ -176,7 +179,7 @@ def resample(timed: Iterable[tuple[float, F]], fps: float, last: float | None) -
     Args:
         timed: (seconds, item) in order of time, starting at 0.
         fps: the wanted rate.
-        last: seconds for which the last item is shown. None: the median of the intervals between
+        last: seconds that the last item lasts. None: the median of the intervals between
             items, or one of ``fps`` where there are none.
 
     Yields:
@@ -197,56 +200,56 @@ def resample(timed: Iterable[tuple[float, F]], fps: float, last: float | None) -
             yield before[1]
 
 
-class _Shown:
-    """A picture that is shown, once or more often; its pixels are made when they are asked for."""
+class _DisplayedFrame:
+    """A frame to display, once or more often; its pixels are converted when first used."""
 
     def __init__(
-        self, picture: DecodedFrame, time: float, damaged: bool, size: tuple[int, int] | None = None
+        self, decoded: DecodedFrame, time: float, damaged: bool, size: tuple[int, int] | None = None
     ) -> None:
         self.time, self.damaged = time, damaged
-        self._picture, self._size = picture, size
+        self._decoded, self._size = decoded, size
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3)."""
-        if self._picture.frame is None:
-            raise ValueError("a lost picture has no pixels")
-        return to_pixels(self._picture, self._size)
+        if self._decoded.frame is None:
+            raise ValueError("a lost frame has no pixels")
+        return to_pixels(self._decoded, self._size)
 
-    def instead(self) -> _Shown:
-        """This one in the place of another that was lost."""
-        other = _Shown(self._picture, self.time, True)
+    def as_replacement(self) -> _DisplayedFrame:
+        """This frame in place of one that was lost."""
+        other = _DisplayedFrame(self._decoded, self.time, True)
         other.__dict__["pixels"] = self.pixels
         return other
 
 
-def _timed(path: str | Path) -> Iterator[tuple[float, _Shown]]:
-    """Pictures with seconds since the first, strictly in order of time."""
+def _timed_frames(path: str | Path) -> Iterator[tuple[float, _DisplayedFrame]]:
+    """Frames with seconds since the first, strictly in order of time."""
     start, last, good, size = 0.0, None, None, None
-    for picture in decode_frames(path):
+    for decoded in decode_frames(path):
         if last is None:
-            start = picture.time
-        time = picture.time - start
+            start = decoded.time
+        time = decoded.time - start
         if last is not None:
             _check_step(last, time, path)
             if time <= last:
                 continue
-        if picture.frame is not None:
-            size = _same_shape(picture, size, time, path)
-            good = _Shown(picture, time, picture.damaged, size)
+        if decoded.frame is not None:
+            size = _same_shape(decoded, size, time, path)
+            good = _DisplayedFrame(decoded, time, decoded.damaged, size)
         if good is not None:
-            yield time, good if picture.frame is not None else good.instead()
+            yield time, good if decoded.frame is not None else good.as_replacement()
         last = time
 
 
 def _same_shape(
-    picture: DecodedFrame, size: tuple[int, int] | None, time: float, path: str | Path
+    decoded: DecodedFrame, size: tuple[int, int] | None, time: float, path: str | Path
 ) -> tuple[int, int]:
-    """The first picture's size, in which those of a call whose quality changes are shown."""
-    own = display_size(picture)
+    """The first frame's size, to which later ones of a call with changing quality are scaled."""
+    own = display_size(decoded)
     if size is not None and abs(own[0] * size[1] / (own[1] * size[0]) - 1) > 0.05:
         raise UserError(
-            f"{path}: the picture changes its shape at {time:.2f} s, from {size[0]}x{size[1]} to"
+            f"{path}: the frames change their shape at {time:.2f} s, from {size[0]}x{size[1]} to"
             f" {own[0]}x{own[1]}: cut the file there."
         )
     return size or own
@@ -255,30 +258,30 @@ def _same_shape(
 def _check_step(last: float, time: float, path: str | Path) -> None:
     if last - time > BACKWARDS:
         raise UserError(
-            f"{path}: the picture's time stamps run backwards, from {last:.2f} to {time:.2f} s: it"
+            f"{path}: the video's time stamps run backwards, from {last:.2f} to {time:.2f} s: it"
             " is several recordings in one, so split it, or encode it anew."
         )
     if time - last > PAUSE:
         raise UserError(
-            f"{path}: the picture's time stamps pause from {last:.2f} to {time:.2f} s: cut the"
+            f"{path}: the video's time stamps pause from {last:.2f} to {time:.2f} s: cut the"
             " file there, or encode it anew."
         )
 
 
-def _chunked(placed: Iterable[tuple[_Shown, float]], chunk: int) -> Iterator[Chunk]:
-    waiting: list[tuple[np.ndarray, bool, float]] = []
+def _chunked(placed: Iterable[tuple[_DisplayedFrame, float]], chunk: int) -> Iterator[Chunk]:
+    pending: list[tuple[np.ndarray, bool, float]] = []
     try:
         for item, away in placed:
-            waiting.append((item.pixels, item.damaged, away))
-            if len(waiting) >= min(chunk, CHUNK_BYTES // item.pixels.nbytes):
-                yield _packed(waiting)
-                waiting = []
+            pending.append((item.pixels, item.damaged, away))
+            if len(pending) >= min(chunk, CHUNK_BYTES // item.pixels.nbytes):
+                yield _packed(pending)
+                pending = []
     except UserError:
-        if waiting:
-            yield _packed(waiting)
+        if pending:
+            yield _packed(pending)
         raise
-    if waiting:
-        yield _packed(waiting)
+    if pending:
+        yield _packed(pending)
 
 
 def _packed(shown: Sequence[tuple[np.ndarray, bool, float]]) -> Chunk:

@@ -25,7 +25,7 @@ from thbench.data.synthetic.render import render
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 _CHUNK = 25
 _REVISION = 2
-"""Raised whenever the same settings draw other pictures, so that no folder mixes two."""
+"""Raised whenever the same settings draw other images, so that no folder mixes two."""
 _RAW_CRF = 10
 """The raw video is encoded once more when it is prepared: lose little the first time."""
 

@@ -73,7 +73,7 @@ class Speech:
     Attributes:
         waveform: (T * 640,) float32 in [-1, 1] at 16 kHz.
         vowel: (T,) int64, index into ``VOWELS`` or ``SILENCE``.
-        loudness: (T,) float32, the planted envelope in [0, 1].
+        loudness: (T,) float32, the ground-truth envelope in [0, 1].
         mouth: (T,) float32 opening in [0, 1].
         width: (T,) float32, -1 rounded to 1 spread.
         beats: (K,) float32 seconds at which stressed vowels begin.
