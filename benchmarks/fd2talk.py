@@ -4,11 +4,11 @@
 
 Needs the data set of ``benchmarks.learning``. Trains the stages of the tiny scale that are
 missing, and the motion stage once more without L_sync, and measures on people that training never
-saw: the mouth opening that predicted coefficients have, within clips, against the ground-truth one, with
-the clip's own audio and with another's; the standard deviation of predicted poses against the
+saw: the mouth opening that predicted coefficients have, within clips, against the ground truth,
+with the clip's own audio and with another's; the standard deviation of predicted poses against the
 filmed ones; frames made from measured coefficients against copies of the portrait and against
 another moment's coefficients; and the mouth that ``synthetic-face`` reads off whole videos, made
-from an audio signal alone. Resumable.
+from audio alone. Resumable.
 Writes ``fd2talk.md``, ``fd2talk.json`` and ``fd2talk.png`` to ``--report``.
 """
 
@@ -116,7 +116,7 @@ def _unled(request: Request) -> Request:
 
 
 def coefficients(strategy: FD2Talk, request: Request) -> Tensor:
-    """What the first pass makes of an audio signal alone: (T, E + 6)."""
+    """What the first pass generates from audio alone: (T, E + 6)."""
     request = _unled(request)
     conditions = strategy.encode(request)
     first = strategy.passes(request)[0]
@@ -205,7 +205,7 @@ def page(rows: dict[str, dict], clips: int) -> str:
 
 _INTRODUCTION = (
     "Made by `python -m benchmarks.fd2talk`; 'smoke' scale, {} synthetic people that training never"
-    " saw. Correlations are within clips, with the ground-truth mouth opening; diversity in degrees."
+    " saw. Correlations are within clips, with the true mouth opening; diversity in degrees."
 )
 _GOALS = (
     "Wanted: mouth r 0.6 or more, near 0 with another clip's audio; diversity ratio 0.7 to 1.3."

@@ -65,7 +65,7 @@ def watch() -> None:
         ("finding cuts", scan.ShotFinder, "__call__"),
         ("finding faces", crop.FaceLocator, "faces"),
         ("tracking", landmarks.FaceMesh, "__call__"),
-        ("cropping", process, "cut"),
+        ("cropping", process, "crop_square"),
         ("writing", video.VideoWriter, "write"),
         ("reading audio", encoders, "read"),
         ("embedding audio", process, "_embed"),

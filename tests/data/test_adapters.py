@@ -197,7 +197,7 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     found = adapters.folder(tmp_path)
     assert [video.id for video in found.videos] == ["p/a"]
     said = "\n".join(found.lines)
-    others = "not looked at: 1 files with other suffixes than videos have (.txt 1)"
+    others = "not examined: 1 files with other suffixes than videos have (.txt 1)"
     for words in ("hidden videos (1", "p/d.mp4: a broken link", "out: a prepared data set", others):
         assert words in said
     assert len(found.left_out) == 3

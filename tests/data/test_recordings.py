@@ -16,7 +16,7 @@ from tests.recordings import Track, begin_later, clicks, damage, forget_rate, he
 from thbench.cli.parser import main
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.face.crop import cut
+from thbench.data.face.crop import crop_square
 from thbench.data.media import audio, video
 from thbench.data.prepare.job import Entry
 from thbench.data.prepare.prepare import read_report
@@ -115,7 +115,7 @@ def test_an_edit_list_is_followed(prepared: Prepared) -> None:
     shown = prepared.entry("edited~000").preview
     assert shown is not None
     assert shown.square is not None
-    first = cut(talk(N, 128, 1).frames[10:11], shown.square, 64).float()
+    first = crop_square(talk(N, 128, 1).frames[10:11], shown.square, 64).float()
     found = video.read(prepared.out / prepared.clips["edited~000"].video, [0]).float()
     assert (found - first).abs().mean() < 6
 
@@ -154,7 +154,9 @@ def test_damaged_pictures_are_in_no_clip(prepared: Prepared) -> None:
             assert square is not None
             region = whole[start : start + clip.n_frames].float()
             found = video.read(prepared.out / clip.video).float()
-            assert (found - cut(region.byte(), square, 64).float()).abs().mean((1, 2, 3)).max() < 6
+            assert (found - crop_square(region.byte(), square, 64).float()).abs().mean(
+                (1, 2, 3)
+            ).max() < 6
 
 
 def test_the_longer_of_two_people_s_shots_is_taken(prepared: Prepared) -> None:

@@ -27,7 +27,7 @@ def seen(n: int = N, **other: object) -> Scan:
     detections = [(t, [face()]) for t in range(0, n, LOCATE_EVERY)]
     away = np.zeros(n, np.float32)
     return Scan(**{"height": 240, "width": 320, "damaged": np.zeros(n, bool), "away": away,
-                   "looks": detections, **other})  # fmt: skip
+                   "detections": detections, **other})  # fmt: skip
 
 
 def sound(

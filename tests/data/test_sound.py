@@ -45,10 +45,10 @@ def test_sound_after_a_gap_lies_where_its_time_stamps_say(
     assert start == pytest.approx(1.0, abs=0.03)
     assert stop - start == pytest.approx(0.8, abs=0.002)
     assert np.abs(found.waveform[int(start * 16000) + 400 : int(stop * 16000) - 400]).max() == 0
-    (line,) = found.filled()
+    (line,) = found.gap_notes()
     assert "0.80" in line
     assert "silence" in line
-    assert not found.filled(0.0, 0.9)
+    assert not found.gap_notes(0.0, 0.9)
 
 
 def test_of_sound_that_overlaps_the_later_counts(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_late_start_is_silence_and_an_early_one_is_cut(
     if late > 0:
         # an encoder's lead-in may come before the first sample that was recorded
         assert found.gaps[0] == pytest.approx((0, late), abs=0.025)
-    assert len(found.notes) + len(found.filled()) == 1
+    assert len(found.notes) + len(found.gap_notes()) == 1
 
 
 @pytest.mark.parametrize("size", [441, 1024])
@@ -268,8 +268,8 @@ def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
     found = audio.read(_float_wav(tmp_path / "a.wav", tone))
     assert np.isfinite(found.waveform).all()
     assert not found.waveform[500:600].any()
-    assert found.notes == ("101 samples are no numbers: silent",)
-    with pytest.raises(audio.NoAudioError, match="no numbers"):
+    assert found.notes == ("101 samples are not finite: silenced",)
+    with pytest.raises(audio.NoAudioError, match="no finite samples"):
         audio.read(_float_wav(tmp_path / "b.wav", np.full(16000, np.nan)))
 
 

@@ -400,7 +400,7 @@ def test_a_size_that_changes(tmp_path: Path, size: int, fits: bool) -> None:
         assert found.shape == (20, 3, 64, 64)
         assert counted(found, 20) == [*range(10), *range(10)]
     else:
-        with pytest.raises(UserError, match=r"changes its shape at 0\.40 s, from 64x64 to 64x32"):
+        with pytest.raises(UserError, match=r"change their shape at 0\.40 s, from 64x64 to 64x32"):
             every(path)
 
 

@@ -1,7 +1,7 @@
-"""Batches for the trainer: the same global batch k on any number of devices, in any number of runs.
+"""Data loading: the same global batch k on any number of devices, in any number of runs.
 
 The training loader never ends and counts what was consumed; its state is the number of global
-batches done, so a run that stops anywhere goes on with the batch after it.
+batches consumed, so a run that stops anywhere resumes with the batch after it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ batch ahead of a loader without a length, which would then count as consumed."""
 
 @dataclass(frozen=True)
 class RankShard:
-    """Which slots of a global batch one rank sees.
+    """Which slots of a global batch one rank takes.
 
     A global batch is consumed in ``accumulate`` parts by each of ``world`` ranks.
 
@@ -53,14 +53,14 @@ class RankShard:
             )
 
     def slots(self, part: int) -> range:
-        """The slots of this rank in part ``part`` of a global batch."""
+        """The slots of this rank in part ``part`` (from 0) of a global batch."""
         size = self.batch_size // (self.world * self.accumulate)
         first = (part * self.world + self.rank) * size
         return range(first, first + size)
 
 
 class RankDataset(Dataset[Batch]):
-    """One rank's parts of the global batches, numbered through."""
+    """One rank's parts of the global batches, numbered consecutively."""
 
     def __init__(self, dataset: PreparedDataset, shard: RankShard) -> None:
         self.dataset = dataset
@@ -75,8 +75,8 @@ class BatchLoader:
     """Iterates over parts ``first`` to ``length`` in order, read ahead by worker processes.
 
     Args:
-        parts: what is read.
-        length: how many parts there are.
+        parts: the rank's parts.
+        length: number of parts.
         workers: processes; 0 reads in this one.
     """
 
@@ -134,7 +134,7 @@ class ClipData(L.LightningDataModule):
         data: the prepared data set.
         draw: how samples are drawn.
         batch_size: the global one.
-        size: of the frames.
+        size: of the frames, in pixels.
         seed: of the run.
         accumulate: parts in which a rank consumes a global batch.
         workers: processes that read ahead.
@@ -214,7 +214,11 @@ class ClipData(L.LightningDataModule):
 
 
 def check_root(root: str) -> None:
-    """Raise a UserError unless ``root`` is a prepared data set."""
+    """Check that ``root`` is a prepared data set.
+
+    Raises:
+        UserError: it is none.
+    """
     if not root or not (Path(root) / "manifest.jsonl").is_file():
         raise UserError(
             f"There is no prepared data set at '{root}': run `thbench data prepare` or"
@@ -223,7 +227,11 @@ def check_root(root: str) -> None:
 
 
 def read_digest(root: str) -> str:
-    """The hash of what determines training in a prepared data set."""
+    """The hash of all that training depends on in a prepared data set.
+
+    Raises:
+        UserError: ``root`` is no prepared data set.
+    """
     check_root(root)
     changed = (Path(root) / "manifest.jsonl").stat()
     return _digest(root, changed.st_mtime_ns, changed.st_size)

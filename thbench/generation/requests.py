@@ -18,7 +18,7 @@ from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Request, Track
 from thbench.data.embedding import encoders
 from thbench.data.face import landmarks
-from thbench.data.face.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
+from thbench.data.face.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, crop_square
 from thbench.data.media import audio, video
 from thbench.data.store import Store
 
@@ -192,10 +192,10 @@ def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:
         rank_zero_print(f"{image}: {len(faces)} faces, the largest is taken.")
     if square is None:
         raise UserError(f"No face was found in {image}: take a picture of one face from the front.")
-    seen = landmarks.track(cut(picture, square, max(size, MESH_SIZE)))
+    seen = landmarks.track(crop_square(picture, square, max(size, MESH_SIZE)))
     if not seen.valid[0]:
         raise UserError(f"The face in {image} cannot be measured: take a picture from the front.")
-    return cut(picture, square, size)[0], seen
+    return crop_square(picture, square, size)[0], seen
 
 
 def follow(path: Path, portrait: Track, n: int) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,7 @@ def follow(path: Path, portrait: Track, n: int) -> tuple[Tensor, Tensor]:
     square = choose_square(np.stack(known), info.height, info.width) if known else None
     if square is None:
         raise UserError(f"{path}: no face was found, or it moves too far for one crop.")
-    seen = landmarks.track(cut(frame[None], square, MESH_SIZE) for frame in _first(path, n))
+    seen = landmarks.track(crop_square(frame[None], square, MESH_SIZE) for frame in _first(path, n))
     if len(seen) < n:
         raise UserError(f"{path} has {len(seen)} frames at 25 fps, but the sound needs {n}.")
     if not seen.valid.any():

@@ -1,7 +1,7 @@
 """One trainer for every stage of every strategy.
 
 ``fit`` trains the missing stages of a strategy in order. A stage whose newest checkpoint has
-reached ``max_steps`` is skipped; any other goes on from that checkpoint, after a crash, a kill, a
+reached ``max_steps`` is skipped; any other resumes from that checkpoint, after a crash, a kill, a
 requeued SLURM job (submit with ``#SBATCH --signal=SIGUSR1@90``, ``srun thbench fit ...``) or with
 a larger ``max_steps``. Because batches and noise are functions of (seed, step, rank), an
 interrupted run ends where an uninterrupted one does.
@@ -54,17 +54,18 @@ __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "
 
 
 def fit(config: Config, only: str | None = None) -> dict[str, Path]:
-    """Train what is missing.
+    """Train the stages that are not trained yet.
 
     Args:
-        config: a strategy.
+        config: a strategy's configuration.
         only: train this stage alone; those that it builds on must be trained.
 
     Returns:
-        the run folder of each stage asked for, by name.
+        The run folder of each requested stage, by name.
 
     Raises:
-        UserError: something that the user can put right. The last good checkpoint stays.
+        UserError: the stage cannot be built or trained as configured, training diverged, or the
+            disk is full. The last good checkpoint stays.
     """
     names = order(config, only)
     wanted = [only] if only else names
@@ -81,7 +82,11 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
 
 
 def fit_stage(config: Config, name: str) -> StageRun:
-    """Train one stage to its ``max_steps``, from its newest checkpoint where it has one."""
+    """Train one stage to its ``max_steps``, from its newest checkpoint where it has one.
+
+    Raises:
+        UserError: as ``fit``.
+    """
     run, stage_config = stage_run(config, name), config.stages[name]
     resume = run.steps
     with quiet(), as_user_errors(run):
@@ -100,7 +105,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
             stage.start()
         count_in_parts(stage.net, config.trainer.accumulate)
         if config.trainer.compile:
-            for part in stage.net.children():  # losses call these, and seldom the net itself
+            for part in stage.net.children():  # losses call these, seldom the net itself
                 part.compile()
         metadata = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
         if not stage_config.max_steps:
@@ -140,8 +145,8 @@ def build_trainer(
         run: where it writes.
         stage: what is trained; only whether it optimises by hand matters here.
         data: its data.
-        metadata: what checkpoints say of themselves.
-        resume: the step that it goes on from.
+        metadata: kept in each checkpoint.
+        resume: the step that it resumes from.
 
     Raises:
         UserError: settings that this machine or the batch size do not allow.
@@ -179,12 +184,14 @@ def build_trainer(
         use_distributed_sampler=False,
         benchmark=True,
     )
-    RankShard(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)  # or say why not
+    RankShard(
+        stage_config.batch_size, 0, trainer.world_size, settings.accumulate
+    )  # raises if it cannot be divided
     return trainer
 
 
 def stage_data(config: Config, name: str) -> ClipData:
-    """The data of a stage, as it draws it."""
+    """The data of a stage, with its draw and batch size."""
     stage, settings = config.stages[name], config.trainer
     return ClipData(
         config.data,
@@ -200,7 +207,7 @@ def stage_data(config: Config, name: str) -> ClipData:
 
 @contextlib.contextmanager
 def as_user_errors(run: StageRun) -> Iterator[None]:
-    """Turn what libraries say of settings and full disks into one line."""
+    """Turn libraries' errors on settings, memory and full disks into one-line ``UserError``s."""
     try:
         yield
     except MisconfigurationException as error:
@@ -223,7 +230,7 @@ def as_user_errors(run: StageRun) -> Iterator[None]:
 
 
 def _is_trained(config: Config, name: str) -> bool:
-    """Whether nothing is left to do; says so."""
+    """Whether a stage is trained to its ``max_steps``; prints so."""
     run, limit = stage_run(config, name), config.stages[name].max_steps
     if not run.last.is_file():
         return False
@@ -236,7 +243,7 @@ def _is_trained(config: Config, name: str) -> bool:
 
 
 def _save_untrained(config: Config, run: StageRun, stage: Stage, metadata: dict[str, Any]) -> None:
-    """Keep the network of a stage without steps: published weights that stay as they are."""
+    """Save the network of a stage without steps: published weights that are used unchanged."""
     _start(config, run, 0)
     if is_rank_zero():
         meta = {**metadata, "steps": 0, "best": None}
@@ -244,7 +251,7 @@ def _save_untrained(config: Config, run: StageRun, stage: Stage, metadata: dict[
             {"state_dict": stage.state_dict(), META: meta}, run.last
         )
         run.update_record(status="done", seconds=0.0)
-    rank_zero_print(f"{run.name}: no steps to train, its weights are taken as they are")
+    rank_zero_print(f"{run.name}: no steps to train, its weights are used unchanged")
 
 
 def _start(config: Config, run: StageRun, resume: int) -> None:
@@ -279,7 +286,7 @@ def _finish(trainer: L.Trainer, run: StageRun, stage: Stage) -> None:
 def _callbacks(
     config: Config, stage: StageConfig, run: StageRun, data: ClipData, metadata: dict[str, Any]
 ) -> list[Callback]:
-    """In the order in which they act at the end of a batch; the counter first, saving last."""
+    """Callbacks in order of execution at the end of a batch: the counter first, saving last."""
     settings = config.trainer
     steps = StepCounter(stage.max_steps, settings.accumulate)
     averaging: list[Callback] = []

@@ -14,7 +14,7 @@ from thbench.training.runs import build_stage, order
 
 TOTAL = "total"
 OWN = "(own)"
-"""What a network holds beside its named parts."""
+"""Parameters of a network outside its named parts."""
 
 
 def build(strategy: str, scale: str) -> dict[str, nn.Module]:
@@ -36,14 +36,14 @@ def build(strategy: str, scale: str) -> dict[str, nn.Module]:
 
 
 def count(strategy: str, scale: str) -> dict[str, dict[str, int]]:
-    """Parameters by role and named part of its network, and in ``total``; no empty parts."""
+    """Parameters by role and named part of its network, with ``total``; no empty parts."""
     nets = build(strategy, scale)
     roles: Mapping[str, str] = configs.load(strategy, [f"scale={scale}"]).nets
     return {role: count_parts(nets[stage]) for role, stage in roles.items()}
 
 
 def count_parts(net: nn.Module) -> dict[str, int]:
-    """Parameters of a network's children by name, its own beside them, and in ``total``."""
+    """Parameters of a network's children by name, its own, and ``total``."""
     parts = {name: _size(child) for name, child in net.named_children()}
     parts[OWN] = sum(p.numel() for p in net.parameters(recurse=False))
     return {**{name: n for name, n in parts.items() if n}, TOTAL: _size(net)}

@@ -26,13 +26,13 @@ from thbench.training.stage import Stage
 
 class SampleVideos(Callback):
     """Writes ``Stage.samples`` of one fixed batch to ``samples/step-N``: an mp4 each, with the
-    clip's audio where the frames are a run of it, and ``sheet.png`` with frames of all of them.
+    clip's audio where the frames are consecutive, and ``sheet.png`` with frames of all of them.
 
     Args:
         steps: the counter.
         every: steps between samples; 0 for none.
         folder: the run folder.
-        fixed: gives the batch and the mp4 of its first clip.
+        fixed: returns the batch and the path of its first clip's mp4.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ def contact_sheet(videos: Sequence[Tensor], columns: int = 8) -> Tensor:
 
 
 def clip_audio(clip: Path, frames: Tensor) -> np.ndarray | None:
-    """The clip's audio under a run of frames (T,), (T * 640,); None if they are no run."""
+    """A clip's audio at consecutive frames (T,), float32 (T * 640,); None if they are not."""
     if len(frames) < 2 or not bool((frames.diff() == 1).all()):
         return None
     a, b = int(frames[0]) * SAMPLES_PER_FRAME, (int(frames[-1]) + 1) * SAMPLES_PER_FRAME
@@ -112,4 +112,4 @@ def clip_audio(clip: Path, frames: Tensor) -> np.ndarray | None:
 
 
 def _callbacks(trainer: Any) -> list[Callback]:
-    return trainer.callbacks  # set behind the type checker's back
+    return trainer.callbacks  # an attribute that the type checker does not know

@@ -18,9 +18,9 @@ from thbench.data.face.tracker.region import Region, around
 def track(frames: Iterable[Tensor] | Tensor) -> Track:
     """Landmarks, pose and eyes of the one face in a clip.
 
-    Each clip gets a tracker of its own, so the result depends on nothing seen before. On a frame
-    where the tracker loses the face, a detector looks for it afresh. Frames without a face are
-    filled by linear interpolation, the ends by the nearest measurement, and flagged.
+    Each clip gets a tracker of its own, so the result does not depend on other clips. On a frame
+    where the tracker loses the face, it is detected anew. Frames without a face are filled by
+    linear interpolation, the ends by the nearest measurement, and flagged.
 
     Args:
         frames: uint8 (T, 3, H, W) RGB, square, or an iterable of such chunks.
@@ -55,14 +55,14 @@ def interpolate(points: list[np.ndarray | None]) -> np.ndarray:
 
 
 class FaceMesh:
-    """One face per image, 478 points, following it from image to image.
+    """Tracks one face from image to image, as 478 points.
 
-    Call it with uint8 (H, W, 3) RGB for float32 (478, 3) or None. What it follows is forgotten
-    where a ``with`` block ends.
+    Call it with uint8 (H, W, 3) RGB for float32 (478, 3) or None. Its state is cleared where a
+    ``with`` block ends.
 
     Args:
-        moving: follow the face; False detects it afresh in every image.
-        device: where the networks run. The results are the same to a few thousandths of a pixel.
+        moving: track the face; False detects it anew in every image.
+        device: where the networks run; results agree to a few thousandths of a pixel.
     """
 
     def __init__(self, moving: bool = True, device: str | torch.device = "cpu") -> None:
@@ -89,7 +89,7 @@ class FaceMesh:
         return points
 
     def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-        """The face of each of several images, detected afresh; nothing is followed."""
+        """Landmarks (478, 3) or None of the face in each of several images, detected anew."""
         found = {k: faces[0] for k, faces in enumerate(self._detector.batch(images)) if faces}
         regions = [_region(face, images[k]) for k, face in found.items()]
         points = self._mesh([images[k] for k in found], regions)
@@ -98,7 +98,7 @@ class FaceMesh:
 
 
 def _region(face: Detection, image: np.ndarray) -> Region:
-    """Where the mesh looks for a detected face."""
+    """The region of a detected face in which the mesh measures it."""
     height, width = image.shape[:2]
     low, high = face.box.reshape(2, 2) * (width, height)
     return around(low, high, face.points[:2] * (width, height))

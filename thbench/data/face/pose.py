@@ -1,6 +1,6 @@
 """Head pose, eyes and mouth from Face Mesh landmarks, in numpy.
 
-Signs, as one looks at the image: yaw > 0, the face is turned towards the right edge; pitch > 0,
+Signs, as seen in the image: yaw > 0, the face is turned towards the right edge; pitch > 0,
 towards the upper edge; roll > 0, the head leans clockwise. Face Mesh's z is relative, in units of
 the width, and grows away from the camera, so (x, y, z) of a square image is a right-handed,
 isotropic frame.
@@ -104,10 +104,10 @@ def mouth_opening(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
 def to_mean_face(
     points: np.ndarray, names: Sequence[int]
 ) -> tuple[np.ndarray, float, tuple[np.ndarray, np.ndarray]]:
-    """The similarity that lays points (n, 3) on those of the mean face that are called ``names``.
+    """The similarity that maps points (n, 3) to those of the mean face with indices ``names``.
 
     Returns:
-        rotation (3, 3), scale, and the centres (3,) of the points and of where they come to, whose
+        Rotation (3, 3), scale, and the centres (3,) of the points and of their targets, whose
         origin is the middle of all rigid points.
     """
     face = np.array([RIGID[name] for name in names])
@@ -118,7 +118,7 @@ def to_mean_face(
 def _similarity(
     points: np.ndarray, face: np.ndarray = _FACE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rotation (..., 3, 3), scale (...,) and centre (..., 3) that lay the mean face on points."""
+    """Rotation (..., 3, 3), scale (...,) and centre (..., 3) that map the mean face to points."""
     centre = points.mean(-2)
     face = face - face.mean(0)
     covariance = np.swapaxes(points - centre[..., None, :], -1, -2) @ face

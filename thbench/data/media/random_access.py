@@ -179,7 +179,7 @@ def _read_in_order(path: str | Path, indices: Indices) -> Tensor:
 
 
 def _display_stamps(path: str | Path) -> list[int] | None:
-    """Time stamps of the frames in order of display, in ticks; None where they do not identify them."""
+    """Time stamps in order of display, in ticks; None where they do not identify frames."""
     with open_media(path) as container:
         source = video_track(container)
         if source is None:

@@ -15,7 +15,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import DiskError, replacing, sha256
 from thbench.core.types import FPS, SAMPLES_PER_FRAME, Clip, Track
 from thbench.data.embedding import cache, encoders
-from thbench.data.face.crop import MESH_SIZE, Square, cut
+from thbench.data.face.crop import MESH_SIZE, Square, crop_square
 from thbench.data.face.landmarks import track
 from thbench.data.media import audio, video
 from thbench.data.prepare import segments
@@ -206,9 +206,9 @@ def _cut_and_write(
     """Write the clip, and yield its frames for the tracker, larger ones where clips are small."""
     fine = max(size, min(square.side, MESH_SIZE))
     for chunk in frames:
-        small = cut(chunk, square, size)
+        small = crop_square(chunk, square, size)
         writer.write(small)
-        yield small if fine == size else cut(chunk, square, fine)
+        yield small if fine == size else crop_square(chunk, square, fine)
 
 
 def _check_length(job: Job, n_frames: int) -> None:

@@ -118,7 +118,8 @@ def mouth_audio_score(mouth: np.ndarray, waveform: np.ndarray) -> float:
     """How well a mouth's motion follows audio: about 0 for another's audio, at most 2.
 
     The correlation of the lips' speed with the audio's level, plus that of their opening, without
-    changes slower than half a second; each the largest within ``LAG`` frames. benchmarks/speaker.py says how often that is right.
+    changes slower than half a second; each the largest within ``LAG`` frames.
+    ``benchmarks.speaker`` measures how often that is right.
 
     Args:
         mouth: (T,) opening, frame by frame.

@@ -96,7 +96,7 @@ def voice(seed: int, identity: int) -> Voice:
 
 
 def speak(n_frames: int, speaker: Voice, rng: np.random.Generator) -> Speech:
-    """``n_frames`` of speech by ``speaker``; all chance comes from ``rng``."""
+    """``n_frames`` of speech by ``speaker``; all randomness comes from ``rng``."""
     seconds = n_frames / FPS
     syllables = list(_syllables(seconds, speaker, rng))
     n = n_frames * SAMPLES_PER_FRAME
