@@ -1,10 +1,10 @@
 """Trains the experts of the synthetic domain and measures them on people they never saw.
 
-    python benchmarks/experts.py [--data runs/learning/data]
+    python -m benchmarks.experts [--data runs/learning/data]
 
 The data set is made where it is absent (see ``thbench data synth``). Three nets are trained on its
 training people from the renderer's own labels: ``face`` reads pose, mouth and lids, ``identity``
-tells people apart, ``sync`` puts lips and sound into one space. Weights go where the package looks
+tells people apart, ``sync`` puts lips and audio into one space. Weights go where the package looks
 for them, the figures to ``docs/scoring/experts.md``. About ten minutes on one core. The basis of
 expressions, found from the landmarks alone, is a fourth file.
 """
@@ -12,7 +12,7 @@ expressions, found from the landmarks alone, is a fourth file.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 from tqdm import trange
 
 from metrics.extractors.expression import SyntheticExpression
-from metrics.extractors.syncnet import sound_windows
+from metrics.extractors.syncnet import audio_windows
 from metrics.extractors.synthetic import FOLDER, READS, FaceNet, shrink
 from metrics.extractors.synthetic_sync import SyncExpert, mouths
 from metrics.syncnet import sync
@@ -39,13 +39,13 @@ from thbench.data.synthetic.make import synthesize
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
 SHIFTS = range(-8, 9)
-REACH = 15  # frames to either side among which the sound of now is to be found
+REACH = 15  # frames to either side among which the audio of now is to be found
 
 
 @dataclass(frozen=True)
 class Footage:
     """A split in memory: frames (N, T, 3, 64, 64) uint8, mouths (N, T, 3, 32, 32) uint8,
-    sounds (N, T - 5, 13, 20), what was planted (N, T, reads).
+    audio signals (N, T - 5, 13, 20), what was planted (N, T, reads).
     """
 
     frames: Tensor
@@ -57,14 +57,14 @@ class Footage:
         return len(self.frames)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the data, train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", default="runs/learning/data", help="a synthetic data set")
     parser.add_argument("--seed", type=int, default=1, help="of the data set, if it is made")
     parser.add_argument("--out", default=str(FOLDER), help="folder of the weights")
     parser.add_argument("--report", default="docs/scoring/experts.md")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     data = Path(arguments.data)
     if not (data / "manifest.jsonl").is_file():
         synthesize(data, identities=sum(SPLITS.values()), splits=SPLITS, seed=arguments.seed)
@@ -73,11 +73,12 @@ def main() -> None:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     lines = ["# Experts of the synthetic domain", "", _INTRODUCTION, "", "| | |", "|---|---|"]
-    for name, fit, judge in (
+    experts: tuple[tuple[str, Callable[..., Any], Callable[..., dict[str, float]]], ...] = (
         ("face", fit_face, judge_face),
         ("identity", fit_identity, judge_identity),
         ("sync", fit_sync, judge_sync),
-    ):
+    )
+    for name, fit, judge in experts:
         net = fit(train).eval()
         save_file({k: v.contiguous() for k, v in net.state_dict().items()},
                   out / f"{name}.safetensors")  # fmt: skip
@@ -94,7 +95,7 @@ def main() -> None:
 
 _INTRODUCTION = (
     f"Figures on {SPLITS['test']} people whom training never saw;"
-    " made by `python benchmarks/experts.py`."
+    " made by `python -m benchmarks.experts`."
 )
 
 
@@ -110,7 +111,7 @@ def _load(root: Path, clip: Clip, n: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     frames = video.read(root / clip.video, slice(0, n))
     with np.load(root / clip.track) as track:
         points = torch.from_numpy(track["landmarks"][:n].astype(np.float32))
-    sounds = sound_windows(audio.fit_length(audio.load(root / clip.video), n), n - 5)
+    sounds = audio_windows(audio.fit_length(audio.load(root / clip.video), n), n - 5)
     with np.load(root / clip.extra["truth"]) as truth:
         values = [
             *truth["pose"][:n].T,
@@ -205,7 +206,7 @@ def judge_identity(net: FaceNet, footage: Footage) -> dict[str, float]:
 
 
 def fit_sync(footage: Footage, steps: int = 1500, clips: int = 4) -> SyncExpert:
-    """Two towers; the sound of now is to be nearest among those of ``REACH`` frames around."""
+    """Two towers; the audio of now is to be nearest among those of ``REACH`` frames around."""
     net = SyncExpert()
     optimiser, schedule = _optimise(net, steps)
     for _ in trange(steps, desc="sync", disable=None):
@@ -221,7 +222,7 @@ def fit_sync(footage: Footage, steps: int = 1500, clips: int = 4) -> SyncExpert:
 
 
 def judge_sync(net: SyncExpert, footage: Footage) -> dict[str, float]:
-    """Share of clips whose sound, shifted by k frames, is read as shifted by k."""
+    """Share of clips whose audio, shifted by k frames, is read as shifted by k."""
     right: list[bool] = []
     clean: list[float] = []
     for seen, sounds in zip(footage.mouths, footage.sounds, strict=True):

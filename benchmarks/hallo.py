@@ -1,10 +1,10 @@
 """Does Hallo learn in both stages, and do the weights of its regions move what they should?
 
-    python benchmarks/hallo.py [--out runs/learning] [key=value ...]
+    python -m benchmarks.hallo [--out runs/learning] [key=value ...]
 
-Needs the data set of ``benchmarks/learning.py``. Trains the tiny scale, measures the loss on
+Needs the data set of ``benchmarks.learning``. Trains the tiny scale, measures the loss on
 held-out people before and after each stage, and generates held-out clips with the lip region's
-weight at 0, 1 and 2, and once with another clip's sound. Mouth motion is read by the net for such
+weight at 0, 1 and 2, and once with another clip's audio. Mouth motion is read by the net for such
 faces (``synthetic-face``) and, without any net, as the change of pixels in the box around the
 portrait's lips. Resumable.
 Writes ``hallo.json``, ``hallo.md``, ``hallo-lips.png`` and ``hallo-masks.png`` to ``--report``.
@@ -16,15 +16,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from held_out import arguments, correlation, generate, metadata, mouth, sheet, table, told, words
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
+from benchmarks.held_out import (
+    arguments,
+    correlation,
+    generate,
+    metadata,
+    mouth,
+    sheet,
+    table,
+    told,
+    words,
+)
 from thbench import config
 from thbench.core.files import write_atomic
 from thbench.core.seeding import derive_seed
@@ -42,14 +52,14 @@ STAGES = ("image", "video")
 WEIGHTS = (0.0, 1.0, 2.0)
 FRAMES = 44  # of a generated clip: a first segment, two whole ones, and a rest
 BATCHES = 12  # of held-out clips, for a loss
-OTHER = "1, another's sound"
+OTHER = "1, another's audio"
 MOTION, HEARD = "mouth, deviation", "r with planted mouth"
 COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 0.4, 1.0)}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, report."""
-    given = arguments(__doc__ or "", clips=16)
+    given = arguments(__doc__ or "", 16, argv)
     loaded = config.load("hallo", words(given))
     fit.fit(loaded)
     folder = Path(given.report)
@@ -93,7 +103,9 @@ def held_out_loss(loaded: config.Config, name: str, *, trained: bool) -> float:
         origin = loaded.stages[name].init_from
         if origin:
             stage.net.load_state_dict(load_net(loaded, origin, {"vae": vae})[0].state_dict())
-        stage.net.statistics.load_state_dict(net.statistics.state_dict())
+        cast("nn.Module", stage.net.statistics).load_state_dict(
+            cast("nn.Module", net.statistics).state_dict()
+        )
     return _mean_loss(stage.eval(), data.dataset("val"), loaded.stages[name].batch_size)
 
 
@@ -195,14 +207,14 @@ def page(found: dict[str, Any], people: str) -> str:
         "",
         "Deviation within a clip of the mouth opening that `synthetic-face` reads; mean change from"
         " frame to frame in the box around the portrait's lips, in grey levels; correlation with"
-        " the opening that was planted beside the clip's own sound. Guidance and steps are the tiny"
+        " the opening that was planted beside the clip's own audio. Guidance and steps are the tiny"
         " scale's.",
         "",
         verdict(weights),
         "",
-        "![frames at lip weight 0, 1 and 2, and with another sound](hallo-lips.png)",
+        "![frames at lip weight 0, 1 and 2, and with another audio](hallo-lips.png)",
         "",
-        "## Where the sound acts",
+        "## Where the audio acts",
         "",
         "![lip, expression and pose regions](hallo-masks.png)",
         "",
@@ -211,9 +223,9 @@ def page(found: dict[str, Any], people: str) -> str:
         " 8 x 8 of the tiny scale. In training they are the unions over the clip. Of real clips"
         " 4.3% of the lips' points and .9% of the face's leave these regions, of the portrait's own"
         " boxes 35% and 14%"
-        " (`python benchmarks/regions.py`; docs/decisions.md).",
+        " (`python -m benchmarks.regions`; docs/decisions.md).",
         "",
-        "Made by `python benchmarks/hallo.py`; 'smoke' scale, synthetic faces, one seed.",
+        "Made by `python -m benchmarks.hallo`; 'smoke' scale, synthetic faces, one seed.",
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What benchmarks of trained systems share: held-out clips with a planted truth, and figures."""
+"""What benchmarks of trained systems share: held-out clips with a ground truth, and figures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from thbench.generation.strategy import Strategy
 from thbench.training.runs import stage_run
 
 
-def arguments(doc: str, clips: int) -> argparse.Namespace:
-    """The command line of a benchmark that trains one system and measures it."""
+def arguments(doc: str, clips: int, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a benchmark that trains one system and measures it."""
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data (in data/) and checkpoints")
     parser.add_argument("--report", default="docs/learning", help="figures and page")
     parser.add_argument("--clips", type=int, default=clips, help="held-out clips")
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def words(given: argparse.Namespace) -> list[str]:
@@ -47,7 +47,7 @@ def metadata(loaded: config.Config, stage: str) -> dict[str, float]:
 
 
 def told(asked: SplitRequests, root: Path) -> Iterator[tuple[Request, Request, np.ndarray]]:
-    """Each clip, the same with another's sound, and the mouth opening (T,) planted in it."""
+    """Each clip, the same with another's audio, and the mouth opening (T,) planted in it."""
     truths = {clip.id: clip.extra["truth"] for clip in manifest.read(root)}
     requests = [asked[i] for i in range(len(asked))]
     for request, other in zip(requests, [*requests[1:], requests[0]], strict=True):
@@ -85,7 +85,7 @@ def psnr(made: Tensor, wanted: Tensor) -> float:
 
 
 def sheet(pictures: Sequence[Tensor], columns: int, path: Path) -> None:
-    """Pictures (3, H, W) in [0, 1] in rows, twice as large: those of the tiny scale are small."""
+    """Images (3, H, W) in [0, 1] in rows, twice as large: those of the tiny scale are small."""
     shown = torch.stack(list(pictures)).repeat_interleave(2, -2).repeat_interleave(2, -1)
     save_image(shown, path, nrow=columns)
 

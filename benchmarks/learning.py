@@ -1,11 +1,11 @@
-"""Does DAWN learn? Held-out synthetic faces and speech, measured against the planted truth.
+"""Does DAWN learn? Held-out synthetic faces and speech, measured against the ground truth.
 
-    python benchmarks/learning.py [--out runs/learning]
+    python -m benchmarks.learning [--out runs/learning]
 
 renders a data set, trains the tiny scale and, at several points of each stage, measures on test
 identities that training never saw. Correlations are taken within clips and averaged: pooled over
 clips, an untrained model scores through the portrait alone. Face Mesh reads the videos; mouth and
-lids, of which it misses much in small pictures, are read once more by a net trained for such faces
+lids, of which it misses much in small images, are read once more by a net trained for such faces
 (``synthetic-face``); the row "true frames" says what either can read at best. The truth comes from
 the renderer. Resumable: run it again and it goes on. Writes ``learning.json``, ``learning.md``,
 ``learning.png`` and ``reconstructions.png`` to ``--report``.
@@ -19,15 +19,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from held_out import correlation, generate, psnr
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import flow_to_image, save_image
 
+from benchmarks.held_out import correlation, generate, psnr
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.files import write_atomic
@@ -37,6 +37,7 @@ from thbench.data.face import landmarks
 from thbench.data.face.pose import mouth_opening
 from thbench.data.store import Store
 from thbench.data.synthetic.make import synthesize
+from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.generation import assemble
 from thbench.generation.requests import SplitRequests
 from thbench.nn.warp import resize_to, warp_by_flow
@@ -54,7 +55,7 @@ TARGETS = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data, checkpoints and videos")
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy dawn")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     data = render(out, arguments.workers)
     words = ["scale=tiny", f"data={data}", f"runs={out}", *arguments.overrides]
@@ -100,7 +101,7 @@ class HeldOut:
         config: of the tiny scale.
         split: ``test``, or ``val`` while a recipe is looked for.
         clips: so many are reconstructed; half of them are generated.
-        sheet: the picture that shows reconstructions.
+        sheet: the image that shows reconstructions.
     """
 
     config: config.Config
@@ -155,7 +156,7 @@ def train_and_measure(
 def reconstruct(held_out: HeldOut, stage: str) -> dict[str, float]:
     """The latent flow generator alone: each clip from its first frame and its own motion."""
     loaded = held_out.config
-    net = load_net(loaded, stage)[0]
+    net = cast("LatentFlowGenerator", load_net(loaded, stage)[0])
     store = Store(
         Path(loaded.data.root), held_out.split, loaded.size, loaded.data.audio, cache_gb=0
     )
@@ -205,7 +206,7 @@ def _look(
 
 
 def follow(held_out: HeldOut, stage: str) -> dict[str, float]:
-    """Whole clips from portrait, sound and given motion; the mouth again with another's sound."""
+    """Whole clips from portrait, audio and given motion; the mouth again with another's audio."""
     loaded = held_out.config
     nets = {role: s for role, s in loaded.nets.items() if role != "pbnet"} | {"a2v": stage}
     strategy = assemble.assemble(replace(loaded, nets=nets)).strategy
@@ -226,7 +227,7 @@ def follow(held_out: HeldOut, stage: str) -> dict[str, float]:
     ]
     shuffled = agreement(ids, [generate(strategy, r) for r in swapped], loaded)
     names = ("mouth", "mouth, expert")
-    return figures | {f"{name}, shuffled sound": shuffled[name] for name in names}
+    return figures | {f"{name}, shuffled audio": shuffled[name] for name in names}
 
 
 def agreement(
@@ -273,7 +274,7 @@ def report(points: Points, folder: Path) -> None:
     for stage in ("a2v1", "a2v2"):
         lines += ["", *_table(measured, stage, f"Generation, after {stage}")]
     lines += ["", "![curves over steps](learning.png)", ""]
-    lines += ["Made by `python benchmarks/learning.py`; 'smoke' scale, synthetic faces.", ""]
+    lines += ["Made by `python -m benchmarks.learning`; 'smoke' scale, synthetic faces.", ""]
     write_atomic(folder / "learning.md", "\n".join(lines))
     _plot(measured, folder / "learning.png")
     print(f"report: {folder / 'learning.md'}")
@@ -319,7 +320,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(title=stage, xlabel="step", ylim=(-0.2, 1))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    np.atleast_1d(axes)[0].set_ylabel("r with the planted truth, within clips")
+    np.atleast_1d(axes)[0].set_ylabel("r with the ground truth, within clips")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -1,11 +1,11 @@
-"""Do mouths follow the sound? Every trained strategy, the same held-out clips, an even hand.
+"""Do mouths follow the audio? Every trained strategy, the same held-out clips, an even hand.
 
-    python benchmarks/mouths.py [--out runs/learning] [strategy ...]
+    python -m benchmarks.mouths [--out runs/learning] [strategy ...]
 
-Needs what ``benchmarks/learning.py``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
-Each strategy makes the same clips from portrait and sound, with no motion to follow, and once more
-with another clip's sound. The mouth opening that ``synthetic-face`` reads off the pictures is
-correlated, within clips, with the one planted beside the clip's own sound. Resumable.
+Needs what ``benchmarks.learning``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
+Each strategy makes the same clips from portrait and audio, with no motion to follow, and once more
+with another clip's audio. The mouth opening that ``synthetic-face`` reads off the images is
+correlated, within clips, with the one planted beside the clip's own audio. Resumable.
 Writes ``mouths.json`` and ``mouths.md`` to ``--report``.
 """
 
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import correlation, generate, mouth, table, told
 from tqdm import tqdm
 
+from benchmarks.held_out import correlation, generate, mouth, table, told
 from thbench import config
 from thbench.core.files import write_atomic
 from thbench.generation import assemble
@@ -28,7 +29,7 @@ from thbench.generation.requests import SplitRequests
 NAMES = ("dawn", "sar", "ttr", "rolling", "ar", "diffused_heads", "fd2talk", "hallo")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Generate, read, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data (in data/) and checkpoints")
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=44, help="of each clip")
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("strategies", nargs="*", default=NAMES)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "mouths.json"
@@ -56,15 +57,15 @@ def page(rows: dict[str, list[str]], asked: dict[str, Any]) -> str:
     """The page; best first."""
     best = sorted(rows.values(), key=lambda row: float(row[1]), reverse=True)
     lines = [
-        "# Do mouths follow the sound?",
+        "# Do mouths follow the audio?",
         "",
         f"r of the mouth opening read off {asked['clips']} clips of {asked['frames']} frames"
-        f" ({asked['split']} people; portrait and sound alone, no motion to follow) with the"
-        " planted one: the mean, its range over clips, and the mean with another clip's sound.",
+        f" ({asked['split']} people; portrait and audio alone, no motion to follow) with the"
+        " planted one: the mean, its range over clips, and the mean with another clip's audio.",
         "",
-        *table([["", "own sound", "least and most", "another's sound"], *best]),
+        *table([["", "own audio", "least and most", "another's audio"], *best]),
         "",
-        "Made by `python benchmarks/mouths.py`; `smoke`: tiny networks, synthetic faces, one seed."
+        "Made by `python -m benchmarks.mouths`; `smoke`: tiny networks, synthetic faces, one seed."
         " What each was trained with differs.",
         "",
     ]

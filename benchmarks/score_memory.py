@@ -1,8 +1,8 @@
 """How much memory scoring a pair of videos takes, metric by metric and by length.
 
-    python benchmarks/score_memory.py [--frames 250 1000 6000] [--size 512] [--metrics NAME...]
+    python -m benchmarks.score_memory [--frames 250 1000 6000] [--size 512] [--metrics NAME...]
 
-Makes pairs of videos from a synthetic face that plays to and fro, with sound, and scores each
+Makes pairs of videos from a synthetic face that plays to and fro, with audio, and scores each
 length with each metric in a process of its own. The figure is the process's highest resident
 memory, less what it has when all networks are loaded and no video is open yet. Networks whose
 published weights are not here get random ones, which take as much.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ MORE: dict[str, dict[str, Any]] = {
 TITLE = "| metric | frames | MiB above the start | seconds |"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[250, 1000, 6000])
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--together", action="store_true", help="all metrics in one process")
     parser.add_argument("--folder", help="where the videos are kept; a temporary one by default")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.one:
         print(measure(Path(arguments.one), arguments.metrics, arguments.size))
         return
@@ -101,7 +102,10 @@ def line(videos: Path, names: list[str], n: int, size: int) -> str:
     words = ["--one", str(videos), "--size", str(size), "--metrics", *names]
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, __file__, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.score_memory", *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = done.stdout.strip().splitlines()[-1:] or ["-"]
     if done.returncode:
@@ -118,13 +122,13 @@ def measure(videos: Path, names: list[str], size: int) -> str:
         stand_in(Path(folder))
         rule = protocol.parse("memory", {"size": size, "metrics": [specs()[n] for n in names]})
         scorer = Scorer(rule, Path(folder) / "cache")
-        if scorer.missing or scorer.unprepared:
-            return "; ".join([*scorer.missing.values(), *scorer.unprepared.values()])
+        if reasons := list(filter(None, map(scorer.availability.reason, scorer.metrics))):
+            return "; ".join(reasons)
         start = _resident("VmRSS")
         scorer.add_all([Pair("a", 0, videos / "gen.mp4", videos / "ref.mp4")], progress=False)
         # Not getrusage's: that begins with what the process had that started this one.
         peak = _resident("VmHWM")
-        if not all(f.unavailable is None for f in scorer.figures().values()):
+        if not all(f.unavailable is None for f in scorer.metric_values().values()):
             return "unavailable"
         return f"{max(0, peak - start) / MIB:.0f}"
 

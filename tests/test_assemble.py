@@ -20,6 +20,7 @@ from thbench.evaluation import features, pipeline, protocol, results
 from thbench.generation import assemble
 from thbench.generation.runner import generate
 from thbench.preflight import checks
+from thbench.preflight.report import ERROR
 from thbench.training import runs as stages
 from thbench.training.stage import StageContext
 
@@ -105,10 +106,10 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
     def errors(*more, only=None):
         words = ["scale=paper", f"data={bench.data}", word, *more]
         report = checks.check(
-            config.load("dawn", words), only, files=False, estimates=False, evaluation=False
+            config.load("dawn", words), only, files=False, estimates=False, metrics=False
         )
         # VGG-19 may be missing here.
-        return [f"stages.{f.where} {f.text}" for f in report.of(checks.ERROR) if not f.local]
+        return [f"stages.{f.where} {f.text}" for f in report.of(ERROR) if not f.local]
 
     assert any(re.search(says, error) for error in errors())
     if "pbnet" in word:  # which these do not need
@@ -256,7 +257,7 @@ def test_other_videos_go_to_another_folder(evaluate, words):
     assert [p.read_bytes() for p in videos(folder)] == before
     beyond = [n for n in result.notes if n.startswith("zero-shot")]
     assert bool(beyond) == ("sar" in words[0])
-    frames = result.per_clip[0]["frames"]
+    frames = result.per_clip[0].frames
     assert frames == (9 if "frames" in words[0] else FRAMES)
 
 
@@ -366,7 +367,7 @@ def test_own_motion_is_measured_on_clips_made_once_more(evaluate, tmp_path, monk
     assert "which the clips follow" in led[name].notes[0]
     assert len(evaluate.folders()) == 2  # clips with own motion are those of a free protocol
     (row,) = found["generated"].per_clip
-    assert set(row["metrics"]) == {"PSNR", name, "Blink/s"}
+    assert set(row.metrics) == {"PSNR", name, "Blink/s"}
     # The time is of what the protocol's other figures are of, at the length that it says.
     for result in (*found.values(), own):
         assert (result.timed.frames, result.timed.repeats) == (12, 1)
@@ -396,5 +397,5 @@ def test_another_data_set_is_heard_by_the_networks_encoder(load, tmp_path, bench
     theirs = pipeline.requests_of(load(), protocol.load("synthetic"))
     assert torch.equal(asked[0].audio, theirs[0].audio)  # made anew from the clip's sound
     shutil.rmtree(other / "audio")
-    with pytest.raises(UserError, match=r"no 'hubert' embedding .* cannot be made here"):
+    with pytest.raises(UserError, match=r"no 'hubert' embedding .* cannot be computed here"):
         pipeline.requests_of(load(f"eval.data={other}", "data.audio=hubert"), protocol.load("dawn"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from baselines.diffused_heads.unet import UNet, UNetConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.input_init import unit_gain
 from thbench.nn.normalize import audio_stats
@@ -53,6 +54,8 @@ class FrameNetConfig(UNetConfig):
             take long to learn to copy. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     motion: int = 2
     audio_context: int = 2

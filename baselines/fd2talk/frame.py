@@ -15,6 +15,7 @@ from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.unet import UNet, UNetConfig
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion.gaussian import GaussianDiffusion
@@ -44,6 +45,8 @@ class FrameNetConfig(UNetConfig):
         width: of the tokens; ``4 dim`` by default.
         process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     conditions: str = "separate"
     tokens: int = 1
@@ -171,6 +174,7 @@ class FrameStage(Stage):
     """
 
     stable_name = "fd2talk.frame"
+    config_blocks: ClassVar[Blocks] = {"net": FrameNetConfig}
     net: FrameNet
     version: ClassVar[int] = 2
     uses_audio = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines.fd2talk.morphable import coefficients
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
@@ -98,6 +99,7 @@ class LipStage(Stage):
     """
 
     stable_name = "fd2talk.lip"
+    config_blocks: ClassVar[Blocks] = {"net": LipExpert}
     net: LipExpert
     version: ClassVar[int] = 3
 

@@ -13,8 +13,9 @@ from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.motion_net import MotionNet, MotionNetConfig
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
-from thbench.data.dataset import fewest_shown
+from thbench.data.dataset import fewest_frames
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.generation import plans
@@ -37,6 +38,7 @@ class MotionStage(Stage):
     """
 
     stable_name = "fd2talk.motion"
+    config_blocks: ClassVar[Blocks] = {"net": MotionNetConfig, "plan": plans.check_options}
     net: MotionNet
     version: ClassVar[int] = 2
 
@@ -71,7 +73,7 @@ class MotionStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if nothing is left to make behind the frames that are observed."""
-        if fewest_shown(draw) <= self.overlap:
+        if fewest_frames(draw) <= self.overlap:
             raise UserError(
                 "draw.frames, and draw.least if it is set, must exceed the plan's overlap of"
                 f" {self.overlap} frames."

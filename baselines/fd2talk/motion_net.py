@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.attention import local_attention_mask, portrait_positions
@@ -46,6 +47,8 @@ class MotionNetConfig(DiTConfig):
         process: arguments of ``GaussianDiffusion``; the coefficients themselves are predicted
             (eq. 3).
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     single: bool = False
     process: Mapping[str, Any] | None = None

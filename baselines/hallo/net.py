@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from baselines.hallo.masks import (
 )
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.unet_forward import UNetConfig, build_unet, transformers, unet_forward
+from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.normalize import RunningStats, audio_stats
 
@@ -95,6 +96,8 @@ class HalloNetConfig(UNetConfig):
             network would take long to learn to copy.
         process: arguments of ``GaussianDiffusion``, beside those of ``PROCESS``.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     face: str = "arcface"
     face_tokens: int = 4

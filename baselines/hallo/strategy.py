@@ -14,6 +14,7 @@ from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
 from baselines.hallo.net import ConditionMask, HalloNet, Portrait
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.signatures import Blocks
 from thbench.core.types import Request, to_unit
 from thbench.generation import plans
 from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
@@ -114,6 +115,11 @@ class Hallo(Strategy):
     """
 
     stable_name = "hallo"
+    config_blocks: ClassVar[Blocks] = {
+        "guidance": ("image", "audio"),
+        "weights": REGIONS,
+        "enlarge": ENLARGED,
+    }
     roles: ClassVar[Mapping[str, type[nn.Module]]] = {"vae": Autoencoder, "denoiser": HalloNet}
     space = "vae"
 

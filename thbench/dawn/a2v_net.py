@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.gaussian import GaussianDiffusion
@@ -67,6 +68,8 @@ class A2VNetConfig(UNet3DConfig):
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     patch: int = 1
     mask_dim: int = 16

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
@@ -268,6 +269,7 @@ class LFGStage(ReconstructionStage):
 
     stable_name = "dawn.lfg"
     version: ClassVar[int] = 2
+    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGeneratorConfig}
     net: LatentFlowGenerator
 
     def __init__(

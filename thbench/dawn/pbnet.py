@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import EYES_DIM, POSE_DIM, Batch
-from thbench.data.dataset import fewest_shown
+from thbench.data.dataset import fewest_frames
 from thbench.diffusion.losses import clip_mean
 from thbench.nn.attention import LocalMask, local_attention_mask
 from thbench.nn.input_init import unit_gain
@@ -234,6 +235,7 @@ class PBNetStage(Stage):
     """
 
     stable_name = "dawn.pbnet"
+    config_blocks: ClassVar[Blocks] = {"net": PBNet}
     net: PBNet
     version: ClassVar[int] = 2
 
@@ -267,7 +269,7 @@ class PBNetStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if the discriminator would see no patch of what is drawn."""
-        if fewest_shown(draw) < LEAST_FRAMES:
+        if fewest_frames(draw) < LEAST_FRAMES:
             raise UserError(
                 f"pbnet needs draw.frames, and draw.least if it is set, of {LEAST_FRAMES} or more."
             )

@@ -16,14 +16,12 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def build_optimizer(params: Iterable[nn.Parameter], optim: OptimConfig) -> dict[str, Any]:
-    """Lightning's dictionary of an optimiser and its learning rate per step.
+    """Build an optimiser and its learning-rate schedule per step, as Lightning's dictionary.
 
     Raises:
-        UserError: an unknown name, or a cosine without an end.
+        UserError: an unknown optimiser or schedule, or a cosine without its end.
     """
-    if optim.name not in OPTIMIZERS:
-        raise UserError(f"No optimiser '{optim.name}'.{did_you_mean(optim.name, OPTIMIZERS)}")
-    scale = rate_scale(optim)
+    scale = check_optim(optim)
     optimizer = OPTIMIZERS[optim.name](
         params, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay
     )
@@ -31,11 +29,27 @@ def build_optimizer(params: Iterable[nn.Parameter], optim: OptimConfig) -> dict[
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def check_optim(optim: OptimConfig) -> Callable[[int], float]:
+    """The learning rate's scale, see ``rate_scale``, of an optimiser that there is.
+
+    Raises:
+        UserError: an unknown name, or a cosine without an end.
+    """
+    if optim.name not in OPTIMIZERS:
+        raise UserError(f"No optimiser '{optim.name}'.{did_you_mean(optim.name, OPTIMIZERS)}")
+    if len(optim.betas) != 2:
+        raise UserError(f"optim.betas must be two numbers, not {optim.betas}.")
+    return rate_scale(optim)
+
+
 def rate_scale(optim: OptimConfig) -> Callable[[int], float]:
     """The learning rate of step n (from 0) as a fraction of ``optim.lr``.
 
     It rises linearly over ``warmup`` steps, then is constant or falls along half a cosine to
     ``floor`` at ``decay_steps``, where it stays.
+
+    Raises:
+        UserError: an unknown schedule, or a cosine without its end.
     """
     schedules = ("constant", "cosine")
     if optim.schedule not in schedules:
