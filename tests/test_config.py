@@ -83,7 +83,7 @@ def test_bases_lie_below_the_file(tmp_path, monkeypatch):
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy" / "low.yaml").write_text("{title: low, size: 32, target: a:B}")
     (tmp_path / "strategy" / "high.yaml").write_text("{base: [strategy/low.yaml], title: high}")
-    monkeypatch.setattr("thbench.config.load.configs_root", lambda: tmp_path)
+    monkeypatch.setattr("thbench.config.search.configs_root", lambda: tmp_path)
     content = config.read_yaml(config.find("strategy", "high"))
     assert content == {"title": "high", "size": 32, "target": "a:B"}
 
@@ -96,6 +96,8 @@ def test_bases_lie_below_the_file(tmp_path, monkeypatch):
         (["stages.one.max_step=2"], "Did you mean 'stages.one.max_steps'"),
         (["size=large"], "size: .*large"),
         (["data.decoder=decor"], "data.decoder=decor: use pyav or decord.* 'decord'"),
+        (["sampler.precision=bf16-mixd"], "bf16-mixd: use 32-true, .*mean 'bf16-mixed'"),
+        (["sampler.precision=16-true"], "sampler.precision=16-true: use 32-true"),
         (["eval.data.decoder=x"], "eval.data.decoder=x: use pyav or decord"),
         (["size"], "not of the form key=value"),
         (["scale=tinny"], "Did you mean 'tiny'"),
@@ -115,6 +117,7 @@ def test_wrong_words_are_one_clear_line(toy, words, message):
         (["stages.one.model.net.deep.x=false"], {"width": 3, "net": {"deep": {"x": False}}}),
         (["stages.one.model={net: {x: 1}}"], {"width": 3, "net": {"x": 1}}),
         (["stages.one.model.net.x=1", "stages.one.model.net=null"], {"width": 3}),
+        (["stages.one.model.width={x: 1}"], {"width": {"x": 1}}),
         (["stages.one.model.width=null"], {"width": None}),  # a value that a class may know
         (["stages.one.model=null", "stages.one.model.x=2"], {"x": 2}),
     ],

@@ -71,8 +71,18 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def strategies() -> list[str]:
-    """Names of the strategies that take part: those whose configuration has a ``demo:`` block."""
-    return [name for name in configs.names("strategy") if configs.load(name).demo]
+    """Names of the strategies that take part: those whose configuration has a ``demo:`` block.
+
+    Another package's strategy that cannot be loaded is left out, which is printed.
+    """
+    chosen = []
+    for name in configs.names("strategy"):
+        try:
+            if configs.load(name).demo:
+                chosen.append(name)
+        except UserError as error:
+            print(f"left out: {error}")
+    return chosen
 
 
 def steps_of(config: Config) -> dict[str, int]:
@@ -98,11 +108,11 @@ def _run(argv: Sequence[str]) -> None:
 def _show(results: Path) -> None:
     """Print the tables, with the columns that tell strategies apart."""
     from thbench.evaluation.results import read_folder
-    from thbench.leaderboard.rank import narrowed, tables_of
+    from thbench.leaderboard.rank import select_columns, tables_of
     from thbench.leaderboard.render import show
 
     for table in tables_of(read_folder(results)):
-        show(narrowed(table, COLUMNS))
+        show(select_columns(table, COLUMNS))
 
 
 def _write_inputs(data: Path, out: Path) -> tuple[Path, Path]:

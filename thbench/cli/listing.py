@@ -44,11 +44,17 @@ def ls(arguments: argparse.Namespace) -> None:
 
 
 def _strategies() -> Rows:
-    rows: Rows = [("name", "title", "plan", "stages")]
+    rows: Rows = [("name", "title", "plan", "stages", "from")]
     for name in configs.names("strategy"):
-        content = configs.read_yaml(configs.find("strategy", name))
+        origin = configs.origin("strategy", name)
+        try:
+            content = configs.read_yaml(configs.find("strategy", name))
+        except UserError as error:
+            rows.append((name, f"unusable: {error}", "", "", origin))
+            continue
         plan = content.get("plan", {}).get("name", "nar")
-        rows.append((name, content.get("title", ""), plan, ", ".join(content.get("stages", {}))))
+        stages = ", ".join(content.get("stages", {}))
+        rows.append((name, content.get("title", ""), plan, stages, origin))
     return rows
 
 
@@ -61,35 +67,43 @@ def _parameters() -> Rows:
 def _metrics() -> Rows:
     from thbench.evaluation.protocol import metric_registry
 
-    rows: Rows = [("name", "unit", "better", "needs", "what it is")]
+    rows: Rows = [("name", "unit", "better", "needs", "what it is", "from")]
     for name in sorted(metric_registry):
-        kind = metric_registry.load(name)
-        text = (kind.__doc__ or "").strip().splitlines()[0]
-        rows.append((name, kind.unit, kind.direction, ", ".join(kind.needs), text))
+        try:
+            kind, package = metric_registry.load(name), metric_registry.package(name)
+        except UserError as error:
+            rows.append((name, "", "", "", f"unusable: {error}", ""))
+            continue
+        text = (kind.__doc__ or "").strip().partition("\n")[0]
+        rows.append((name, kind.unit, kind.direction, ", ".join(kind.needs), text, package))
     return rows
 
 
 def _protocols() -> Rows:
     from thbench.evaluation import protocol
 
-    rows: Rows = [("name", "title", "hash", "metrics")]
+    rows: Rows = [("name", "title", "hash", "metrics", "from")]
     for name in configs.names("protocol"):
-        loaded = protocol.load(name)
+        origin = configs.origin("protocol", name)
+        try:
+            loaded = protocol.load(name)
+        except UserError as error:
+            rows.append((name, f"unusable: {error}", "", "", origin))
+            continue
         listed = ", ".join(metric.name for metric in loaded.build())
-        rows.append((name, loaded.title, loaded.hash, listed))
+        rows.append((name, loaded.title, loaded.hash, listed, origin))
     return rows
 
 
 def _data() -> Rows:
-    rows: Rows = [("name", "root", "audio", "here")]
+    rows: Rows = [("name", "root", "audio", "here", "from")]
     for name in configs.names("data"):
-        block = configs.read_data(name)
-        root = Path(block["root"])
+        root = Path(configs.read_data(name).get("root", ""))
         here = (root / "manifest.jsonl").is_file()
-        encoders = ",".join(
-            sorted(path.name for path in (root / "audio").glob("*") if path.is_dir())
-        )
-        rows.append((name, block["root"], encoders, "yes" if here else "no"))
+        folders = (root / "audio").glob("*") if here else ()
+        encoders = ",".join(sorted(path.name for path in folders if path.is_dir()))
+        origin = configs.origin("data", name)
+        rows.append((name, str(root), encoders, "yes" if here else "no", origin))
     return rows
 
 

@@ -1,11 +1,12 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
 from thbench.config.hashing import content_hash, to_yaml
-from thbench.config.load import configs_root, find, load, names, read_data, read_yaml
+from thbench.config.loading import load, read_data, read_yaml
 from thbench.config.schema import (
     DECODERS,
     PRECISIONS,
     SCALES,
+    TRAINING_PRECISIONS,
     Config,
     DataConfig,
     DrawConfig,
@@ -16,11 +17,13 @@ from thbench.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from thbench.config.search import configs_root, find, names, origin, package_of, searching
 
 __all__ = [
     "DECODERS",
     "PRECISIONS",
     "SCALES",
+    "TRAINING_PRECISIONS",
     "Config",
     "DataConfig",
     "DrawConfig",
@@ -35,7 +38,10 @@ __all__ = [
     "find",
     "load",
     "names",
+    "origin",
+    "package_of",
     "read_data",
     "read_yaml",
+    "searching",
     "to_yaml",
 ]

@@ -12,6 +12,13 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """What networks can generate in."""
 
 
+TRAINING_PRECISIONS = (
+    *(*PRECISIONS, "16-true", "bf16-true", "64-true", "transformer-engine"),
+    *("transformer-engine-float16", "16", "bf16", "32", "64"),
+)
+"""What networks can be trained in, as Lightning names it."""
+
+
 DECODERS = ("pyav", "decord")
 """What frames of prepared clips can be read with at random; both give the same pixels."""
 

@@ -34,6 +34,8 @@ SEEN = 0.8
 """Windows with at least this share of frames in which the face was found are preferred."""
 POOL = 64
 """Batches that are sorted by length together, at most."""
+SOURCES = ("first", "random", "other")
+"""Where a training sample's portrait comes from (``DrawConfig.source``)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class PreparedDataset:
         self.seed = seed
         self.fewest, self.most = frame_range(draw.frames)
         self.least = least_frames(draw)
-        if draw.source not in ("first", "random", "other"):
+        if draw.source not in SOURCES:
             raise UserError(
                 f"draw.source must be 'first', 'random' or 'other', not '{draw.source}'."
             )

@@ -1,4 +1,4 @@
-"""A protocol: everything that changes a figure, written down and hashed."""
+"""Protocols: everything that changes a metric value, written down and hashed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from metrics import METRICS
 from metrics.base import FrameMetric, is_pixels
 from metrics.extractors import EXTRACTORS
 from thbench.config import content_hash, find, names, read_yaml
+from thbench.core import plugins
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.registry import Registry
 from thbench.data import manifest
@@ -22,20 +23,28 @@ POSES = ("reference", "generated")
 OWN_MOTION = ("unavailable", "noted", "generated")
 
 
-def _registry(kind: str, base: str, names: Mapping[str, str]) -> Registry[Any]:
-    registry: Registry[Any] = Registry(kind, base)
+def _registry(kind: str, base: str, group: str, names: Mapping[str, str]) -> Registry[Any]:
+    registry: Registry[Any] = Registry(kind, base, group)
     for name, target in names.items():
         registry.add(name, target)
     return registry
 
 
-metric_registry = _registry("metric", "metrics.base:BenchMetric", METRICS)
-extractor_registry = _registry("extractor", "metrics.extractors.base:Extractor", EXTRACTORS)
+metric_registry = _registry("metric", "metrics.base:BenchMetric", plugins.METRICS, METRICS)
+extractor_registry = _registry(
+    "extractor", "metrics.extractors.base:Extractor", plugins.EXTRACTORS, EXTRACTORS
+)
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """How intervals are made: ``draws`` of the bootstrap, ``groups`` of clips for the jackknife."""
+    """How confidence intervals are computed.
+
+    Attributes:
+        confidence: that the interval covers the value.
+        draws: bootstrap samples, for metrics with a value per clip.
+        groups: of clips, each left out once by the jackknife, for metrics of sets.
+    """
 
     confidence: float = 0.95
     draws: int = 1000
@@ -44,7 +53,12 @@ class Intervals:
 
 @dataclass(frozen=True)
 class OverTime:
-    """Figures that are also taken within bins of ``frames`` frames: ``metrics`` as a protocol's."""
+    """What is also measured within bins of frames.
+
+    Attributes:
+        frames: of a bin.
+        metrics: ``{"metric": name, **options}`` each.
+    """
 
     frames: int = 25
     metrics: tuple[Mapping[str, Any], ...] = ()
@@ -59,9 +73,9 @@ class Timing:
     """How time and memory of generation are measured; see ``thbench.evaluation.timing``.
 
     Attributes:
-        frames: of the clip that is made. A longer sound is cut, a shorter one is repeated from its
-            start. None for the clips' own lengths.
-        clips: so many, from the first of the split.
+        frames: of the clip that is generated. Longer audio is cut, shorter audio is repeated from
+            its start. None for the clips' own lengths.
+        clips: how many, from the first of the split on.
         warmup: runs of each clip that do not count.
         repeats: runs of each clip of which the median is taken.
     """
@@ -84,12 +98,12 @@ class Protocol:
         metrics: ``{"metric": name, **options}`` each.
         source_frame: which frame of the reference clip is the portrait: ``first`` or ``random``.
         pose: whether clips follow the ``reference``'s pose and blinks, or ``generated`` ones.
-        own_motion: what becomes of figures of head motion and blinks where clips follow the
-            reference's: ``unavailable``; ``noted``, measured all the same with a note; or
-            ``generated``, measured on clips made once more with the strategy's own motion.
+        own_motion: what becomes of metrics of head motion and blinks where clips follow the
+            reference's: ``unavailable``; ``noted``, measured all the same, with a note; or
+            ``generated``, measured on clips generated once more with the strategy's own motion.
         seeds: clips are generated once for each.
-        timing: how time and memory are measured, or None: they are not.
-        intervals: how confidence intervals are made.
+        timing: how time and memory are measured, or None where they are not.
+        intervals: how confidence intervals are computed.
         over_time: what is followed from the first frames to the last.
     """
 
@@ -108,7 +122,7 @@ class Protocol:
 
     @cached_property
     def hash(self) -> str:
-        """Changes whenever a figure might: with any key but the titles, and with versions."""
+        """Changes with all that may change a metric value: keys but the titles, and versions."""
         content = asdict(self)
         del content["name"], content["title"]
         content["versions"] = self._versions()
@@ -119,13 +133,13 @@ class Protocol:
         return [build_metric(spec) for spec in self.metrics]
 
     def of_own_motion(self, follows: Collection[str]) -> Protocol | None:
-        """The part that is scored on clips made once more, with the strategy's own motion.
+        """The part that is scored on clips generated once more, with the strategy's own motion.
 
         Args:
             follows: which of ``pose`` and ``eyes`` the strategy's videos follow.
 
         Returns:
-            None where nothing is to be made again.
+            None where nothing is to be generated again.
         """
         if self.pose != "reference" or self.own_motion != "generated":
             return None
@@ -135,16 +149,24 @@ class Protocol:
             return None
         return replace(self, pose="generated", metrics=specs, over_time=OverTime())
 
-    def _versions(self) -> dict[str, int]:
-        versions = {}
+    def _versions(self) -> dict[str, Any]:
+        versions: dict[str, Any] = {}
         metrics = [*self.build(), *self.over_time.build()]
         for metric, spec in zip(metrics, (*self.metrics, *self.over_time.metrics), strict=True):
-            versions[spec["metric"]] = metric.version
+            name = spec["metric"]
+            versions[name] = _version(metric_registry, name, metric.version)
             for need in metric.needs:
                 name, _ = metric.recipes.get(need, (need, {}))
                 if name in extractor_registry:
-                    versions[need] = extractor_registry.load(name).version
+                    version = extractor_registry.load(name).version
+                    versions[need] = _version(extractor_registry, name, version)
         return versions
+
+
+def _version(registry: Registry[Any], name: str, version: int) -> int | list[Any]:
+    """What a hash takes of a class: two packages' version 1 of one name are not the same."""
+    package = registry.package(name)
+    return version if package == plugins.OWN else [package, version]
 
 
 def build_metric(spec: Mapping[str, Any]) -> Any:
@@ -157,7 +179,7 @@ def build_metric(spec: Mapping[str, Any]) -> Any:
     options = dict(spec)
     name = str(options.pop("metric", ""))
     cls = metric_registry.load(name)
-    # ``kwargs`` are torchmetrics' own switches, which change no figure.
+    # ``kwargs`` are torchmetrics' own switches, which change no metric value.
     known = [p for p in inspect.signature(cls).parameters if p != "kwargs"]
     for option in options:
         if option not in known:

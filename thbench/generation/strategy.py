@@ -1,4 +1,4 @@
-"""What a strategy must provide: how trained networks make a video."""
+"""What a strategy must provide: how its trained networks generate a video."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Request
 from thbench.core.versioned import Versioned
 from thbench.diffusion.process import NoiseProcess
@@ -87,10 +88,13 @@ class Strategy(Versioned, L.LightningModule, ABC):
         space: in which the last pass makes frames, for the tables.
     """
 
+    stable_name = "strategy"
     version: ClassVar[int] = 1
     """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[tuple[str, ...]] = ()
     optional_roles: ClassVar[tuple[str, ...]] = ()
+    config_blocks: ClassVar[Blocks] = {}
+    """Of ``options:``, what takes the keys of the blocks inside; as in ``Stage``."""
     space: str = ""
     decode_chunk: int = 16
     frames_per_call: int | None = None
@@ -116,11 +120,11 @@ class Strategy(Versioned, L.LightningModule, ABC):
 
     @abstractmethod
     def encode(self, request: Request) -> Any:
-        """Conditions: what is computed once per portrait and sound."""
+        """Conditions: what is computed once per portrait and audio."""
 
     @abstractmethod
     def passes(self, request: Request) -> Sequence[GenerationPass]:
-        """The passes that make the clip, in order; the last one's latents are decoded."""
+        """The passes that generate the clip, in order; the last one's latents are decoded."""
 
     @abstractmethod
     def decode(self, latents: Tensor, frames: Tensor, conditions: Any) -> Tensor:

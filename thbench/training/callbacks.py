@@ -41,6 +41,10 @@ class StepCounter(Callback):
         self._validation = contextlib.ExitStack()
 
     @property
+    def state_key(self) -> str:
+        return "steps"  # in checkpoints, whatever the class is called
+
+    @property
     def done(self) -> int:
         """Optimiser steps done since training first began, over all runs."""
         return self._parts // self.accumulate

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thbench.config import DrawConfig, OptimConfig
 from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
 from thbench.training.optim import build_optimizer
@@ -73,10 +74,18 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     net: nn.Module
     batches_seen: Tensor
+    stable_name = "stage"
     version: ClassVar[int] = 1
     """The version of this class and of the trainer, part of all stages' hashes."""
     uses_audio: ClassVar[bool] = True
     """Whether the result depends on the audio; if not, strategies of any encoder share it."""
+    neutral: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that name files from outside, which are hashed by their content."""
+    config_blocks: ClassVar[Blocks] = {}
+    """Of ``model:``, what takes the keys of the blocks inside: ``{"net": MyNet}``, so that a
+    misspelt key is found before anything is trained; see ``thbench.core.signatures``."""
 
     def __init__(self, context: StageContext) -> None:
         super().__init__()
@@ -101,6 +110,16 @@ class Stage(Versioned, L.LightningModule, ABC):
 
         Raises:
             UserError: it cannot.
+        """
+
+    def check_part(self, clips: int) -> None:
+        """Raise a UserError if the loss cannot be computed on parts of a batch.
+
+        A loss is a mean over clips, or over groups of them, that each part holds whole; then
+        devices and accumulation do not change what is minimised.
+
+        Args:
+            clips: of a global batch that a device sees at once.
         """
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
