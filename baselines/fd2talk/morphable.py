@@ -40,6 +40,7 @@ class MorphableStage(Stage):
     stable_name = "fd2talk.morphable"
     net: Morphable
     uses_audio = False
+    sources = ("bfm",)
 
     def __init__(
         self,

@@ -71,6 +71,8 @@ class HalloStage(Stage):
 
     net: HalloNet
     version: ClassVar[int] = 2
+    neutral = ("chunk",)
+    sources = ("init_from",)
 
     def __init__(
         self,

@@ -227,6 +227,44 @@ def test_the_sound_of_the_same_moment_in_another_clip_is_a_false_one():
     assert contrast(eyes, eyes, frames, valid, near=1)["false"] == pytest.approx(12 / 112, rel=1e-3)
 
 
+def test_a_batch_of_groups_is_the_mean_of_its_parts(face):
+    """Whatever devices and accumulation make of it, as long as no group is divided."""
+    torch.manual_seed(0)
+    stage = LipStage(context(morphable=face), net={"width": 8, "dim": 8}, group=2).eval()
+    shown = batch(b=4)
+    shown.valid[0, :9] = False  # parts differ in how much of them counts
+    losses, whole = lip_gradient(stage, shown)
+    parts = [lip_gradient(stage, shown.map(lambda x, k=k: x[k : k + 2])) for k in (0, 2)]
+    for name, value in losses.items():
+        torch.testing.assert_close(value, (parts[0][0][name] + parts[1][0][name]) / 2)
+    torch.testing.assert_close(whole, (parts[0][1] + parts[1][1]) / 2)
+    stage.group = 4  # one group is not the mean of its halves
+    assert not torch.allclose(lip_gradient(stage, shown)[1], whole, rtol=1e-2)
+
+
+def lip_gradient(stage, shown):
+    stage.zero_grad()
+    losses = stage.loss(shown)
+    losses["loss"].backward()
+    return losses, torch.cat([p.grad.flatten() for p in stage.net.parameters()])
+
+
+def test_a_group_of_clips_is_not_divided(face):
+    stage = LipStage(context(morphable=face), group=4)
+    stage.check_part(8)
+    with pytest.raises(UserError, match=r"groups of 4 .*part of its batch has 6.*accumulate"):
+        stage.check_part(6)
+    for group in (0, 1.5, True):
+        with pytest.raises(UserError, match="group must be a whole number"):
+            LipStage(context(morphable=face), group=group)
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_shipped_batches_hold_whole_groups(scale):
+    lip = config.load("fd2talk", [f"scale={scale}"]).stages["lip"]
+    assert lip.batch_size % lip.model["group"] == 0
+
+
 def test_the_expert_learns_to_tell_sounds_apart(face):
     torch.manual_seed(0)
     stage = LipStage(context(morphable=face), net={"width": 32, "dim": 16}, near=0)
@@ -659,7 +697,7 @@ def test_a_given_pose_takes_the_place_of_the_predicted_one(face):
 
 def test_other_plans_of_the_motion_pass_run_and_may_observe_the_portrait(face):
     for plan in ({"name": "nar"}, {"name": "ar", "motion": 2}):
-        chunks = strategy(face, plan=plan).generate(ask(5)).chunks
+        chunks = generate(strategy(face, plan=plan), ask(5)).chunks
         assert sum(len(chunk) for chunk in chunks) == 5
 
 

@@ -355,6 +355,20 @@ def test_weights_favour_what_moves_and_the_mouth():
     assert weight[..., :8, :8].mean() > 1.5 * weight[..., 16:, 16:].mean()
 
 
+def test_each_clip_s_weights_have_a_mean_of_one_whatever_others_show():
+    """Or the loss would depend on how a batch is divided over devices and parts."""
+    data = batch(n=3, frames=2)
+    source = data.source.repeat_interleave(2, 0) / 255
+    driving = data.video.flatten(0, 1) / 255
+    driving[:2] = source[:2]  # the first clip stands still
+    weight = pixel_weight(data, source, driving, motion=8.0, regions=4.0)
+    clips = weight.unflatten(0, (3, 2))
+    torch.testing.assert_close(clips.mean((1, 2, 3, 4)), torch.ones(3))
+    alone = data.map(lambda tensor: tensor[1:2])
+    own = pixel_weight(alone, source[2:4], driving[2:4], motion=8.0, regions=4.0)
+    torch.testing.assert_close(own, clips[1])
+
+
 def test_vgg_path_with_given_features_keeps_them_out_of_the_checkpoint():
     torch.manual_seed(0)
     training = stage(perceptual="vgg", vgg=VGG19(weights=None), scales=1)
@@ -369,7 +383,7 @@ def test_vgg_is_asked_for_only_when_training_starts(monkeypatch):
     def missing():
         raise UserError("VGG is not here")
 
-    monkeypatch.setattr("thbench.training.reconstruction.VGG19", missing)
+    monkeypatch.setattr("thbench.training.fit.reconstruction.VGG19", missing)
     waiting = stage(perceptual="vgg")  # a trained net is loaded through this, without VGG
     with pytest.raises(UserError, match="VGG is not here"):
         waiting.on_fit_start()

@@ -49,6 +49,7 @@ class A2VStage(Stage):
     """
 
     stable_name = "dawn.a2v"
+    neutral = ("chunk",)
     config_blocks: ClassVar[Blocks] = {"net": A2VNet}
     net: A2VNet
     version: ClassVar[int] = 2

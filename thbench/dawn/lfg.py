@@ -257,6 +257,7 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
+    version: ClassVar[int] = 2
     config_blocks: ClassVar[Blocks] = {"net": LatentFlowGenerator}
     net: LatentFlowGenerator
 

@@ -1,4 +1,4 @@
-"""What a strategy must provide: how trained networks make a video."""
+"""What a strategy must provide: how its trained networks generate a video."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
         space: in which the last pass makes frames, for the tables.
     """
 
+    stable_name = "strategy"
     version: ClassVar[int] = 1
     """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[tuple[str, ...]] = ()
@@ -119,11 +120,11 @@ class Strategy(Versioned, L.LightningModule, ABC):
 
     @abstractmethod
     def encode(self, request: Request) -> Any:
-        """Conditions: what is computed once per portrait and sound."""
+        """Conditions: what is computed once per portrait and audio."""
 
     @abstractmethod
     def passes(self, request: Request) -> Sequence[GenerationPass]:
-        """The passes that make the clip, in order; the last one's latents are decoded."""
+        """The passes that generate the clip, in order; the last one's latents are decoded."""
 
     @abstractmethod
     def decode(self, latents: Tensor, frames: Tensor, conditions: Any) -> Tensor:

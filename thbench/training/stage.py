@@ -74,10 +74,15 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     net: nn.Module
     batches_seen: Tensor
+    stable_name = "stage"
     version: ClassVar[int] = 1
     """Of this class and of the trainer, for all stages."""
     uses_audio: ClassVar[bool] = True
     """Whether the result depends on the sound; if not, strategies of any encoder share it."""
+    neutral: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that name files from outside, which are hashed by their content."""
     config_blocks: ClassVar[Blocks] = {}
     """Of ``model:``, what takes the keys of the blocks inside: ``{"net": MyNet}``, so that a
     misspelt key is found before anything is trained; see ``thbench.core.signatures``."""
@@ -102,6 +107,16 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError, before any step, if what is drawn cannot be learned from."""
+
+    def check_part(self, clips: int) -> None:
+        """Raise a UserError if the loss cannot be computed on parts of a batch.
+
+        A loss is a mean over clips, or over groups of them, that each part holds whole; then
+        devices and accumulation do not change what is minimised.
+
+        Args:
+            clips: of a global batch that a device sees at once.
+        """
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
         """What training takes from outside of the data set and is not here: weights, mostly.
