@@ -65,7 +65,12 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
-        ("nets.lfg=null", "nets.lfg is missing: DAWN cannot do without it. Say nets.lfg=STAGE"),
+        ("nets.lfg=null", "nets.lfg is missing: DAWN needs a LatentFlowGenerator. Set nets.lfg="),
+        (
+            "nets.a2v=pbnet",
+            "nets.a2v=pbnet: DAWN needs a A2VNet, and stage 'pbnet' trains a PBNet. Set"
+            " nets.a2v=STAGE, one of a2v1, a2v2",
+        ),
         ("nets.pbnte=pbnet", "DAWN has no such role. Did you mean 'pbnet'"),
         ("stages.a2v2.model.nte.use_pose=false", "Did you mean 'net'"),
         ("stages.lfg.model.scales=null", "scales takes no null: without it, LFGStage has 4"),

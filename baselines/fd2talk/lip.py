@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.morphable import coefficients
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
-from thbench.nn.normalize import RunningStats, shown_once, sound_stats
+from thbench.nn.normalize import RunningStats, audio_stats, unrepeated_frames
 from thbench.training.stage import Stage, StageContext
 
 EPSILON = 1e-6
@@ -62,7 +62,7 @@ class LipExpert(nn.Module):
     def __init__(self, vertices: int, audio_dim: int, *, width: int = 512, dim: int = 256) -> None:
         super().__init__()
         self.scale_lips = RunningStats((3 * vertices,), floor=0.1)
-        self.scale_sound = sound_stats(audio_dim)
+        self.scale_audio = audio_stats(audio_dim)
         self.lips_tower = Tower(3 * vertices, width, dim)
         self.sound_tower = Tower(audio_dim, width, dim)
 
@@ -72,7 +72,7 @@ class LipExpert(nn.Module):
 
     def sound(self, audio: Tensor) -> Tensor:
         """Audio (B, T, D) to embeddings (B, T, d), none negative."""
-        return self.sound_tower(self.scale_sound(audio))
+        return self.sound_tower(self.scale_audio(audio))
 
     def forward(self, vertices: Tensor, audio: Tensor) -> Tensor:
         """P_sync (B, T) of each frame."""
@@ -114,7 +114,7 @@ class LipStage(Stage):
         super().__init__(context)
         if type(group) is not int or group < 1:
             raise UserError(f"group must be a whole number of clips, 1 or more, not {group}.")
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         self.net = LipExpert(len(model.mouth), context.audio_dim, **(net or {}))
         self.near, self.group = near, group
 
@@ -128,11 +128,11 @@ class LipStage(Stage):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         face = coefficients(model, batch)
         vertices = model.mouths(face.identity[:, None], face.motion[..., : model.n_expression])
         self.net.scale_lips.update(vertices.flatten(2)[batch.valid])
-        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
+        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         lips, sound = self.net.lips(vertices), self.net.sound(batch.audio)
         return contrast_in_groups(lips, sound, batch.frames, batch.valid, self.near, self.group)
 
