@@ -100,7 +100,7 @@ def test_without_a_command_help_is_printed(capsys):
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(words):
     code = (
-        "import sys\nfrom thbench.cli.parser.parser import main\n"
+        "import sys\nfrom thbench.cli.parser import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         f"assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules)"
     )
@@ -315,20 +315,20 @@ def test_a_spoilt_checkpoint_stops_fit_and_stays(bench, runs, refused):
         ({"image": "no.png"}, "There is no file"),
         ({"image": "."}, "There is no file"),
         ({"image": "wall.png"}, "No face was found"),
-        ({"image": "cut.png"}, "is no picture that can be read"),
-        ({"image": "me.wav"}, "is no picture that can be read"),
+        ({"image": "cut.png"}, "is no image that can be read"),
+        ({"image": "me.wav"}, "is no image that can be read"),
         ({"audio": "no.wav"}, "There is no file"),
         ({"audio": "empty.wav"}, "is empty"),
-        ({"audio": "text.wav"}, "is no video or sound file"),
-        ({"audio": "cut.wav"}, "is no video or sound file"),
-        ({"audio": "header.wav"}, "without sound in it"),
-        ({"audio": "cut.mp4"}, "without sound in it"),
-        ({"audio": "mute.mp4"}, "has no sound"),
-        ({"audio": "me.png"}, "has no sound"),
+        ({"audio": "text.wav"}, "is no video or audio file"),
+        ({"audio": "cut.wav"}, "is no video or audio file"),
+        ({"audio": "header.wav"}, "without audio in it"),
+        ({"audio": "cut.mp4"}, "without audio in it"),
+        ({"audio": "mute.mp4"}, "has no audio"),
+        ({"audio": "me.png"}, "has no audio"),
         ({"motion": "no.mp4"}, "There is no file"),
         ({"motion": "mute.mp4"}, "no face was found"),
-        ({"motion": "me.wav"}, "has no picture"),
-        ({"motion": "text.wav"}, "is no video or sound file"),
+        ({"motion": "me.wav"}, "has no video track"),
+        ({"motion": "text.wav"}, "is no video or audio file"),
     ],
     ids=str,
 )
