@@ -21,7 +21,7 @@ from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
-from thbench.diffusion import ddim
+from thbench.diffusion.process import sample_together
 from thbench.generation import plans
 from thbench.generation.plans import SOURCE, Window
 from thbench.training.stage import StageContext
@@ -224,7 +224,7 @@ class WindowStage(A2VStage):
             return self.net(whole, t, shown.frames, given, keep)[:, :, n_seen:]
 
         noise, config = torch.randn_like(wanted), SamplerConfig(steps=10)
-        made = ddim.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
         images = self.lfg.decode(given.source, *self.net.from_latent(made))
         filmed = to_unit(first.video[0, places[0, 0, n_seen:]])
         return {"generated": torch.cat([filmed, images], dim=-1)}

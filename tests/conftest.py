@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("THBENCH_CONFIG_DIR", None)  # strategies are listed while tests are collected
 
 import pytest
 import torch

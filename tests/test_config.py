@@ -83,7 +83,7 @@ def test_bases_lie_below_the_file(tmp_path, monkeypatch):
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy" / "low.yaml").write_text("{title: low, size: 32, target: a:B}")
     (tmp_path / "strategy" / "high.yaml").write_text("{base: [strategy/low.yaml], title: high}")
-    monkeypatch.setattr("thbench.config.load.configs_root", lambda: tmp_path)
+    monkeypatch.setattr("thbench.config.search.configs_root", lambda: tmp_path)
     content = config.read_yaml(config.find("strategy", "high"))
     assert content == {"title": "high", "size": 32, "target": "a:B"}
 

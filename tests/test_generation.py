@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.toys import Counting, request
+from tests.toys import Counting, Recorder, RectifiedFlow, request
 from thbench.core.types import Cost
 from thbench.diffusion import ddim as sampling
-from thbench.generation import plans
+from thbench.generation import plans, runner
 from thbench.generation.runner import execute, generate
 
 PLANS = [
@@ -220,14 +220,13 @@ def test_sequential_plans_keep_only_what_is_still_observed(plan, most, monkeypat
     asked = request(200)
     (sweep,) = strategy.passes(asked)
     kept = []
-    import thbench.generation as generation
 
-    class Watched(generation._State):
+    class Watched(runner._State):
         def denoise(self, r, places):
             super().denoise(r, places)
             kept.append(len(self.clean) + len(self.noisy))
 
-    monkeypatch.setattr(generation, "_State", Watched)
+    monkeypatch.setattr(runner, "_State", Watched)
     for _ in execute(sweep, strategy, asked, asked, Cost()):
         pass
     assert max(kept) <= most
@@ -255,3 +254,33 @@ def test_guidance_counts_every_call_that_it_makes():
     assert costs[1].calls == 2 * costs[0].calls
     assert costs[1].evaluations == 2 * costs[0].evaluations
     assert costs[1].depth == costs[0].depth
+
+
+class Straight(Recorder):
+    """Predicts the velocity towards frame i's value, i / 255, from where the frame stands."""
+
+    def denoise(self, noisy, t, frames, conditions, context):
+        clean = super().denoise(noisy, t, frames, conditions, context)
+        # clean = noisy + left * velocity, with ``left`` of the way still to go.
+        left = (t / RectifiedFlow.steps).clamp(min=1e-6)[:, None, :, None, None]
+        return (clean - noisy) / left
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p["name"])
+def test_another_noise_process_needs_no_other_runner(plan):
+    strategy = Counting(plan, steps=4, eta=1.0)
+    strategy.process, strategy.recorders = (
+        RectifiedFlow(),
+        {name: Straight() for name in strategy.recorders},
+    )
+    frames, generation = frames_of(strategy, 13)
+    assert frames[:, 0, 0, 0].tolist() == list(range(13))
+    assert generation.cost.depth == plans.cost(plans.build(n=13, **plan), 4).depth
+
+
+def test_the_runner_refuses_a_plan_that_observes_what_is_not_there(monkeypatch):
+    strategy = Counting({"name": "nar"})
+    wrong = ((plans.Window((0, 1), (2,), (1, 1), (0, 0)), plans.Window((2,), (), (1,), (0,))),)
+    monkeypatch.setattr(plans, "build", lambda **_: wrong)
+    with pytest.raises(ValueError, match="frame 2 is observed before it is finished"):
+        frames_of(strategy, 3)

@@ -6,7 +6,8 @@ import torch
 
 from thbench.config import SamplerConfig
 from thbench.core.types import N_LANDMARKS, Request
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
+from thbench.diffusion.process import NoiseProcess
 from thbench.generation import plans
 from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
 from thbench.training.stage import StageContext
@@ -53,7 +54,7 @@ class Counting(Strategy):
         sampler = SamplerConfig(steps=steps, eta=eta, threshold=threshold)
         super().__init__({}, StageContext(size=8, audio_dim=4), plan, sampler)
         self.recorders = {name: Recorder() for name in ("main", "keys", "gaps")}
-        self.process = NoiseProcess(prediction="x0")
+        self.process = GaussianDiffusion(prediction="x0")
 
     def encode(self, request):
         return request
@@ -67,3 +68,19 @@ class Counting(Strategy):
 
     def decode(self, latents, frames, conditions):
         return latents.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+class RectifiedFlow(NoiseProcess):
+    """Straight lines from noise to clean (Liu et al. 2023), walked in steps of Euler.
+
+    A network predicts the velocity, clean minus noise.
+    """
+
+    steps = 100
+
+    def grid(self, sampler):
+        return torch.linspace(self.steps, 0, sampler.steps + 1).round().long()
+
+    def step(self, noisy, prediction, t, s, noise, sampler):
+        ahead = ((t - s) / self.steps)[:, None, :, None, None]
+        return noisy + ahead * prediction

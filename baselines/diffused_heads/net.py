@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from baselines.diffused_heads.unet import UNet
 from thbench.core.errors import UserError
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.input_init import level
 from thbench.nn.normalize import sound_stats
 
@@ -59,7 +59,7 @@ class FrameNet(nn.Module):
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
         shortcut: predict the clean frame as a change of the portrait, which a small network would
             take long to learn to copy. Needs prediction ``x0``.
-        process: arguments of ``NoiseProcess``.
+        process: arguments of ``GaussianDiffusion``.
 
     Raises:
         UserError: a number out of range, a size that the levels do not divide, or a shortcut to
@@ -95,7 +95,7 @@ class FrameNet(nn.Module):
                 f"size={size} does not divide by patch={patch} and the halvings between"
                 f" {len(mults)} levels: take another size, or fewer mults."
             )
-        self.process = NoiseProcess(**{"variance": "learned", **(process or {})})
+        self.process = GaussianDiffusion(**{"variance": "learned", **(process or {})})
         if shortcut and self.process.prediction != "x0":
             raise UserError("net.shortcut=true needs net.process.prediction=x0.")
         self.size, self.patch, self.shortcut = size, patch, shortcut

@@ -14,8 +14,8 @@ from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
-from thbench.diffusion import ddim
 from thbench.diffusion.losses import clip_mean
+from thbench.diffusion.process import sample_together
 from thbench.diffusion.vlb import bound_term
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
@@ -154,7 +154,7 @@ class FrameStage(Stage):
         example = self.prepare(first)
         config = SamplerConfig(steps=min(50, self.net.process.steps), threshold=0)
         noisy = torch.randn_like(example.clean)
-        made = ddim.sample(
+        made = sample_together(
             self.net.process, lambda x, t: self._predict(example, x, t), noisy, config
         )
         filmed = to_unit(first.video[:, _middle(first)])

@@ -16,9 +16,9 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
-from thbench.diffusion import ddim
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.losses import clip_mean
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.process import sample_together
 from thbench.nn.input_init import level, share
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
@@ -47,7 +47,7 @@ class FrameNet(nn.Module):
             long to learn to copy the portrait.
         width: of the tokens; ``4 dim`` by default.
         dim, mults, blocks, head_dim, groups: see ``UNet``.
-        process: arguments of ``NoiseProcess``; the latent itself is predicted (eq. 16).
+        process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
 
     places: Tensor
@@ -75,7 +75,7 @@ class FrameNet(nn.Module):
             raise UserError(f"net.conditions is one of {', '.join(CONDITIONS)}, not {conditions}.")
         if side % 2 ** (len(mults) - 1):
             raise UserError(f"Latents of {side} pixels do not halve {len(mults) - 1} times: mults.")
-        self.process = NoiseProcess(**{"prediction": "x0", **(process or {})})
+        self.process = GaussianDiffusion(**{"prediction": "x0", **(process or {})})
         if shortcut and self.process.prediction != "x0":
             raise UserError("net.shortcut=true needs net.process.prediction=x0.")
         self.shape = (latent, side, side)
@@ -241,7 +241,7 @@ class FrameStage(Stage):
             return self.net(noisy[:, :, 0], t[:, 0], *given, still)[:, :, None]
 
         noisy = torch.randn_like(clean)[:, :, None]
-        made = ddim.sample(self.net.process, predict, noisy, SamplerConfig(steps=10))
+        made = sample_together(self.net.process, predict, noisy, SamplerConfig(steps=10))
         auto: ReferenceAutoencoder = needed(self, "autoencoder")
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thbench.core.errors import UserError
 from thbench.data.face.morphable import POSE_COEFFICIENTS
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.normalize import RunningStats, sound_stats
 from thbench.nn.transformer import stack
@@ -77,7 +77,7 @@ class MotionNet(nn.Module):
         expression: E, expression coefficients.
         audio_dim: D, channels of the audio embedding.
         single: one transformer for both, the ablation of Table 2.
-        process: arguments of ``NoiseProcess``; the coefficients themselves are predicted (eq. 3).
+        process: arguments of ``GaussianDiffusion``; the coefficients are predicted (eq. 3).
         dit: arguments of ``DiT``.
     """
 
@@ -92,7 +92,7 @@ class MotionNet(nn.Module):
     ) -> None:
         super().__init__()
         self.expression, self.channels = expression, expression + POSE_COEFFICIENTS
-        self.process = NoiseProcess(**{"prediction": "x0", **(process or {})})
+        self.process = GaussianDiffusion(**{"prediction": "x0", **(process or {})})
         sizes = [self.channels] if single else [expression, POSE_COEFFICIENTS]
         self.sizes = sizes
         self.transformers = nn.ModuleList(DiT(size, audio_dim, **dit) for size in sizes)

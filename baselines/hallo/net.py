@@ -22,7 +22,7 @@ from baselines.hallo.masks import (
 from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.walk import build_unet, transformers, walk
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.normalize import RunningStats, sound_stats
 
 
@@ -84,9 +84,9 @@ class HalloNet(nn.Module):
         motion_mid: there is a temporal module in the middle too; AnimateDiff's first version has
             none.
         shortcut: latents are differences to the portrait's, scaled as a whole, the network corrects
-            their best linear estimate from what is noisy (``NoiseProcess.estimate``). A small
+            their best linear estimate from what is noisy (``GaussianDiffusion.estimate``). A small
             network would take long to learn to copy.
-        process: arguments of ``NoiseProcess``.
+        process: arguments of ``GaussianDiffusion``.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class HalloNet(nn.Module):
             "prediction": "v",
             "zero_snr": True,
         }
-        self.process = NoiseProcess(**{**published, **(process or {})})
+        self.process = GaussianDiffusion(**{**published, **(process or {})})
         self.shape = (latent_dim, size, size)
         self.regions, self.masks = tuple(regions), masks
         self.boxes = boxes

@@ -20,8 +20,8 @@ from thbench.core.errors import UserError, did_you_mean
 from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
-from thbench.diffusion import ddim
 from thbench.diffusion.losses import frame_mean
+from thbench.diffusion.process import sample_together
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask
 from thbench.training.optim import build_optimizer
@@ -149,7 +149,7 @@ class HalloStage(Stage):
         predict = self._predict(example, Keep.all(1, first.video.device))
         config = SamplerConfig(steps=10, eta=0, spacing="trailing")
         noise = torch.randn_like(example.clean)
-        made = ddim.sample(self.net.process, predict, noise, config)[0].transpose(0, 1)
+        made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
         latents = self.net.from_latent(made, example.portrait.latent)
         filmed = to_unit(self._made(first.video)[0, -len(made) :])
         return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}

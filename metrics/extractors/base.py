@@ -43,7 +43,14 @@ class Extractor(ABC):
     @property
     def fingerprint(self) -> str:
         """Changes whenever the features might; names them in caches and results."""
-        return "-".join(filter(None, (self.name, str(self.version), self.digest)))
+        return "-".join(filter(None, (self.name, self._origin, str(self.version), self.digest)))
+
+    @property
+    def _origin(self) -> str:
+        """The import path of another package's class, which may share a name with a third's."""
+        kind = type(self)
+        is_own = kind.__module__.partition(".")[0] == "metrics"
+        return "" if is_own else f"{kind.__module__}:{kind.__qualname__}"
 
     def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         """Features of a clip, batch by batch.

@@ -26,7 +26,7 @@ from thbench.data.embedding.encoders import encoder
 from thbench.data.face.landmarks import track
 from thbench.data.synthetic.identity import draw
 from thbench.data.synthetic.render import State, render
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
 
 pytestmark = pytest.mark.numbers
 
@@ -114,7 +114,7 @@ def test_autoencoder_and_places():
     ],
 )
 def test_noise_levels(schedule, expected):
-    levels = NoiseProcess(schedule, 1000).alpha_bar[[1, 250, 500, 1000]]
+    levels = GaussianDiffusion(schedule, 1000).alpha_bar[[1, 250, 500, 1000]]
     assert levels.tolist() == pytest.approx(expected, rel=1e-5)
 
 

@@ -320,11 +320,17 @@ def _device(config: configs.Config) -> str:
 
 
 def _strategies() -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("name", "title", "plan", "stages")]
+    rows: list[tuple[str, ...]] = [("name", "title", "plan", "stages", "from")]
     for name in configs.names("strategy"):
-        content = configs.read_yaml(configs.find("strategy", name))
+        origin = configs.origin("strategy", name)
+        try:
+            content = configs.read_yaml(configs.find("strategy", name))
+        except UserError as error:
+            rows.append((name, f"unusable: {error}", "", "", origin))
+            continue
         plan = content.get("plan", {}).get("name", "nar")
-        rows.append((name, content.get("title", ""), plan, ", ".join(content.get("stages", {}))))
+        stages = ", ".join(content.get("stages", {}))
+        rows.append((name, content.get("title", ""), plan, stages, origin))
     return rows
 
 
@@ -337,22 +343,32 @@ def _parameters() -> list[tuple[str, ...]]:
 def _metrics() -> list[tuple[str, ...]]:
     from thbench.evaluation.protocol import metric_registry
 
-    rows: list[tuple[str, ...]] = [("name", "unit", "better", "needs", "what it is")]
+    rows: list[tuple[str, ...]] = [("name", "unit", "better", "needs", "what it is", "from")]
     for name in sorted(metric_registry):
-        kind = metric_registry.load(name)
-        text = (kind.__doc__ or "").strip().splitlines()[0]
-        rows.append((name, kind.unit, kind.direction, ", ".join(kind.needs), text))
+        try:
+            package = metric_registry.package(name)
+            kind = metric_registry.load(name)
+        except UserError as error:
+            rows.append((name, "", "", "", f"unusable: {error}", ""))
+            continue
+        text = (kind.__doc__ or "").strip().partition("\n")[0]
+        rows.append((name, kind.unit, kind.direction, ", ".join(kind.needs), text, package))
     return rows
 
 
 def _protocols() -> list[tuple[str, ...]]:
     from thbench.evaluation import protocol
 
-    rows: list[tuple[str, ...]] = [("name", "title", "hash", "metrics")]
+    rows: list[tuple[str, ...]] = [("name", "title", "hash", "metrics", "from")]
     for name in configs.names("protocol"):
-        rule = protocol.load(name)
+        origin = configs.origin("protocol", name)
+        try:
+            rule = protocol.load(name)
+        except UserError as error:
+            rows.append((name, f"unusable: {error}", "", "", origin))
+            continue
         listed = ", ".join(metric.name for metric in rule.build())
-        rows.append((name, rule.title, rule.hash, listed))
+        rows.append((name, rule.title, rule.hash, listed, origin))
     return rows
 
 
@@ -361,13 +377,13 @@ def _files(kind: str) -> list[tuple[str, ...]]:
 
 
 def _data() -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("name", "root", "audio", "here")]
+    rows: list[tuple[str, ...]] = [("name", "root", "audio", "here", "from")]
     for name in configs.names("data"):
-        block = configs.read_data(name)
+        block, origin = configs.read_data(name), configs.origin("data", name)
         root = Path(block["root"])
         here = (root / "manifest.jsonl").is_file()
         heard = ",".join(sorted(path.name for path in (root / "audio").glob("*") if path.is_dir()))
-        rows.append((name, block["root"], heard, "yes" if here else "no"))
+        rows.append((name, block["root"], heard, "yes" if here else "no", origin))
     return rows
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from thbench.config.search import searching
 from thbench.core.errors import UserError, did_you_mean
 
 EPILOG = """\
@@ -24,6 +25,11 @@ examples:
   thbench generate dawn --image me.jpg --audio hello.wav -o hello.mp4
   thbench leaderboard                               build the tables
 """
+CONFIG_DIR = "--config-dir"
+CONFIG_DIR_HELP = (
+    "a folder laid out as configs/ (strategy/, data/, protocol/), searched before it; may be"
+    " repeated, and $THBENCH_CONFIG_DIR names more"
+)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
 
@@ -40,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 2 for what the user can put right (one line on stderr), 130 when interrupted.
     """
     try:
-        _run(parse(sys.argv[1:] if argv is None else argv))
+        words, folders = take_config_dirs(sys.argv[1:] if argv is None else argv)
+        with searching(folders):
+            _run(parse(words))
     except UserError as error:
         return _fail(str(error), 2)
     except BrokenPipeError:  # the reader, such as `head`, has had enough
@@ -52,6 +60,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on.", 130)
     return 0
+
+
+def take_config_dirs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without ``--config-dir DIR``, which may stand anywhere, and its folders in order.
+
+    Raises:
+        UserError: no folder follows.
+    """
+    words, folders, left = [], [], iter(argv)
+    for word in left:
+        name, sign, folder = word.partition("=")
+        if name != CONFIG_DIR:
+            words.append(word)
+            continue
+        folder = folder if sign else next(left, "")
+        if not folder:
+            raise UserError(f"{CONFIG_DIR}: expected one argument. See `thbench --help`.")
+        folders.append(folder)
+    return words, folders
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -85,6 +112,11 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{end} See `{self.prog} --help`.")
 
 
+def _add_config_dir(parser: argparse.ArgumentParser) -> None:
+    """For the help alone: ``take_config_dirs`` has taken it out, wherever it stood."""
+    parser.add_argument(CONFIG_DIR, metavar="DIR", default=argparse.SUPPRESS, help=CONFIG_DIR_HELP)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = _Parser(
@@ -95,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.set_defaults(parser=parser)
+    _add_config_dir(parser)
     parser.add_argument("--version", action="version", version=f"thbench {version('thbench')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _check(commands)
@@ -118,6 +151,7 @@ def _command(commands: Commands, name: str, run: str, text: str) -> argparse.Arg
     parser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
     )
+    _add_config_dir(parser)
     parser.set_defaults(parser=parser, run=run)
     return parser
 

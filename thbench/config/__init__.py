@@ -1,7 +1,7 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
 from thbench.config.hashing import content_hash, to_yaml
-from thbench.config.load import configs_root, find, load, names, read_data, read_yaml
+from thbench.config.load import load, read_data, read_yaml
 from thbench.config.schema import (
     DECODERS,
     PRECISIONS,
@@ -16,6 +16,7 @@ from thbench.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from thbench.config.search import configs_root, find, names, origin, package_of, searching
 
 __all__ = [
     "DECODERS",
@@ -35,7 +36,10 @@ __all__ = [
     "find",
     "load",
     "names",
+    "origin",
+    "package_of",
     "read_data",
     "read_yaml",
+    "searching",
     "to_yaml",
 ]

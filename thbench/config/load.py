@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from thbench.config import merge as layering
+from thbench.config import search
 from thbench.config.schema import DECODERS, PRECISIONS, SCALES, Config
 from thbench.core.errors import UserError, did_you_mean
 
@@ -39,45 +40,28 @@ _Loader.add_implicit_resolver(
 )
 
 
-def configs_root() -> Path:
-    """The folder of YAML files: beside the packages in a clone, inside the package in a wheel."""
-    here = Path(__file__).resolve().parents[1]
-    beside = here.parent / "configs"
-    return beside if (beside / "strategy").is_dir() else here / "_configs"
-
-
-def names(kind: str) -> list[str]:
-    """Names of the YAML files of one kind: ``strategy``, ``data``, ``protocol``, ``table``."""
-    return sorted(p.stem for p in (configs_root() / kind).glob("*.yaml") if p.stem[0] != "_")
-
-
-def find(kind: str, name: str) -> Path:
-    """The YAML file of that kind and name; a path to a YAML file is taken as it is.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping with its ``base:`` files merged below it, which are found as names are.
 
     Raises:
-        UserError: there is none.
+        UserError: a file is not valid YAML or no mapping, or a base is missing.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"There is no file {name}.")
-        return path
-    path = configs_root() / kind / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"No {kind} '{name}'.{did_you_mean(name, names(kind))}")
-    return path
+    return _read_yaml(path, ())
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping with its ``base:`` files (relative to the configs root) merged below it."""
+def _read_yaml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(), _Loader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping.")
-    bases = [read_yaml(configs_root() / base) for base in content.pop("base", [])]
-    return layering.stack([*bases, content])
+    files, bases = (*above, path.resolve()), content.pop("base", [])
+    try:
+        found = [search.find_base(base, files) for base in bases]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return layering.stack([*(_read_yaml(base, files) for base in found), content])
 
 
 def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
@@ -91,7 +75,7 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         UserError: an unknown name, key or value, with the nearest one.
     """
-    path = find("strategy", strategy)
+    path = search.find("strategy", strategy)
     content = read_yaml(path)
     words = _parse(overrides)
     scales = content.pop("scales", {})
@@ -146,12 +130,12 @@ def read_data(name: str) -> dict[str, Any]:
 
     A folder is looked for as given and below ``data/``.
     """
-    if name in names("data"):
-        return read_yaml(find("data", name))
+    if name in search.names("data"):
+        return read_yaml(search.find("data", name))
     for folder in (Path(name), Path("data") / name):
         if (folder / "manifest.jsonl").is_file():
             return {"name": folder.name, "root": str(folder)}
-    hint = did_you_mean(name, names("data"))
+    hint = did_you_mean(name, search.names("data"))
     raise UserError(
         f"No data set '{name}': it is neither in configs/data nor a folder with a manifest.jsonl,"
         f" such as `thbench data prepare` writes.{hint}"

@@ -1,7 +1,8 @@
 """Names to classes, found lazily: nothing is imported until it is asked for.
 
-Strategies and stages are named in YAML by ``module:Class``; this page maps the short names that
-users type to those, so that ``thbench ls`` needs no torch.
+Strategies and stages are named in YAML by ``module:Class``; a registry maps the short names that
+users type to such texts, so that ``thbench ls`` needs no torch. Other installed packages add names
+to a registry by entry points (``thbench.core.plugins``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
+from thbench.core import plugins
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.plugins import Plugin
 
 T = TypeVar("T")
 
@@ -47,11 +50,13 @@ class Registry(Mapping[str, str], Generic[T]):
     Args:
         kind: what is registered, for messages ("metric").
         base: the class that all of them derive from, as ``module:Class``.
+        group: of the entry points by which other packages add names; "" for none.
     """
 
-    def __init__(self, kind: str, base: str) -> None:
+    def __init__(self, kind: str, base: str, group: str = "") -> None:
         self.kind = kind
         self._base = base
+        self._group = group
         self._targets: dict[str, str] = {}
 
     def add(self, name: str, target: str) -> None:
@@ -68,18 +73,43 @@ class Registry(Mapping[str, str], Generic[T]):
         """Import and return the class.
 
         Raises:
-            UserError: no such name, with the nearest one.
+            UserError: no such name, with the nearest one; two packages that use it; or another
+                package's class that cannot be imported or derives from another base.
         """
-        if name not in self._targets:
-            raise UserError(f"No {self.kind} '{name}'.{did_you_mean(name, self._targets)}")
+        found = self._find(name)
         base = cast("type[T]", resolve(self._base, object))
-        return resolve(self._targets[name], base)
+        with plugins.blame(found.package, f"{self.kind} '{name}'"):
+            return resolve(found.value, base)
+
+    def package(self, name: str) -> str:
+        """The package that a name comes from: ``thbench``, or another that is installed.
+
+        Raises:
+            UserError: no such name, or more than one package that uses it.
+        """
+        return self._find(name).package
+
+    def _find(self, name: str) -> Plugin:
+        own = [Plugin(name, self._targets[name], plugins.OWN)] if name in self._targets else []
+        found = [*own, *self._plugins().get(name, ())]
+        if not found:
+            raise UserError(f"No {self.kind} '{name}'.{did_you_mean(name, self)}")
+        plugins.check_unique(self.kind, name, [plugin.package for plugin in found])
+        return found[0]
+
+    def _plugins(self) -> Mapping[str, tuple[Plugin, ...]]:
+        return plugins.plugins(self._group) if self._group else {}
 
     def __getitem__(self, name: str) -> str:
-        return self._targets[name]
+        if name not in self:  # as a mapping must
+            raise KeyError(name)
+        return self._find(name).value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets or name in self._plugins()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._targets)
+        return iter(dict.fromkeys((*self._targets, *self._plugins())))
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len({*self._targets, *self._plugins()})

@@ -14,8 +14,8 @@ from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
-from thbench.diffusion import ddim
 from thbench.diffusion.losses import frame_mean, region_mean
+from thbench.diffusion.process import sample_together
 from thbench.nn.normalize import shown_once
 from thbench.nn.regions import box_mask, region_mask
 from thbench.training.stage import Stage, StageContext
@@ -191,4 +191,4 @@ def sample(
     def predict(noisy: Tensor, t: Tensor) -> Tensor:
         return denoiser.net(noisy, t, frames, given, keep)
 
-    return ddim.sample(process, predict, torch.randn(shape, device=frames.device), config)
+    return sample_together(process, predict, torch.randn(shape, device=frames.device), config)

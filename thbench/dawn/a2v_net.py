@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.input_init import share
@@ -70,7 +70,7 @@ class A2VNet(nn.Module):
             (the paper's). Conditions are always normalised.
         floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
-        process: arguments of ``NoiseProcess``.
+        process: arguments of ``GaussianDiffusion``.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class A2VNet(nn.Module):
         process: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.process = NoiseProcess(**(process or {}))
+        self.process = GaussianDiffusion(**(process or {}))
         _check(normalize, shortcut, self.process, latent_size, patch * 2 ** (len(mults) - 1))
         self.latent_size, self.patch, self.window = latent_size, patch, window
         kinds = {"audio": audio_dim}
@@ -272,7 +272,7 @@ class FlowDenoiser(Denoiser):
 
 
 def _check(
-    normalize: str, shortcut: bool, process: NoiseProcess, latent_size: int, multiple: int
+    normalize: str, shortcut: bool, process: GaussianDiffusion, latent_size: int, multiple: int
 ) -> None:
     if normalize not in ("location", "none"):
         raise UserError(f"normalize must be 'location' or 'none', not '{normalize}'.")

@@ -6,19 +6,17 @@ it against ``DDIMScheduler.step`` wherever all frames stand at one level.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseSchedule
 
 SPACINGS = ("linspace", "trailing", "leading")
 
 
-def grid(process: NoiseProcess, config: SamplerConfig) -> Tensor:
+def grid(schedule: NoiseSchedule, config: SamplerConfig) -> Tensor:
     """The levels that a frame passes through.
 
     ``linspace`` and ``trailing`` start at pure noise. ``leading`` is there to compare with older
@@ -29,14 +27,14 @@ def grid(process: NoiseProcess, config: SamplerConfig) -> Tensor:
         (steps + 1,) int64, descending, ending at 0.
 
     Raises:
-        UserError: an unknown spacing, or more steps than the process has.
+        UserError: an unknown spacing, or more steps than the schedule has.
     """
     if config.spacing not in SPACINGS:
         hint = did_you_mean(config.spacing, SPACINGS)
         raise UserError(f"No sampler spacing '{config.spacing}'.{hint}")
-    n, total = config.steps, process.steps
+    n, total = config.steps, schedule.steps
     if not 1 <= n <= total:
-        raise UserError(f"sampler.steps must be from 1 to {total}, the process's, not {n}.")
+        raise UserError(f"sampler.steps must be from 1 to {total}, the schedule's, not {n}.")
     if config.spacing == "linspace":
         levels = torch.linspace(total, 1, n, dtype=torch.float64).round()
     elif config.spacing == "trailing":
@@ -47,7 +45,7 @@ def grid(process: NoiseProcess, config: SamplerConfig) -> Tensor:
 
 
 def step(
-    process: NoiseProcess,
+    schedule: NoiseSchedule,
     noisy: Tensor,
     prediction: Tensor,
     t: Tensor,
@@ -61,7 +59,7 @@ def step(
     below, where DDIM sets the variance itself, it is not.
 
     Args:
-        process: the noise process; says what ``prediction`` is.
+        schedule: the noise schedule; says what ``prediction`` is.
         noisy: (B, C, T, h, w) or (B, C, T), at levels ``t``.
         prediction: the network's, shaped as ``noisy``; twice its channels with a learned variance.
         t: (B, T) int64.
@@ -78,23 +76,23 @@ def step(
     if not 0 <= config.eta <= 1:
         raise UserError(f"sampler.eta must lie in [0, 1], not {config.eta}.")
     moving = t != s
-    prediction, channels = process.split(prediction)
-    clean = process.to_clean(prediction, noisy, t)
+    prediction, channels = schedule.split(prediction)
+    clean = schedule.to_clean(prediction, noisy, t)
     if config.threshold is None:
-        direction = process.to_noise(prediction, noisy, t)
+        direction = schedule.to_noise(prediction, noisy, t)
     else:
         clean = threshold(clean, moving, config.threshold, config.bound)
         # Keep noise and clean value consistent, or what was cut returns with the noise.
-        direction = process.noise_between(clean, noisy, t)
-    signal, _ = process.scales(s, noisy)
-    abar_t, above = process.variances(t, noisy)
-    abar_s, below = process.variances(s, noisy)
-    variance = config.eta**2 * process.transition(t, s, noisy)[1]
+        direction = schedule.noise_between(clean, noisy, t)
+    signal, _ = schedule.scales(s, noisy)
+    abar_t, above = schedule.variances(t, noisy)
+    abar_s, below = schedule.variances(s, noisy)
+    variance = config.eta**2 * schedule.transition(t, s, noisy)[1]
     # What this leaves of 1 - abar_s, written without differences of nearly equal numbers.
     ratio = below / (above * abar_s).clamp(min=1e-20)
     rest = (1 - config.eta**2) * below + config.eta**2 * ratio * below * abar_t
     if channels is not None and config.eta == 1:
-        variance = torch.where(variance > 0, process.log_variance(channels, t, s).exp(), 0.0)
+        variance = torch.where(variance > 0, schedule.log_variance(channels, t, s).exp(), 0.0)
     moved = signal * clean + rest.sqrt() * direction
     if config.eta > 0:
         if noise is None:
@@ -139,27 +137,3 @@ def _quantile(values: Tensor, q: float) -> Tensor:
     place = q * (len(ordered) - 1)
     low = int(place)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], place - low)
-
-
-@torch.no_grad()
-def sample(
-    process: NoiseProcess,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    noisy: Tensor,
-    config: SamplerConfig,
-) -> Tensor:
-    """All frames together from pure noise to clean, with torch's own noise.
-
-    For looking on during training; videos are made by ``thbench.generation.runner``.
-
-    Args:
-        process: the noise process.
-        predict: from noisy latents and their levels (B, T) to the network's output.
-        noisy: (B, C, T, h, w), standard normal.
-        config: steps, eta, thresholds.
-    """
-    like = torch.ones(noisy.shape[0], noisy.shape[2], dtype=torch.int64, device=noisy.device)
-    for a, b in grid(process, config).unfold(0, 2, 1).tolist():
-        output = predict(noisy, a * like)
-        noisy = step(process, noisy, output, a * like, b * like, torch.randn_like(noisy), config)
-    return noisy

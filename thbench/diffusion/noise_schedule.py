@@ -25,7 +25,7 @@ PREDICTIONS: Mapping[str, str] = {"epsilon": "epsilon", "x0": "sample", "v": "v_
 VARIANCES = ("fixed", "learned")
 
 
-class NoiseProcess:
+class NoiseSchedule:
     """Variance-preserving noise: ``noisy = sqrt(abar_t) clean + sqrt(1 - abar_t) noise``.
 
     All methods take latents (B, C, T, h, w) or (B, C, T) and levels ``t`` (B, T), and give

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.noise_schedule import NoiseSchedule
 
 HALF_STEP = 1 / 255
 """Half the distance of neighbouring 8-bit values, in [-1, 1]."""
 
 
 def bound_term(
-    process: NoiseProcess, output: Tensor, clean: Tensor, noisy: Tensor, t: Tensor
+    schedule: NoiseSchedule, output: Tensor, clean: Tensor, noisy: Tensor, t: Tensor
 ) -> Tensor:
     """Each frame's term of the bound L_vlb at its level, in bits per dimension.
 
@@ -24,7 +24,7 @@ def bound_term(
     Dhariwal 2021, section 3.1).
 
     Args:
-        process: with a learned variance.
+        schedule: with a learned variance.
         output: (B, 2 C, T, ...), the network's.
         clean: (B, C, T, ...), 8-bit values scaled to [-1, 1].
         noisy: shaped as ``clean``, at levels ``t``.
@@ -34,21 +34,21 @@ def bound_term(
         (B, T) float32.
 
     Raises:
-        ValueError: the process has a fixed variance.
+        ValueError: the schedule has a fixed variance.
     """
-    prediction, channels = process.split(output)
+    prediction, channels = schedule.split(output)
     if channels is None:
-        raise ValueError("the bound trains a learned variance, and this process has a fixed one")
+        raise ValueError("the bound trains a learned variance, and this schedule has a fixed one")
     clean = clean.float()
-    wrong = clean - process.to_clean(prediction.detach(), noisy, t)
+    wrong = clean - schedule.to_clean(prediction.detach(), noisy, t)
     s = t - 1
-    log_variance = process.log_variance(channels, t, s)
-    forward, _ = process.transition(t, s, clean)
-    _, above = process.variances(t, clean)
+    log_variance = schedule.log_variance(channels, t, s)
+    forward, _ = schedule.transition(t, s, clean)
+    _, above = schedule.variances(t, clean)
     # Both means hold the same share of x_t, so they differ by this share of the clean values.
-    shift = process.scales(s, clean)[0] * forward / above * wrong
+    shift = schedule.scales(s, clean)[0] * forward / above * wrong
     # At level 1 q has no variance; the value below is then not used.
-    true = process.log_variance(torch.full_like(channels, -1.0), t, s)
+    true = schedule.log_variance(torch.full_like(channels, -1.0), t, s)
     divergence = (log_variance - true + (true - log_variance).exp() - 1) / 2
     divergence = divergence + shift.square() * (-log_variance).exp() / 2
     first = t.reshape(t.shape[0], 1, t.shape[1], *[1] * (clean.ndim - 3)) == 1

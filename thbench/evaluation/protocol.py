@@ -13,6 +13,7 @@ from metrics import METRICS
 from metrics.base import FrameMetric, is_pixels
 from metrics.extractors import EXTRACTORS
 from thbench.config import content_hash, find, names, read_yaml
+from thbench.core import plugins
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.registry import Registry
 from thbench.data import manifest
@@ -22,15 +23,17 @@ POSES = ("reference", "generated")
 OWN_MOTION = ("unavailable", "noted", "generated")
 
 
-def _registry(kind: str, base: str, names: Mapping[str, str]) -> Registry[Any]:
-    registry: Registry[Any] = Registry(kind, base)
+def _registry(kind: str, base: str, group: str, names: Mapping[str, str]) -> Registry[Any]:
+    registry: Registry[Any] = Registry(kind, base, group)
     for name, target in names.items():
         registry.add(name, target)
     return registry
 
 
-metric_registry = _registry("metric", "metrics.base:BenchMetric", METRICS)
-extractor_registry = _registry("extractor", "metrics.extractors.base:Extractor", EXTRACTORS)
+metric_registry = _registry("metric", "metrics.base:BenchMetric", plugins.METRICS, METRICS)
+extractor_registry = _registry(
+    "extractor", "metrics.extractors.base:Extractor", plugins.EXTRACTORS, EXTRACTORS
+)
 
 
 @dataclass(frozen=True)
@@ -135,16 +138,24 @@ class Protocol:
             return None
         return replace(self, pose="generated", metrics=specs, over_time=OverTime())
 
-    def _versions(self) -> dict[str, int]:
-        versions = {}
+    def _versions(self) -> dict[str, Any]:
+        versions: dict[str, Any] = {}
         metrics = [*self.build(), *self.over_time.build()]
         for metric, spec in zip(metrics, (*self.metrics, *self.over_time.metrics), strict=True):
-            versions[spec["metric"]] = metric.version
+            name = spec["metric"]
+            versions[name] = _version(metric_registry, name, metric.version)
             for need in metric.needs:
                 name, _ = metric.recipes.get(need, (need, {}))
                 if name in extractor_registry:
-                    versions[need] = extractor_registry.load(name).version
+                    version = extractor_registry.load(name).version
+                    versions[need] = _version(extractor_registry, name, version)
         return versions
+
+
+def _version(registry: Registry[Any], name: str, version: int) -> int | list[Any]:
+    """What a hash takes of a class: two packages' version 1 of one name are not the same."""
+    package = registry.package(name)
+    return version if package == plugins.OWN else [package, version]
 
 
 def build_metric(spec: Mapping[str, Any]) -> Any:

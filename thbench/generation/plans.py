@@ -239,7 +239,7 @@ def steps_per_level(plan: Plan, steps: int) -> int:
 
 
 def check(plan: Plan) -> None:
-    """Assert that a plan can be executed.
+    """See that a plan can be executed; the runner does so, unless Python runs with ``-O``.
 
     The levels of each frame fall from L to 0 without gap or overlap; only the portrait and frames
     that an earlier round finished are observed; windows of a round share no frame.
@@ -250,16 +250,16 @@ def check(plan: Plan) -> None:
     high = levels(plan)
     level = dict.fromkeys(range(n_frames(plan)), high)
     for r, round_ in enumerate(plan):
-        made: dict[int, int] = {}
+        done: dict[int, int] = {}
         for window in round_:
             _check_window(window, level, r)
             for i, enter, leave in zip(window.generate, window.enter, window.leave, strict=True):
-                if i in made:
+                if i in done:
                     raise ValueError(f"round {r}: frame {i} is made by two windows")
                 if level[i] != enter or not 0 <= leave < enter:
                     raise ValueError(f"round {r}: frame {i} at {level[i]} goes {enter}->{leave}")
-                made[i] = leave
-        level.update(made)
+                done[i] = leave
+        level.update(done)
     for i, left in level.items():
         if left:
             raise ValueError(f"frame {i} ends at level {left}")

@@ -1,4 +1,4 @@
-"""Runs the passes of a strategy: any plan with any denoiser, streamed frame by frame.
+"""The runner: generates a video by any plan with any denoiser, streamed frame by frame.
 
 The noise of a frame depends on the request, the space and the frame alone, and the noise of a
 step on the window as well, so the same request gives the same video whatever the batching, the
@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,9 @@ from torch import Tensor
 from thbench.core.seeding import noise_generator
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Cost, Generation, Request, to_uint8
-from thbench.diffusion import ddim as sampling
+from thbench.generation import plans
 from thbench.generation.plans import SOURCE, Round, Window, levels, steps_per_level, windows
-from thbench.generation.plans import cost as plan_cost
-from thbench.generation.strategy import Denoiser, GenerationPass
-
-if TYPE_CHECKING:
-    from thbench.generation.strategy import Strategy
+from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
 
 
 def generate(strategy: Strategy, request: Request) -> Generation:
@@ -58,7 +54,9 @@ def _chunks(
 def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) -> Iterator[Tensor]:
     *before, last = strategy.passes(request)
     for current in (*before, last):
-        cost.depth += plan_cost(current.plan, current.sampler.steps).depth
+        if __debug__:
+            plans.check(current.plan)
+        cost.depth += plans.cost(current.plan, current.sampler.steps).depth
     for current in before:
         latents = torch.cat(
             [latent for _, latent in execute(current, strategy, conditions, request, cost)]
@@ -144,7 +142,7 @@ class _State:
         self.strategy, self.device = strategy, strategy.device
         self.clean: dict[int, Tensor] = {}
         self.noisy: dict[int, Tensor] = {}
-        self.grid = sampling.grid(current.process, current.sampler)
+        self.grid = current.process.grid(current.sampler)
         self.high = levels(current.plan)
         self.per_level = steps_per_level(current.plan, current.sampler.steps)
         self.portrait: Tensor | None = None
@@ -153,6 +151,7 @@ class _State:
 
     def denoise(self, r: int, places: Sequence[_Place]) -> None:
         """Take all frames of some windows, alike in shape, from ``enter`` to ``leave``."""
+        process, sampler = self.current.process, self.current.sampler
         group = [place.window for place in places]
         denoiser = self.current.denoisers[group[0].model]
         shape = denoiser.latent_shape(self.conditions)
@@ -169,16 +168,8 @@ class _State:
         for k in range(group[0].drop * self.per_level):
             t, s = self.grid[at + k].to(self.device), self.grid[at + k + 1].to(self.device)
             prediction = self._predict(denoiser, seen, noisy, t, frames, context)
-            noise = _draw(sources, noisy) if self.current.sampler.eta > 0 else None
-            noisy = sampling.step(
-                self.current.process,
-                noisy,
-                prediction,
-                t,
-                s,
-                noise,
-                self.current.sampler,
-            )
+            noise = _draw(sources, noisy) if process.draws_noise(sampler) else None
+            noisy = process.step(noisy, prediction, t, s, noise, sampler)
         self._scatter(group, noisy)
 
     def _predict(

@@ -14,7 +14,7 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Request
 from thbench.core.versioned import Versioned
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.process import NoiseProcess
 from thbench.generation.plans import Plan
 from thbench.training.stage import StageContext
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from thbench import config as configs
+from thbench.core.errors import UserError
+from thbench.core.plugins import blame
 from thbench.data.embedding.cache import kind_of
 from thbench.data.embedding.encoders import ENCODERS
 from thbench.training.runs import build_stage, order
@@ -53,7 +55,12 @@ def table() -> list[tuple[str, ...]]:
     """Rows of all strategies: strategy, role, part, and its parameters at each scale."""
     rows: list[tuple[str, ...]] = [("strategy", "role", "part", *configs.SCALES)]
     for strategy in configs.names("strategy"):
-        counts = {scale: count(strategy, scale) for scale in configs.SCALES}
+        try:
+            with blame(configs.package_of(strategy), f"strategy '{strategy}'"):
+                counts = {scale: count(strategy, scale) for scale in configs.SCALES}
+        except UserError as error:
+            rows.append((strategy, f"unusable: {error}", "", *("" for _ in configs.SCALES)))
+            continue
         roles = dict.fromkeys(role for found in counts.values() for role in found)
         for role in roles:
             found = [counts[scale].get(role, {}) for scale in configs.SCALES]

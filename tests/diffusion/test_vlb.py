@@ -8,10 +8,10 @@ import torch
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.diffusion import ddim
-from thbench.diffusion.noise_schedule import NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.vlb import bound_term, log_mass
 
-LEARNED = NoiseProcess("cosine", 1000, variance="learned")
+LEARNED = GaussianDiffusion("cosine", 1000, variance="learned")
 
 
 def latents(*shape, seed=0):
@@ -107,16 +107,16 @@ def test_the_masses_of_all_8_bit_values_sum_to_one():
 def test_a_fixed_variance_has_no_bound_to_train():
     x, t = torch.zeros(1, 1, 1), torch.ones(1, 1).long()
     with pytest.raises(ValueError, match="fixed"):
-        bound_term(NoiseProcess(), x, x, x, t)
+        bound_term(GaussianDiffusion(), x, x, x, t)
     with pytest.raises(UserError, match="at least 2"):
-        NoiseProcess(steps=1, variance="learned")
+        GaussianDiffusion(steps=1, variance="learned")
 
 
 # Data N(0, d^2): all distributions are Gaussian and known.
 
 
 def toy(deviation=0.5, n=20_000, steps=10):
-    process = NoiseProcess("cosine", 1000, variance="learned")
+    process = GaussianDiffusion("cosine", 1000, variance="learned")
     levels = ddim.grid(process, SamplerConfig(steps=steps))
     return process, deviation, levels, (1, 1, 1, n, 1)
 
@@ -188,7 +188,7 @@ def test_with_the_true_variance_few_steps_sample_the_data_s():
 
 
 def test_the_lower_bound_of_the_variance_is_the_ancestral_step():
-    fixed = NoiseProcess("cosine", 1000)
+    fixed = GaussianDiffusion("cosine", 1000)
     noisy, eps, noise = latents(2, 3, 4), latents(2, 3, 4, seed=1), latents(2, 3, 4, seed=2)
     t, s = torch.tensor([[900, 500, 7, 0]] * 2), torch.tensor([[450, 500, 0, 0]] * 2)
     config = SamplerConfig(eta=1.0, threshold=0)

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thbench.core.errors import UserError
-from thbench.diffusion.noise_schedule import PREDICTIONS, SCHEDULES, NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
+from thbench.diffusion.noise_schedule import PREDICTIONS, SCHEDULES
 
 
 def latents(*shape, seed=0):
@@ -14,7 +15,7 @@ def latents(*shape, seed=0):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_level_k_is_scheduler_index_k_minus_1_and_level_0_is_clean(schedule):
-    process = NoiseProcess(schedule, 100)
+    process = GaussianDiffusion(schedule, 100)
     reference = DDIMScheduler(
         100, 1e-4, 0.02, SCHEDULES[schedule], clip_sample=False, rescale_betas_zero_snr=False
     )
@@ -31,7 +32,7 @@ def test_level_k_is_scheduler_index_k_minus_1_and_level_0_is_clean(schedule):
 
 
 def test_every_frame_has_its_own_level():
-    process = NoiseProcess("linear", 10)
+    process = GaussianDiffusion("linear", 10)
     t = torch.tensor([[0, 3, 10], [7, 0, 1]])
     clean, noise = latents(2, 4, 3), latents(2, 4, 3, seed=1)
     noisy = process.add_noise(clean, noise, t)
@@ -45,7 +46,7 @@ def test_every_frame_has_its_own_level():
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(sorted(PREDICTIONS)), st.lists(st.integers(1, 900), min_size=3, max_size=3))
 def test_target_inverts_to_clean_and_noise(prediction, levels):
-    process = NoiseProcess("cosine", 1000, prediction)
+    process = GaussianDiffusion("cosine", 1000, prediction)
     clean, noise, t = latents(1, 2, 3, 2, 2), latents(1, 2, 3, 2, 2, seed=1), torch.tensor([levels])
     noisy = process.add_noise(clean, noise, t)
     target = process.target(clean, noise, t)
@@ -56,7 +57,7 @@ def test_target_inverts_to_clean_and_noise(prediction, levels):
 
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_the_best_estimate_is_as_wrong_as_it_says_and_knows_the_ends(zero_snr):
-    process = NoiseProcess(prediction="v", zero_snr=zero_snr)
+    process = GaussianDiffusion(prediction="v", zero_snr=zero_snr)
     torch.manual_seed(0)
     mean = torch.tensor([3.0, -1.0])[:, None, None]
     deviation = torch.tensor([0.5, 2.0])[:, None, None]
@@ -76,7 +77,7 @@ def test_the_best_estimate_is_as_wrong_as_it_says_and_knows_the_ends(zero_snr):
 
 
 def test_zero_snr_has_no_signal_left_and_v_recovers_the_clean_value():
-    process = NoiseProcess("scaled_linear", 1000, "v", 0.00085, 0.012, zero_snr=True)
+    process = GaussianDiffusion("scaled_linear", 1000, "v", 0.00085, 0.012, zero_snr=True)
     assert process.alpha_bar[-1] == 0
     clean, noise, t = latents(1, 2, 3), latents(1, 2, 3, seed=1), torch.full((1, 3), 1000)
     noisy = process.add_noise(clean, noise, t)
@@ -85,7 +86,7 @@ def test_zero_snr_has_no_signal_left_and_v_recovers_the_clean_value():
 
 
 def test_half_precision_comes_back_as_float32():
-    process = NoiseProcess("cosine", 10)
+    process = GaussianDiffusion("cosine", 10)
     half = latents(1, 2, 3).half()
     assert process.add_noise(half, half, torch.ones(1, 3).long()).dtype == torch.float32
 
@@ -101,9 +102,9 @@ def test_half_precision_comes_back_as_float32():
 )
 def test_errors(options, message):
     with pytest.raises(UserError, match=message):
-        NoiseProcess(**options)
+        GaussianDiffusion(**options)
 
 
 def test_levels_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
-        NoiseProcess().add_noise(latents(2, 3, 4), latents(2, 3, 4), torch.ones(4, 2).long())
+        GaussianDiffusion().add_noise(latents(2, 3, 4), latents(2, 3, 4), torch.ones(4, 2).long())

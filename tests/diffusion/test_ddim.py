@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.diffusion import ddim
-from thbench.diffusion.noise_schedule import PREDICTIONS, SCHEDULES, NoiseProcess
+from thbench.diffusion.gaussian import GaussianDiffusion
+from thbench.diffusion.noise_schedule import PREDICTIONS, SCHEDULES
+from thbench.diffusion.process import sample_together
 
 
 def latents(*shape, seed=0):
@@ -28,7 +30,7 @@ def reference(schedule, prediction, zero_snr, spacing, steps):
 @pytest.mark.parametrize("spacing", ddim.SPACINGS)
 @pytest.mark.parametrize("steps", [2, 7, 20, 1000])
 def test_grid_is_diffusers_timesteps_plus_one_then_zero(spacing, steps):
-    levels = ddim.grid(NoiseProcess(), SamplerConfig(steps=steps, spacing=spacing))
+    levels = ddim.grid(GaussianDiffusion(), SamplerConfig(steps=steps, spacing=spacing))
     theirs = reference("cosine", "epsilon", False, spacing, steps).timesteps
     assert levels.dtype == torch.int64
     assert levels[-1] == 0
@@ -39,7 +41,7 @@ def test_grid_is_diffusers_timesteps_plus_one_then_zero(spacing, steps):
 
 def test_one_step_starts_at_pure_noise():
     for spacing in ("linspace", "trailing"):
-        levels = ddim.grid(NoiseProcess(), SamplerConfig(steps=1, spacing=spacing))
+        levels = ddim.grid(GaussianDiffusion(), SamplerConfig(steps=1, spacing=spacing))
         assert levels.tolist() == [1000, 0]
 
 
@@ -56,7 +58,7 @@ KINDS = [
 def test_step_is_ddim_scheduler_step_where_all_frames_are_level(
     prediction, eta, schedule, zero_snr
 ):
-    process = NoiseProcess(schedule, 1000, prediction, zero_snr=zero_snr)
+    process = GaussianDiffusion(schedule, 1000, prediction, zero_snr=zero_snr)
     config = SamplerConfig(steps=20, eta=eta, spacing="trailing", threshold=None)
     theirs = reference(schedule, prediction, zero_snr, "trailing", 20)
     levels = ddim.grid(process, config)
@@ -74,7 +76,7 @@ def test_step_is_ddim_scheduler_step_where_all_frames_are_level(
 
 def test_alpha_bar_is_not_off_by_one():
     """A step 1 -> 0 must use index 0 of the schedule, not 1, and land on the clean value."""
-    process = NoiseProcess("linear", 10, beta_start=0.1, beta_end=0.5)
+    process = GaussianDiffusion("linear", 10, beta_start=0.1, beta_end=0.5)
     clean, noise = latents(1, 2, 3), latents(1, 2, 3, seed=1)
     noisy = 0.9**0.5 * clean + 0.1**0.5 * noise
     one, zero = torch.ones(1, 3).long(), torch.zeros(1, 3).long()
@@ -89,7 +91,7 @@ def test_alpha_bar_is_not_off_by_one():
     st.lists(st.integers(0, 900), min_size=4, max_size=4),
 )
 def test_true_prediction_taken_to_zero_gives_the_clean_value(prediction, eta, levels):
-    process = NoiseProcess("cosine", 1000, prediction)
+    process = GaussianDiffusion("cosine", 1000, prediction)
     clean, noise, t = latents(1, 2, 4), latents(1, 2, 4, seed=1), torch.tensor([levels])
     noisy = process.add_noise(clean, noise, t)
     predicted = process.target(clean, noise, t)
@@ -101,7 +103,7 @@ def test_true_prediction_taken_to_zero_gives_the_clean_value(prediction, eta, le
 
 
 def test_true_noise_at_eta_0_moves_along_the_forward_process_per_frame():
-    process = NoiseProcess("cosine", 1000)
+    process = GaussianDiffusion("cosine", 1000)
     clean, noise = latents(2, 3, 3, 2, 2), latents(2, 3, 3, 2, 2, seed=1)
     t, s = torch.tensor([[900, 500, 0], [7, 300, 1]]), torch.tensor([[450, 500, 0], [3, 0, 0]])
     noisy = process.add_noise(clean, noise, t)
@@ -113,7 +115,7 @@ def test_true_noise_at_eta_0_moves_along_the_forward_process_per_frame():
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_a_step_keeps_the_marginal_variance(eta):
     """From N(0, 1) noise and no signal, every level must be N(0, 1 - abar_s)."""
-    process = NoiseProcess("cosine", 1000)
+    process = GaussianDiffusion("cosine", 1000)
     shape = (1, 100, 2, 10, 10)
     t, s = torch.full((1, 2), 800), torch.full((1, 2), 300)
     noise = latents(*shape)
@@ -137,7 +139,7 @@ def test_threshold_is_per_window_over_the_moving_frames_only():
 
 
 def test_threshold_in_a_step_agrees_with_diffusers():
-    process = NoiseProcess("cosine", 1000)
+    process = GaussianDiffusion("cosine", 1000)
     theirs = DDIMScheduler(
         1000, beta_schedule="squaredcos_cap_v2", clip_sample=False, thresholding=True,
         dynamic_thresholding_ratio=0.9, sample_max_value=1e9, timestep_spacing="trailing",
@@ -158,13 +160,13 @@ def test_threshold_in_a_step_agrees_with_diffusers():
 )
 def test_grid_errors(options, message):
     with pytest.raises(UserError, match=message):
-        ddim.grid(NoiseProcess(), SamplerConfig(**options))
+        ddim.grid(GaussianDiffusion(), SamplerConfig(**options))
 
 
 def test_eta_outside_its_range_is_refused():
     x, t = torch.zeros(1, 1, 1), torch.ones(1, 1).long()
     with pytest.raises(UserError, match="eta"):
-        ddim.step(NoiseProcess(), x, x, t, t - 1, x, SamplerConfig(eta=1.5))
+        ddim.step(GaussianDiffusion(), x, x, t, t - 1, x, SamplerConfig(eta=1.5))
 
 
 def test_threshold_0_is_a_plain_clamp():
@@ -175,14 +177,14 @@ def test_threshold_0_is_a_plain_clamp():
 
 
 def test_a_true_prediction_is_sampled_to_the_clean_value():
-    process, clean = NoiseProcess("cosine", 1000, "x0"), latents(2, 3, 4, 2, 2)
+    process, clean = GaussianDiffusion("cosine", 1000, "x0"), latents(2, 3, 4, 2, 2)
     seen = []
 
     def predict(noisy, t):
         seen.append(t.clone())
         return clean
 
-    made = ddim.sample(process, predict, torch.randn_like(clean), SamplerConfig(steps=5))
+    made = sample_together(process, predict, torch.randn_like(clean), SamplerConfig(steps=5))
     torch.testing.assert_close(made, clean)
     assert [t.unique().tolist() for t in seen] == [[1000], [750], [500], [251], [1]]
     assert all(t.shape == (2, 4) for t in seen)
