@@ -131,11 +131,11 @@ def test_the_strategy_trains_generates_and_is_scored(
         (tmp_path / name).write_bytes((files / name).read_bytes())
     assert main(quick(strategy.command("generate"), bench, tmp_path)) == 0
     assert video.read(tmp_path / "me.mp4").shape == (25, 3, 64, 64)
-    made = {r.plan["name"]: r for r in results.read_folder(tmp_path / "results")}
-    assert {r.strategy for r in made.values()} == {"coarse"}
-    assert made["nar"].metrics["PSNR"].value > 5
-    assert "zero-shot" not in " ".join(made["nar"].notes)
-    assert "zero-shot" in " ".join(made["sar"].notes)
+    found = results.read_folder(tmp_path / "results")
+    assert {r.strategy for r in found} == {"coarse"}
+    assert all(r.metrics["PSNR"].value > 5 for r in found)
+    zero_shot = [any("zero-shot" in note for note in r.notes) for r in found]
+    assert sorted(zero_shot) == [False, True], "the second plan was not trained"
 
 
 def test_the_strategy_is_found_in_a_package(strategy, tmp_path, monkeypatch):
