@@ -31,16 +31,14 @@ def test_files_that_are_named_exist(name):
 
 
 def test_glossary_names_what_is_in_the_code():
-    """``file.py``: `Name` and `module.name`, as the third column has them."""
-    missing = []
-    for row in re.findall(r"^\| .* \|$", (ROOT / "docs/glossary.md").read_text(), re.M):
-        place = row.rsplit(" | ", 1)[-1]
-        for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", place):
-            text = next(ROOT.glob(f"**/{path}"), ROOT / path).read_text()
-            missing += [
-                n for n in re.findall(r"`(\w+)`", names) if not re.search(rf"\b{n}\b", text)
-            ]
-    assert not missing
+    """`file.py`: `Name`, `OTHER`, as its third column has them."""
+    page = (ROOT / "docs/glossary.md").read_text()
+    found = re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", page)
+    assert len(found) > 10
+    for path, names in found:
+        text = (ROOT / path).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(class |def )?{name}\b", text, re.M), f"{path} has no {name}"
 
 
 def test_the_menu_has_every_page():
