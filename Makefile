@@ -47,7 +47,7 @@ type: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python -m benchmarks.learning
 
 tables: $(READY)
 	$(BIN)/thbench leaderboard

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from baselines.pretrained import fill_from
 from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource, missing_weights
+from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
 from thbench.nn.perceptual import pyramid_l1
@@ -176,6 +177,7 @@ class AutoencoderStage(ReconstructionStage):
     """
 
     stable_name = "autoencoder"
+    config_blocks: ClassVar[Blocks] = {"net": Autoencoder}
     network: ClassVar[type[Autoencoder]] = Autoencoder
     net: Autoencoder
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import fewest_shown, frame_range
 from thbench.dawn.a2v import A2VStage
@@ -51,6 +52,7 @@ class WindowStage(A2VStage):
     """
 
     stable_name = "windows"
+    config_blocks: ClassVar[Blocks] = {"plan": plans.check_options}
 
     def __init__(
         self,

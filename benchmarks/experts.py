@@ -1,6 +1,6 @@
 """Trains the experts of the synthetic domain and measures them on people they never saw.
 
-    python benchmarks/experts.py [--data runs/learning/data]
+    python -m benchmarks.experts [--data runs/learning/data]
 
 The data set is made where it is absent (see ``thbench data synth``). Three nets are trained on its
 training people from the renderer's own labels: ``face`` reads pose, mouth and lids, ``identity``
@@ -12,7 +12,7 @@ expressions, found from the landmarks alone, is a fourth file.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,14 @@ class Footage:
         return len(self.frames)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the data, train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", default="runs/learning/data", help="a synthetic data set")
     parser.add_argument("--seed", type=int, default=1, help="of the data set, if it is made")
     parser.add_argument("--out", default=str(FOLDER), help="folder of the weights")
     parser.add_argument("--report", default="docs/scoring/experts.md")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     data = Path(arguments.data)
     if not (data / "manifest.jsonl").is_file():
         synthesize(data, identities=sum(SPLITS.values()), splits=SPLITS, seed=arguments.seed)
@@ -73,11 +73,12 @@ def main() -> None:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     lines = ["# Experts of the synthetic domain", "", _INTRODUCTION, "", "| | |", "|---|---|"]
-    for name, fit, judge in (
+    experts: tuple[tuple[str, Callable[..., Any], Callable[..., dict[str, float]]], ...] = (
         ("face", fit_face, judge_face),
         ("identity", fit_identity, judge_identity),
         ("sync", fit_sync, judge_sync),
-    ):
+    )
+    for name, fit, judge in experts:
         net = fit(train).eval()
         save_file({k: v.contiguous() for k, v in net.state_dict().items()},
                   out / f"{name}.safetensors")  # fmt: skip
@@ -94,7 +95,7 @@ def main() -> None:
 
 _INTRODUCTION = (
     f"Figures on {SPLITS['test']} people whom training never saw;"
-    " made by `python benchmarks/experts.py`."
+    " made by `python -m benchmarks.experts`."
 )
 
 

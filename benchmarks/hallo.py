@@ -1,8 +1,8 @@
 """Does Hallo learn in both stages, and do the weights of its regions move what they should?
 
-    python benchmarks/hallo.py [--out runs/learning] [key=value ...]
+    python -m benchmarks.hallo [--out runs/learning] [key=value ...]
 
-Needs the data set of ``benchmarks/learning.py``. Trains the tiny scale, measures the loss on
+Needs the data set of ``benchmarks.learning``. Trains the tiny scale, measures the loss on
 held-out people before and after each stage, and generates held-out clips with the lip region's
 weight at 0, 1 and 2, and once with another clip's sound. Mouth motion is read by the net for such
 faces (``synthetic-face``) and, without any net, as the change of pixels in the box around the
@@ -16,15 +16,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from held_out import arguments, correlation, generate, metadata, mouth, sheet, table, told, words
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
+from benchmarks.held_out import (
+    arguments,
+    correlation,
+    generate,
+    metadata,
+    mouth,
+    sheet,
+    table,
+    told,
+    words,
+)
 from thbench import config
 from thbench.core.files import write_atomic
 from thbench.core.seeding import derive_seed
@@ -47,9 +57,9 @@ MOTION, HEARD = "mouth, deviation", "r with planted mouth"
 COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 0.4, 1.0)}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, report."""
-    given = arguments(__doc__ or "", clips=16)
+    given = arguments(__doc__ or "", 16, argv)
     loaded = config.load("hallo", words(given))
     fit.fit(loaded)
     folder = Path(given.report)
@@ -93,7 +103,9 @@ def held_out_loss(loaded: config.Config, name: str, *, trained: bool) -> float:
         origin = loaded.stages[name].init_from
         if origin:
             stage.net.load_state_dict(load_net(loaded, origin, {"vae": vae})[0].state_dict())
-        stage.net.statistics.load_state_dict(net.statistics.state_dict())
+        cast("nn.Module", stage.net.statistics).load_state_dict(
+            cast("nn.Module", net.statistics).state_dict()
+        )
     return _mean_loss(stage.eval(), data.dataset("val"), loaded.stages[name].batch_size)
 
 
@@ -211,9 +223,9 @@ def page(found: dict[str, Any], people: str) -> str:
         " 8 x 8 of the tiny scale. In training they are the unions over the clip. Of real clips"
         " 4.3% of the lips' points and .9% of the face's leave these regions, of the portrait's own"
         " boxes 35% and 14%"
-        " (`python benchmarks/regions.py`; docs/decisions.md).",
+        " (`python -m benchmarks.regions`; docs/decisions.md).",
         "",
-        "Made by `python benchmarks/hallo.py`; 'smoke' scale, synthetic faces, one seed.",
+        "Made by `python -m benchmarks.hallo`; 'smoke' scale, synthetic faces, one seed.",
         "",
     ]
     return "\n".join(lines)

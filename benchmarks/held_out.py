@@ -24,15 +24,15 @@ from thbench.generation.strategy import Strategy
 from thbench.training.runs import stage_run
 
 
-def arguments(doc: str, clips: int) -> argparse.Namespace:
-    """The command line of a benchmark that trains one system and measures it."""
+def arguments(doc: str, clips: int, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a benchmark that trains one system and measures it."""
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data (in data/) and checkpoints")
     parser.add_argument("--report", default="docs/learning", help="figures and page")
     parser.add_argument("--clips", type=int, default=clips, help="held-out clips")
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def words(given: argparse.Namespace) -> list[str]:

@@ -1,6 +1,6 @@
 """Does DAWN learn? Held-out synthetic faces and speech, measured against the planted truth.
 
-    python benchmarks/learning.py [--out runs/learning]
+    python -m benchmarks.learning [--out runs/learning]
 
 renders a data set, trains the tiny scale and, at several points of each stage, measures on test
 identities that training never saw. Correlations are taken within clips and averaged: pooled over
@@ -19,15 +19,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from held_out import correlation, generate, psnr
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import flow_to_image, save_image
 
+from benchmarks.held_out import correlation, generate, psnr
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.files import write_atomic
@@ -37,6 +37,7 @@ from thbench.data.face import landmarks
 from thbench.data.face.pose import mouth_opening
 from thbench.data.store import Store
 from thbench.data.synthetic.make import synthesize
+from thbench.dawn.lfg import LatentFlowGenerator
 from thbench.generation import assemble
 from thbench.generation.requests import SplitRequests
 from thbench.nn.warp import resize_to, warp_by_flow
@@ -54,7 +55,7 @@ TARGETS = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data, checkpoints and videos")
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the strategy dawn")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     data = render(out, arguments.workers)
     words = ["scale=tiny", f"data={data}", f"runs={out}", *arguments.overrides]
@@ -155,7 +156,7 @@ def train_and_measure(
 def reconstruct(held_out: HeldOut, stage: str) -> dict[str, float]:
     """The latent flow generator alone: each clip from its first frame and its own motion."""
     loaded = held_out.config
-    net = load_net(loaded, stage)[0]
+    net = cast("LatentFlowGenerator", load_net(loaded, stage)[0])
     store = Store(
         Path(loaded.data.root), held_out.split, loaded.size, loaded.data.audio, cache_gb=0
     )
@@ -273,7 +274,7 @@ def report(points: Points, folder: Path) -> None:
     for stage in ("a2v1", "a2v2"):
         lines += ["", *_table(measured, stage, f"Generation, after {stage}")]
     lines += ["", "![curves over steps](learning.png)", ""]
-    lines += ["Made by `python benchmarks/learning.py`; 'smoke' scale, synthetic faces.", ""]
+    lines += ["Made by `python -m benchmarks.learning`; 'smoke' scale, synthetic faces.", ""]
     write_atomic(folder / "learning.md", "\n".join(lines))
     _plot(measured, folder / "learning.png")
     print(f"report: {folder / 'learning.md'}")

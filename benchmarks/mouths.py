@@ -1,8 +1,8 @@
 """Do mouths follow the sound? Every trained strategy, the same held-out clips, an even hand.
 
-    python benchmarks/mouths.py [--out runs/learning] [strategy ...]
+    python -m benchmarks.mouths [--out runs/learning] [strategy ...]
 
-Needs what ``benchmarks/learning.py``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
+Needs what ``benchmarks.learning``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
 Each strategy makes the same clips from portrait and sound, with no motion to follow, and once more
 with another clip's sound. The mouth opening that ``synthetic-face`` reads off the pictures is
 correlated, within clips, with the one planted beside the clip's own sound. Resumable.
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import correlation, generate, mouth, table, told
 from tqdm import tqdm
 
+from benchmarks.held_out import correlation, generate, mouth, table, told
 from thbench import config
 from thbench.core.files import write_atomic
 from thbench.generation import assemble
@@ -28,7 +29,7 @@ from thbench.generation.requests import SplitRequests
 NAMES = ("dawn", "sar", "ttr", "rolling", "ar", "diffused_heads", "fd2talk", "hallo")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Generate, read, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data (in data/) and checkpoints")
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=44, help="of each clip")
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("strategies", nargs="*", default=NAMES)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "mouths.json"
@@ -64,7 +65,7 @@ def page(rows: dict[str, list[str]], asked: dict[str, Any]) -> str:
         "",
         *table([["", "own sound", "least and most", "another's sound"], *best]),
         "",
-        "Made by `python benchmarks/mouths.py`; `smoke`: tiny networks, synthetic faces, one seed."
+        "Made by `python -m benchmarks.mouths`; `smoke`: tiny networks, synthetic faces, one seed."
         " What each was trained with differs.",
         "",
     ]

@@ -1,6 +1,6 @@
 """Does the cost model hold? Measured times of plans against what their rounds and frames predict.
 
-    python benchmarks/plans.py [--frames 200] [--repeats 5]
+    python -m benchmarks.plans [--frames 200] [--repeats 5]
 
 One denoiser (DAWN's, tiny, untrained: weights change no time) runs every plan. The time of a plan
 is predicted from its sequential depth, frame evaluations and largest window, by a model fitted on
@@ -51,13 +51,13 @@ PLANS: tuple[dict[str, Any], ...] = (
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Time, fit, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--report", default="docs/plans")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     loaded = config.load("dawn", ["scale=tiny", f"sampler.steps={STEPS}"])
     use_threads(loaded.trainer)
     strategy = untrained(loaded)
@@ -167,7 +167,7 @@ def report(
     lines = [
         "# What plans cost",
         "",
-        f"Made by `python benchmarks/plans.py --frames {arguments.frames} --repeats"
+        f"Made by `python -m benchmarks.plans --frames {arguments.frames} --repeats"
         f" {arguments.repeats}` on {hardware()}, {time.strftime('%Y-%m-%d')}: DAWN's tiny denoiser,"
         f" {STEPS} steps, median of {arguments.repeats} turns. Compare ratios only.",
         "",

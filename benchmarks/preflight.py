@@ -1,6 +1,6 @@
 """Can every strategy be trained at paper scale on every data set? Simulated manifests say.
 
-    python benchmarks/preflight.py [--scale paper] [--report docs/preflight.md]
+    python -m benchmarks.preflight [--scale paper] [--report docs/preflight.md]
 
 Manifests have clips as long as those of CREMA-D, HDTF and VoxCeleb2, and nothing else, so what
 depends on files is left out, and so is what depends on this machine: which weights lie here, how
@@ -21,8 +21,8 @@ from thbench.core.files import write_atomic
 from thbench.core.types import FPS, Clip
 from thbench.data import manifest
 from thbench.preflight import checks
-from thbench.preflight.checks import ERROR, WARNING, Report
 from thbench.preflight.estimate import EFFICIENCY
+from thbench.preflight.report import ERROR, WARNING, Finding, Report, cells, merge_repeated
 
 RATES = {"bf16-mixed": 5e14, "32-true": 2.5e14}
 """FLOP/s of a large matrix product on a large GPU, in bfloat16 and with TF32."""
@@ -81,7 +81,7 @@ def look(
         config,
         files=False,
         estimates=details if costs is None else costs,
-        evaluation=details,
+        metrics=details,
         rate=RATES.__getitem__,
     )
 
@@ -96,7 +96,7 @@ def _head(scale: str) -> list[str]:
     return [
         f"# Before training: `scale={scale}` on CREMA-D, HDTF and VoxCeleb2",
         "",
-        "Made by `python benchmarks/preflight.py` from simulated manifests with the data sets'",
+        "Made by `python -m benchmarks.preflight` from simulated manifests with the data sets'",
         "lengths (CREMA-D: 1.3 to 5.0 s, median 2.5 s; HDTF: 1 to 5 minutes, uncut; VoxCeleb2: 4",
         "to 20 s) and no files. `thbench check STRATEGY` says the same, and more, of real data.",
         "",
@@ -117,10 +117,10 @@ def _table(reports: dict[str, dict[str, Report]]) -> list[str]:
     for strategy, by_data in reports.items():
         first = next(iter(by_data.values()))
         for i, found in enumerate(first.stages):
-            _, _, weights, memory, steps, time = checks.cells(found)
+            _, _, weights, memory, steps, time = cells(found)
             kept = [str(report.stages[i].train or "-") for report in by_data.values()]
-            cells = [strategy, found.name, weights, memory, steps, time, *kept]
-            lines.append(f"| {' | '.join(cells)} |")
+            row = [strategy, found.name, weights, memory, steps, time, *kept]
+            lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
@@ -137,7 +137,7 @@ def _notes(reports: dict[str, dict[str, Report]]) -> list[str]:
     places: dict[str, dict[str, list[str]]] = {}
     for strategy, by_data in reports.items():
         for name, report in by_data.items():
-            for finding in checks.joined([*_own(report, ERROR), *_own(report, WARNING)]):
+            for finding in merge_repeated([*_own(report, ERROR), *_own(report, WARNING)]):
                 text = f"{finding.level}: {finding.where}: {finding.text}"
                 places.setdefault(text, {}).setdefault(strategy, []).append(name)
     if not places:
@@ -149,7 +149,7 @@ def _notes(reports: dict[str, dict[str, Report]]) -> list[str]:
     return [*lines, ""]
 
 
-def _own(report: Report, level: str) -> list[checks.Finding]:
+def _own(report: Report, level: str) -> list[Finding]:
     """Findings that hold on any machine."""
     return [finding for finding in report.of(level) if not finding.local]
 

@@ -1,6 +1,6 @@
 """How fast `thbench data prepare` is, and what takes its time.
 
-    python benchmarks/prepare.py KIND SOURCE [--limit 40] [--size 128]
+    python -m benchmarks.prepare KIND SOURCE [--limit 40] [--size 128]
 
 Prepares so many videos in one process with one thread and prints clips and frames per minute, and
 the share of each part. Parts are timed within one run; their sum is less than the whole.
@@ -12,25 +12,25 @@ import argparse
 import functools
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from thbench.cli.commands import spread
+from thbench.cli.data import spread
 from thbench.data.embedding import encoders
 from thbench.data.face import crop, landmarks
 from thbench.data.media import video
 from thbench.data.prepare import adapters, process, scan
 from thbench.data.prepare.prepare import prepare
 
-SPENT: Counter[str] = Counter()
+SPENT: defaultdict[str, float] = defaultdict(float)
 _OPEN: list[float] = []
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--size", type=int, default=128)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     watch()
     videos = spread(adapters.adapter(arguments.kind)(arguments.source).videos, arguments.limit)
@@ -52,7 +52,7 @@ def main() -> None:
     print(f"{len(videos)} videos, {len(report.clips)} clips, {frames} frames in {seconds:.0f} s")
     print(f"{len(report.clips) / minutes:.1f} clips and {frames / minutes:.0f} frames per minute\n")
     print("| part | seconds | share |\n|---|---|---|")
-    for part, spent in SPENT.most_common():
+    for part, spent in sorted(SPENT.items(), key=lambda item: -item[1]):
         print(f"| {part} | {spent:.1f} | {spent / seconds:.0%} |")
     rest = seconds - sum(SPENT.values())
     print(f"| the rest | {rest:.1f} | {rest / seconds:.0%} |")

@@ -1,6 +1,6 @@
 """How much of lips and face leaves Hallo's regions: the portrait's boxes, enlarged, and the union.
 
-    python benchmarks/regions.py data/NAME ... [--portraits 8]
+    python -m benchmarks.regions data/NAME ... [--portraits 8]
 
 For each clip of the prepared data sets, so many of its frames are the portrait once, and the points
 of lips and face in all frames with a face are counted that lie outside the portrait's box. The
@@ -10,7 +10,7 @@ union over the clip, which training sees, holds all of them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,12 @@ GRIDS = (64, 8)
 """Cells of the paper's latent and of the tiny scale's."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for each data set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("roots", nargs="+", type=Path)
     parser.add_argument("--portraits", type=int, default=8)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for root in arguments.roots:
         clips = list(read(root))
         print(f"\n{root}: {len(clips)} clips, {sum(map(len, clips))} frames with a face\n")

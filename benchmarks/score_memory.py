@@ -1,6 +1,6 @@
 """How much memory scoring a pair of videos takes, metric by metric and by length.
 
-    python benchmarks/score_memory.py [--frames 250 1000 6000] [--size 512] [--metrics NAME...]
+    python -m benchmarks.score_memory [--frames 250 1000 6000] [--size 512] [--metrics NAME...]
 
 Makes pairs of videos from a synthetic face that plays to and fro, with sound, and scores each
 length with each metric in a process of its own. The figure is the process's highest resident
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ MORE: dict[str, dict[str, Any]] = {
 TITLE = "| metric | frames | MiB above the start | seconds |"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[250, 1000, 6000])
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--together", action="store_true", help="all metrics in one process")
     parser.add_argument("--folder", help="where the videos are kept; a temporary one by default")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.one:
         print(measure(Path(arguments.one), arguments.metrics, arguments.size))
         return
@@ -101,7 +102,10 @@ def line(videos: Path, names: list[str], n: int, size: int) -> str:
     words = ["--one", str(videos), "--size", str(size), "--metrics", *names]
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, __file__, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.score_memory", *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = done.stdout.strip().splitlines()[-1:] or ["-"]
     if done.returncode:

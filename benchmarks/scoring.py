@@ -1,6 +1,6 @@
 """How fast the metrics are: ratios within one run, since machines differ and timings are noisy.
 
-    python benchmarks/scoring.py --videos DIR [--clips 4]
+    python -m benchmarks.scoring --videos DIR [--clips 4]
 
 The Frechet core against scipy's matrix square root; a folder scored in one pass against one pass
 per metric; a second scoring from the cache; and where the time of a pass goes. Writes ``speed.md``
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,14 @@ from thbench.evaluation.score import score
 DIM = 2048
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--videos", required=True, help="a folder of square face videos")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--protocol", default="synthetic")
     parser.add_argument("--report", default="docs/scoring")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     lines = ["# How fast the metrics are", "", _INTRODUCTION.format(torch.get_num_threads()), ""]
     lines += ["| | seconds | against | ratio |", "|---|---|---|---|"]
     lines += [frechet(n) for n in (600, 5000)]
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 _INTRODUCTION = (
-    "Made by `python benchmarks/scoring.py` on {} CPU thread(s); compare the ratios only."
+    "Made by `python -m benchmarks.scoring` on {} CPU thread(s); compare the ratios only."
 )
 
 

@@ -1,7 +1,7 @@
 """Do the metrics see what they should, and only that? Planted damage on synthetic faces.
 
-    python benchmarks/sensitivity.py [--people 12]
-    python benchmarks/sensitivity.py --data data/vox
+    python -m benchmarks.sensitivity [--people 12]
+    python -m benchmarks.sensitivity --data data/vox
 
 The first renders people whom the experts never saw, damages their videos in eight ways at growing
 levels and scores every version against the undamaged one by the protocol ``synthetic``. The second
@@ -66,7 +66,7 @@ def blur(take: Take, sigma: float) -> Take:
 
 def noise(take: Take, deviation: float) -> Take:
     """White, in grey levels."""
-    grain = take.chance.normal(0, deviation, take.frames.shape)
+    grain = torch.from_numpy(take.chance.normal(0, deviation, take.frames.shape))
     return replace(take, frames=(take.frames + grain).round().clamp(0, 255).byte())
 
 
@@ -150,7 +150,7 @@ DAMAGES: dict[str, tuple[Damage, tuple[float, ...], tuple[str, ...], tuple[str, 
 FOR_ANY = (blur, noise, jitter)  # damages to any video that figures without experts should see
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Render, damage, score, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/sensitivity", help="videos and features")
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="a prepared data set of real clips, in place of synthetic ones"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     out = Path(arguments.out) / ("real" if arguments.data else "synthetic")
     people = tqdm(range(arguments.people), "clips")
     clips = _real(Path(arguments.data)) if arguments.data else None
@@ -252,8 +252,8 @@ def report(rows: Sequence[dict[str, Any]], folder: Path, page: str) -> None:
 
 
 _HEAD = {
-    "sensitivity": "People whom the experts never saw, by `python benchmarks/sensitivity.py`",
-    "real": "Clips of real people, by `python benchmarks/sensitivity.py --data FOLDER`",
+    "sensitivity": "People whom the experts never saw, by `python -m benchmarks.sensitivity`",
+    "real": "Clips of real people, by `python -m benchmarks.sensitivity --data FOLDER`",
 }
 _INTRODUCTION = """.
 

@@ -1,6 +1,6 @@
 """How often `--face speaking` finds whose sound it is, between two people who both talk.
 
-    python benchmarks/speaker.py PREPARED [--seconds 8] [--pairs 400]
+    python -m benchmarks.speaker PREPARED [--seconds 8] [--pairs 400]
 
 PREPARED is a data set of `thbench data prepare` (any size). Each trial takes two clips of different
 people and one of their sounds.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from thbench.data.prepare.segments import MARGIN, follows
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print how many trials are right, by the least difference of the scores."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,9 +32,10 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--pairs", type=int, default=400)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     clips = [_read(arguments.root, clip) for clip in manifest.read(arguments.root)]
-    n, draw, trials = round(arguments.seconds * FPS), random.Random(0), []
+    n, draw = round(arguments.seconds * FPS), random.Random(0)
+    trials: list[tuple[float, bool]] = []
     while len(trials) < arguments.pairs:
         (who, mouth, sound), (other, another, _) = draw.sample(clips, 2)
         if who != other:

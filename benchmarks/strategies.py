@@ -1,9 +1,9 @@
 """Which of DAWN's claims about generation strategies hold here? Its Table 2, on synthetic faces.
 
-    python benchmarks/strategies.py [--out runs/learning] [--clips 6]
+    python -m benchmarks.strategies [--out runs/learning] [--clips 6]
 
 trains DAWN, SAR, TTR, AR and rolling on the same latents, with the same number of samples, and
-Diffused Heads in pixels, on the data of ``benchmarks/learning.py``; then generates clips of people
+Diffused Heads in pixels, on the data of ``benchmarks.learning``; then generates clips of people
 whom training never saw, at their natural length (100 frames) and at 200 frames, following given
 motion, and scores both. Resumable: run it again and it goes on; strategies named in words are done
 alone. Writes results to ``--results`` (of which ``thbench leaderboard`` makes the tables) and, to
@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from learning import render
-
+from benchmarks.learning import render
 from thbench import config
 from thbench.core.files import write_atomic
 from thbench.core.types import Cost, Generation
@@ -44,7 +43,7 @@ COLUMNS = (
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Render, train, evaluate, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="runs/learning", help="data, checkpoints and videos")
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("strategies", nargs="*", default=STRATEGIES)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     data, long = render(out, arguments.workers), out / "long"
     people = {"test": arguments.clips}
@@ -63,7 +62,7 @@ def main() -> None:
     )  # fmt: skip
     words = ["scale=tiny", f"data={data}", f"runs={out}", f"results={arguments.results}"]
     words += [f"eval.limit={arguments.clips}"]
-    sets = ([], [f"eval.data={long}"])
+    sets: tuple[list[str], ...] = ([], [f"eval.data={long}"])
     paths = []
     for name in arguments.strategies:
         fit.fit(config.load(name, words))
@@ -104,7 +103,7 @@ def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Pat
     """The tables' columns that speak of the claims, and the curves."""
     tables = tables_of(results)
     lines = [
-        f"Made by `python benchmarks/strategies.py --clips {arguments.clips}`,"
+        f"Made by `python -m benchmarks.strategies --clips {arguments.clips}`,"
         f" {time.strftime('%Y-%m-%d')}. Smoke: tiny networks, synthetic faces.",
     ]
     for table in tables:

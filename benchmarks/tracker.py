@@ -4,7 +4,7 @@ MediaPipe 0.10.21 needs Python 3.11 or 3.12 and numpy 1, so this runs in an envi
 
     python3.12 -m venv /tmp/with-mediapipe
     /tmp/with-mediapipe/bin/pip install -e . mediapipe==0.10.21
-    /tmp/with-mediapipe/bin/python benchmarks/tracker.py FOLDER_OF_CLIPS
+    /tmp/with-mediapipe/bin/python -m benchmarks.tracker FOLDER_OF_CLIPS
 
 Of each clip the middle square is seen, at 256 pixels, by MediaPipe's Face Mesh and
 
@@ -24,7 +24,7 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ class Agreement:
             if one is not None and other is not None:
                 self.points[how].append(np.linalg.norm((one - other)[:, :2] * SIZE, axis=-1))
 
-    def say(self) -> None:
-        """Print all of it."""
+    def print(self) -> None:
+        """Print all differences."""
         print(f"{self.frames} frames")
         for how, frames in self.points.items():
             points = np.stack(frames)
@@ -136,8 +136,8 @@ class Agreement:
                 f" (median), {max(apart):.3f} (largest)"
             )
         print(f"{len(self.differing)} comparisons differ in which frames have a face")
-        for clip, frames in self.differing.items():
-            print(f"  {clip}: {frames}")
+        for clip, differing in self.differing.items():
+            print(f"  {clip}: {differing}")
 
 
 def _one(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -260,21 +260,21 @@ def speed(path: Path) -> None:
     print(f"afresh, 16 at once: ours {np.median(costs[0]):.1f} ms a picture")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Compare, then measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, help="a folder, with folders in it or not")
     parser.add_argument("--limit", type=int, help="so many clips, evenly from all")
     parser.add_argument("--frames", type=int, default=100, help="at most of each clip")
     parser.add_argument("--speed", action="store_true", help="only that")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     paths = sorted(p for p in args.clips.rglob("*") if p.suffix in SUFFIXES)
     if args.limit:
         paths = paths[:: max(1, len(paths) // args.limit)][: args.limit]
     if not args.speed:
-        compare(paths, args.clips, args.frames).say()
+        compare(paths, args.clips, args.frames).print()
     speed(paths[0])
 
 

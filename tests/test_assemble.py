@@ -20,6 +20,7 @@ from thbench.evaluation import features, pipeline, protocol, results
 from thbench.generation import assemble
 from thbench.generation.runner import generate
 from thbench.preflight import checks
+from thbench.preflight.report import ERROR
 from thbench.training import runs as stages
 from thbench.training.stage import StageContext
 
@@ -100,10 +101,10 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
     def errors(*more, only=None):
         words = ["scale=paper", f"data={bench.data}", word, *more]
         report = checks.check(
-            config.load("dawn", words), only, files=False, estimates=False, evaluation=False
+            config.load("dawn", words), only, files=False, estimates=False, metrics=False
         )
         # VGG-19 may be missing here.
-        return [f"stages.{f.where} {f.text}" for f in report.of(checks.ERROR) if not f.local]
+        return [f"stages.{f.where} {f.text}" for f in report.of(ERROR) if not f.local]
 
     assert any(re.search(says, error) for error in errors())
     if "pbnet" in word:  # which these do not need

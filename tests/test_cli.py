@@ -107,7 +107,7 @@ def test_light_commands_import_nothing_heavy(words):
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("kind", ["strategies", "metrics", "protocols", "tables", "data", "plans"])
+@pytest.mark.parametrize("kind", ["strategies", "metrics", "protocols", "data", "plans"])
 def test_ls(kind, capsys):
     assert main(["ls", kind]) == 0
     out = capsys.readouterr().out

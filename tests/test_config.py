@@ -115,6 +115,7 @@ def test_wrong_words_are_one_clear_line(toy, words, message):
         (["stages.one.model.net.deep.x=false"], {"width": 3, "net": {"deep": {"x": False}}}),
         (["stages.one.model={net: {x: 1}}"], {"width": 3, "net": {"x": 1}}),
         (["stages.one.model.net.x=1", "stages.one.model.net=null"], {"width": 3}),
+        (["stages.one.model.width={x: 1}"], {"width": {"x": 1}}),
         (["stages.one.model.width=null"], {"width": None}),  # a value that a class may know
         (["stages.one.model=null", "stages.one.model.x=2"], {"x": 2}),
     ],

@@ -583,7 +583,10 @@ def test_a_metric_may_ask_an_extractor_for_options_of_its_own(folders, monkeypat
     wanted = of({"metric": "width", "width": 2}, {"metric": "width", "width": 5})
     first = run(folders, wanted)
     assert [f.value for f in first.metrics.values()] == [5, 2]
-    assert [f.extractors for f in first.metrics.values()] == [("recipe-1-2",), ("recipe-1-5",)]
+    assert [f.extractors for f in first.metrics.values()] == [
+        (f"recipe-{__name__}:Recipe-1-2",),
+        (f"recipe-{__name__}:Recipe-1-5",),
+    ]
     assert sorted(set(Recipe.seen)) == [2, 5]
     before = len(Recipe.seen)
     assert [f.value for f in run(folders, wanted).metrics.values()] == [5, 2]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu, untrained
+from benchmarks import gpu, gpu_parts, untrained
 from tests.tiny import env
 from thbench import config
 
@@ -74,22 +74,25 @@ def test_a_part_that_is_late_is_ended_and_what_it_had_is_reported(tmp_path, monk
 
 
 def test_a_video_that_outlasts_its_budget_is_reckoned_from_its_share(tmp_path, monkeypatch):
-    setup = gpu.Setup(tmp_path, time.time() + 60, dry=True, strategies=("diffused_heads",))
+    setup = gpu_parts.Setup(tmp_path, time.time() + 60, dry=True, strategies=("diffused_heads",))
     loaded = setup.load("diffused_heads")
     made = untrained.strategy(loaded, "cpu")
-    whole = gpu._generate(setup, made, loaded, 4, 1e9)
+    whole = gpu_parts._generate(setup, made, loaded, 4, 1e9)
     assert whole["measured_share"] == 1
     ticks = itertools.count()
     clock = SimpleNamespace(time=time.time, perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr(gpu, "time", clock)
-    cut = gpu._generate(setup, made, loaded, 4, 4.5)  # each call of the network is a tick
+    monkeypatch.setattr(gpu_parts, "time", clock)
+    cut = gpu_parts._generate(setup, made, loaded, 4, 4.5)  # each call of the network is a tick
     assert cut["measured_share"] == 4 / 8  # of four frames with two steps each
     assert cut["first_frame"] < cut["seconds"]
-    assert gpu._generate(setup, made, loaded, 4, 0.5) == {"steps": 2, "skipped": "not reached"}
+    assert gpu_parts._generate(setup, made, loaded, 4, 0.5) == {
+        "steps": 2,
+        "skipped": "not reached",
+    }
 
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch):
-    setup = gpu.Setup(tmp_path, time.time() + 60, dry=False, strategies=("dawn",))
+    setup = gpu_parts.Setup(tmp_path, time.time() + 60, dry=False, strategies=("dawn",))
     seen = []
 
     def steps(setup, loaded, name, nets, size, *_):
@@ -98,8 +101,8 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch):
             raise torch.OutOfMemoryError
         return {"step": 1.0}
 
-    monkeypatch.setattr(gpu, "_steps", steps)
-    row = gpu._train(setup, setup.load("dawn"), "lfg", gpu.Nets(), 1.0)
+    monkeypatch.setattr(gpu_parts, "_steps", steps)
+    row = gpu_parts._train(setup, setup.load("dawn"), "lfg", gpu_parts.Nets(), 1.0)
     assert (row["batch"], row["configured_batch"]) == (4, 32)
     assert seen == [32, 16, 8, 4]
 

@@ -14,13 +14,14 @@ from torch import nn
 from tests import toy_training as toy
 from thbench.config import OptimConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import check_keys
 from thbench.core.types import FPS
 from thbench.data.media import video
 from thbench.training import fit
 from thbench.training.callbacks import Ema
 from thbench.training.loggers import read_curves
 from thbench.training.optim import build_optimizer, rate_scale
-from thbench.training.runs import bind, load_net, load_nets, order, read_checkpoint, stage_run
+from thbench.training.runs import load_net, load_nets, order, read_checkpoint, stage_run
 from thbench.training.samples import clip_sound, contact_sheet
 
 REPO = Path(__file__).parent.parent
@@ -453,15 +454,15 @@ def test_settings_that_cannot_be(root, tmp_path, settings, message):
 
 def test_misspelt_model_keys():
     with pytest.raises(UserError, match=r"m\.widht'.*Did you mean 'width'"):
-        bind(toy.ToyStage, {"widht": 3}, "m")
-    bind(toy.ToyStage, {"width": 3}, "m")
+        check_keys(toy.ToyStage, {"widht": 3}, "m", leading=1)
+    check_keys(toy.ToyStage, {"width": 3}, "m", leading=1)
 
     class Demanding(toy.ToyStage):
         def __init__(self, context, depth, width=1):
             super().__init__(context)
 
     with pytest.raises(UserError, match=r"m\.depth is missing"):
-        bind(Demanding, {"width": 3}, "m")
+        check_keys(Demanding, {"width": 3}, "m", leading=1)
 
 
 def test_learning_rates():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from baselines.diffused_heads.unet import UNet
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.input_init import level
 from thbench.nn.normalize import sound_stats
@@ -65,6 +66,8 @@ class FrameNet(nn.Module):
         UserError: a number out of range, a size that the levels do not divide, or a shortcut to
             another prediction.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from baselines.diffused_heads.net import FrameNet
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion.losses import clip_mean
@@ -65,6 +66,7 @@ class FrameStage(Stage):
     """
 
     stable_name = "diffused_heads.frame"
+    config_blocks: ClassVar[Blocks] = {"net": FrameNet}
     net: FrameNet
     version: ClassVar[int] = 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder, AutoencoderStage
 from baselines.pretrained import fill, published
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.nn.perceptual import pyramid_l1
 from thbench.training.reconstruction import pairs
@@ -72,6 +73,7 @@ class ReferenceAutoencoderStage(AutoencoderStage):
     """
 
     stable_name = "fd2talk.autoencoder"
+    config_blocks: ClassVar[Blocks] = {"net": ReferenceAutoencoder}
     network = ReferenceAutoencoder
     net: ReferenceAutoencoder
 

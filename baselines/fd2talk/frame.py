@@ -14,6 +14,7 @@ from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.unet import UNet
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion.gaussian import GaussianDiffusion
@@ -49,6 +50,8 @@ class FrameNet(nn.Module):
         dim, mults, blocks, head_dim, groups: see ``UNet``.
         process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     places: Tensor
 
@@ -168,6 +171,7 @@ class FrameStage(Stage):
     """
 
     stable_name = "fd2talk.frame"
+    config_blocks: ClassVar[Blocks] = {"net": FrameNet}
     net: FrameNet
     version: ClassVar[int] = 2
     uses_audio = False

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.fd2talk.morphable import coefficients, needed
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
@@ -91,6 +92,7 @@ class LipStage(Stage):
     """
 
     stable_name = "fd2talk.lip"
+    config_blocks: ClassVar[Blocks] = {"net": LipExpert}
     net: LipExpert
     version: ClassVar[int] = 2
 

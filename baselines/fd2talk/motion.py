@@ -13,6 +13,7 @@ from baselines.fd2talk.morphable import coefficients, needed
 from baselines.fd2talk.motion_net import MotionNet
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.dataset import fewest_shown
 from thbench.data.face.morphable import Morphable
@@ -37,6 +38,7 @@ class MotionStage(Stage):
     """
 
     stable_name = "fd2talk.motion"
+    config_blocks: ClassVar[Blocks] = {"net": MotionNet, "plan": plans.check_options}
     net: MotionNet
     version: ClassVar[int] = 2
 

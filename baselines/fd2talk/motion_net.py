@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.attention import local_attention_mask, portrait_positions
@@ -80,6 +81,8 @@ class MotionNet(nn.Module):
         process: arguments of ``GaussianDiffusion``; the coefficients are predicted (eq. 3).
         dit: arguments of ``DiT``.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion, "**": DiT}
 
     def __init__(
         self,

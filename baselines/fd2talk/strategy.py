@@ -14,6 +14,7 @@ from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.motion_net import MotionNet
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.signatures import Blocks
 from thbench.core.types import Request, to_unit
 from thbench.data.face.morphable import Morphable, pose_coefficients, to_pose
 from thbench.generation import plans
@@ -104,6 +105,7 @@ class FD2Talk(Strategy):
     """
 
     stable_name = "fd2talk"
+    config_blocks: ClassVar[Blocks] = {"frame_sampler": SamplerConfig}
     roles: ClassVar[tuple[str, ...]] = ("morphable", "motion", "autoencoder", "frame")
     space = LATENTS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from baselines.hallo.masks import (
 from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
 from baselines.hallo.walk import build_unet, transformers, walk
+from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.normalize import RunningStats, sound_stats
 
@@ -88,6 +89,8 @@ class HalloNet(nn.Module):
             network would take long to learn to copy.
         process: arguments of ``GaussianDiffusion``.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.console import rank_zero_print
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.hub import MissingResource, missing_weights
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion.losses import frame_mean
@@ -65,6 +66,8 @@ class HalloStage(Stage):
             another.
         chunk: frames that the autoencoder encodes at once.
     """
+
+    config_blocks: ClassVar[Blocks] = {"net": HalloNet, "drop": DROPS}
 
     net: HalloNet
     version: ClassVar[int] = 2

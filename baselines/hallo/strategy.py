@@ -14,6 +14,7 @@ from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
 from baselines.hallo.net import HalloNet, Keep, Portrait
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.signatures import Blocks
 from thbench.core.types import Request, to_unit
 from thbench.generation import plans
 from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
@@ -113,6 +114,11 @@ class Hallo(Strategy):
     """
 
     stable_name = "hallo"
+    config_blocks: ClassVar[Blocks] = {
+        "guidance": ("image", "audio"),
+        "weights": REGIONS,
+        "enlarge": ENLARGED,
+    }
     roles: ClassVar[tuple[str, ...]] = ("vae", "denoiser")
     space = "vae"
 

@@ -2,7 +2,7 @@
 
     python -m tests.data.record_tracker
 
-It needs mediapipe 0.10.21, as ``benchmarks/tracker.py`` says. The faces are drawn, so nobody's are
+It needs mediapipe 0.10.21, as ``benchmarks.tracker`` says. The faces are drawn, so nobody's are
 in the file.
 """
 

@@ -8,25 +8,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from thbench import config as configs
+from thbench.config import Config
 from thbench.core.errors import UserError
 
 IDENTITIES = 20
 SECONDS = 3
-SHARED = {"lfg": 100, "pbnet": 60}
-STEPS = {
-    "dawn": {**SHARED, "a2v1": 25, "a2v2": 10},
-    "sar": {**SHARED, "a2v1": 25, "a2v2": 10},
-    "ttr": {**SHARED, "keys1": 15, "keys2": 5, "gaps1": 15, "gaps2": 5},
-    "rolling": {**SHARED, "a2v1": 25, "a2v2": 10},
-    "diffused_heads": {"frame": 60},
-    "fd2talk": {"morphable": 8, "lip": 60, "motion": 100, "autoencoder": 60, "frame": 120},
-    "hallo": {"vae": 60, "image": 100, "video": 40},
-}
-"""Steps of each strategy's stages: to see every part work, not to see it learn."""
+DEFAULT_STEPS = 50
+"""Of a stage that the strategy's ``demo:`` block does not name."""
 CLIPS = 2
-SAMPLED = 10
-"""Steps of the sampler, where the strategy does not take fewer."""
-SHOWN = (
+SAMPLER_STEPS = 10
+"""At most; a strategy that takes fewer keeps its own."""
+COLUMNS = (
     *(
         "Time (s)",
         "First frame (s)",
@@ -38,25 +31,27 @@ SHOWN = (
     ),
     *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Pose error", "DR25 (pyramid)"),
 )
-"""Columns of the table that ends it."""
+"""Columns of the table that is printed last."""
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    """Make data, train, evaluate, make a video from a picture and a sound, build the table."""
-    from thbench import config
+    """Render data; train, evaluate and generate with each strategy; build the tables.
 
+    Every strategy whose configuration has a ``demo:`` block takes part.
+    """
     out = Path(arguments.out)
     started = time.monotonic()
     data, results = out / "data", out / "results"
     common = ["scale=tiny", f"data={data}", f"runs={out / 'runs'}", f"results={results}"]
-    amount = ["--identities", str(IDENTITIES), "--seconds", str(SECONDS)]
-    _run(["data", "synth", "--out", str(data), *amount])
-    portrait, speech = _own_files(data, out)
+    size = ["--identities", str(IDENTITIES), "--seconds", str(SECONDS)]
+    _run(["data", "synth", "--out", str(data), *size])
+    portrait, speech = _write_inputs(data, out)
     videos = []
-    for name, stages in STEPS.items():
-        steps = [f"stages.{stage}.max_steps={n}" for stage, n in stages.items()]
-        own = config.load(name, common).sampler.steps
-        quick = [f"sampler.steps={min(own, SAMPLED)}", f"eval.limit={CLIPS}"]
+    for name in strategies():
+        loaded = configs.load(name, common)
+        steps = [f"stages.{stage}.max_steps={n}" for stage, n in steps_of(loaded).items()]
+        sampler_steps = min(loaded.sampler.steps, SAMPLER_STEPS)
+        quick = [f"sampler.steps={sampler_steps}", f"eval.limit={CLIPS}"]
         _run(["fit", name, *common, *steps])
         _run(["eval", name, *common, *quick])
         videos.append(out / f"{name}.mp4")
@@ -66,15 +61,33 @@ def demo(arguments: argparse.Namespace) -> None:
     _run(["leaderboard", "--results", str(results), "--out", str(tables)])
     _show(results)
     minutes = (time.monotonic() - started) / 60
-    print(f"\nDone in {minutes:.1f} minutes. Tiny nets, minutes of training: smoke, not a figure.")
+    print(
+        f"\nDone in {minutes:.1f} minutes. Tiny networks, minutes of training: smoke, not results."
+    )
     print(f"  table        {tables / 'README.md'}")
     print(f"  videos       {', '.join(map(str, videos))} and {out / 'runs'}/eval-*/")
     print(f"  checkpoints  {out / 'runs'}/<stage>-<hash>/last.ckpt")
     print(f"  data         {data}")
 
 
+def strategies() -> list[str]:
+    """Names of the strategies that take part: those whose configuration has a ``demo:`` block."""
+    return [name for name in configs.names("strategy") if configs.load(name).demo]
+
+
+def steps_of(config: Config) -> dict[str, int]:
+    """Training steps in the demo of each stage that the strategy needs."""
+    from thbench.training.runs import order
+
+    return {stage: config.demo.get(stage, DEFAULT_STEPS) for stage in order(config)}
+
+
 def _run(argv: Sequence[str]) -> None:
-    """Run a command as a user would, and show it."""
+    """Print a command and run it.
+
+    Raises:
+        UserError: it failed.
+    """
     from thbench.cli.parser import main
 
     print(f"\n$ thbench {shlex.join(argv)}", flush=True)
@@ -83,17 +96,21 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _show(results: Path) -> None:
-    """The tables' columns that tell strategies apart, in the terminal."""
+    """Print the tables, with the columns that tell strategies apart."""
     from thbench.evaluation.results import read_folder
     from thbench.leaderboard.rank import narrowed, tables_of
     from thbench.leaderboard.render import show
 
     for table in tables_of(read_folder(results)):
-        show(narrowed(table, SHOWN))
+        show(narrowed(table, COLUMNS))
 
 
-def _own_files(data: Path, out: Path) -> tuple[Path, Path]:
-    """A picture and a sound of two test clips, as files of a user's own."""
+def _write_inputs(data: Path, out: Path) -> tuple[Path, Path]:
+    """Write an image and the audio of two test clips, as files that a user might bring.
+
+    Returns:
+        The paths of the PNG and of the WAV file.
+    """
     from PIL import Image
 
     from thbench.data import manifest

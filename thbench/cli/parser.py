@@ -19,7 +19,7 @@ EPILOG = """\
 examples:
   thbench demo                                      the whole bench, small, in minutes
   thbench data synth                                make the synthetic data set
-  thbench check dawn                                what training it will meet
+  thbench check dawn                                what stands against training it
   thbench fit dawn                                  train what DAWN still lacks
   thbench eval dawn                                 generate the test split and score it
   thbench generate dawn --image me.jpg --audio hello.wav -o hello.mp4
@@ -180,10 +180,10 @@ def _check(commands: Commands) -> None:
         commands,
         "check",
         "thbench.cli.commands:check",
-        "say what training and evaluation will meet, before any step",
+        "report all that stands against training and evaluation, before any step",
     )
     parser.epilog = (
-        "Clips that each stage draws from, weights, sound, sizes, memory, time, disk, and what eval"
+        "Clips that each stage draws from, weights, audio, sizes, memory, time, disk, and what eval"
         " will measure. fit looks at the same before it trains. stage=NAME checks one stage and"
         " what it builds on. The exit code is 2 where training cannot end well."
     )
@@ -215,10 +215,10 @@ def _generate(commands: Commands) -> None:
         commands,
         "generate",
         "thbench.cli.commands:generate",
-        "make one video from one portrait and one sound",
+        "generate one video from one portrait and one audio file",
     )
     parser.add_argument("--image", required=True, help="portrait: any image file with one face")
-    parser.add_argument("--audio", required=True, help="speech: any file with sound")
+    parser.add_argument("--audio", required=True, help="speech: any file with audio")
     parser.add_argument("-o", "--out", required=True, help="the mp4 to write")
     parser.add_argument("--motion", help="a video whose head pose and blinks to follow")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
@@ -228,7 +228,10 @@ def _generate(commands: Commands) -> None:
 
 def _score(commands: Commands) -> None:
     parser = _command(
-        commands, "score", "thbench.cli.commands:score", "score a folder of videos made by anything"
+        commands,
+        "score",
+        "thbench.cli.commands:score",
+        "score a folder of videos, whatever generated them",
     )
     parser.add_argument("videos", metavar="DIR", help="the videos to score, found by name")
     parser.add_argument(
@@ -258,9 +261,7 @@ def _data(commands: Commands) -> None:
     parser = commands.add_parser("data", help="make, prepare and check data sets")
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    synth = _command(
-        actions, "synth", "thbench.cli.commands:data_synth", "render the synthetic data set"
-    )
+    synth = _command(actions, "synth", "thbench.cli.data:synth", "render the synthetic data set")
     synth.add_argument("--out", default="data/synthetic", metavar="DIR")
     synth.add_argument("--identities", type=int, default=400, help="faces in all (default 400)")
     synth.add_argument("--clips", type=int, default=1, help="clips of each face (default 1)")
@@ -271,7 +272,7 @@ def _data(commands: Commands) -> None:
     prepare = _command(
         actions,
         "prepare",
-        "thbench.cli.commands:data_prepare",
+        "thbench.cli.data:prepare",
         "turn talking-head videos into the prepared layout",
     )
     prepare.add_argument("kind", metavar="KIND", help="folder, cremad, hdtf or voxceleb")
@@ -286,7 +287,7 @@ def _data(commands: Commands) -> None:
         default="largest",
         choices=("largest", "speaking", "only"),
         help="whom to take of several: the largest face (default), the one whose mouth moves with"
-        " the sound, or no video with more than one",
+        " the audio, or no video with more than one",
     )
     prepare.add_argument(
         "--shots",
@@ -295,7 +296,7 @@ def _data(commands: Commands) -> None:
         help="of videos with hard cuts the longest shot (default), since others may show other"
         " people, or all",
     )
-    prepare.add_argument("--track", type=int, metavar="N", help="sound track to take, from 1")
+    prepare.add_argument("--track", type=int, metavar="N", help="audio track to take, from 1")
     prepare.add_argument(
         "--min-seconds", type=float, default=1.0, help="drop shorter clips (default 1)"
     )
@@ -303,7 +304,7 @@ def _data(commands: Commands) -> None:
     prepare.add_argument(
         "--sheet",
         action="store_true",
-        help="draw contact sheets: a frame of each clip, of all that was left out, and why",
+        help="write contact sheets: a frame of each clip, and of all that was left out, with why",
     )
     prepare.add_argument("--limit", type=int, help="take only so many videos, evenly from all")
     prepare.add_argument("--seed", type=int, default=0, help="of the split")
@@ -311,7 +312,7 @@ def _data(commands: Commands) -> None:
     check = _command(
         actions,
         "check",
-        "thbench.cli.commands:data_check",
+        "thbench.cli.data:check",
         "verify a prepared data set, file by file",
     )
     check.add_argument("root", metavar="DIR")
@@ -320,8 +321,8 @@ def _data(commands: Commands) -> None:
     faces = _command(
         actions,
         "morphable",
-        "thbench.cli.commands:data_morphable",
-        "find the morphable model of a data set's faces, and its vertex error on held-out ones",
+        "thbench.cli.data:fit_morphable",
+        "fit a morphable model to a data set's faces; measure its vertex error on held-out ones",
     )
     faces.add_argument("root", metavar="DIR", help="a prepared data set")
     faces.add_argument("--out", metavar="FILE", help="keep it here (.safetensors)")
@@ -336,7 +337,9 @@ def _weights(commands: Commands) -> None:
     parser = commands.add_parser("weights", help="list, fetch and verify the weights of metrics")
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _command(actions, "list", "thbench.cli.weights:show", "say which there are and which are here")
+    _command(
+        actions, "list", "thbench.cli.weights:show", "list weight files and whether they are here"
+    )
     pull = _command(
         actions, "pull", "thbench.cli.weights:pull", "download weights; resumable, checked"
     )
@@ -353,16 +356,19 @@ def _weights(commands: Commands) -> None:
 
 
 def _ls(commands: Commands) -> None:
-    parser = _command(commands, "ls", "thbench.cli.commands:ls", "list what there is")
-    parser.add_argument(
-        "kind", choices=("strategies", "metrics", "protocols", "tables", "data", "plans")
+    parser = _command(
+        commands,
+        "ls",
+        "thbench.cli.listing:ls",
+        "list strategies, metrics, protocols, data sets or plans",
     )
+    parser.add_argument("kind", choices=("strategies", "metrics", "protocols", "data", "plans"))
     parser.add_argument(
         "--draw",
         nargs="?",
         const="",
         metavar="DIR",
-        help="plans: a picture of each, here or as png files in DIR",
+        help="plans: a drawing of each, here or as png files in DIR",
     )
     parser.add_argument(
         "--params",

@@ -179,6 +179,8 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
     parent = _block(config, path, key)
     there = _child(parent, leaf)
     if isinstance(value, Mapping) and value and (OmegaConf.is_dict(there) or _is_free(path)):
+        if there is not None and not OmegaConf.is_dict(there):
+            parent[leaf] = {}  # a mapping in place of a plain value
         for name, inner in value.items():
             _set(config, f"{key}.{name}", inner)
     elif leaf not in parent and OmegaConf.get_type(parent) is not dict:

@@ -12,6 +12,13 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """What networks can generate in."""
 
 
+TRAINING_PRECISIONS = (
+    *(*PRECISIONS, "16-true", "bf16-true", "64-true", "transformer-engine"),
+    *("transformer-engine-float16", "16", "bf16", "32", "64"),
+)
+"""What networks can be trained in, as Lightning names it."""
+
+
 DECODERS = ("pyav", "decord")
 """What frames of prepared clips can be read with at random; both give the same pixels."""
 
@@ -181,7 +188,8 @@ class Config:
 
     ``nets`` maps the roles of the strategy's networks to the stages that train them, null for a
     role that nobody plays; ``options`` are the strategy's own switches; ``protocol`` is that of its
-    paper.
+    paper; ``demo`` holds the steps of each stage in ``thbench demo``, which leaves a strategy out
+    where it is empty.
     """
 
     strategy: str = ""
@@ -203,6 +211,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    demo: dict[str, int] = field(default_factory=dict)
 
     @property
     def eval_data(self) -> DataConfig:

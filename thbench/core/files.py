@@ -116,3 +116,16 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before the work whose result it is to hold.
+
+    Nothing is written yet.
+
+    Raises:
+        UserError: the folder is none, or may not be written to.
+    """
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{path} cannot be written: {there} is no folder that you may write to.")

@@ -36,6 +36,8 @@ POOL = 64
 """At most so many batches are arranged by length together."""
 POOL = 64
 """At most so many batches are arranged by length together."""
+SOURCES = ("first", "random", "other")
+"""Where a training sample's portrait comes from; see ``DrawConfig``."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class PreparedDataset:
         self.seed = seed
         self.fewest, self.most = frame_range(draw.frames)
         self.least = least_frames(draw)
-        if draw.source not in ("first", "random", "other"):
+        if draw.source not in SOURCES:
             raise UserError(
                 f"draw.source must be 'first', 'random' or 'other', not '{draw.source}'."
             )

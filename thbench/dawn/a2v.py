@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
 from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
@@ -48,6 +49,7 @@ class A2VStage(Stage):
     """
 
     stable_name = "dawn.a2v"
+    config_blocks: ClassVar[Blocks] = {"net": A2VNet}
     net: A2VNet
     version: ClassVar[int] = 2
 

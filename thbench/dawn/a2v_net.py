@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.gaussian import GaussianDiffusion
@@ -72,6 +73,8 @@ class A2VNet(nn.Module):
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
     """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
     def __init__(
         self,

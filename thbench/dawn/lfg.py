@@ -16,12 +16,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
 from thbench.dawn.motion import (
@@ -256,6 +257,7 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
+    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGenerator}
     net: LatentFlowGenerator
 
     def __init__(

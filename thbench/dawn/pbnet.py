@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
@@ -232,6 +233,7 @@ class PBNetStage(Stage):
     """
 
     stable_name = "dawn.pbnet"
+    config_blocks: ClassVar[Blocks] = {"net": PBNet}
     net: PBNet
     version: ClassVar[int] = 2
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
-from thbench.config import Config, content_hash
+from thbench import config as configs
+from thbench.config import TRAINING_PRECISIONS, Config, StageConfig, content_hash
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.plugins import blame
 from thbench.core.registry import resolve
+from thbench.core.signatures import check_keys
+from thbench.data.dataset import SOURCES
+from thbench.diffusion.ddim import SPACINGS
 from thbench.generation import plans
 from thbench.generation.strategy import Strategy
-from thbench.training.runs import bind, load_nets, locate, order
+from thbench.training.loggers import MODES
+from thbench.training.optim import check_optim
+from thbench.training.runs import load_nets, locate, order
 from thbench.training.stage import Stage, StageContext
 
 
@@ -95,10 +102,20 @@ def assemble(config: Config) -> Assembled:
 def check(config: Config) -> type[Strategy]:
     """The strategy's class, after checking all that can be checked before anything is trained.
 
+    No network is built: keys and values are compared with what constructors say that they take
+    (``thbench.core.signatures``).
+
     Raises:
-        UserError: no such class, stage, plan or option, or steps that do not fit the plan.
+        UserError: no such class, stage, plan, key or option, a value that cannot be, or steps that
+            do not fit the plan.
     """
-    kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+    package = configs.package_of(config.strategy)
+    with blame(package, f"strategy '{config.strategy}'"):
+        kind: type[Strategy] = resolve(config.target, Strategy)  # type: ignore[type-abstract]
+        stages: dict[str, type[Stage]] = {
+            name: resolve(stage.target, Stage)  # type: ignore[type-abstract]
+            for name, stage in config.stages.items()
+        }
     _check_roles(config, kind)
     for role, stage in config.nets.items():
         if stage not in config.stages:
@@ -107,16 +124,50 @@ def check(config: Config) -> type[Strategy]:
                 f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.{known}"
             )
     for name, settings in config.stages.items():
-        trained = resolve(settings.target, Stage)  # type: ignore[type-abstract]
-        bind(trained, settings.model, f"stages.{name}.model")
-    if "n" in config.plan:
-        raise UserError("There is no key 'plan.n': a video is as long as its sound.")
+        check_keys(stages[name], settings.model, f"stages.{name}.model", leading=1)
+        _check_training(settings, f"stages.{name}")
+    _check_settings(config)
+    _check_plan(config)
+    bind_options(kind, config.options)
+    return kind
+
+
+def _check_training(settings: StageConfig, where: str) -> None:
+    _check_choice(f"{where}.draw.source", settings.draw.source, SOURCES)
+    if settings.precision is not None:
+        _check_choice(f"{where}.precision", settings.precision, TRAINING_PRECISIONS)
+    try:
+        check_optim(settings.optim)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_settings(config: Config) -> None:
+    """Values of keys that the schema has, which networks do not see."""
+    _check_choice("trainer.precision", config.trainer.precision, TRAINING_PRECISIONS)
+    _check_choice("tracking.wandb", config.tracking.wandb, MODES)
     budget = config.trainer.frames_per_call
     if budget is not None and budget < 1:
         raise UserError(f"trainer.frames_per_call must be 1 or more, or null, not {budget}.")
+    sampler = config.sampler
+    _check_choice("sampler.spacing", sampler.spacing, SPACINGS)
+    if not 0 <= sampler.eta <= 1:
+        raise UserError(f"sampler.eta must lie in [0, 1], not {sampler.eta}.")
+    if sampler.threshold is not None and not 0 <= sampler.threshold <= 1:
+        raise UserError(
+            f"sampler.threshold must lie in [0, 1], or be null, not {sampler.threshold}."
+        )
+
+
+def _check_plan(config: Config) -> None:
+    if "n" in config.plan:
+        raise UserError("There is no key 'plan.n': a video is as long as its audio.")
     plans.steps_per_level(plans.build(n=1, **config.plan), config.sampler.steps)
-    bind_options(kind, config.options)
-    return kind
+
+
+def _check_choice(where: str, value: Any, known: Collection[str]) -> None:
+    if value not in known:
+        raise UserError(f"{where}={value} is not known.{did_you_mean(str(value), known)}")
 
 
 def _check_roles(config: Config, kind: type[Strategy]) -> None:
@@ -135,5 +186,9 @@ def _check_roles(config: Config, kind: type[Strategy]) -> None:
 
 
 def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:
-    """Check ``options:`` against what the strategy's constructor takes beyond the common part."""
-    bind(kind, {"context": 0, "plan": 0, "sampler": 0, **options}, "options")
+    """Check ``options:`` against what the strategy's constructor takes beyond the common part.
+
+    Raises:
+        UserError: an option that it does not know (with the nearest), misses or has no null for.
+    """
+    check_keys(kind, options, "options", leading=2, given=("plan", "sampler"))

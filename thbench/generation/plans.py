@@ -174,6 +174,28 @@ def build(name: str, n: int, **options: Any) -> Plan:
     return builder(n, **options)
 
 
+def check_options(plan: Any, where: str) -> None:
+    """Check ``{name: NAME, option: value}`` before its length is known.
+
+    Args:
+        plan: as a configuration has it.
+        where: its place there, for messages.
+
+    Raises:
+        UserError: no such plan or option, or an option out of range.
+    """
+    known = {"name", *(option for name in BUILDERS for option in options_of(name))}
+    for key in plan if isinstance(plan, Mapping) else ():
+        if key not in known:
+            raise UserError(f"There is no key '{where}.{key}'.{did_you_mean(str(key), known)}")
+    if not isinstance(plan, Mapping) or "name" not in plan:
+        raise UserError(f"{where} is written {{name: NAME, option: value}}, not {plan}.")
+    try:
+        build(n=1, **plan)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
 def options_of(name: str) -> list[str]:
     """The options that the builder ``name`` takes beside the length."""
     return list(inspect.signature(BUILDERS[name]).parameters)[1:]

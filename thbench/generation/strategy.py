@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
+from thbench.core.signatures import Blocks
 from thbench.core.types import Request
 from thbench.core.versioned import Versioned
 from thbench.diffusion.process import NoiseProcess
@@ -91,6 +92,8 @@ class Strategy(Versioned, L.LightningModule, ABC):
     """Of this class, the runner, the plans and the samplers, for all strategies."""
     roles: ClassVar[tuple[str, ...]] = ()
     optional_roles: ClassVar[tuple[str, ...]] = ()
+    config_blocks: ClassVar[Blocks] = {}
+    """Of ``options:``, what takes the keys of the blocks inside; as in ``Stage``."""
     space: str = ""
     decode_chunk: int = 16
     frames_per_call: int | None = None

@@ -21,14 +21,25 @@ def build_optimizer(params: Iterable[nn.Parameter], optim: OptimConfig) -> dict[
     Raises:
         UserError: an unknown name, or a cosine without an end.
     """
-    if optim.name not in OPTIMIZERS:
-        raise UserError(f"No optimiser '{optim.name}'.{did_you_mean(optim.name, OPTIMIZERS)}")
-    scale = rate_scale(optim)
+    scale = check_optim(optim)
     optimizer = OPTIMIZERS[optim.name](
         params, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def check_optim(optim: OptimConfig) -> Callable[[int], float]:
+    """The learning rate's scale, see ``rate_scale``, of an optimiser that there is.
+
+    Raises:
+        UserError: an unknown name, or a cosine without an end.
+    """
+    if optim.name not in OPTIMIZERS:
+        raise UserError(f"No optimiser '{optim.name}'.{did_you_mean(optim.name, OPTIMIZERS)}")
+    if len(optim.betas) != 2:
+        raise UserError(f"optim.betas must be two numbers, not {optim.betas}.")
+    return rate_scale(optim)
 
 
 def rate_scale(optim: OptimConfig) -> Callable[[int], float]:

@@ -26,6 +26,7 @@ from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
 from thbench.core.registry import resolve
 from thbench.core.seeding import derive_seed
+from thbench.core.signatures import check_keys
 from thbench.data.datamodule import read_digest
 from thbench.training.stage import Stage, StageContext
 
@@ -150,7 +151,7 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
     """
     stage = _stage(config, name)
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
-    bind(kind, stage.model, f"stages.{name}.model")
+    check_keys(kind, stage.model, f"stages.{name}.model", leading=1)
     context = StageContext(config.size, audio_dim, stage.optim, config.seed, needs, stage.clip)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     try:
@@ -172,34 +173,6 @@ def _nearest_keyword(error: Exception) -> str:
         return ""
     known = [p for p in inspect.signature(kind).parameters if p != found[2]]
     return did_you_mean(found[2], known)
-
-
-def bind(kind: type, options: Mapping[str, Any], where: str) -> None:
-    """Check ``options`` against a constructor that takes them after ``self`` and a context.
-
-    Raises:
-        UserError: an option it does not know (with the nearest), misses, or has no null for.
-    """
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]  # type: ignore[misc]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        known = [p.name for p in parameters]
-        for key in options:
-            if key not in known:
-                raise UserError(f"There is no key '{where}.{key}'.{did_you_mean(key, known)}")
-    for p in parameters:
-        if options.get(p.name, "") is None and not _takes_null(p):
-            own = "" if p.default is p.empty else f": without it, {kind.__name__} has {p.default}"
-            raise UserError(f"{where}.{p.name} takes no null{own}.")
-        required = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        if required and p.name not in options:
-            raise UserError(f"{where}.{p.name} is missing: {kind.__name__} cannot do without it.")
-
-
-def _takes_null(parameter: inspect.Parameter) -> bool:
-    """Whether None is among what a parameter says that it takes; one that says nothing may."""
-    unsaid = parameter.annotation is parameter.empty
-    named = re.search(r"\bNone\b|\bOptional\b|^Any$", str(parameter.annotation))
-    return unsaid or parameter.default is None or named is not None
 
 
 def load_net(

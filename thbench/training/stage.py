@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thbench.config import DrawConfig, OptimConfig
 from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
+from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
 from thbench.training.optim import build_optimizer
@@ -77,6 +78,9 @@ class Stage(Versioned, L.LightningModule, ABC):
     """Of this class and of the trainer, for all stages."""
     uses_audio: ClassVar[bool] = True
     """Whether the result depends on the sound; if not, strategies of any encoder share it."""
+    config_blocks: ClassVar[Blocks] = {}
+    """Of ``model:``, what takes the keys of the blocks inside: ``{"net": MyNet}``, so that a
+    misspelt key is found before anything is trained; see ``thbench.core.signatures``."""
 
     def __init__(self, context: StageContext) -> None:
         super().__init__()

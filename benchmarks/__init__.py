@@ -1,0 +1,1 @@
+"""What a change or a claim is measured with; a module runs as ``python -m benchmarks.NAME``."""
