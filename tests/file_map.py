@@ -18,7 +18,7 @@ Every package and module with the first sentence of its docstring, from the lowe
 ([Architecture](architecture.md)): a package imports only what stands above it on this page.
 Written by `python -m tests.file_map`, checked by `tests/test_file_map.py`.
 """
-SENTENCE = re.compile(r"(.+?)(?<!\bal)(?<!\be\.g)(?<!\bi\.e)\.(?:\s|$)", re.S)
+SENTENCE = re.compile(r"(.+?)(?<!\bal)(?<!\beq)(?<!\be\.g)(?<!\bi\.e)\.(?:\s|$)", re.S)
 
 
 def modules() -> list[Path]:
