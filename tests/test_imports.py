@@ -16,6 +16,7 @@ LAYERS = (
     {"thbench.generation"},
     {"thbench.dawn", "thbench.evaluation"},
     {"baselines", "thbench.preflight", "thbench.leaderboard"},
+    {"thbench.api"},
     {"thbench.cli"},
     {"thbench.__init__", "thbench.__main__"},
 )

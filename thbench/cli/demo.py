@@ -71,8 +71,18 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def strategies() -> list[str]:
-    """Names of the strategies that take part: those whose configuration has a ``demo:`` block."""
-    return [name for name in configs.names("strategy") if configs.load(name).demo]
+    """Names of the strategies that take part: those whose configuration has a ``demo:`` block.
+
+    Another package's strategy that cannot be loaded is left out, which is printed.
+    """
+    chosen = []
+    for name in configs.names("strategy"):
+        try:
+            if configs.load(name).demo:
+                chosen.append(name)
+        except UserError as error:
+            print(f"left out: {error}")
+    return chosen
 
 
 def steps_of(config: Config) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""A strategy, a metric and an extractor, as another package has them."""
