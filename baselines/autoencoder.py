@@ -177,6 +177,7 @@ class AutoencoderStage(ReconstructionStage):
     """
 
     stable_name = "autoencoder"
+    sources = ("init_from",)
     config_blocks: ClassVar[Blocks] = {"net": Autoencoder}
     network: ClassVar[type[Autoencoder]] = Autoencoder
     net: Autoencoder

@@ -136,7 +136,7 @@ class WindowStage(A2VStage):
             " raise the stage's draw.frames or draw.least."
         )
 
-    def lay(self, window: Window, batch: Batch) -> Tensor:
+    def place_windows(self, window: Window, batch: Batch) -> Tensor:
         """Places of the window's frames, observed ones first, among the drawn ones.
 
         Returns:
@@ -172,11 +172,11 @@ class WindowStage(A2VStage):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         window, high = self.draw_window(batch.frames.shape[1])
-        shown, latent, given = self.show(batch, self.lay(window, batch))
+        shown, latent, given = self.window_batch(batch, self.place_windows(window, batch))
         t = self.levels_of(window, high, latent.shape[:1], latent.device)
         return self.error(shown, latent, given, torch.randn_like(latent), t)
 
-    def show(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
+    def window_batch(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
         """The windows at ``places`` (B, K, n), one per row: B * K of them.
 
         Returns:
@@ -184,7 +184,7 @@ class WindowStage(A2VStage):
             the clips), their clean latents (B * K, 3, n, h, w) and conditions.
         """
         k, n = places.shape[1:]
-        shown = take(batch, places.flatten(1))
+        shown = gather_frames(batch, places.flatten(1))
         latent, given = self.prepare(shown)
 
         def rows(values: Tensor) -> Tensor:
@@ -214,8 +214,8 @@ class WindowStage(A2VStage):
         window, high = self.draw_window(first.frames.shape[1])
         if high > 1 and self.levels == "plan":
             return {}
-        places = self.lay(window, first)[:, :1]
-        shown, latent, given = self.show(first, places)
+        places = self.place_windows(window, first)[:, :1]
+        shown, latent, given = self.window_batch(first, places)
         n_seen = len(window.observe)
         seen, wanted = latent[:, :, :n_seen], latent[:, :, n_seen:]
         keep = torch.ones_like(shown.valid)
@@ -232,7 +232,7 @@ class WindowStage(A2VStage):
         return {"generated": torch.cat([filmed, images], dim=-1)}
 
 
-def take(batch: Batch, places: Tensor) -> Batch:
+def gather_frames(batch: Batch, places: Tensor) -> Batch:
     """The frames at ``places`` (B, n) of each clip; at ``SOURCE`` stands the portrait.
 
     The portrait has frame index ``SOURCE``, its own picture, pose, eyes and landmarks, and does not

@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 from tqdm import trange
 
 from metrics.extractors.expression import SyntheticExpression
-from metrics.extractors.syncnet import sound_windows
+from metrics.extractors.syncnet import audio_windows
 from metrics.extractors.synthetic import FOLDER, READS, FaceNet, shrink
 from metrics.extractors.synthetic_sync import SyncExpert, mouths
 from metrics.syncnet import sync
@@ -111,7 +111,7 @@ def _load(root: Path, clip: Clip, n: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     frames = video.read(root / clip.video, slice(0, n))
     with np.load(root / clip.track) as track:
         points = torch.from_numpy(track["landmarks"][:n].astype(np.float32))
-    sounds = sound_windows(audio.fit_length(audio.load(root / clip.video), n), n - 5)
+    sounds = audio_windows(audio.fit_length(audio.load(root / clip.video), n), n - 5)
     with np.load(root / clip.extra["truth"]) as truth:
         values = [
             *truth["pose"][:n].T,

@@ -1,8 +1,8 @@
 """Does FD2Talk learn? Motion on held-out synthetic people, against the planted truth.
 
-    python -m benchmarks.fd2talk [--out runs/learning] [key=value ...]
+    python benchmarks/fd2talk.py [--out runs/learning] [key=value ...]
 
-Needs the data set of ``benchmarks.learning``. Trains the stages of the tiny scale that are
+Needs the data set of ``benchmarks/learning.py``. Trains the stages of the tiny scale that are
 missing, and the motion stage once more without L_sync, and measures on people that training never
 saw: the mouth opening that predicted coefficients have, within clips, against the planted one, with
 the clip's own sound and with another's; the standard deviation of predicted poses against the
@@ -15,17 +15,12 @@ Writes ``fd2talk.md``, ``fd2talk.json`` and ``fd2talk.png`` to ``--report``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from baselines.fd2talk.frame import FrameNet
-from baselines.fd2talk.strategy import FD2Talk
-from benchmarks.held_out import (
+from held_out import (
     arguments,
     correlation,
     generate,
@@ -37,6 +32,10 @@ from benchmarks.held_out import (
     told,
     words,
 )
+from torch import Tensor
+
+from baselines.fd2talk.frame import FrameNet
+from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from metrics.diversity import pose_spread
 from thbench import config
 from thbench.core.files import write_atomic
@@ -53,9 +52,9 @@ SHOWN = 4
 MOMENTS = 3
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Train, measure, report."""
-    given = arguments(__doc__ or "", 16, argv)
+    given = arguments(__doc__ or "", clips=16)
     report = Path(given.report)
     report.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict] = {}
@@ -90,7 +89,6 @@ def motion(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, flo
             )
         }
         values["diversity"] = pose_spread(made[:, strategy.motion_net.expression :])
-        assert request.pose is not None
         values["diversity, filmed"] = pose_spread(request.pose)
         for key, value in values.items():
             found.setdefault(key, []).append(value)
@@ -121,9 +119,7 @@ def coefficients(strategy: FD2Talk, request: Request) -> Tensor:
     conditions = strategy.encode(request)
     first = strategy.passes(request)[0]
     parts = [latent for _, latent in execute(first, strategy, conditions, request, Cost())]
-    motion = strategy.after(first, torch.cat(parts), conditions).motion
-    assert motion is not None
-    return motion
+    return strategy.update_conditions(first, torch.cat(parts), conditions).motion
 
 
 def filmed(strategy: FD2Talk, request: Request, asked: SplitRequests, i: int) -> Tensor:
@@ -178,7 +174,7 @@ def frames(strategy: FD2Talk, asked: SplitRequests, path: Path) -> dict[str, flo
 def render(strategy: FD2Talk, request: Request, motion: Tensor) -> Tensor:
     """The second pass over given coefficients (n, E + 6): frames (n, 3, H, W) in [0, 1]."""
     assert isinstance(strategy.frame, FrameNet)
-    conditions = replace(strategy.encode(request), motion=motion)
+    conditions = FrameConditions(strategy.encode(request), motion)
     last = replace(strategy.passes(request)[-1], plan=plans.frames(len(motion)))
     parts = list(execute(last, strategy, conditions, request, Cost()))
     order, latents = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -204,7 +200,7 @@ def page(rows: dict[str, dict], clips: int) -> str:
 
 
 _INTRODUCTION = (
-    "Made by `python -m benchmarks.fd2talk`; 'smoke' scale, {} synthetic people that training never"
+    "Made by `python benchmarks/fd2talk.py`; 'smoke' scale, {} synthetic people that training never"
     " saw. Correlations are within clips, with the planted mouth opening; diversity in degrees."
 )
 _GOALS = (

@@ -122,13 +122,13 @@ def measure(videos: Path, names: list[str], size: int) -> str:
         stand_in(Path(folder))
         rule = protocol.parse("memory", {"size": size, "metrics": [specs()[n] for n in names]})
         scorer = Scorer(rule, Path(folder) / "cache")
-        if scorer.missing or scorer.unprepared:
-            return "; ".join([*scorer.missing.values(), *scorer.unprepared.values()])
+        if reasons := list(filter(None, map(scorer.availability.reason, scorer.metrics))):
+            return "; ".join(reasons)
         start = _resident("VmRSS")
         scorer.add_all([Pair("a", 0, videos / "gen.mp4", videos / "ref.mp4")], progress=False)
         # Not getrusage's: that begins with what the process had that started this one.
         peak = _resident("VmHWM")
-        if not all(f.unavailable is None for f in scorer.figures().values()):
+        if not all(f.unavailable is None for f in scorer.metric_values().values()):
             return "unavailable"
         return f"{max(0, peak - start) / MIB:.0f}"
 

@@ -28,7 +28,7 @@ from thbench.evaluation.results import Result, read
 from thbench.evaluation.score import score, score_ground_truth
 from thbench.generation.writer import write_video
 from thbench.leaderboard.plots import draw_curves
-from thbench.leaderboard.rank import narrowed, tables_of
+from thbench.leaderboard.rank import select_columns, tables_of
 from thbench.leaderboard.render import markdown
 from thbench.training import fit
 
@@ -107,7 +107,7 @@ def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Pat
         f" {time.strftime('%Y-%m-%d')}. Smoke: tiny networks, synthetic faces.",
     ]
     for table in tables:
-        lines += ["", markdown(replace(narrowed(table, COLUMNS), curves={}))]
+        lines += ["", markdown(replace(select_columns(table, COLUMNS), curves={}))]
         draw_curves(table.curves, folder / f"over-time-{table.title.partition(',')[0]}.png")
     write_atomic(folder / "table.md", "\n".join(lines))
     print("\n".join(lines))

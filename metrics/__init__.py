@@ -1,4 +1,4 @@
-"""Metrics of talking-head video: tensors in, numbers out. A leaf: nothing here knows the bench.
+"""Metrics of talking-head video: tensors in, numbers out. Nothing here imports thbench.
 
 A metric is a module with a pure functional core and a thin class over it, named in ``METRICS``;
 the networks whose features metrics compare are in ``metrics.extractors``.

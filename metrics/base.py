@@ -1,21 +1,20 @@
-"""What every metric has in common.
+"""Base classes of metrics.
 
-A metric is fed clip by clip with *features*: a mapping from feature name to tensor, one for the
-generated video and one for the reference. Whoever feeds it computes the features that the metrics
-``needs`` name, and gives all metrics the same mapping. Feature names in use (T frames, N = 478
-landmarks):
+A metric is given *features* clip by clip: a mapping from feature name to tensor for the generated
+video, and one for the reference. The caller computes the features that the metrics' ``needs`` name,
+and gives all metrics the same mapping. Feature names in use (T frames, N = 478 landmarks):
 
-    frames      (T, 3, H, W) uint8 RGB; only a ``FrameMetric`` may ask for them, part by part
+    frames      (T, 3, H, W) uint8 RGB; only a ``FrameMetric`` may need them, and gets them in parts
     frames@N    (T, 3, N, N) uint8 RGB, resized from the video's own size as OpenCV does by default;
-                likewise
+                for a ``FrameMetric`` only, in parts
     size        (2,) int; height and width of ``frames``
     landmarks   (T, N, 3) float; x, y as fractions of width and height
     pose        (T, 6) float; yaw, pitch, roll in radians first
     eyes        (T, 2) float; height over width of each eye
     mouth       (T,) float; inner-lip height over face size
     valid       (T,) bool; False where no face was found: the four above are no measurements there
-    waveform    (S,) float, 16 kHz, no longer than the frames and no longer than the sound; empty
-                for a video without sound
+    waveform    (S,) float, 16 kHz, no longer than the frames and no longer than the audio; empty
+                for a video without audio
     <extractor> (n, d) float, the output of ``metrics.extractors`` under its name
 """
 
@@ -34,7 +33,7 @@ from torch import Tensor
 from metrics.frames import Frames, as_frames, part_size, parts
 
 Direction = Literal["higher", "lower", "zero", "reference"]
-"""Which way is better: up, down, towards zero, towards the reference's own figure."""
+"""Which way is better: up, down, towards zero, towards the reference's own value."""
 
 Features = Mapping[str, Tensor]
 
@@ -42,19 +41,20 @@ SAMPLES_PER_FRAME = 640
 
 
 class BenchMetric(torchmetrics.Metric, ABC):
-    """A figure of the bench: a torchmetrics metric that says what it is.
+    """A torchmetrics metric that declares its unit, direction and needs.
 
     Attributes:
-        unit: of the figure, "" for none.
+        unit: of the value, "" for none.
         direction: which way is better.
-        bounds: the least and the largest possible figure.
+        bounds: the least and the largest possible value.
         needs: names of the features it reads.
-        recipes: of the features that an extractor makes with options: the extractor's registered
-            name and the options. A feature made in two ways has two names.
-        own_motion: ``pose`` or ``eyes`` where the figure is of how a head moves or its eyes blink.
-            Of clips that follow the reference's, it is the reference's figure, not the strategy's.
+        recipes: for features that an extractor computes with options: the extractor's registered
+            name and the options. A feature computed in two ways has two names.
+        own_motion: ``pose`` or ``eyes`` where the metric is of head motion or blinks alone. For
+            clips that follow the reference's motion its value is the reference's, not the
+            strategy's.
         least_frames: a clip with fewer adds nothing.
-        version: raised whenever the same input gives another figure than before.
+        version: raised whenever the same input gives another value than before.
     """
 
     unit: str = ""
@@ -77,38 +77,43 @@ class BenchMetric(torchmetrics.Metric, ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The column's title: whatever option changes the number's meaning stands in it."""
+        """The column's title. It contains every option that changes what the value means."""
 
     @property
     def same_as(self) -> str:
-        """The name of another metric whose figure is always this one; "" for none."""
+        """The name of another metric whose value always equals this one's; "" for none."""
         return ""
 
     def notes(self) -> list[str]:
-        """Cautions about the present figure, for people."""
+        """Cautions about the present value, in words."""
         return []
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
         """Load the networks that the metric runs itself, if any.
 
         Raises:
-            metrics.weights.WeightsMissing: one of them is not here.
+            metrics.weights.WeightsMissing: a weight file is missing.
         """
 
     @abstractmethod
     def update(self, generated: Features, reference: Features | None = None) -> None:
-        """Take in one clip."""
+        """Add one clip.
+
+        Args:
+            generated: features of the generated clip.
+            reference: those of the reference clip, or None.
+        """
 
     @abstractmethod
     def compute(self) -> Any:
-        """The figure over all clips so far, a float64 scalar, NaN where there is none."""
+        """The value over all clips so far, a float64 scalar, NaN where there is none."""
 
 
 class ClipMetric(BenchMetric):
-    """A metric with a value per clip. The figure is their mean.
+    """A metric with a value per clip, and their mean over all clips.
 
-    A clip on which the metric is not defined has the value NaN; it is counted, never averaged
-    over. A metric of direction ``reference`` also keeps the reference clips' own values. The mean
+    A clip on which the metric is not defined has the value NaN; it is counted, and left out of the
+    mean. A metric of direction ``reference`` also keeps the reference clips' own values. The mean
     is summed exactly (``math.fsum``), so neither order nor number of processes changes it.
     """
 
@@ -133,7 +138,7 @@ class ClipMetric(BenchMetric):
         return value, self.measure(reference, None)
 
     def record(self, value: float, reference: float = math.nan) -> None:
-        """Take in a clip whose value is known already, such as from a cache."""
+        """Add a clip whose value is known already, such as from a cache."""
         # What torchmetrics does around ``update``.
         self._computed = None
         self._update_count += 1
@@ -157,9 +162,9 @@ class ClipMetric(BenchMetric):
 class FrameMetric(ClipMetric):
     """A metric of pixels: it has a value per frame, and a clip's value is their mean.
 
-    Frames come in parts of some megabytes, whatever the length of the clip, and frame by frame in
-    step with the reference's. NaN is the value of a frame on which the metric is not defined: it is
-    left out of the mean. Figures over time are means of the same values.
+    Frames come in parts of some megabytes, whatever the length of the clip, together with the same
+    frames of the reference. A frame on which the metric is not defined has the value NaN and is
+    left out of the mean. Values over time are means of the same values.
 
     Attributes:
         before: how many frames before it a frame's value needs; so many frames at a clip's start
@@ -173,8 +178,8 @@ class FrameMetric(ClipMetric):
         """Values of a part of a clip.
 
         Args:
-            generated: of n frames the features that ``needs`` names: rows of these frames only, and
-                their sound; ``size`` as ever.
+            generated: the features that ``needs`` names, of n frames only: their rows, their audio;
+                ``size`` is that of the clip.
             reference: the same frames of the reference, or None.
 
         Returns:
@@ -188,7 +193,12 @@ class FrameMetric(ClipMetric):
 
 
 class FrameValues(NamedTuple):
-    """Values (T - before,) of a clip's frames, and the reference's own, () where there are none."""
+    """Values of a clip's frames.
+
+    Attributes:
+        values: (T - before,) float64.
+        references: the reference's own, (T - before,), or (0,) where there are none.
+    """
 
     values: Tensor
     references: Tensor
@@ -200,11 +210,11 @@ AnyFeatures = Mapping[str, Tensor | Frames]
 def by_frame(
     metrics: Sequence[FrameMetric], generated: AnyFeatures, reference: AnyFeatures | None = None
 ) -> list[FrameValues]:
-    """Values of each frame, all metrics in one pass over the pictures (one for each size of them).
+    """Values of each frame, all metrics in one pass over the frames (one pass for each size).
 
     Args:
         metrics: whose values are wanted.
-        generated: features of a clip, its pictures as ``Frames`` or tensors.
+        generated: features of a clip, its frames as ``Frames`` or tensors.
         reference: the same, of as many frames.
 
     Returns:
@@ -225,7 +235,7 @@ def by_frame(
 
 
 def frame_mean(values: Tensor) -> float:
-    """The mean of those that are no NaN; NaN where there are none."""
+    """The mean of values (T,) without NaN; NaN where there are no others."""
     defined = [v for v in values.double().tolist() if not math.isnan(v)]
     return math.fsum(defined) / len(defined) if defined else math.nan
 
@@ -236,7 +246,13 @@ def is_pixels(name: str) -> bool:
 
 
 def part_of(name: str, value: Tensor, part: slice, length: int) -> Tensor:
-    """What a feature of a clip of ``length`` frames says of some of them.
+    """The part of a feature that belongs to some frames of a clip.
+
+    Args:
+        name: of the feature.
+        value: of the whole clip.
+        part: the frames.
+        length: frames of the clip.
 
     Raises:
         ValueError: it has no row per frame.
@@ -253,7 +269,7 @@ def part_of(name: str, value: Tensor, part: slice, length: int) -> Tensor:
 def _pass(
     metrics: Sequence[FrameMetric], generated: AnyFeatures, reference: AnyFeatures | None
 ) -> list[FrameValues]:
-    """``by_frame`` of metrics that read pictures of the same sizes."""
+    """``by_frame`` for metrics that read frames of the same sizes."""
     # Numbers, not tensors: small ones kept between large ones would scatter the free memory.
     values: list[list[float]] = [[] for _ in metrics]
     references: list[list[float]] = [[] for _ in metrics]
@@ -261,7 +277,7 @@ def _pass(
     sides = _in_step(metrics, before, generated, reference)
     for extra, mine, theirs in sides:
         for k, metric in enumerate(metrics):
-            # Frames that only another metric looks back on.
+            # Without the earlier frames that only another metric needs.
             own = [
                 side if side is None else _later(side, metric, max(0, extra - metric.before))
                 for side in (mine, theirs)
@@ -282,7 +298,7 @@ def _in_step(
     generated: AnyFeatures,
     reference: AnyFeatures | None,
 ) -> Iterator[tuple[int, Features, Features | None]]:
-    """Parts of both clips, and how many of a part's frames were in the part before."""
+    """Parts of both clips, and how many frames each part shares with the one before."""
     needs = sorted({need for metric in metrics for need in metric.needs})
     pixels = [as_frames(generated[need]) for need in needs if is_pixels(need)]
     length = len(pixels[0])
@@ -302,18 +318,18 @@ def _in_step(
 def _parts(
     needs: Sequence[str], features: AnyFeatures, spans: Sequence[tuple[int, int]], length: int
 ) -> Iterator[Features]:
-    pictures = {n: as_frames(features[n]).spans(spans) for n in needs if is_pixels(n)}
+    frames = {n: as_frames(features[n]).spans(spans) for n in needs if is_pixels(n)}
     for start, stop in spans:
         rows = {
             name: part_of(name, value, slice(start, stop), length)
             for name, value in features.items()
-            if name in needs and isinstance(value, Tensor) and name not in pictures
+            if name in needs and isinstance(value, Tensor) and name not in frames
         }
-        yield {**rows, **{name: next(found) for name, found in pictures.items()}}
+        yield {**rows, **{name: next(found) for name, found in frames.items()}}
 
 
 def _later(features: Features, metric: FrameMetric, extra: int) -> Features:
-    """What a metric needs of a part, without its first ``extra`` frames."""
+    """The features that a metric needs of a part, without its first ``extra`` frames."""
     length = next(len(features[need]) for need in metric.needs if is_pixels(need))
     part = slice(extra, length)
     return {name: part_of(name, features[name], part, length) for name in metric.needs}

@@ -1,4 +1,4 @@
-"""BAS: whether the head moves to the beat of the sound.
+"""BAS: whether the head moves to the beat of the audio.
 
 Beat Align Score of Bailando (Siyao et al. 2022, eq. 12), after AI Choreographer (Li et al. 2021).
 A motion beat is a local minimum of smoothed speed; audio beats are librosa's, at one onset value
@@ -25,8 +25,8 @@ Mode = Literal["audio-beats", "motion-beats"]
 RATE = 16000
 WINDOW = 2048
 """Samples of librosa's spectra."""
-LEAST_FRAMES = 4
-"""Fewer have no three speeds, so no minimum among them."""
+MIN_FRAMES = 4
+"""Fewer frames have less than three speeds, so none is a local minimum."""
 
 
 def speed(joints: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def motion_beats(joints: np.ndarray, smooth: float = 5.0) -> np.ndarray:
         joints: (T, J, d) positions, or (T, 1, 3) angles.
         smooth: sigma of the Gaussian over time, in frames; 0 for none.
     """
-    if len(joints) < LEAST_FRAMES:
+    if len(joints) < MIN_FRAMES:
         return np.zeros(0, int)
     values = speed(np.asarray(joints, np.float64))
     return np.asarray(argrelmin(gaussian_filter1d(values, smooth) if smooth else values)[0])
@@ -50,14 +50,14 @@ def motion_beats(joints: np.ndarray, smooth: float = 5.0) -> np.ndarray:
 def audio_beats(
     waveform: np.ndarray, fps: int = 25, start_bpm: float = 120.0, tightness: float = 100.0
 ) -> np.ndarray:
-    """Frames at which librosa hears a beat.
+    """Frames at which librosa detects a beat.
 
     None in digital silence, that is below 16 bits, nor in less than a window of its spectra.
 
     Args:
         waveform: (S,) at 16 kHz.
         fps: frame rate; the onset envelope has a value per frame (a hop of 640 samples at 25).
-        start_bpm: the tempo that librosa thinks likeliest beforehand.
+        start_bpm: the most likely tempo of librosa's prior.
         tightness: how closely its beats keep to one tempo.
 
     Raises:
@@ -83,7 +83,7 @@ def _beats(waveform: np.ndarray, hop: int, start_bpm: float, tightness: float) -
 
 @functools.cache
 def _compile() -> None:
-    """Have librosa's kernels compiled, or read."""
+    """Compile librosa's kernels, or read them from Numba's cache."""
     with compile_lock():
         _beats(np.sin(np.arange(RATE, dtype=np.float32) ** 2), RATE // 25, 120.0, 100.0)
 
@@ -106,21 +106,24 @@ def beat_alignment(beats: np.ndarray, others: np.ndarray, width: float = 3.0) ->
 
 
 class BAS(ClipMetric):
-    """Beat alignment of head and sound, better the nearer to the reference's.
+    """Beat alignment of head and audio, better the nearer to the reference's.
 
     A clip without audio beats or without motion beats (silence, a still head, too few frames, no
     face) has no value. Frames in which the face was missed count with the landmarks put in for
-    them. Audio beats behind the last motion are left out.
+    them. Audio beats after the last motion are left out.
 
     Args:
         signal: what moves: ``pose`` is the speed of yaw, pitch and roll together, in their space
-            of three dimensions; ``landmarks`` the mean speed of all landmarks in the picture.
+            of three dimensions; ``landmarks`` the mean speed of all landmarks in the image.
         mode: averages over ``audio-beats`` (Bailando) or ``motion-beats`` (AI Choreographer).
-        smooth: as for ``motion_beats``.
-        width: as for ``beat_alignment``.
-        fps: as for ``audio_beats``, like the two that follow.
-        start_bpm: see there.
-        tightness: see there.
+        smooth: standard deviation in frames of the Gaussian over the speed; 0 for none.
+        width: of ``beat_alignment``, in frames.
+        fps: frame rate.
+        start_bpm: the most likely tempo of librosa's prior.
+        tightness: how closely librosa's beats keep to one tempo.
+
+    Raises:
+        ValueError: no such signal or mode.
     """
 
     direction = "reference"
@@ -149,7 +152,7 @@ class BAS(ClipMetric):
         self.signal: Signal = signal
         self.mode: Mode = mode
         self.smooth, self.width = smooth, width
-        self.hearing: dict[str, Any] = {
+        self.beat_options: dict[str, Any] = {
             "fps": fps,
             "start_bpm": start_bpm,
             "tightness": tightness,
@@ -168,7 +171,7 @@ class BAS(ClipMetric):
         moves = motion_beats(joints, self.smooth)
         if not len(moves):
             return math.nan
-        heard = audio_beats(generated["waveform"].cpu().numpy(), **self.hearing)
+        heard = audio_beats(generated["waveform"].cpu().numpy(), **self.beat_options)
         heard = heard[heard < len(joints) - 1]
         if self.mode == "motion-beats":
             return beat_alignment(moves, heard, self.width)

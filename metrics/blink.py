@@ -1,15 +1,15 @@
 """Blinks from the eye aspect ratio, averaged over both eyes.
 
 A blink is a peak of the ratio's negative derivative: the moment at which the eye closes fastest.
-It lasts from the nearest open eye before that moment to the nearest one after. There are two rules.
+It lasts from the nearest open eye before that moment to the nearest one after. There are two modes.
 
 ``open-level``: an eye is open at a local maximum of the ratio (of a plateau, the nearer edge) that
 is not below ``open_level`` times the clip's median; a clip may begin and end within a blink. Frames
 without a face are missing, not closed: they split the clip into runs, are searched for no blinks,
 and do not count as observed time.
 
-``as-published``: the rule of the program ``blink-detector`` by Vougioukas and Tinaz (2019). An eye
-is open at a local maximum (of a plateau, the middle) that is not below half way from the clip's
+``as-published``: as the program ``blink-detector`` by Vougioukas and Tinaz (2019) does. An
+eye is open at a local maximum (of a plateau, the middle) that is not below half way from the clip's
 least to its greatest ratio. Where the ratio has not fallen yet as the closing begins, the blink
 begins there; without an open eye before, at the clip's first frame. Without one after, it ends with
 the clip if it is the last blink, and is dropped if another closing follows. Neither the clip's
@@ -32,7 +32,7 @@ from metrics.base import ClipMetric, Features
 
 Mode = Literal["open-level", "as-published"]
 MODES = ("open-level", "as-published")
-LEAST_FRAMES = 3
+MIN_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,14 @@ def find_blinks(
     Args:
         ratio: (T,) eye aspect ratio (height over width).
         valid: (T,) bool, False where no face was found; all True by default.
-        mode: the rule; see the module.
+        mode: what counts as an open eye; the module describes both.
         height: least fall of the ratio from one frame to the next.
         distance: least number of frames between two closings.
-        open_level: an open eye's least ratio, as a fraction of the clip's median; of the mode
-            ``open-level`` alone.
+        open_level: an open eye's least ratio, as a fraction of the clip's median; for mode
+            ``open-level`` only.
+
+    Returns:
+        In order of time.
     """
     valid = np.ones(len(ratio), bool) if valid is None else np.asarray(valid, bool)
     if not valid.any():
@@ -72,7 +75,7 @@ def find_blinks(
     level = open_level * float(np.median(ratio[valid]))
     found = []
     for a, b in _runs(valid):
-        if b - a >= LEAST_FRAMES:
+        if b - a >= MIN_FRAMES:
             found += _blinks_of_run(np.asarray(ratio[a:b], float), a, height, distance, level)
     return found
 
@@ -138,12 +141,21 @@ def blink_rate(
     mode: Mode = "open-level",
     **how: Any,
 ) -> float:
-    """Blinks per second; NaN where fewer than three frames show a face.
+    """Blinks per second.
 
-    Seconds are those in which a face was seen; in mode ``as-published``, the clip's.
+    Args:
+        ratio: (T,) eye aspect ratio.
+        valid: (T,) bool, False where no face was found; all True by default.
+        fps: frame rate.
+        mode: as for ``find_blinks``.
+        how: further arguments of ``find_blinks``.
+
+    Returns:
+        The rate over the seconds in which a face was seen; in mode ``as-published``, over those of
+        the clip. NaN where fewer than three frames show a face.
     """
     observed = len(ratio) if valid is None else int(np.sum(valid))
-    if observed < LEAST_FRAMES:
+    if observed < MIN_FRAMES:
         return math.nan
     counted = len(ratio) if mode == "as-published" else observed
     return len(find_blinks(ratio, valid, mode=mode, **how)) / (counted / fps)
@@ -152,13 +164,31 @@ def blink_rate(
 def blink_duration(
     ratio: np.ndarray, valid: np.ndarray | None = None, *, fps: float, **how: Any
 ) -> float:
-    """Median duration of the clip's blinks in seconds; NaN where there are none."""
+    """Median duration of the clip's blinks.
+
+    Args:
+        ratio: (T,) eye aspect ratio.
+        valid: (T,) bool, False where no face was found; all True by default.
+        fps: frame rate.
+        how: further arguments of ``find_blinks``.
+
+    Returns:
+        Seconds; NaN without blinks.
+    """
     blinks = find_blinks(ratio, valid, **how)
     return float(np.median([(b.end - b.start) / fps for b in blinks])) if blinks else math.nan
 
 
 class _BlinkMetric(ClipMetric):
-    """Args: as for ``find_blinks``; ``fps`` is the frame rate of the features.
+    """A metric of blinks, read from the aspect ratio of both eyes.
+
+    Args:
+        fps: frame rate of the features.
+        height: least fall of the ratio from one frame to the next.
+        distance: least number of frames between two closings.
+        open_level: an open eye's least ratio, as a fraction of the clip's median; for mode
+            ``open-level`` only.
+        mode: what counts as an open eye; the module describes both.
 
     Raises:
         ValueError: no such mode.
@@ -201,7 +231,7 @@ class _BlinkMetric(ClipMetric):
 
 
 class BlinkRate(_BlinkMetric):
-    """Blinks per second, better the nearer to the reference's. See the module."""
+    """Blinks per second, better the nearer to the reference's."""
 
     unit = "1/s"
     title = "Blink/s"
@@ -211,7 +241,7 @@ class BlinkRate(_BlinkMetric):
 
 
 class BlinkDuration(_BlinkMetric):
-    """Median duration of a clip's blinks, better the nearer to the reference's. See the module."""
+    """Median duration of a clip's blinks, better the nearer to the reference's."""
 
     unit = "s"
     title = "Blink duration"

@@ -39,7 +39,7 @@ class Diversity(ClipMetric):
     """Standard deviation of head motion within a clip, mean over clips.
 
     SadTalker (Zhang et al. 2023) takes it over features of the Hopenet network and names neither
-    layer nor axis; so the signal stands in the name, and figures of two signals do not compare.
+    layer nor axis; so the signal stands in the name, and values of two signals do not compare.
     Frames without a face do not count. NaN where fewer than two are left.
 
     Args:

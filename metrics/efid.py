@@ -1,4 +1,4 @@
-"""E-FID: a Frechet distance that papers define in two ways."""
+"""E-FID, a Frechet distance that papers define in two ways."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class EFID(FrechetMetric):
     ``inception`` follows the text of Hallo (Xu et al. 2024, section 4.1): features of the
     Inception network, which makes it FID under another name. ``coefficients`` follows EMO (Tian et
     al. 2024) and EchoMimic (Chen et al. 2024): expression coefficients of a face model, on frames
-    in which a face was found. Figures of different sources have nothing in common, so the source
-    stands in the name.
+    in which a face was found. Values of different features do not compare, so the feature stands
+    in the name.
 
     Args:
-        mode: see above.
+        mode: which of the two definitions.
         feature: the coefficients, (T, dim), a row per frame; only in mode ``coefficients``.
         dim: how many there are.
         ddof: of the covariances.

@@ -49,7 +49,7 @@ def magnitude(before: Frame, after: Frame) -> NDArray[np.float32]:
 
 
 def coloured(values: NDArray[np.float32]) -> Frame:
-    """(H, W) spread over 0 to 255 by its own extremes and drawn in OpenCV's "jet", (H, W, 3)."""
+    """Values (H, W), scaled to 0 to 255 by their extremes, in OpenCV's "jet" as (H, W, 3)."""
     spread = cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
     return cv2.applyColorMap(spread.astype(np.uint8), cv2.COLORMAP_JET)  # type: ignore[return-value]
 
@@ -58,7 +58,7 @@ def optical_flow_magnitude(frames: Frame, mode: Mode = "formula") -> float:
     """OFM (equation 20 of Stypulkowski et al. 2024): mean flow over pixels and frame pairs.
 
     ``formula`` is in pixels per frame. ``as-published`` is what the authors' evaluation computes:
-    each flow field is spread over its own range, drawn in false colours, and the colours are
+    each flow field is scaled to its own range, mapped to colours, and the colours are
     averaged, so that the size of the motion is lost and no motion scores 42.67.
 
     Between equal frames that are not uniform, OpenCV finds a little flow. So a still video of a
@@ -106,7 +106,7 @@ def change_between(before: Frame, after: Frame, mode: Mode = "formula") -> float
 
 
 class _Smoothness(FrameMetric):
-    """Both figures read frames, at the scoring resolution or at a size of their own.
+    """A metric of consecutive frames, at the scoring resolution or at a size of its own.
 
     Args:
         mode: ``formula`` or ``as-published``.

@@ -1,7 +1,7 @@
-"""A clip's pictures, read part by part: all of them at once may be more than memory holds.
+"""A clip's frames, read in parts: all of them at once may be more than memory holds.
 
-Four minutes at 512 pixels are 6,000 frames and 4.7 GB in bytes, 19 GB as floats. So nothing here,
-or that reads pictures through it, ever has more than a part of a clip.
+Four minutes at 512 pixels are 6,000 frames: 4.7 GB as bytes, 19 GB as floats. So nothing here, or
+that reads frames through it, ever holds more than a part of a clip.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 PART_BYTES = 2**22
 PART_FRAMES = 32
-"""A part is of so many frames at most, and of no more bytes, but of one frame at least."""
+"""A part has at most so many frames and so many bytes, but at least one frame."""
 
 
 class Frames(ABC):
-    """The pictures of a clip, (T, 3, H, W) uint8 RGB, in order and as often as wanted.
+    """The frames of a clip, (T, 3, H, W) uint8 RGB, read in order and as often as wanted.
 
-    Iterating yields chunks (n, 3, H, W) from the first frame on; their sizes say nothing.
-    ``split`` and ``spans`` cut where the caller wants it. It is no tensor and becomes none.
+    Iterating yields chunks (n, 3, H, W) from the first frame on, of any sizes. ``split`` and
+    ``spans`` cut where the caller wants it. There is no conversion to a tensor.
     """
 
     @property
@@ -54,7 +54,7 @@ class Frames(ABC):
     def spans(self, wanted: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         """Frames [start, stop) for each pair; neither may be less than in the pair before.
 
-        What is held is the span and the chunk that it ends in.
+        Only the span and the chunk that it ends in are held.
 
         Raises:
             ValueError: a span goes back, or beyond the end.
@@ -73,7 +73,7 @@ class Frames(ABC):
                 held = [(at, c) for at, c in [*held, (end, chunk)] if at + len(c) > start]
                 end += len(chunk)
             found = [c[max(0, start - at) : max(0, stop - at)] for at, c in held]
-            found = [piece for piece in found if len(piece)]
+            found = [part for part in found if len(part)]
             if len(found) == 1:
                 yield found[0]
             elif found:
@@ -97,26 +97,26 @@ _WORDS = (
 class HeldFrames(Frames):
     """Frames (T, 3, H, W) that are in memory."""
 
-    def __init__(self, pictures: Tensor) -> None:
-        self._pictures = pictures
+    def __init__(self, frames: Tensor) -> None:
+        self._frames = frames
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        length, channels, height, width = self._pictures.shape
+        length, channels, height, width = self._frames.shape
         return length, channels, height, width
 
     def __iter__(self) -> Iterator[Tensor]:
         if len(self):
-            yield self._pictures
+            yield self._frames
 
 
 def as_frames(frames: Frames | Tensor) -> Frames:
-    """The same, also of a tensor (T, 3, H, W)."""
+    """``Frames`` as they are; a tensor (T, 3, H, W) as ``HeldFrames``."""
     return HeldFrames(frames) if isinstance(frames, Tensor) else frames
 
 
 def part_size(height: int, width: int) -> int:
-    """Frames of that size that make a part."""
+    """How many frames (3, height, width) a part has."""
     return max(1, min(PART_FRAMES, PART_BYTES // (3 * height * width)))
 
 

@@ -19,7 +19,7 @@ MODES = {"stylegan-v": ("torchscript", 0), "tats": ("kinetics", 1)}
 class FVD(FrechetMetric):
     """Frechet Video Distance (Unterthiner et al. 2018) of the 400 logits of I3D.
 
-    Two implementations are in use, whose figures differ: ``stylegan-v`` (Skorokhodov et al. 2022)
+    Two implementations are in use, whose values differ: ``stylegan-v`` (Skorokhodov et al. 2022)
     runs a TorchScript network that rescales and resizes inside and divides covariances by n;
     ``tats`` (Ge et al. 2022) a state dict in a PyTorch port, and divides by n - 1. A clip shorter
     than a window adds nothing; such clips are counted. No window at all gives NaN.
@@ -28,7 +28,7 @@ class FVD(FrechetMetric):
         window: frames.
         stride: from one window's start to the next; by default they lie end to end.
         windows: at most so many of each clip, evenly spread; all by default.
-        mode: see above.
+        mode: which of the two implementations.
         ddof: of the covariances; by default the mode's.
 
     Raises:
@@ -76,7 +76,7 @@ class FVD(FrechetMetric):
         super().update(generated, reference)
 
     def notes(self) -> list[str]:
-        """Clips and windows behind the figure, and what was left out."""
+        """Clips and windows that count, and what was left out."""
         sides = [f"{self._count(side)} {side}" for side in self.sides]
         notes = [f"windows: {' and '.join(sides)}, of {int(self.clips)} clips"]
         if int(self.short_clips):

@@ -58,19 +58,17 @@ def bootstrap(
     return float(low), float(high)
 
 
-def jackknife(
-    figure: float, left_out: Sequence[float], confidence: float = 0.95
-) -> Interval | None:
-    """Interval around ``figure`` from the figures with one group of clips left out at a time.
+def jackknife(value: float, left_out: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """Interval around ``value`` from the values with one group of clips left out at a time.
 
     The standard error is sqrt((g - 1) / g * sum (x - mean x)^2) over g groups (Efron and Tibshirani
     1993, ch. 11), times Student's quantile with g - 1 degrees of freedom. A bootstrap would not do
     for a Frechet distance: repeated samples bias it upwards. None with fewer than three groups.
     """
     groups = len(left_out)
-    if groups < 3 or not np.isfinite([figure, *left_out]).all():
+    if groups < 3 or not np.isfinite([value, *left_out]).all():
         return None
     scatter = float(np.square(np.subtract(left_out, np.mean(left_out))).sum())
     error = math.sqrt((groups - 1) / groups * scatter)
     reach = float(student.ppf((1 + confidence) / 2, groups - 1)) * error
-    return figure - reach, figure + reach
+    return value - reach, value + reach

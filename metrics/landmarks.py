@@ -14,7 +14,7 @@ Mode = Literal["raw", "mouth-centred"]
 Unit = Literal["pixels", "normalised"]
 
 IBUG_68: tuple[tuple[int, int], ...] = (
-    # 0-16: jaw, from the ear on the left of the picture
+    # 0-16: jaw, from the ear on the left of the image
     (127, 127), (234, 234), (93, 93), (132, 58), (58, 172), (136, 136), (150, 150), (176, 176),
     (152, 152), (400, 400), (379, 379), (365, 365), (397, 288), (288, 361), (323, 323),
     (454, 454), (356, 356),
@@ -77,7 +77,8 @@ class LMD(ClipMetric):
     Without any such frame a clip has no value.
 
     Args:
-        mode: see ``landmark_distance``.
+        mode: ``raw`` takes all 68 points; ``mouth-centred`` those of the lips, each
+            mouth's mean moved to the origin.
         scale: ``pixels`` at the scoring resolution, or ``normalised`` by the distance between the
             outer eye corners of the reference (the error of 300-W), frame by frame.
     """

@@ -28,7 +28,7 @@ def pcm16(waveform: np.ndarray) -> np.ndarray:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Cepstra of a sound.
+    """Cepstra of audio.
 
     Args:
         waveform: (S,) in [-1, 1] at 16 kHz.
@@ -45,7 +45,7 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
 
 
 def _cepstra(windows: np.ndarray) -> np.ndarray:
-    """Of windows (n, 400), (n, 13)."""
+    """Cepstra (n, 13) of windows (n, 400)."""
     spectrum = np.abs(np.fft.rfft(windows, FFT)) ** 2 / FFT
     bands = _log(spectrum @ mel_filters().T)
     cepstra = dct(bands, type=2, axis=1, norm="ortho")[:, :CEPSTRA] * _lifter()

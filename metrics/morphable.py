@@ -2,7 +2,7 @@
 
 Shapes live in a frame of their own, the *upright face*: x to the right, y down, z away from the
 camera, the height from forehead to chin 1, the middle of the rigid points at the origin. A head
-pose (``metrics.base``) leads from there to the picture.
+pose (``metrics.base``) leads from there to the image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Basis:
     Attributes:
         mean: (N, 3), vertices of the mean face.
         identity: (3 N, A), a column per coefficient, each of unit variance over people.
-        expression: (3 N, E), likewise over frames.
+        expression: (3 N, E), a column per coefficient, each of unit variance over frames.
         noise: (), variance of a coordinate that no coefficient explains.
         corners: (N, 2) int64, the Face Mesh points that each vertex lies midway between.
         rigid: (K,) int64, the Face Mesh points whose mean is the origin.
@@ -77,10 +77,10 @@ def align(landmarks: Tensor, pose: Tensor, corners: Tensor, rigid: Tensor) -> Te
     stay in the vertices.
 
     Args:
-        landmarks: (..., 478, 3), of a square picture.
+        landmarks: (..., 478, 3), of a square image.
         pose: (..., 6).
-        corners: (N, 2), see ``Basis``.
-        rigid: (K,), likewise.
+        corners: (N, 2) int64, the Face Mesh points that each vertex lies midway between.
+        rigid: (K,) int64, the Face Mesh points whose mean is the origin.
 
     Returns:
         (..., N, 3) float32.

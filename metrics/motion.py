@@ -1,4 +1,4 @@
-"""How a clip's head pose and mouth follow those of the reference, frame by frame."""
+"""Head pose and mouth opening against the reference's, frame by frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metrics.base import ClipMetric, Features
 
-LEAST_FRAMES = 3
+MIN_FRAMES = 3
 
 
 def pose_error(generated: Tensor, reference: Tensor) -> float:
@@ -26,7 +26,7 @@ def pose_error(generated: Tensor, reference: Tensor) -> float:
 
 def correlation(first: Tensor, second: Tensor) -> float:
     """Pearson's r of two series (T,); NaN with fewer than three values or a constant series."""
-    if len(first) < LEAST_FRAMES:
+    if len(first) < MIN_FRAMES:
         return math.nan
     a, b = (x.double() - x.double().mean() for x in (first, second))
     scale = a.norm() * b.norm()

@@ -1,4 +1,4 @@
-"""LPIPS: distance in the features of an image classifier, weighted by what people notice."""
+"""LPIPS: distance in the features of an image classifier, weighted by human judgements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metrics.base import Features, FrameMetric
 from metrics.extractors.base import full_precision
 from metrics.image import undefined
 
-LEAST_PIXELS = 31
+MIN_PIXELS = 31
 """Smaller frames leave AlexNet's second pooling nothing to pool."""
 
 
@@ -50,7 +50,7 @@ def lpips_distance(
 
     Args:
         net: from ``build``.
-        generated: (T, 3, H, W) uint8, H and W at least ``LEAST_PIXELS``.
+        generated: (T, 3, H, W) uint8, H and W at least ``MIN_PIXELS``.
         reference: the same.
         batch_size: frames at a time.
 
@@ -91,7 +91,7 @@ class LPIPS(FrameMetric):
 
     def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
         frames = generated["frames"]
-        if reference is None or min(frames.shape[-2:]) < LEAST_PIXELS:
+        if reference is None or min(frames.shape[-2:]) < MIN_PIXELS:
             return undefined(frames)
         if self.net is None:
             self.prepare()

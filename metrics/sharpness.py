@@ -1,4 +1,4 @@
-"""CPBD: how many of a picture's edges look sharp."""
+"""CPBD: the share of an image's edges that look sharp."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOT_EDGES, LOW_SHARE, BINS = 0.7, 0.4, 64
 """MATLAB's choice of Canny's thresholds: the high one leaves out 70 % of the pixels, told from a
 histogram of 64 bins, and the low one is .4 of it."""
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def cpbd(luma: Picture) -> float:
-    r"""Cumulative probability of blur detection of one picture (Narvekar and Karam 2011).
+def cpbd(luma: Image) -> float:
+    r"""Cumulative probability of blur detection of one image (Narvekar and Karam 2011).
 
     An edge of width w in a block of just noticeable width j is seen as blurred with probability
-    :math:`1 - exp(-(w / j)^{3.6})`; the figure is the share of edges for which that is at most
+    :math:`1 - exp(-(w / j)^{3.6})`; the value is the share of edges for which that is at most
     63 %, rounded to per cent. At w = j it is 63.2 %, and widths are whole pixels: these are the
     edges of w <= j. As in the authors' program, edges are MATLAB's vertical Sobel edges, and
     MATLAB's Canny edges tell edge blocks from smooth ones. A width runs from the nearest local
@@ -59,12 +59,12 @@ def cpbd(luma: Picture) -> float:
     return float(sharp.sum() / counts.sum()) if counts.any() else 0.0
 
 
-def sobel_edges(luma: Picture) -> Mask:
+def sobel_edges(luma: Image) -> Mask:
     """MATLAB's vertical Sobel edges of (H, W), with the authors' threshold: True on edges.
 
     Where the horizontal response is over the threshold and strongest of its column, or strongest
     of its row and no smaller than the vertical response. The neighbour before may be as strong.
-    The picture goes on as its outermost pixels do; beyond it lie no responses.
+    The image is padded with its outermost pixels; responses outside it are 0.
     """
     across, down = (
         np.abs(cv2.Sobel(luma, cv2.CV_16S, *order, borderType=cv2.BORDER_REPLICATE))
@@ -77,7 +77,7 @@ def sobel_edges(luma: Picture) -> Mask:
     return (across > 8 * SOBEL_CUTOFF) & (in_row | in_column)
 
 
-def canny_edges(luma: Picture) -> Mask:
+def canny_edges(luma: Image) -> Mask:
     """MATLAB's Canny edges of (H, W) with its own thresholds: True on edges.
 
     Canny (1986) with a Gaussian of standard deviation sqrt(2) pixels. The filters have an even
@@ -91,14 +91,14 @@ def canny_edges(luma: Picture) -> Mask:
     counts = np.bincount((strength * (BINS - 1) + 0.5).astype(np.uint8).ravel(), minlength=BINS)
     high = float(np.argmax(counts.cumsum() > NOT_EDGES * strength.size) + 1) / BINS
     thin = _thin(strength, across, down, LOW_SHARE * high)
-    # Hysteresis: of the pieces of thin edge, those that are strong somewhere.
+    # Hysteresis: connected parts of thin edge that are strong somewhere.
     count, pieces = cv2.connectedComponents(thin.astype(np.uint8), connectivity=8)
     strong = np.zeros(count, bool)
     strong[pieces[thin & (strength > high)]] = True
     return strong[pieces]
 
 
-def _gaussian_gradient(luma: Picture) -> tuple[Reals, Reals]:
+def _gaussian_gradient(luma: Image) -> tuple[Reals, Reals]:
     x = np.arange(CANNY_TAPS) - (CANNY_TAPS - 1) / 2
     smooth = np.exp(-(x**2) / (2 * CANNY_SIGMA**2))
     smooth /= smooth.sum()
@@ -139,7 +139,7 @@ def _thin(strength: Reals, across: Reals, down: Reals, low: float) -> Mask:
     return inside
 
 
-def edge_widths(luma: Picture, edges: Mask) -> NDArray[np.int32]:
+def edge_widths(luma: Image, edges: Mask) -> NDArray[np.int32]:
     """Widths in pixels of the edges whose gradient is within 22.5 degrees of the row, else 0.
 
     Where the gradient has no part along the row, the authors' program takes its direction for 0

@@ -1,12 +1,12 @@
-"""How well lips and sound agree: LSE-D, LSE-C, AV offset, AV confidence.
+"""Synchronisation of lips and audio: LSE-D, LSE-C, AV offset, AV confidence.
 
-Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016): lips and sound of a short
-window are embedded in one space, and distances between lips now and sound a little earlier or
+Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016): lips and audio of a short
+window are embedded in one space, and distances between lips now and audio a little earlier or
 later show whether, and where, they agree. The names LSE-D and LSE-C are Wav2Lip's (Prajwal et al.
 2020).
 
 The embeddings come as one feature, by default ``syncnet``: (T', 2d), a row per window, the lips' d
-columns first, then the sound's. Any extractor of that layout will do. A clip without rows (too
+columns first, then the audio's. Any extractor of that layout will do. A clip without rows (too
 short, no face, silent) has no value.
 """
 
@@ -37,13 +37,13 @@ NO_SYNC = Sync(math.nan, math.nan, math.nan)
 def sync_distances(
     lip: Tensor, audio: Tensor, vshift: int = 15, valid_only: bool = False
 ) -> Tensor:
-    """Distance of each lip window from the sounds around it.
+    """Distance of each lip window from the audio windows around it.
 
     Args:
         lip: (T', d), a row per window.
         audio: (T', d), the row of the same instant.
         vshift: how far to look, in frames.
-        valid_only: NaN where the sound would lie outside the clip, instead of the distance from
+        valid_only: NaN where the audio would lie outside the clip, instead of the distance from
             zeros, as in the authors' code, which biases short clips.
 
     Returns:
@@ -82,14 +82,14 @@ def sync(
 ) -> Sync:
     """LSE-D, LSE-C and offset of a clip; NaN without windows.
 
-    The offset is ``vshift`` less the place of the least mean distance: k if the sound runs k frames
+    The offset is ``vshift`` less the place of the least mean distance: k if the audio runs k frames
     ahead of the lips, -k if it lags behind. Of equal distances the first counts.
 
     Args:
-        lip: as for ``sync_distances``, like the two that follow.
-        audio: see there.
-        vshift: see there.
-        valid_only: see there.
+        lip: (T', d), a row per window.
+        audio: (T', d), the row of the same instant.
+        vshift: the largest offset, in frames.
+        valid_only: leave out audio outside the clip instead of comparing with zeros.
         least_pairs: with ``valid_only``, offsets with fewer pairs are left out.
     """
     if not len(lip):
@@ -102,7 +102,14 @@ def sync(
 
 
 class _SyncMetric(ClipMetric):
-    """Args: as for ``sync``; ``features`` names the extractor of the embeddings."""
+    """A metric of lips and audio.
+
+    Args:
+        features: the extractor of the embeddings, (T', 2d), lips first.
+        vshift: the largest offset, in frames.
+        valid_only: leave out audio outside the clip instead of comparing with zeros.
+        least_pairs: with ``valid_only``, offsets with fewer pairs are left out.
+    """
 
     title: str
 
@@ -135,7 +142,7 @@ class _SyncMetric(ClipMetric):
         return f"{title} ({marks})" if marks else title
 
     def agreement(self, generated: Features) -> Sync:
-        """The three figures of a clip."""
+        """Distance, confidence and offset of a clip."""
         lip, audio = generated[self.features].chunk(2, dim=1)
         return sync(lip, audio, **self.how)
 
@@ -165,7 +172,7 @@ class LSEC(_SyncMetric):
 
 
 class AVConfidence(LSEC):
-    """The same figure under the name that SyncNet's authors give it."""
+    """LSE-C under the name that SyncNet's authors give it."""
 
     title = "AV confidence"
 
@@ -175,13 +182,13 @@ class AVConfidence(LSEC):
 
 
 class AVOffset(_SyncMetric):
-    """Offset of the sound in frames, positive where it runs ahead of the lips. See ``sync``.
+    """Offset of the audio in frames, positive where it runs ahead of the lips. See ``sync``.
 
     Args:
-        features: as for the other metrics here.
-        vshift: as for ``sync``, like the two that follow.
-        valid_only: see there.
-        least_pairs: see there.
+        features: the extractor of the embeddings, (T', 2d), lips first.
+        vshift: the largest offset, in frames.
+        valid_only: leave out audio outside the clip instead of comparing with zeros.
+        least_pairs: with ``valid_only``, offsets with fewer pairs are left out.
         absolute: without the sign, so that clips early and late do not cancel in the mean.
     """
 

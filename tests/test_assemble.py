@@ -65,7 +65,12 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
-        ("nets.lfg=null", "nets.lfg is missing: DAWN cannot do without it. Say nets.lfg=STAGE"),
+        ("nets.lfg=null", "nets.lfg is missing: DAWN needs a LatentFlowGenerator. Set nets.lfg="),
+        (
+            "nets.a2v=pbnet",
+            "nets.a2v=pbnet: DAWN needs a A2VNet, and stage 'pbnet' trains a PBNet. Set"
+            " nets.a2v=STAGE, one of a2v1, a2v2",
+        ),
         ("nets.pbnte=pbnet", "DAWN has no such role. Did you mean 'pbnet'"),
         ("stages.a2v2.model.nte.use_pose=false", "Did you mean 'net'"),
         ("stages.lfg.model.scales=null", "scales takes no null: without it, LFGStage has 4"),
@@ -252,7 +257,7 @@ def test_other_videos_go_to_another_folder(evaluate, words):
     assert [p.read_bytes() for p in videos(folder)] == before
     beyond = [n for n in result.notes if n.startswith("zero-shot")]
     assert bool(beyond) == ("sar" in words[0])
-    frames = result.per_clip[0]["frames"]
+    frames = result.per_clip[0].frames
     assert frames == (9 if "frames" in words[0] else FRAMES)
 
 
@@ -362,7 +367,7 @@ def test_own_motion_is_measured_on_clips_made_once_more(evaluate, tmp_path, monk
     assert "which the clips follow" in led[name].notes[0]
     assert len(evaluate.folders()) == 2  # clips with own motion are those of a free protocol
     (row,) = found["generated"].per_clip
-    assert set(row["metrics"]) == {"PSNR", name, "Blink/s"}
+    assert set(row.metrics) == {"PSNR", name, "Blink/s"}
     # The time is of what the protocol's other figures are of, at the length that it says.
     for result in (*found.values(), own):
         assert (result.timed.frames, result.timed.repeats) == (12, 1)

@@ -100,7 +100,7 @@ def test_without_a_command_help_is_printed(capsys):
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(words):
     code = (
-        "import sys\nfrom thbench.cli.parser import main\n"
+        "import sys\nfrom thbench.cli.parser.parser import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         f"assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules)"
     )
@@ -131,7 +131,7 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("thbench.cli.commands.show_config", interrupted)
+    monkeypatch.setattr("thbench.cli.parser.commands.show_config", interrupted)
     assert main(["config", "dawn"]) == 130
     assert "run the same command again" in capsys.readouterr().err
 
@@ -367,7 +367,7 @@ def test_the_protocol_that_nobody_named_is_told(bench, tmp_path, capsys, monkeyp
         taken.append((rule.name, named))
         raise UserError("enough")
 
-    monkeypatch.setattr("thbench.evaluation.score.score", scored)
+    monkeypatch.setattr("thbench.evaluation.score.score.score", scored)
     clips = bench.data / "clips"
     for reference, more in ((bench.data, []), (clips, []), (clips, ["--protocol", "synthetic"])):
         words = ["score", clips, "--reference", reference, *more]
@@ -509,7 +509,7 @@ def test_other_writes_on_a_full_disk(code, monkeypatch, refused):
     def full(_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("thbench.cli.commands.show_config", full)
+    monkeypatch.setattr("thbench.cli.parser.commands.show_config", full)
     assert os.strerror(code) in refused("config", "dawn")
 
 
@@ -517,7 +517,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch):
     def fault(_):
         raise OSError("something else")
 
-    monkeypatch.setattr("thbench.cli.commands.show_config", fault)
+    monkeypatch.setattr("thbench.cli.parser.commands.show_config", fault)
     with pytest.raises(OSError, match="something else"):
         main(["config", "dawn"])
 
@@ -552,3 +552,9 @@ def test_the_terminal_stays_quiet(bench, files, generate, tmp_path):
     (result,) = (tmp_path / "results").glob("*.json")
     assert json.loads(result.read_text())["origin"] == "smoke"
     assert (tmp_path / "tables" / "README.md").is_file()
+
+
+def test_eval_names_the_run_that_differs_in_precision_alone(bench, refused):
+    said = refused("eval", *bench.dawn, "stages.lfg.precision=bf16-mixed")
+    (run,) = bench.runs.glob("lfg-*")
+    assert f"{run} is trained with precision=32-true (here bf16-mixed)" in said

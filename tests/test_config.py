@@ -96,6 +96,8 @@ def test_bases_lie_below_the_file(tmp_path, monkeypatch):
         (["stages.one.max_step=2"], "Did you mean 'stages.one.max_steps'"),
         (["size=large"], "size: .*large"),
         (["data.decoder=decor"], "data.decoder=decor: use pyav or decord.* 'decord'"),
+        (["sampler.precision=bf16-mixd"], "bf16-mixd: use 32-true, .*mean 'bf16-mixed'"),
+        (["sampler.precision=16-true"], "sampler.precision=16-true: use 32-true"),
         (["eval.data.decoder=x"], "eval.data.decoder=x: use pyav or decord"),
         (["size"], "not of the form key=value"),
         (["scale=tinny"], "Did you mean 'tiny'"),

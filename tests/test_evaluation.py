@@ -94,8 +94,8 @@ def test_a_folder_is_scored(folders, synthetic):
     assert result.metrics["Blink duration"].missing == 4
     assert result.coverage == results.Coverage(expected=4, scored=4)
     assert result.protocol.hash == synthetic.hash
-    assert [row["id"] for row in result.per_clip] == [f"id{i}/a" for i in range(4)]
-    mean = math.fsum(row["metrics"]["PSNR"] for row in result.per_clip) / 4
+    assert [row.id for row in result.per_clip] == [f"id{i}/a" for i in range(4)]
+    mean = math.fsum(row.metrics["PSNR"] for row in result.per_clip) / 4
     assert psnr.value == pytest.approx(mean, rel=1e-12)
 
 
@@ -154,11 +154,11 @@ def test_what_is_amiss_is_listed(folders, synthetic):
     assert str(folders) not in str(coverage.unreadable)
     assert (coverage.expected, coverage.scored, coverage.shorter) == (4, 2, 1)
     one_frame, no_face = result.per_clip
-    assert one_frame["frames"] == 1
-    assert one_frame["metrics"]["PSNR"] is not None
-    assert one_frame["metrics"]["Blink/s"] is None
-    assert no_face["metrics"]["Pose error"] is None
-    assert no_face["metrics"]["PSNR"] is not None
+    assert one_frame.frames == 1
+    assert one_frame.metrics["PSNR"] is not None
+    assert one_frame.metrics["Blink/s"] is None
+    assert no_face.metrics["Pose error"] is None
+    assert no_face.metrics["PSNR"] is not None
     assert result.metrics["Pose error"].missing == 1
 
 
@@ -203,7 +203,7 @@ def test_seeds_are_paired_with_one_reference(folders, synthetic):
     assert (two.coverage.scored, two.coverage.expected) == (8, 4)
     # Of 80 generated and 40 reference frames the fewer are named.
     assert two.metrics["FD-pyramid"].notes[0].startswith("40 samples")
-    assert {(row["id"], row["seed"]) for row in two.per_clip} == {
+    assert {(row.id, row.seed) for row in two.per_clip} == {
         (f"id{i}/a", seed) for i in range(4) for seed in range(2)
     }
 
@@ -227,7 +227,7 @@ def test_a_prepared_data_set_is_a_reference(folders, synthetic):
 
     manifest.write(folders / "ref", [clip(i, "test" if i else "train") for i in range(4)])
     result = run(folders, synthetic, data="mine")
-    assert [row["id"] for row in result.per_clip] == ["id1/a", "id2/a", "id3/a"]
+    assert [row.id for row in result.per_clip] == ["id1/a", "id2/a", "id3/a"]
     assert result.coverage.unpaired == ("id0/a",)
     assert (result.data.name, result.data.split) == ("mine", "test")
     assert result.data.digest == manifest.digest(folders / "ref")
@@ -243,7 +243,7 @@ def test_a_real_clip(clips, tmp_path, monkeypatch, synthetic):
         (tmp_path / name / "a.mp4").symlink_to(clips / HDTF)
     short = dataclasses.replace(synthetic, frames=12, size=224)
     result = run(tmp_path, short)
-    assert result.per_clip[0]["frames"] == 12
+    assert result.per_clip[0].frames == 12
     assert result.metrics["Pose error"].value == 0
     assert result.metrics["Mouth r"].value == pytest.approx(1)
     store = features.FeatureStore({}, 128, 12, tmp_path / "cache")
@@ -605,7 +605,7 @@ def test_figures_over_time_are_kept_by_clip_and_again_from_the_cache(folders, sy
     assert first.over_time == again.over_time
     psnr = first.over_time["PSNR"]
     assert psnr.clips == (4, 4)
-    rows = [row["over_time"]["PSNR"] for row in first.per_clip]
+    rows = [row.over_time["PSNR"] for row in first.per_clip]
     assert psnr.values[1] == pytest.approx(sum(row[1] for row in rows) / 4)
     assert len(first.over_time["FD-pyramid"].values) == 2
     assert list(first.metrics) == ["SSIM"]

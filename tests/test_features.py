@@ -13,7 +13,6 @@ from tests import recordings
 from tests.data.test_datamodule import stripes
 from tests.test_evaluation import fake_track
 from thbench.core.errors import UserError
-from thbench.data.embedding import encoders
 from thbench.data.media import audio, video
 from thbench.data.media.video import Chunk, VideoWriter
 from thbench.evaluation import features, protocol
@@ -98,7 +97,7 @@ class Watch:
             return load(path)
 
         monkeypatch.setattr(video, "chunks", chunks)
-        monkeypatch.setattr(encoders, "load", sound)
+        monkeypatch.setattr(audio, "load", sound)
         # Four frames of that size at a time.
         monkeypatch.setattr(features, "CHUNK_BYTES", 4 * 3 * size * size)
         monkeypatch.setattr(features, "track", fake_track)

@@ -11,12 +11,14 @@ from thbench import config
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.registry import resolve
 from thbench.data import manifest
+from thbench.data.embedding.encoders import LogMel
 from thbench.evaluation import protocol
 from thbench.evaluation.pipeline import videos_folder
 from thbench.evaluation.protocol import Intervals, OverTime, Timing
 from thbench.generation.assemble import Assembled
 from thbench.generation.strategy import Strategy
-from thbench.training.runs import stage_run
+from thbench.training.runs import remember_sources, stage_run
+from thbench.training.sources import content_of
 from thbench.training.stage import Stage
 
 
@@ -207,3 +209,84 @@ def test_a_protocol_s_hash_follows_the_versions_of_what_it_uses(monkeypatch, ver
     assert protocol.parse("p", used).hash == before
     monkeypatch.setattr(f"{versioned}.version", 99)
     assert protocol.parse("p", used).hash != before
+
+
+# What lies outside
+
+
+def folder_of(path, **files):
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(content)
+    return str(path)
+
+
+def outside_hash(root, tmp_path, source, stage="vae"):
+    words = [
+        f"data={root}",
+        f"runs={tmp_path / 'runs'}",
+        f"stages.{stage}.model.init_from={source}",
+    ]
+    return stage_run(config.load("hallo", ["scale=tiny", *words]), stage).hash
+
+
+def test_weights_from_outside_count_by_what_they_are_not_by_where_they_lie(root, tmp_path):
+    here = folder_of(tmp_path / "here", config="a", model="b")
+    there = folder_of(tmp_path / "far" / "there", config="a", model="b")
+    (tmp_path / "far" / "there" / "README.md").write_text("not a weight")
+    other = folder_of(tmp_path / "other", config="a", model="c")
+    renamed = folder_of(tmp_path / "renamed", config="a", weights="b")
+    found = [outside_hash(root, tmp_path, path) for path in (here, there, other, renamed)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    # A name on the hub counts as it is written.
+    hub = {outside_hash(root, tmp_path, name) for name in ("me/one", "me/two")}
+    assert len(hub | set(found)) == 5
+    # So does a file of its own, as the Basel Face Model is.
+    files = [tmp_path / name for name in ("a.mat", "b.mat", "c.mat")]
+    for path, content in zip(files, ("x", "x", "y"), strict=True):
+        path.write_text(content)
+    first, same, differs = (content_of(str(path), tmp_path) for path in files)
+    assert first == same != differs
+
+
+def test_what_an_encoder_is_given_counts_by_content_too(root, tmp_path):
+    def run(source):
+        made = toy.config(root, tmp_path / "runs")
+        made.data.audio = f"hubert={source}"
+        return stage_run(made, "toy").hash
+
+    here = folder_of(tmp_path / "here", config="a")
+    assert run(here) == run(folder_of(tmp_path / "there", config="a"))
+    assert run(here) != run(folder_of(tmp_path / "other", config="b"))
+
+
+def test_a_stage_s_folder_follows_the_version_of_its_encoder(root, tmp_path, monkeypatch):
+    made = toy.config(root, tmp_path)
+    made.data.audio = "logmel"
+    before = stage_run(made, "toy").hash
+    monkeypatch.setattr(LogMel, "version", "logmel-99")
+    assert stage_run(made, "toy").hash != before
+
+
+def test_a_runs_folder_remembers_what_lay_where_it_no_longer_does(root, tmp_path):
+    runs = tmp_path / "runs"
+    source = folder_of(tmp_path / "weights", config="a")
+    before = outside_hash(root, tmp_path, source)
+    loaded = config.load("hallo", ["scale=tiny", f"stages.vae.model.init_from={source}",
+                                   f"data={root}", f"runs={runs}"])  # fmt: skip
+    remember_sources(loaded, "vae")
+    (tmp_path / "weights" / "config.json").unlink()
+    assert outside_hash(root, tmp_path, source) == before
+    # What lies there now counts again, however the record has it.
+    (tmp_path / "weights" / "config.json").write_text("b")
+    assert outside_hash(root, tmp_path, source) != before
+
+
+def test_what_changes_memory_alone_changes_no_hash(root, tmp_path):
+    loaded = config.load("hallo", ["scale=tiny", f"data={root}", f"runs={tmp_path}"])
+    plain = stage_run(loaded, "image").hash
+    loaded.stages["image"].model["chunk"] = 7
+    assert stage_run(loaded, "image").hash == plain
+    loaded.stages["image"].model["w_lip"] = 1
+    assert stage_run(loaded, "image").hash != plain

@@ -196,6 +196,5 @@ def test_another_decoder_makes_features_anew(tmp_path, monkeypatch):
     figures(tmp_path, 64, *wanted)
     assert set(tmp_path.glob("cache/**/*.*")) == kept
     monkeypatch.setattr(video, "decoder", lambda: "av 99.0")
-    monkeypatch.setattr("thbench.evaluation.scorer.decoder", video.decoder)
     figures(tmp_path, 64, *wanted)
     assert len(set(tmp_path.glob("cache/**/*.*"))) == 2 * len(kept)

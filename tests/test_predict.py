@@ -18,6 +18,7 @@ from thbench.core import hardware
 from thbench.core.errors import UserError
 from thbench.core.types import Cost, Generation
 from thbench.data.media import audio, video
+from thbench.dawn.dawn import DAWN
 from thbench.evaluation.costs import summarize_costs
 from thbench.generation import runner
 from thbench.generation.execution import generate_split
@@ -85,7 +86,7 @@ def test_a_video_says_that_it_is_synthetic(tmp_path):
 @pytest.mark.parametrize("frames", [0, 5, 7])
 def test_a_wrong_number_of_frames_leaves_nothing(frames, tmp_path):
     (tmp_path / "o.mp4").write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="of the 6 asked for"):
+    with pytest.raises(RuntimeError, match="of the 6 requested"):
         write_video(tmp_path / "o.mp4", generation(frames=frames), {})
     assert contents(tmp_path) == {"o.mp4": b"old"}
 
@@ -247,6 +248,19 @@ def test_the_same_seed_makes_the_same_video(generate):
     assert not torch.equal(video.read(one), video.read(other))
 
 
+def test_generate_runs_the_networks_in_the_sampler_s_precision(generate, monkeypatch):
+    seen, decode = [], DAWN.decode
+
+    def noted(*given):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return decode(*given)
+
+    monkeypatch.setattr(DAWN, "decode", noted)
+    generate("half.mp4", "sampler.precision=bf16-mixed", "trainer.precision=32-true")
+    assert seen
+    assert all(seen)
+
+
 def test_a_watermark_changes_its_corner(generate):
     plain, marked = video.read(generate("a.mp4")), video.read(generate("b.mp4", "--watermark"))
     change = (plain.float() - marked.float()).abs().mean((0, 1))
@@ -256,7 +270,7 @@ def test_a_watermark_changes_its_corner(generate):
 
 def test_a_video_follows_a_motion(generate, bench, files):
     from thbench import config
-    from thbench.generation import assemble, requests
+    from thbench.generation.runner import assemble, requests
 
     clips = bench.data / "clips"
     still = generate("own.mp4")

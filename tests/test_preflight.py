@@ -165,6 +165,13 @@ def test_the_batch_is_dealt_out(make):
     assert "set trainer.accumulate=1" in texts(look(config))
 
 
+def test_what_a_stage_compares_is_not_divided(make):
+    config = make(target="tests.toy_training:Pairs")
+    assert "in pairs" not in texts(look(config))
+    config.trainer.accumulate = 4
+    assert "in pairs, and a part has 1" in texts(look(config))
+
+
 def test_sound_and_size_are_the_paper_s(make):
     config = make()
     config.strategy, config.size = "hallo", 32

@@ -20,7 +20,13 @@ from thbench.data.media.video import VideoWriter
 from thbench.data.store import Store
 from thbench.data.synthetic.identity import generator
 from thbench.data.synthetic.speech import speak, voice
-from thbench.generation.requests import SplitRequests, follow, from_files, hear, read_portrait
+from thbench.generation.requests import (
+    SplitRequests,
+    from_files,
+    read_portrait,
+    read_speech,
+    transfer_motion,
+)
 
 ROTATED = 6  # EXIF: turn by 90 degrees clockwise to see it upright
 
@@ -107,12 +113,12 @@ def test_a_video_is_as_long_as_its_sound(samples, n, portrait, tmp_path):
 def test_what_was_done_to_a_user_s_sound_is_said(tmp_path, capsys):
     tone = 0.3 * np.sin(np.arange(48000) / 10)
     record(tmp_path / "a.m4a", None, Track(np.stack([tone, -tone]), 48000, "aac", "stereo"))
-    assert np.abs(hear(tmp_path / "a.m4a")).max() > 0.25
+    assert np.abs(read_speech(tmp_path / "a.m4a")).max() > 0.25
     said = capsys.readouterr().out
     assert "a.m4a: the channels cancel each other" in said
     assert "silent" not in said
     audio.write_wav(tmp_path / "b.wav", np.full(16000, 1e-4))
-    hear(tmp_path / "b.wav")
+    read_speech(tmp_path / "b.wav")
     assert "b.wav is nearly silent (-8" in capsys.readouterr().out
 
 
@@ -203,7 +209,7 @@ def test_real_portraits(name, clips):
 def test_motion_is_carried_over_from_the_portraits_own(bench, upright):
     _, seen = upright
     clip = bench.data / "clips" / "p0003-00.mp4"
-    pose, eyes = follow(clip, seen, 20)
+    pose, eyes = transfer_motion(clip, seen, 20)
     assert pose.shape == (20, 6)
     assert eyes.shape == (20, 2)
     torch.testing.assert_close(pose[0], torch.from_numpy(seen.pose[0]))
@@ -218,7 +224,7 @@ def test_motion_is_carried_over_from_the_portraits_own(bench, upright):
 def test_a_motion_that_is_too_short_is_refused(bench, upright):
     clip = bench.data / "clips" / "p0003-00.mp4"
     with pytest.raises(UserError, match=r"25 frames at 25 fps, but the sound needs 26"):
-        follow(clip, upright[1], 26)
+        transfer_motion(clip, upright[1], 26)
 
 
 # A split

@@ -9,6 +9,7 @@ from thbench.core import files, provenance
 from thbench.core.errors import UserError
 from thbench.evaluation import results
 from thbench.evaluation.results import (
+    ClipRow,
     Coverage,
     DataRef,
     MetricValue,
@@ -35,7 +36,7 @@ def example(**changes):
         "cost": results.CostSummary(1.0, 0.5, 25, 20, 20, 500, "CPU", 3),
         "seeds": (0, 1),
         "samples_seen": 100,
-        "per_clip": ({"id": "a", "metrics": {"PSNR": 30.0, "Blink/s": None}},),
+        "per_clip": (ClipRow("a", metrics={"PSNR": 30.0, "Blink/s": None}),),
         **provenance.provenance(),
     }
     return Result(**{**fields, **changes})
@@ -49,6 +50,39 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     assert "per_clip" not in json.loads(path.read_text())
     assert len((tmp_path / "new" / "dawn-1.clips.jsonl").read_text().splitlines()) == 1
     assert results.read_folder(path.parent) == [result]
+
+
+def test_a_clip_s_line_has_the_keys_that_it_always_had(tmp_path):
+    """Damaged frames stand there only where there are some; a line without newer keys is read."""
+    whole = ClipRow("a", 1, 2, (2, 3), {"M": None}, {"M": 1.5}, {"M": (0.5, None)})
+    hurt = dataclasses.replace(whole, damaged={"reference": 2})
+    path = write(example(per_clip=(whole, hurt)), tmp_path)
+    beside = path.with_suffix(".clips.jsonl")
+    first, second = beside.read_text().splitlines()
+    assert first == (
+        '{"id": "a", "seed": 1, "frames": 2, "lengths": [2, 3], "metrics": {"M": null},'
+        ' "reference": {"M": 1.5}, "over_time": {"M": [0.5, null]}}'
+    )
+    assert json.loads(second) == {**json.loads(first), "damaged": {"reference": 2}}
+    beside.write_text('{"id": "a", "metrics": {"M": 2}}\n')
+    assert read(path).per_clip == (ClipRow("a", metrics={"M": 2.0}),)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", "jsonl, line 2 lacks 'id'"),
+        ('{"id": "a", "metrics": {"M": "1"}}', "line 2: metrics: M must be of type float"),
+        ('{"id": "a", "metric": {}}', r"no key 'metric'\. Did you mean 'metrics'"),
+        ("{", "is damaged"),
+    ],
+)
+def test_wrong_lines_of_clips_are_explained(line, message, tmp_path):
+    path = write(example(), tmp_path)
+    with path.with_suffix(".clips.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=message):
+        read(path)
 
 
 def test_nan_is_never_written(tmp_path):

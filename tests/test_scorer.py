@@ -11,9 +11,15 @@ from metrics.extractors.base import Extractor
 from metrics.frechet import FrechetMetric, frechet_distance
 from metrics.intervals import bootstrap_mean, jackknife
 from thbench.evaluation import protocol
+from thbench.evaluation.availability import Availability
+from thbench.evaluation.clip_values import ClipMeter, ClipValues, ValueCache
+from thbench.evaluation.intervals import clip_means
 from thbench.evaluation.pairing import Pair
 from thbench.evaluation.protocol import Intervals
+from thbench.evaluation.results import ClipRow
 from thbench.evaluation.scorer import Scorer
+from thbench.evaluation.selection import select
+from thbench.evaluation.set_features import SetFeatures
 
 CLIPS, DIM = 6, 2
 
@@ -108,7 +114,7 @@ def scored(folder, *seeds, metric="distance", **intervals):
     scorer = Scorer(rule, folder)
     scorer.store = Store(planted)
     scorer.add_all(sorted(pairs, key=lambda p: (p.id, p.seed)), progress=False)
-    (figure,) = scorer.figures().values()
+    (figure,) = scorer.metric_values().values()
     return figure
 
 
@@ -189,7 +195,7 @@ def test_values_are_kept_by_pair_protocol_and_weights(tmp_path, monkeypatch):
         planted = {generated: value, reference: 0.0}
         scorer.store = Store({k: torch.full((9, DIM), v) for k, v in planted.items()})
         scorer.add(Pair("a", 0, Path(generated), Path(reference)))
-        return scorer.figures()["Gap"].value
+        return scorer.metric_values()["Gap"].value
 
     assert gap() == 0
     for value, change in enumerate(
@@ -200,3 +206,75 @@ def test_values_are_kept_by_pair_protocol_and_weights(tmp_path, monkeypatch):
     value = 9.0
     monkeypatch.setattr(Planted, "digest", "other weights")
     assert gap() == 9
+
+
+def test_metrics_are_sorted_by_how_they_are_measured():
+    share, distance = Share(), Distance()
+    followed = [(share, {"metric": "share"}), (distance, {"metric": "distance"})]
+    chosen = select([distance, share], followed, lambda m: True, reference_free=False)
+    assert (chosen.clips, chosen.sets) == ([share], [distance])
+    assert (chosen.clip_bins, chosen.set_bins) == ([share], followed[1:])
+    assert chosen.needs == ["planted"]
+    alone = select([distance, share], followed, lambda m: True, reference_free=True)
+    assert (alone.clips, alone.sets, alone.set_bins, alone.set_needs) == ([share], [], [], [])
+    none = select([distance, share], followed, lambda m: False, reference_free=False)
+    assert none.needs == []
+
+
+def test_the_first_reason_against_a_metric_is_told():
+    gap = Gap()
+    assert Availability().has(gap)
+    assert Availability(missing={"other": "get it"}).has(gap)
+    lacking = Availability(missing={"planted": "get it"}, unprepared={"Gap": "load it"})
+    assert lacking.reason(gap) == "get it"
+    assert Availability(unprepared={"Gap": "load it"}).reason(gap) == "load it"
+
+    class Nod(Gap):
+        own_motion = "pose"
+
+    assert "the clips follow the reference's head motion" in Availability(
+        missing={"planted": "get it"}, follows=["pose"]
+    ).reason(Nod())
+    noted = Availability(follows=["pose"], own_motion="noted")
+    assert noted.has(Nod())
+    assert list(noted.cautions(Nod())) == [
+        "of the reference's own head motion, which the clips follow"
+    ]
+    assert list(noted.cautions(gap)) == []
+
+
+def test_values_come_back_from_their_file_and_a_damaged_one_is_none(tmp_path):
+    meter = ClipMeter([Gap()], [Share()], 25)
+    cache = ValueCache(tmp_path, meter, "hash", ["planted-1"], reference_free=False)
+    key = cache.key(["a", "b"], 9)
+    assert cache.read(key) is None
+    cache.write(key, ClipValues({"Gap": (1.5, float("nan"))}, {"Share": [0.5, float("nan")]}))
+    found = cache.read(key)
+    assert found.values["Gap"] == pytest.approx((1.5, float("nan")), nan_ok=True)
+    assert found.bins["Share"] == pytest.approx([0.5, float("nan")], nan_ok=True)
+    others = (
+        ValueCache(tmp_path, meter, "other", ["planted-1"], reference_free=False),
+        ValueCache(tmp_path, meter, "hash", ["planted-2"], reference_free=False),
+        ValueCache(tmp_path, meter, "hash", ["planted-1"], reference_free=True),
+        ValueCache(tmp_path, ClipMeter([], [Share()], 25), "hash", ["planted-1"], False),
+    )
+    keys = {key, cache.key(["b", "a"], 9), cache.key(["a", "b"], 8)}
+    assert len(keys | {other.key(["a", "b"], 9) for other in others}) == 7
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text("{}")
+    assert cache.read(key) is None
+
+
+def test_sets_hold_what_is_needed_and_each_reference_once():
+    sets = SetFeatures(["planted"])
+    for clip in ("a", "a", "b"):
+        sets.add(clip, {"planted": rows(1), "frames": 0}, {"planted": rows(2), "frames": 0})
+    assert [set(generated) for _, generated, _ in sets.clips] == [{"planted"}] * 3
+    assert [reference is None for _, _, reference in sets.clips] == [False, True, False]
+    assert len(list(sets.leave_out(Distance, groups=10))) == 2  # ids
+
+
+def test_a_clip_s_mean_is_over_its_seeds_that_have_a_value():
+    values = (("a", 1.0), ("a", 2.0), ("b", None), ("b", 4.0), ("c", None))
+    clips = [ClipRow(name, metrics={"M": value}) for name, value in values]
+    assert clip_means(clips, "M") == [1.5, 4.0]

@@ -83,7 +83,7 @@ def run(folders, rule, **kwargs):
 
 
 def values(result, name):
-    return {row["id"]: row["metrics"][name] for row in result.per_clip}
+    return {row.id: row.metrics[name] for row in result.per_clip}
 
 
 def test_a_clip_without_sound_or_with_silence_has_no_figure_of_sound(folders, rule):
@@ -321,25 +321,21 @@ def test_damaged_frames_are_counted_and_said(here, capsys):
     assert f"left out: seed-0/c2: {reason}" in out
     made = results.read(here / "results" / "mine-p.json")
     assert made.coverage.damaged == results.Damage(2, total, 2 * 3 * FRAMES)
-    assert {row["id"]: row.get("damaged") for row in made.per_clip} == {
-        "c0": None, "c1": {"generated": broken["c1"]}, "c3": {"reference": broken["c3"]}
+    assert {row.id: row.damaged for row in made.per_clip} == {
+        "c0": {}, "c1": {"generated": broken["c1"]}, "c3": {"reference": broken["c3"]}
     }  # fmt: skip
-    assert all(row["metrics"]["PSNR"] is not None for row in made.per_clip)
+    assert all(row.metrics["PSNR"] is not None for row in made.per_clip)
     (table,) = tables_of([made])
     assert f"{made.title}: {line}." in table.notes
     assert command(here, "--name", "again", "--ground-truth") == 0  # from the cache
     assert line in capsys.readouterr().out.splitlines()
     own = results.read(here / "results" / "ground-truth-ref-p.json")
     assert own.coverage.damaged == results.Damage(1, broken["c3"], 4 * FRAMES)
-    assert [row["damaged"] for row in own.per_clip if "damaged" in row] == [
-        {"reference": broken["c3"]}
-    ]
+    assert [row.damaged for row in own.per_clip if row.damaged] == [{"reference": broken["c3"]}]
 
 
 def test_long_lists_are_cut_and_counted():
-    clips = tuple(
-        {"id": f"c{i}", "seed": 0, "lengths": [1, 2], "metrics": {"M": None}} for i in range(8)
-    )
+    clips = tuple(results.ClipRow(f"c{i}", lengths=(1, 2), metrics={"M": None}) for i in range(8))
     made = results.Result(
         run="r", strategy="s", title="S", origin="smoke", data=results.DataRef("d", "d"),
         protocol=results.ProtocolRef("p", "h"), per_clip=clips, seeds=(0, 1),

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from tests import toy_training as toy
+from thbench.core.errors import UserError
 from thbench.training import fit
-from thbench.training.runs import load_net
+from thbench.training.runs import load_net, stage_run
 
 
 def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch):
@@ -33,3 +35,43 @@ def test_a_stage_gets_the_very_networks_it_was_trained_on(tmp_path, monkeypatch)
     load_net(both, "second")
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def trained(tmp_path, **stage):
+    root = toy.make_root(tmp_path / "data", (6, 6), "tt")
+    made = toy.config(root, tmp_path / "runs", max_steps=1, **stage)
+    fit.fit(made)
+    return made
+
+
+def test_a_stage_that_was_trained_otherwise_is_named_with_what_differs(tmp_path):
+    """As where a stage was trained in bf16 and another default is asked for."""
+    made = trained(tmp_path, precision="bf16-mixed")
+    (folder,) = (tmp_path / "runs").glob("toy-*")
+    made.stages["toy"].precision = None
+    with pytest.raises(UserError, match="not trained") as found:
+        load_net(made, "toy")
+    assert str(found.value).endswith(
+        f"{folder} is trained with precision=bf16-mixed (here 32-true)."
+    )
+    made.stages["toy"].clip, made.stages["toy"].ema = 0.5, 0.8
+    with pytest.raises(UserError) as found:
+        load_net(made, "toy")
+    assert "precision=bf16-mixed (here 32-true)" in str(found.value)
+    made.stages["toy"].batch_size = 8
+    with pytest.raises(UserError) as found:
+        load_net(made, "toy")
+    assert str(found.value).endswith("Run `thbench fit` first."), "four settings differ"
+
+
+def test_of_several_runs_the_nearest_is_named_and_an_untrained_one_is_not(tmp_path):
+    made = trained(tmp_path, ema=0.5)
+    made.stages["toy"].clip = 7.0
+    fit.fit(made)
+    near = stage_run(made, "toy").folder
+    made.stages["toy"].ema = 0.9
+    with pytest.raises(UserError, match=f"{near} is trained with ema=0.5"):
+        load_net(made, "toy")
+    (near / "last.ckpt").unlink()
+    with pytest.raises(UserError, match=r"is trained with clip=1\.0.*, ema=0.5"):
+        load_net(made, "toy")

@@ -70,6 +70,8 @@ def small(name, more, bench, runs, *words):
             f"stages.{stage}.batch_size=2",
             f"stages.{stage}.max_steps=1",
         ]
+        if "group" in settings.model:  # a batch holds whole groups
+            chosen.append(f"stages.{stage}.model.group=2")
         if issubclass(resolve(settings.target, Stage), A2VStage):
             chosen.append(f"stages.{stage}.model.net={SMALL_A2V}")
     return config.load(name, [*chosen, *words])

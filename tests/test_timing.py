@@ -15,7 +15,7 @@ from thbench.core.types import Cost
 from thbench.evaluation import timing
 from thbench.evaluation.protocol import Timing
 from thbench.evaluation.report import lines
-from thbench.evaluation.results import Timed, read, write
+from thbench.evaluation.results import TimingSummary, read, write
 from thbench.generation.runner import generate
 from thbench.leaderboard.rank import tables_of
 
@@ -37,7 +37,7 @@ def toy(kind=Counting):
 
 
 def measured(folder, rule, strategy=None, asked=None, run="r", **trainer):
-    return timing.timed(
+    return timing.time_generation(
         strategy or toy(),
         asked or Asked(),
         rule,
@@ -139,7 +139,7 @@ def test_where_the_kernel_cannot_forget_a_peak_there_is_no_figure(tmp_path, monk
         assert peak.read() == (None, "")
 
 
-TIMED = Timed(7.32, 1.2, 200.0, "V100", 1, 1, 5, 3_100_000_000, timing.CUDA)
+TIMED = TimingSummary(7.32, 1.2, 200.0, "V100", 1, 1, 5, 3_100_000_000, timing.CUDA)
 
 
 def test_a_result_shows_them_and_an_older_one_is_still_read(tmp_path):

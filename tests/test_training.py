@@ -59,6 +59,9 @@ def command(root, runs, *words, **environment):
     )  # fmt: skip
 
 
+PAIRS = "target=tests.toy_training:Pairs"
+
+
 def last(runs, stage="toy", name="last"):
     (path,) = Path(runs).glob(f"{stage}-*/{name}.ckpt")
     return torch.load(path, weights_only=True)
@@ -92,12 +95,12 @@ def shown(path):
 
 def assert_same_run(runs, whole, unlogged=None):
     mine, theirs = last(runs), last(whole / "runs")
-    assert differences(mine, theirs) == ["/callbacks/Steps/seconds"]
+    assert differences(mine, theirs) == ["/callbacks/steps/seconds"]
     assert "averaging_state" in mine  # the averaged weights were among what was compared
     assert mine["optimizer_states"][0]["state"]
     assert mine["thbench"]["steps"] == 12
     assert differences(last(runs, "toy", "best"), last(whole / "runs", "toy", "best")) == [
-        "/callbacks/Steps/seconds"
+        "/callbacks/steps/seconds"
     ]
     found, expected = curves(runs), curves(whole / "runs")
     assert {"train/loss", "val/loss", "optim/lr"} <= expected.keys()
@@ -172,9 +175,8 @@ def test_accumulation_sees_the_same_global_batches(root, whole, tmp_path, monkey
 
 
 def test_two_ranks_see_what_one_sees(root, whole, tmp_path):
-    done = command(
-        root, tmp_path / "runs", "devices=2", "strategy=ddp", "two", TOY_TRACE=str(tmp_path / "t")
-    )
+    words = ("devices=2", "strategy=ddp", "two", PAIRS)
+    done = command(root, tmp_path / "runs", *words, TOY_TRACE=str(tmp_path / "t"))
     assert done.returncode == 0, done.stderr
     ranks, full = [shown(tmp_path / f"t.{r}") for r in (0, 1)], shown(whole / "trace.0")
     # The second stage numbers its batches from 1 again, so the first one's later ones are left.
@@ -186,6 +188,29 @@ def test_two_ranks_see_what_one_sees(root, whole, tmp_path):
     # A line when a stage starts and when it ends; torch 2.8's gloo puts words of its own between.
     assert sum(done.stdout.count(f"{stage}: ") for stage in ("toy", "second")) == 4
     assert len(done.stdout.splitlines()) == 4 or "[Gloo]" in done.stdout
+    # What they learn is what one process learns, in one part or in two.
+    learned = [weights(tmp_path / "runs")]
+    for parts in (1, 2):
+        toy.main(str(root), str(tmp_path / f"in-{parts}"), PAIRS, f"accumulate={parts}")
+        learned.append(weights(tmp_path / f"in-{parts}"))
+    for other in learned[1:]:
+        for name, value in learned[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+
+
+def weights(runs):
+    """Of the averages and of the network in training."""
+    saved = last(runs)
+    kept = {"averaged": saved["state_dict"], "current": saved["current_model_state"]}
+    return {f"{k} {n}": v for k, state in kept.items() for n, v in state.items() if "net." in n}
+
+
+def test_a_part_that_divides_what_a_stage_compares_is_refused_before_the_first_step(root, tmp_path):
+    made = toy.config(root, tmp_path, target="tests.toy_training:Pairs")
+    made.trainer.accumulate = 4
+    with pytest.raises(UserError, match="in pairs, and a part has 1"):
+        fit.fit(made)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(root, tmp_path):
@@ -442,6 +467,9 @@ def test_lower_precision(root, tmp_path):
         ({"precision": "17-mixed"}, "trainer: .*17-mixed"),
         ({"accelerator": "abacus"}, "trainer: .*abacus"),
         ({"strategy": "hope"}, "trainer: .*hope"),
+        # The average would have been left out without a word.
+        ({"strategy": "fsdp"}, r"averages its weights.*strategy=ddp.*stages\.toy\.ema=0"),
+        ({"strategy": "fsdp_cpu_offload"}, "averages its weights"),
     ],
 )
 def test_settings_that_cannot_be(root, tmp_path, settings, message):

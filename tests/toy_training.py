@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from thbench.config import Config, DataConfig, DrawConfig, OptimConfig, StageConfig, TrainerConfig
+from thbench.core.errors import UserError
 from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.media.video import VideoWriter
@@ -74,7 +75,8 @@ class ToyStage(Stage):
 
     signal = (None, -1)
 
-    def loss(self, batch):
+    def shown(self, batch):
+        """Be killed, and note what is shown, as the environment says."""
         if self.training and self.signal[1] == int(self.batches_seen):
             os.kill(os.getpid(), self.signal[0])
         if self.training and (trace := os.environ.get("TOY_TRACE")):
@@ -84,6 +86,9 @@ class ToyStage(Stage):
             )
             with open(f"{trace}.{self.global_rank}", "a") as file:
                 file.write(f"{int(self.batches_seen)} {line}\n")
+
+    def loss(self, batch):
+        self.shown(batch)
         audio = batch.audio + 0.1 * torch.randn_like(batch.audio)
         wanted = batch.video.float().mean((2, 3, 4)) / 255
         error = (self.net(audio.flatten(0, 1)).flatten() - wanted.flatten()).square().mean()
@@ -109,6 +114,23 @@ class Needy(ToyStage):
             offset = self.frozen["toy"].module(batch.audio.flatten(0, 1)).mean()
         losses = super().loss(batch)
         return {"loss": losses["loss"] + offset.square()}
+
+
+class Pairs(ToyStage):
+    """Compares clips two by two, without chance: what a pair is must not depend on the devices."""
+
+    def __init__(self, setting, **options):
+        super().__init__(setting, **options)
+        self.net = nn.Sequential(nn.Linear(setting.audio_dim, 4, bias=False))
+
+    def check_part(self, clips):
+        if clips % 2:
+            raise UserError(f"toy compares clips in pairs, and a part has {clips}.")
+
+    def loss(self, batch):
+        self.shown(batch)
+        first, second = self.net(batch.audio / 10).mean(1).unflatten(0, (-1, 2)).unbind(1)
+        return {"loss": nn.functional.softplus(1 - (first - second).square().sum(-1)).mean()}
 
 
 class ByHand(ToyStage):

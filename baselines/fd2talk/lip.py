@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.morphable import coefficients
+from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
-from thbench.nn.normalize import RunningStats, shown_once, sound_stats
+from thbench.nn.normalize import RunningStats, audio_stats, unrepeated_frames
 from thbench.training.stage import Stage, StageContext
 
 EPSILON = 1e-6
@@ -61,7 +62,7 @@ class LipExpert(nn.Module):
     def __init__(self, vertices: int, audio_dim: int, *, width: int = 512, dim: int = 256) -> None:
         super().__init__()
         self.scale_lips = RunningStats((3 * vertices,), floor=0.1)
-        self.scale_sound = sound_stats(audio_dim)
+        self.scale_audio = audio_stats(audio_dim)
         self.lips_tower = Tower(3 * vertices, width, dim)
         self.sound_tower = Tower(audio_dim, width, dim)
 
@@ -71,7 +72,7 @@ class LipExpert(nn.Module):
 
     def sound(self, audio: Tensor) -> Tensor:
         """Audio (B, T, D) to embeddings (B, T, d), none negative."""
-        return self.sound_tower(self.scale_sound(audio))
+        return self.sound_tower(self.scale_audio(audio))
 
     def forward(self, vertices: Tensor, audio: Tensor) -> Tensor:
         """P_sync (B, T) of each frame."""
@@ -81,43 +82,81 @@ class LipExpert(nn.Module):
 class LipStage(Stage):
     """Trains ``LipExpert`` to tell the sound of now from that of other moments and people.
 
-    Binary cross-entropy of the cosine (Wav2Lip, section 3.2), over all pairs of frames in the
-    batch; true pairs weigh as much as all false ones. Frames next to each other are neither. On
-    several devices or in several parts, false pairs are only those within each.
+    Binary cross-entropy of the cosine (Wav2Lip, section 3.2), over all pairs of frames in a group
+    of clips; true pairs weigh as much as all false ones. Frames next to each other are neither. The
+    loss is a mean over groups, so it does not depend on how a batch is divided, as long as no group
+    is: ``check_part``.
 
     Args:
         context: ``needs`` holds ``morphable``.
         net: arguments of ``LipExpert``.
         near: frames of a clip this close are no false pairs.
+        group: clips, consecutive ones of a batch, whose frames are each other's false pairs;
+            Wav2Lip takes pairs from the same video alone.
+
+    Raises:
+        UserError: ``group`` is no number of clips.
     """
 
     stable_name = "fd2talk.lip"
     config_blocks: ClassVar[Blocks] = {"net": LipExpert}
     net: LipExpert
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(
-        self, context: StageContext, *, net: Mapping[str, Any] | None = None, near: int = 2
+        self,
+        context: StageContext,
+        *,
+        net: Mapping[str, Any] | None = None,
+        near: int = 2,
+        group: int = 2,
     ) -> None:
         super().__init__(context)
-        model: Morphable = needed(self, "morphable")
+        if type(group) is not int or group < 1:
+            raise UserError(f"group must be a whole number of clips, 1 or more, not {group}.")
+        model = self.needed("morphable", Morphable)
         self.net = LipExpert(len(model.mouth), context.audio_dim, **(net or {}))
-        self.near = near
+        self.near, self.group = near, group
+
+    def check_part(self, clips: int) -> None:
+        """Raise a UserError if parts of so many clips would divide a group."""
+        if clips % self.group:
+            raise UserError(
+                f"The lip expert compares clips in groups of {self.group} (model.group), and a part"
+                f" of its batch has {clips}: raise batch_size, take fewer trainer.devices or a"
+                f" smaller trainer.accumulate, or set model.group to a divisor of {clips}."
+            )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         face = coefficients(model, batch)
         vertices = model.mouths(face.identity[:, None], face.motion[..., : model.n_expression])
         self.net.scale_lips.update(vertices.flatten(2)[batch.valid])
-        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
+        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         lips, sound = self.net.lips(vertices), self.net.sound(batch.audio)
-        return contrast(lips, sound, batch.frames, batch.valid, self.near)
+        return contrast_in_groups(lips, sound, batch.frames, batch.valid, self.near, self.group)
+
+
+def contrast_in_groups(
+    lips: Tensor, sound: Tensor, frames: Tensor, valid: Tensor, near: int, group: int
+) -> dict[str, Tensor]:
+    """``contrast`` of each ``group`` consecutive clips, as a mean over clips.
+
+    A last group that is not full weighs as much as it has clips; training never meets one
+    (``LipStage.check_part``).
+    """
+    found = []
+    for parts in zip(*(x.split(group) for x in (lips, sound, frames, valid)), strict=True):
+        own_lips, own_sound, own_frames, seen = parts
+        share = len(own_lips) / len(lips)
+        found.append((share, contrast(own_lips, own_sound, own_frames, seen, near)))
+    return {k: torch.stack([w * each[k] for w, each in found]).sum() for k in found[0][1]}
 
 
 def contrast(
     lips: Tensor, sound: Tensor, frames: Tensor, valid: Tensor, near: int
 ) -> dict[str, Tensor]:
-    """Cross-entropy of P_sync over all pairs (lips of i, sound of j) of a batch.
+    """Cross-entropy of P_sync over all pairs (lips of i, sound of j) of some clips.
 
     Args:
         lips: (B, T, d).

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder
 from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
-from baselines.hallo.net import HalloNet, Keep, Portrait
+from baselines.hallo.net import ConditionMask, HalloNet, Portrait
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.signatures import Blocks
@@ -80,12 +80,14 @@ class HalloDenoiser(Denoiser):
         seen = 0 if context is None else context[0].shape[1]
         made, t, frames = noisy[:, :, seen:], t[:, seen:], frames[:, seen:]
         portrait = _expand(conditions.portrait, len(noisy))
-        sound = self.net.tokens(conditions.audio.expand(len(noisy), -1, -1), frames)
+        audio_tokens = self.net.tokens(conditions.audio.expand(len(noisy), -1, -1), frames)
         total = torch.zeros_like(made)
         for (image, audio), share in self.shares.items():
             if share:
-                keep = Keep.all(len(made), made.device, image=image, audio=audio)
-                total += share * self.net(made, t, portrait, keep, sound, context, self.weights)
+                keep = ConditionMask.all(len(made), made.device, image=image, audio=audio)
+                total += share * self.net(
+                    made, t, portrait, keep, audio_tokens, context, self.weights
+                )
         # What is said of the observed frames is ignored.
         return torch.cat([total.new_zeros(*total.shape[:2], seen, *total.shape[3:]), total], dim=2)
 
@@ -119,7 +121,7 @@ class Hallo(Strategy):
         "weights": REGIONS,
         "enlarge": ENLARGED,
     }
-    roles: ClassVar[tuple[str, ...]] = ("vae", "denoiser")
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"vae": Autoencoder, "denoiser": HalloNet}
     space = "vae"
 
     def __init__(
@@ -134,10 +136,8 @@ class Hallo(Strategy):
         enlarge: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        vae, net = self.nets["vae"], self.nets["denoiser"]
-        assert isinstance(vae, Autoencoder)
-        assert isinstance(net, HalloNet)
-        self.vae, self.net = vae, net
+        self.vae = self.network("vae", Autoencoder)
+        self.net = net = self.network("denoiser", HalloNet)
         _check_plan(self.plan, net)
         net.face.check()
         self.scales = _scales(guidance)

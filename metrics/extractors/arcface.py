@@ -25,7 +25,7 @@ TEMPLATE = (
     (70.7299, 92.2041),
 )
 """Where insightface puts the five points, in pixels of the aligned face, the first pixel's centre
-being 0: the eye on the left of the picture, the other, tip of the nose, mouth corners."""
+being 0: the eye on the left of the image, the other, tip of the nose, mouth corners."""
 
 FIVE_POINTS = ((33, 133), (362, 263), (1, 1), (61, 61), (291, 291))
 """The same points among Face Mesh's: an eye's centre is midway between its corners."""

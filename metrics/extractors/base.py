@@ -1,4 +1,4 @@
-"""What every extractor has in common."""
+"""Base classes of extractors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Extractor(ABC):
         name: of the feature, as metrics ask for it.
         version: raised whenever the same frames give other features than before.
         needs: other features that it reads beside the frames, such as ``landmarks``.
-        domain: the only pictures that its features say something of, "" for all: ``synthetic``.
+        domain: the only images for which its features mean something: ``synthetic``, or "" for any.
         digest: of the weight file in use, "" where there is none.
 
     Args:
@@ -56,7 +56,7 @@ class Extractor(ABC):
         """Features of a clip, batch by batch.
 
         Args:
-            frames: (T, 3, H, W) uint8 RGB, read part by part; a tensor does too.
+            frames: (T, 3, H, W) uint8 RGB, read in parts; may be a tensor.
             given: the features that ``needs`` names, and maybe others.
 
         Returns:
@@ -75,10 +75,10 @@ class Extractor(ABC):
 
 
 def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
-    """Parts (n, ...) of ``count`` rows, one behind the other, float32 on the CPU.
+    """Parts (n, ...), concatenated to ``count`` rows, float32 on the CPU.
 
-    Each is copied at once into the place of all: kept one by one, between the large tensors that
-    come and go in making them, they would scatter the free memory until gigabytes lie idle.
+    Each part is copied at once into one allocation. Kept one by one, between the large tensors that
+    are allocated and freed while they are computed, they would fragment memory by gigabytes.
 
     Raises:
         ValueError: there are not so many rows.
@@ -127,7 +127,8 @@ class NetworkExtractor(Extractor):
 def full_precision() -> Iterator[None]:
     """Matrix products and convolutions without TF32, whatever ran in this process before.
 
-    Training and generating allow it on GPUs; figures must not depend on who scored them where.
+    Training and generating allow it on GPUs; metric values must not depend on where they are
+    measured.
     """
     matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -74,7 +74,7 @@ class LandmarkExpression(NetworkExtractor):
 
 
 class SyntheticExpression(LandmarkExpression):
-    """The same of rendered people, by a basis that travels with the package."""
+    """``LandmarkExpression`` by a basis of rendered faces, which is part of the package."""
 
     name = "synthetic-expression"
     domain = "synthetic"

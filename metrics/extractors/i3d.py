@@ -23,7 +23,7 @@ from metrics.frames import Frames, as_frames
 
 SIZE = 224
 CLASSES = 400
-LEAST_FRAMES = 9
+MIN_FRAMES = 9
 """Fewer frames leave the last pooling, two steps of eight frames, nothing to pool."""
 
 Source = Literal["torchscript", "kinetics"]
@@ -214,11 +214,11 @@ def check(window: int, stride: int | None, windows: int | None) -> tuple[int, in
     """The three with the stride filled in.
 
     Raises:
-        ValueError: the window is under ``LEAST_FRAMES``, or another under 1.
+        ValueError: the window is under ``MIN_FRAMES``, or another under 1.
     """
     stride = window if stride is None else stride
-    if window < LEAST_FRAMES:
-        raise ValueError(f"I3D needs windows of {LEAST_FRAMES} frames or more, not {window}")
+    if window < MIN_FRAMES:
+        raise ValueError(f"I3D needs windows of {MIN_FRAMES} frames or more, not {window}")
     if stride < 1 or (windows is not None and windows < 1):
         raise ValueError("stride and windows are at least 1")
     return window, stride, windows

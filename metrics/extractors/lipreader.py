@@ -31,9 +31,9 @@ class Reader(Protocol):
         """What is said on a clip.
 
         Args:
-            frames: yields its pictures part by part, (n, 3, H, W) uint8 RGB, T together.
+            frames: yields its frames in parts, (n, 3, H, W) uint8 RGB, T in all.
             landmarks: (T, 478, 3), as in ``metrics.base``.
-            valid: (T,), likewise.
+            valid: (T,) bool, False where no face was found.
         """
         ...
 

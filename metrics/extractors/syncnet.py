@@ -34,7 +34,7 @@ FILL = 110.0
 
 
 class Network(nn.Module):
-    """Two towers, lips and sound, into one space of 1024 dimensions.
+    """Two towers, lips and audio, into one space of 1024 dimensions.
 
     Modules are named and numbered as in the published weight file.
     """
@@ -167,8 +167,8 @@ def window_spans(count: int, size: int) -> list[tuple[int, int]]:
     return [(start, stop + WINDOW - 1) for start, stop in parts(count, size)]
 
 
-def sound_windows(waveform: np.ndarray, count: int) -> Tensor:
-    """Cepstra of the sound of each window of five frames, (count, 13, 20).
+def audio_windows(waveform: np.ndarray, count: int) -> Tensor:
+    """Cepstra of the audio of each window of five frames, (count, 13, 20).
 
     Args:
         waveform: (S,) in [-1, 1] at 16 kHz, S at least 640 (count + 5).
@@ -180,10 +180,10 @@ def sound_windows(waveform: np.ndarray, count: int) -> Tensor:
 
 
 class SyncNet(NetworkExtractor):
-    """Embeddings of lips and sound.
+    """Embeddings of lips and audio.
 
     Rows are windows of five frames, the first beginning with frame i; columns the lips' 1024, then
-    the sound's. Their number is min(T, S / 640) - 5, as in the authors' code: one less than there
+    the audio's. Their number is min(T, S / 640) - 5, as in the authors' code: one less than there
     are windows of frames, since the last cepstra are not whole. No rows for clips of five frames or
     fewer, clips without any face, and digital silence.
 
@@ -216,7 +216,7 @@ class SyncNet(NetworkExtractor):
             return torch.zeros(0, 2 * WIDTH)
         height, width = frames.shape[-2:]
         track = face_track(given["landmarks"].cpu(), height, width)
-        sounds = sound_windows(waveform, count).split(self.batch_size)
+        sounds = audio_windows(waveform, count).split(self.batch_size)
         with torch.inference_mode(), full_precision():
             lips = gathered(self._lips(as_frames(frames), track, count), count)
             sound = gathered((self.net.sound(part.to(self.device)) for part in sounds), count)

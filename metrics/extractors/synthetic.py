@@ -2,7 +2,7 @@
 
 On rendered faces the features of Inception or ArcFace mean little, and their weights may be absent.
 These are trained on the renderer's own labels by ``benchmarks/experts.py`` and travel with the
-package. They say nothing about real people: figures made with them carry the name ``synthetic``.
+package. They say nothing about real people: metrics of them carry the name ``synthetic``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The synthetic domain's own SyncNet: lips and sound of rendered faces, embedded in one space.
+"""The synthetic domain's own SyncNet: lips and audio of rendered faces, embedded in one space.
 
 Trained by ``benchmarks/experts.py``; ``metrics.extractors.synthetic`` says what such experts are.
 """
@@ -17,7 +17,7 @@ from metrics.extractors.base import NetworkExtractor, full_precision, gathered
 from metrics.extractors.syncnet import (
     SAMPLES_PER_FRAME,
     WINDOW,
-    sound_windows,
+    audio_windows,
     window_spans,
 )
 from metrics.extractors.synthetic import FOLDER
@@ -76,7 +76,7 @@ def mouths(frames: Tensor, landmarks: Tensor) -> Tensor:
 
 
 class SyntheticSync(NetworkExtractor):
-    """Embeddings of lips and sound in the layout of ``syncnet``: (T - 5, 64), T frames with sound.
+    """Embeddings of lips and audio in the layout of ``syncnet``: (T - 5, 64), T frames with audio.
 
     No rows for clips of five frames or fewer, without a face, or of digital silence.
     """
@@ -101,7 +101,7 @@ class SyntheticSync(NetworkExtractor):
         if count < 1 or not given["valid"].any() or not pcm16(waveform).any():
             return torch.zeros(0, 2 * WIDTH)
         landmarks, spans = given["landmarks"].cpu(), window_spans(count, self.batch_size)
-        sounds = sound_windows(waveform, count).split(self.batch_size)
+        sounds = audio_windows(waveform, count).split(self.batch_size)
         with torch.inference_mode(), full_precision():
             parts = zip(spans, as_frames(frames).spans(spans), strict=True)
             seen = (mouths(part, landmarks[start:end]) for (start, end), part in parts)

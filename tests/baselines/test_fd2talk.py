@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder, ReferenceAutoencoderStage
-from baselines.fd2talk.frame import FrameNet, FrameStage
+from baselines.fd2talk.frame import FrameNet, FrameNetConfig, FrameStage
 from baselines.fd2talk.lip import EPSILON, LipExpert, LipStage, contrast, p_sync
 from baselines.fd2talk.morphable import MorphableStage, coefficients
 from baselines.fd2talk.motion import MotionStage
-from baselines.fd2talk.motion_net import DiT, MotionNet
-from baselines.fd2talk.strategy import FD2Talk
+from baselines.fd2talk.motion_net import DiT, DiTConfig, MotionNet, MotionNetConfig
+from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from baselines.fd2talk.unet import Conditioned, CrossAttention
 from tests.data.test_morphable import bfm, planted
 from tests.data.test_morphable import model as found_model
@@ -21,7 +21,7 @@ from thbench import config
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.data.face.morphable import pose_coefficients
+from thbench.data.face.morphable import pose_coefficients, to_pose
 from thbench.generation import plans
 from thbench.generation.runner import generate
 from thbench.nn.attention import local_attention_mask
@@ -92,9 +92,13 @@ def strategy(face, *, plan=None, **options):
     auto = spread(ReferenceAutoencoder(**AUTO))
     nets = {
         "morphable": face,
-        "motion": spread(MotionNet(face.n_expression, AUDIO, **DIT)),
+        "motion": spread(MotionNet(face.n_expression, AUDIO, MotionNetConfig(**DIT))),
         "autoencoder": auto,
-        "frame": spread(FrameNet(auto.latent_dim, SIZE // auto.factor, face.n_expression, **UNET)),
+        "frame": spread(
+            FrameNet(
+                auto.latent_dim, SIZE // auto.factor, face.n_expression, FrameNetConfig(**UNET)
+            )
+        ),
     }
     sampler = SamplerConfig(steps=2)
     return FD2Talk(nets, StageContext(SIZE, AUDIO), plan or PLAN, sampler, **options)
@@ -117,7 +121,7 @@ def test_the_alignment_mask_admits_exactly_k_frames_to_either_side(k):
     band = local_attention_mask(torch.arange(20)[None] + 7, 2 * k)
     n = 20
     seen = torch.zeros(n, n, dtype=torch.bool)
-    net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=k)).eval()
+    net = spread(DiT(4, AUDIO, DiTConfig(dim=8, depth=1, heads=2, align=k))).eval()
     # Frames do not see each other here, so what reaches frame i came through the mask.
     net.layers[0].attend[0].to_out.weight.data.zero_()
     x, t = torch.randn(1, n, 4), torch.full((1, n), 3)
@@ -138,7 +142,7 @@ def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
     x, t = torch.randn(1, 4, 4), torch.full((1, 4), 3)
     audio = torch.randn(1, 4, AUDIO)
     for align, heard in ((3, [True, True, False, False]), (None, [True] * 4)):
-        net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=align)).eval()
+        net = spread(DiT(4, AUDIO, DiTConfig(dim=8, depth=1, heads=2, align=align))).eval()
         net.layers[0].attend[0].to_out.weight.data.zero_()
         changed = audio.clone()
         changed[:, 0] += 1
@@ -148,7 +152,7 @@ def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
 
 @pytest.mark.parametrize("single", [False, True])
 def test_expression_and_pose_are_made_apart_unless_one_transformer_makes_both(single):
-    net = spread(MotionNet(3, AUDIO, single=single, **DIT)).eval()
+    net = spread(MotionNet(3, AUDIO, MotionNetConfig(single=single, **DIT))).eval()
     assert len(net.transformers) == 2 - single
     noisy, frames = torch.randn(1, 9, 6), torch.arange(6)[None]
     t, audio = torch.full((1, 6), 50), torch.randn(1, 6, AUDIO)
@@ -225,6 +229,44 @@ def test_the_sound_of_the_same_moment_in_another_clip_is_a_false_one():
     frames, valid = torch.arange(6).expand(2, 6), torch.ones(2, 6, dtype=torch.bool)
     # Of 12 x 12 pairs 2 x 16 lie within a frame of each other in a clip; 12 others agree.
     assert contrast(eyes, eyes, frames, valid, near=1)["false"] == pytest.approx(12 / 112, rel=1e-3)
+
+
+def test_a_batch_of_groups_is_the_mean_of_its_parts(face):
+    """Whatever devices and accumulation make of it, as long as no group is divided."""
+    torch.manual_seed(0)
+    stage = LipStage(context(morphable=face), net={"width": 8, "dim": 8}, group=2).eval()
+    shown = batch(b=4)
+    shown.valid[0, :9] = False  # parts differ in how much of them counts
+    losses, whole = lip_gradient(stage, shown)
+    parts = [lip_gradient(stage, shown.map(lambda x, k=k: x[k : k + 2])) for k in (0, 2)]
+    for name, value in losses.items():
+        torch.testing.assert_close(value, (parts[0][0][name] + parts[1][0][name]) / 2)
+    torch.testing.assert_close(whole, (parts[0][1] + parts[1][1]) / 2)
+    stage.group = 4  # one group is not the mean of its halves
+    assert not torch.allclose(lip_gradient(stage, shown)[1], whole, rtol=1e-2)
+
+
+def lip_gradient(stage, shown):
+    stage.zero_grad()
+    losses = stage.loss(shown)
+    losses["loss"].backward()
+    return losses, torch.cat([p.grad.flatten() for p in stage.net.parameters()])
+
+
+def test_a_group_of_clips_is_not_divided(face):
+    stage = LipStage(context(morphable=face), group=4)
+    stage.check_part(8)
+    with pytest.raises(UserError, match=r"groups of 4 .*part of its batch has 6.*accumulate"):
+        stage.check_part(6)
+    for group in (0, 1.5, True):
+        with pytest.raises(UserError, match="group must be a whole number"):
+            LipStage(context(morphable=face), group=group)
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_shipped_batches_hold_whole_groups(scale):
+    lip = config.load("fd2talk", [f"scale={scale}"]).stages["lip"]
+    assert lip.batch_size % lip.model["group"] == 0
 
 
 def test_the_expert_learns_to_tell_sounds_apart(face):
@@ -459,7 +501,7 @@ def test_the_autoencoder_learns_to_rebuild(kl):
 
 def frame_net(**options):
     torch.manual_seed(0)
-    return spread(FrameNet(2, 4, 3, **{**UNET, **options})).eval()
+    return spread(FrameNet(2, 4, 3, FrameNetConfig(**{**UNET, **options}))).eval()
 
 
 def made_by(net, motion, latent, t=10):
@@ -628,8 +670,7 @@ def test_two_passes_and_all_frames_in_one_round(face):
 
 def test_each_frame_shows_its_own_motion(face):
     made, seen = strategy(face), []
-    conditions = made.encode(ask(6))
-    conditions.motion = torch.randn(6, face.n_expression + 6)
+    conditions = FrameConditions(made.encode(ask(6)), torch.randn(6, face.n_expression + 6))
     real = made.frame.motion
     made.frame.motion = lambda motion, portrait: seen.append(motion) or real(motion, portrait)
     frames = torch.tensor([[2], [0], [5]])
@@ -649,17 +690,19 @@ def test_a_given_pose_takes_the_place_of_the_predicted_one(face):
         latents = torch.randn(
             9, made.motion_net.channels, generator=torch.Generator().manual_seed(1)
         )
-        shown[name] = made.after(made.passes(wanted)[0], latents, conditions)
+        shown[name] = made.update_conditions(made.passes(wanted)[0], latents, conditions)
         assert (made.motion(conditions)[0] is None) == (name == "own")
-    torch.testing.assert_close(made.pose_of(shown["given"]), pose)
-    assert not torch.allclose(made.pose_of(shown["own"]), pose, atol=0.01)
     e = face.n_expression
+    followed = to_pose(shown["given"].motion[:, e:], asked.source_pose[None])
+    own = to_pose(shown["own"].motion[:, e:], asked.source_pose[None])
+    torch.testing.assert_close(followed, pose)
+    assert not torch.allclose(own, pose, atol=0.01)
     torch.testing.assert_close(shown["given"].motion[:, :e], shown["own"].motion[:, :e])
 
 
 def test_other_plans_of_the_motion_pass_run_and_may_observe_the_portrait(face):
     for plan in ({"name": "nar"}, {"name": "ar", "motion": 2}):
-        chunks = strategy(face, plan=plan).generate(ask(5)).chunks
+        chunks = generate(strategy(face, plan=plan), ask(5)).chunks
         assert sum(len(chunk) for chunk in chunks) == 5
 
 

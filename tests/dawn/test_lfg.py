@@ -7,7 +7,7 @@ from thbench.config import OptimConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.dawn import lfg
-from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
+from thbench.dawn.lfg import LatentFlowGenerator, LatentFlowGeneratorConfig, LFGStage
 from thbench.dawn.lfg_losses import pixel_weight, psnr
 from thbench.dawn.motion import (
     REACH,
@@ -39,7 +39,7 @@ REFINED = {**TINY, "refinement": [4, 16, 2], "own_gate": True, "sees_flow": True
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return LatentFlowGenerator(**REFINED).eval()
+    return LatentFlowGenerator(LatentFlowGeneratorConfig(**REFINED)).eval()
 
 
 def pictures(n, seed=0):
@@ -90,7 +90,7 @@ def spd(*shape, seed=0):
 
 def test_sizes_at_paper_scale_are_the_published_ones():
     with torch.device("meta"):
-        net = LatentFlowGenerator()
+        net = LatentFlowGenerator(LatentFlowGeneratorConfig())
     size = {
         name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()
     }
@@ -148,7 +148,7 @@ def test_region_maps_carry_driving_regions_onto_source_regions():
 
 @pytest.mark.parametrize("arguments", [TINY, REFINED])
 def test_shapes_and_ranges(arguments):
-    net = LatentFlowGenerator(**arguments).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**arguments)).eval()
     source, driving = pictures(3), pictures(3, seed=1)
     features = net.encode(source)
     assert features.latent.shape == (3, net.latent_dim, 16, 16)
@@ -165,7 +165,7 @@ def test_shapes_and_ranges(arguments):
 
 @pytest.mark.parametrize("arguments", [TINY, REFINED])
 def test_flows_of_several_frames_of_a_portrait_are_those_of_each_pair(arguments):
-    net = LatentFlowGenerator(**arguments).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**arguments)).eval()
     portraits, frames = pictures(2), pictures(6, seed=1)
     together = net.flow(portraits, frames)
     pairs = net.flow(portraits.repeat_interleave(3, dim=0), frames)
@@ -203,7 +203,7 @@ def test_portraits_and_frames_must_match(net):
 
 
 def test_occlusion_of_one_shows_the_warped_portrait():
-    net = LatentFlowGenerator(**TINY).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**TINY)).eval()
     source = pictures(1)
     flow = torch.zeros(1, 2, 16, 16)
     flow[:, 0] = 2 * 2 / 32  # two pixels
@@ -213,7 +213,7 @@ def test_occlusion_of_one_shows_the_warped_portrait():
 
 def test_the_flow_is_made_of_regions_and_background():
     """MRAA's bottleneck: the driving picture acts through these alone."""
-    net = LatentFlowGenerator(**TINY).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**TINY)).eval()
     image = net.shrink(pictures(1))
     regions, background = net.region_predictor(image), torch.eye(2, 3)[None]
     flow, _ = net.flow_predictor(image, regions, regions, background)
@@ -355,6 +355,20 @@ def test_weights_favour_what_moves_and_the_mouth():
     assert weight[..., :8, :8].mean() > 1.5 * weight[..., 16:, 16:].mean()
 
 
+def test_each_clip_s_weights_have_a_mean_of_one_whatever_others_show():
+    """Or the loss would depend on how a batch is divided over devices and parts."""
+    data = batch(n=3, frames=2)
+    source = data.source.repeat_interleave(2, 0) / 255
+    driving = data.video.flatten(0, 1) / 255
+    driving[:2] = source[:2]  # the first clip stands still
+    weight = pixel_weight(data, source, driving, motion=8.0, regions=4.0)
+    clips = weight.unflatten(0, (3, 2))
+    torch.testing.assert_close(clips.mean((1, 2, 3, 4)), torch.ones(3))
+    alone = data.map(lambda tensor: tensor[1:2])
+    own = pixel_weight(alone, source[2:4], driving[2:4], motion=8.0, regions=4.0)
+    torch.testing.assert_close(own, clips[1])
+
+
 def test_vgg_path_with_given_features_keeps_them_out_of_the_checkpoint():
     torch.manual_seed(0)
     training = stage(perceptual="vgg", vgg=VGG19(weights=None), scales=1)
@@ -369,7 +383,7 @@ def test_vgg_is_asked_for_only_when_training_starts(monkeypatch):
     def missing():
         raise UserError("VGG is not here")
 
-    monkeypatch.setattr("thbench.training.reconstruction.VGG19", missing)
+    monkeypatch.setattr("thbench.training.fit.reconstruction.VGG19", missing)
     waiting = stage(perceptual="vgg")  # a trained net is loaded through this, without VGG
     with pytest.raises(UserError, match="VGG is not here"):
         waiting.on_fit_start()
@@ -383,7 +397,7 @@ def test_samples_are_portrait_frame_and_reconstruction():
 
 
 def test_wrong_options_are_told():
-    with pytest.raises(UserError, match="'regions'"):
+    with pytest.raises(TypeError, match="'region'"):  # ``build_stage`` says which is meant
         stage(net={"region": 3})
     with pytest.raises(UserError, match="perceptual must be"):
         stage(perceptual="lpips")

@@ -9,7 +9,7 @@ from tests.leaderboard.rows import result
 from thbench.core.errors import UserError
 from thbench.evaluation.results import Curve, read_folder, write
 from thbench.leaderboard import build, published
-from thbench.leaderboard.rank import narrowed, tables_of
+from thbench.leaderboard.rank import select_columns, tables_of
 from thbench.leaderboard.render import number, show
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_published_figures_are_the_papers(papers):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('A: "1 2"', "2 figures for 1 columns"),
+        ('A: "1 2"', "2 values for 1 columns"),
         ('A: "x"', "'x' is no number"),
     ],
 )
@@ -149,7 +149,7 @@ def test_numbers_are_short(value, text):
 
 def test_a_table_is_printed_with_a_line_per_figure(results, capsys):
     table = tables_of(read_folder(results))[0]
-    show(narrowed(table, ["PSNR", "FD", "no such figure"]))
+    show(select_columns(table, ["PSNR", "FD", "no such figure"]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["DAWN", "(a)", "DAWN", "(b)"]
     assert lines[2].split() == ["measured", "smoke"]

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from tests.leaderboard.rows import figure, result
+from thbench.evaluation.results import ClipRow
 from thbench.leaderboard.rank import Cell, Column, Row, Table, rank_key, ranked, tables_of
 
 
@@ -157,11 +158,11 @@ def test_the_reference_is_drawn_with_its_clips():
 
 def test_clips_come_from_results_with_the_mean_over_seeds():
     rows = tuple(
-        {"id": str(i), "seed": seed, "metrics": {"PSNR": 20.0 + i + seed}, "reference": {}}
+        ClipRow(str(i), seed, metrics={"PSNR": 20.0 + i + seed})
         for i in range(3)
         for seed in range(2)
     )
-    rows += ({"id": "undefined", "seed": 0, "metrics": {"PSNR": None}, "reference": {}},)
+    rows += (ClipRow("undefined", metrics={"PSNR": None}),)
     (table,) = tables_of([dataclasses.replace(result("a"), per_clip=rows)])
     clips = table.rows[0].cells["PSNR"].clips
     assert {k: v for k, (v, _) in clips.items()} == {"0": 20.5, "1": 21.5, "2": 22.5}

@@ -259,7 +259,7 @@ def test_files_go_in_and_both_rules_come_out(tmp_path, monkeypatch):
     rule = protocol.parse("p", {"size": 32, "metrics": metrics})
     kwargs = {"run": "r", "strategy": "s", "progress": False, "cache": tmp_path / "cache"}
     result = score(tmp_path / "gen", tmp_path / "ref", rule, **kwargs)
-    own = {row["id"]: row["metrics"] for row in result.per_clip}
+    own = {row.id: row.metrics for row in result.per_clip}
     assert own["c3"] == pytest.approx(
         {
             "Blink/s": FPS / 14,

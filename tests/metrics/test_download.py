@@ -12,6 +12,7 @@ import pytest
 
 from metrics import download, weights
 from metrics.download import DownloadError, pull
+from thbench.cli import weights as commands
 from thbench.cli.parser import main
 
 CONTENT = bytes(range(256)) * 4000
@@ -303,8 +304,8 @@ def test_wrong_archives(server, packed, folder, archive, says):
 
 @pytest.fixture
 def table(server, entry, packed, folder, monkeypatch):
-    for module in ("metrics.weights", "thbench.cli.weights"):
-        monkeypatch.setattr(f"{module}.WEIGHTS", {"net": entry, "packed": packed})
+    for module in (weights, commands):  # both imported before: each must get its own back
+        monkeypatch.setattr(module, "WEIGHTS", {"net": entry, "packed": packed})
 
 
 def test_list_says_what_is_here(table, folder, capsys):

@@ -11,10 +11,10 @@ from metrics import weights
 from metrics.extractors.syncnet import (
     Network,
     SyncNet,
+    audio_windows,
     build,
     crop,
     face_track,
-    sound_windows,
 )
 from metrics.mfcc import mfcc
 
@@ -185,10 +185,10 @@ def test_lips_and_sound_of_a_row_begin_at_the_same_frame(extractor):
     assert (extractor.extract(dark, given) != base).any(1).tolist() == [False] * 3 + [True]
 
 
-def test_sound_windows_are_twenty_columns_every_four():
+def test_audio_windows_are_twenty_columns_every_four():
     wave = np.random.default_rng(0).uniform(-1, 1, 640 * 10)
     cepstra = mfcc(wave)
-    windows = sound_windows(wave, 5)
+    windows = audio_windows(wave, 5)
     assert windows.shape == (5, 13, 20)
     for i in range(5):
         np.testing.assert_allclose(windows[i], cepstra[4 * i : 4 * i + 20].T, rtol=1e-6)

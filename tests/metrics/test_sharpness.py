@@ -206,7 +206,7 @@ def test_files_go_in_and_the_authors_figure_comes_out(tmp_path):
     rule = protocol.parse("p", {"size": 200, "metrics": [{"metric": "cpbd"}]})
     kwargs = {"run": "r", "strategy": "s", "progress": False, "cache": tmp_path / "cache"}
     result = score(tmp_path / "gen", tmp_path / "ref", rule, **kwargs)
-    first, second = (row["metrics"]["CPBD"] for row in result.per_clip)
+    first, second = (row.metrics["CPBD"] for row in result.per_clip)
     assert first == pytest.approx((FIGURES[keys[0]] + FIGURES[keys[1]]) / 2, abs=1e-12)
     assert second == pytest.approx((FIGURES[keys[2]] + FIGURES[keys[3]]) / 2, abs=1e-12)
     assert result.metrics["CPBD"].value == pytest.approx((first + second) / 2, abs=1e-12)

@@ -108,11 +108,11 @@ def _run(argv: Sequence[str]) -> None:
 def _show(results: Path) -> None:
     """Print the tables, with the columns that tell strategies apart."""
     from thbench.evaluation.results import read_folder
-    from thbench.leaderboard.rank import narrowed, tables_of
+    from thbench.leaderboard.rank import select_columns, tables_of
     from thbench.leaderboard.render import show
 
     for table in tables_of(read_folder(results)):
-        show(narrowed(table, COLUMNS))
+        show(select_columns(table, COLUMNS))
 
 
 def _write_inputs(data: Path, out: Path) -> tuple[Path, Path]:

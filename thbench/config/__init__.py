@@ -1,7 +1,7 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
 from thbench.config.hashing import content_hash, to_yaml
-from thbench.config.load import load, read_data, read_yaml
+from thbench.config.loading import load, read_data, read_yaml
 from thbench.config.schema import (
     DECODERS,
     PRECISIONS,

@@ -12,7 +12,6 @@ released model has.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from thbench.core.errors import UserError, did_you_mean
+from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
@@ -125,13 +124,11 @@ class Decoder(nn.Module):
         return torch.lerp(drawn[:, :3].sigmoid(), warp_by_flow(source.image, flow), gate)
 
 
-class LatentFlowGenerator(nn.Module):
-    """Portrait and motion to picture, and two pictures to motion.
+@dataclass(frozen=True, kw_only=True)
+class LatentFlowGeneratorConfig:
+    """The ``net:`` block of ``LFGStage``; the defaults are the paper's sizes.
 
-    The defaults are the paper's sizes. Heights and widths of pictures must be divisible by
-    ``multiple``, which is ``2 ** (down + blocks of the region and flow nets)``.
-
-    Args:
+    Attributes:
         regions: K, whose motions the flow is put together from.
         expansion, max_features: width of the generator's first level, and the most it grows to.
         down: halvings from picture to latent; motion is looked for at the latent's resolution.
@@ -144,34 +141,48 @@ class LatentFlowGenerator(nn.Module):
         own_gate, sees_flow: see ``Decoder``.
     """
 
-    def __init__(
-        self,
-        *,
-        regions: int = 10,
-        expansion: int = 64,
-        max_features: int = 512,
-        down: int = 2,
-        bottleneck: int = 6,
-        region_net: Sequence[int] = (32, 1024, 5),
-        background_net: Sequence[int] = (32, 1024, 5),
-        flow_net: Sequence[int] = (64, 1024, 5),
-        temperature: float = 0.1,
-        kernel: int = 7,
-        refinement: Sequence[int] | None = None,
-        own_gate: bool = False,
-        sees_flow: bool = False,
-    ) -> None:
+    regions: int = 10
+    expansion: int = 64
+    max_features: int = 512
+    down: int = 2
+    bottleneck: int = 6
+    region_net: Sequence[int] = (32, 1024, 5)
+    background_net: Sequence[int] = (32, 1024, 5)
+    flow_net: Sequence[int] = (64, 1024, 5)
+    temperature: float = 0.1
+    kernel: int = 7
+    refinement: Sequence[int] | None = None
+    own_gate: bool = False
+    sees_flow: bool = False
+
+
+class LatentFlowGenerator(nn.Module):
+    """Portrait and motion to image, and two images to motion.
+
+    Heights and widths of images must be divisible by ``multiple``, which is
+    ``2 ** (down + blocks of the region and flow nets)``.
+
+    Args:
+        config: sizes and switches.
+
+    Raises:
+        UserError: an hourglass that is not three numbers.
+    """
+
+    def __init__(self, config: LatentFlowGeneratorConfig) -> None:
         super().__init__()
-        widths = [min(max_features, expansion * 2**i) for i in range(down + 1)]
-        self.down = down
-        self.multiple = 2 ** (down + max(_size(region_net)[2], _size(flow_net)[2]))
+        c, regions = config, config.regions
+        widths = [min(c.max_features, c.expansion * 2**i) for i in range(c.down + 1)]
+        region_size, flow_size = _size(c.region_net), _size(c.flow_net)
+        self.down = c.down
+        self.multiple = 2 ** (c.down + max(region_size[2], flow_size[2]))
         self.latent_dim = widths[-1]
-        self.encoder = Encoder(widths, kernel)
-        self.decoder = Decoder(widths, bottleneck, kernel, own_gate, sees_flow)
-        self.region_predictor = RegionPredictor(regions, _size(region_net), temperature, kernel)
-        self.background_predictor = BackgroundPredictor(_size(background_net))
-        self.flow_predictor = FlowPredictor(regions, _size(flow_net), kernel)
-        self.refine = Refinement(_size(refinement), 2**down) if refinement else None
+        self.encoder = Encoder(widths, c.kernel)
+        self.decoder = Decoder(widths, c.bottleneck, c.kernel, c.own_gate, c.sees_flow)
+        self.region_predictor = RegionPredictor(regions, region_size, c.temperature, c.kernel)
+        self.background_predictor = BackgroundPredictor(_size(c.background_net))
+        self.flow_predictor = FlowPredictor(regions, flow_size, c.kernel)
+        self.refine = Refinement(_size(c.refinement), 2**c.down) if c.refinement else None
 
     def latent_size(self, size: int) -> int:
         """Height and width of latent, flow and occlusion for pictures of ``size`` pixels."""
@@ -238,7 +249,7 @@ class LFGStage(ReconstructionStage):
 
     Args:
         context: see ``Stage``.
-        net: arguments of ``LatentFlowGenerator``; the paper's sizes where not given.
+        net: ``LatentFlowGeneratorConfig``, as a mapping; the paper's sizes where not given.
         perceptual: ``vgg`` (as the paper) or ``pixel`` (pixels and their differences).
         reconstruction, equivariance, scales: the paper's weights, and pyramid levels.
         motion_weight: pixels count ``1 + motion_weight * m`` times, with m the blurred difference
@@ -257,7 +268,8 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
-    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGenerator}
+    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGeneratorConfig}
+    version: ClassVar[int] = 2
     net: LatentFlowGenerator
 
     def __init__(
@@ -277,7 +289,7 @@ class LFGStage(ReconstructionStage):
         vgg: nn.Module | None = None,
     ) -> None:
         super().__init__(context, perceptual, vgg)
-        self.net = LatentFlowGenerator(**_known_arguments(net or {}))
+        self.net = LatentFlowGenerator(LatentFlowGeneratorConfig(**(net or {})))
         if context.size % self.net.multiple:
             raise UserError(
                 f"size={context.size} does not divide by {self.net.multiple}, as the lfg stage's"
@@ -325,14 +337,6 @@ class LFGStage(ReconstructionStage):
         source, driving = pairs(first)
         made = self.net(source, driving)
         return {"reconstruction": torch.cat([source, driving, made], dim=-1)}
-
-
-def _known_arguments(net: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(LatentFlowGenerator).parameters
-    for name in net:
-        if name not in known:
-            raise UserError(f"The lfg stage has no key 'net.{name}'.{did_you_mean(name, known)}")
-    return dict(net)
 
 
 def _blend(warped: Tensor, painted: Tensor, occlusion: Tensor) -> Tensor:

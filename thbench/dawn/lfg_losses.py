@@ -16,7 +16,7 @@ MARGIN = 0.03  # of the frame's width: takes in the skin that lips and lids unco
 def pixel_weight(
     batch: Batch, source: Tensor, driving: Tensor, *, motion: float, regions: float
 ) -> Tensor | None:
-    """Importance of pixels, (B * T, 1, H, W) of mean 1 over the batch; None for 1 everywhere.
+    """Importance of pixels, (B * T, 1, H, W) of mean 1 over each clip; None for 1 everywhere.
 
     Args:
         batch: B clips of T frames.
@@ -38,7 +38,8 @@ def pixel_weight(
         for region in ("lips", "eyes"):
             mask = region_mask(points, region, size, margin=MARGIN)
             weight = weight + regions * mask * seen
-    return weight / weight.mean()
+    clips = weight.unflatten(0, batch.valid.shape)
+    return (clips / clips.mean((1, 2, 3, 4), keepdim=True)).flatten(0, 1)
 
 
 def variation(flow: Tensor) -> Tensor:

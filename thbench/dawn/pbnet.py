@@ -18,9 +18,9 @@ from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_shown
 from thbench.diffusion.losses import clip_mean
 from thbench.nn.attention import LocalMask, local_attention_mask
-from thbench.nn.input_init import level
-from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
-from thbench.nn.transformer import stack
+from thbench.nn.input_init import unit_gain
+from thbench.nn.normalize import RunningStats, audio_stats, eyes_stats, pose_stats
+from thbench.nn.transformer import transformer_layers
 from thbench.training.optim import build_optimizer
 from thbench.training.stage import Stage, StageContext
 
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         self.pose, self.source_pose = nn.Linear(POSE_DIM, pose), nn.Linear(POSE_DIM, pose)
         self.eyes, self.source_eyes = nn.Linear(EYES_DIM, eyes), nn.Linear(EYES_DIM, eyes)
         self.audio = nn.Linear(audio_dim, audio)
-        self.layers = stack(sum(widths), cross=False, **layer)
+        self.layers = transformer_layers(sum(widths), cross=False, **layer)
         self.norm = nn.LayerNorm(sum(widths))
         self.head = nn.Linear(sum(widths), 2 * latent)
 
@@ -48,13 +48,13 @@ class Encoder(nn.Module):
         motion: tuple[Tensor, Tensor],
         audio: Tensor,
         source: tuple[Tensor, Tensor],
-        band: LocalMask,
+        local_mask: LocalMask,
     ) -> tuple[Tensor, Tensor]:
         pose = self.pose(motion[0]) + self.source_pose(source[0])[:, None]
         eyes = self.eyes(motion[1]) + self.source_eyes(source[1])[:, None]
         x = torch.cat([pose, eyes, self.audio(audio)], dim=-1)
         for layer in self.layers:
-            x = layer(x, band)
+            x = layer(x, local_mask)
         mean, log_variance = self.head(self.norm(x)).chunk(2, dim=-1)
         return mean, log_variance.clamp(-20, 10)
 
@@ -65,14 +65,14 @@ class Branch(nn.Module):
     def __init__(self, width: int, dim: int, layer: dict[str, Any]) -> None:
         super().__init__()
         self.source = nn.Linear(width, dim)
-        self.layers = stack(dim, cross=True, **layer)
+        self.layers = transformer_layers(dim, cross=True, **layer)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, width)
 
-    def forward(self, x: Tensor, memory: Tensor, source: Tensor, band: LocalMask) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, source: Tensor, local_mask: LocalMask) -> Tensor:
         x = x + self.source(source)[:, None]
         for layer in self.layers:
-            x = layer(x, band, memory)
+            x = layer(x, local_mask, memory)
         return self.head(self.norm(x))
 
 
@@ -83,16 +83,18 @@ class Decoder(nn.Module):
         self, audio_dim: int, latent: int, audio: int, dim: int, layer: dict[str, Any]
     ) -> None:
         super().__init__()
-        layers = level(nn.Linear(audio_dim, audio)), nn.GELU(), level(nn.Linear(audio, dim))
+        layers = unit_gain(nn.Linear(audio_dim, audio)), nn.GELU(), unit_gain(nn.Linear(audio, dim))
         self.audio = nn.Sequential(*layers)
         self.latent = nn.Linear(latent, dim)
         self.pose, self.eyes = Branch(POSE_DIM, dim, layer), Branch(EYES_DIM, dim, layer)
 
     def forward(
-        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], band: LocalMask
+        self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], local_mask: LocalMask
     ) -> tuple[Tensor, Tensor]:
         x, memory = self.audio(audio), self.latent(latent)
-        return self.pose(x, memory, source[0], band), self.eyes(x, memory, source[1], band)
+        return self.pose(x, memory, source[0], local_mask), self.eyes(
+            x, memory, source[1], local_mask
+        )
 
 
 class PBNet(nn.Module):
@@ -132,7 +134,7 @@ class PBNet(nn.Module):
                 "eyes": eyes_stats(),
                 "source_pose": pose_stats(),
                 "source_eyes": eyes_stats(),
-                "audio": sound_stats(audio_dim),
+                "audio": audio_stats(audio_dim),
             }
         )
 

@@ -1,4 +1,4 @@
-"""What generated videos cost, summed up from the records beside them."""
+"""The cost of generated videos, averaged over the records beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from thbench.generation.writer import read_record
 
 
 def summarize_costs(videos: Sequence[Path]) -> CostSummary | None:
-    """What the videos cost, from the lines beside them; None where there are none."""
+    """Means of what the records beside the videos say; None where there are no records."""
     known = {f.name for f in fields(Cost)}
     records = [r for r in map(read_record, videos) if r and known <= r.get("cost", {}).keys()]
     timed = [r for r in records if r.get("warm")] or records

@@ -1,9 +1,9 @@
-"""From a video every feature that metrics ask for, in bounded memory; kept on disk.
+"""Extracts the features that metrics need from a video, in bounded memory; keeps them on disk.
 
-Features are described in ``metrics.base``. All of them, landmarks too, are taken from the frames at
-the scoring resolution (but for ``frames@N``), and by the same code for generated and reference
-videos. The pictures of a short clip are decoded once and held; those of a longer one are decoded
-for each network anew, which costs little beside it, and only a part of them is ever in memory.
+``metrics.base`` lists the features. All of them, landmarks too, are computed from the frames at the
+scoring resolution (but for ``frames@N``), and by the same code for generated and reference videos.
+The frames of a short clip are decoded once and held in memory. Those of a longer clip are decoded
+anew for each network, which takes little time beside it, and only a part of them is ever held.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from thbench.evaluation.protocol import extractor_registry
 TRACK = ("landmarks", "pose", "eyes", "mouth", "valid")
 TRACK_VERSION = 2  # 1: by mediapipe itself
 READER_VERSION = 2
-"""Raised whenever a file is read as other frames or sound than before, by the same decoder."""
+"""Raised whenever a file is read as other frames or audio than before, by the same decoder."""
 PLAIN = ("frames", "size", "waveform", *TRACK)
 """Features that need no extractor; ``frames@N`` are others."""
 
 CHUNK_BYTES = 2**24
 CHUNK_FRAMES = 64
-"""What is decoded at a time: so many frames, or as many as have so many bytes, but one."""
+"""Decoded at a time: at most so many frames, and at most so many bytes, but at least a frame."""
 HELD_BYTES = 2**26
-"""A clip with no more of pictures is held in memory: 85 frames of 512 x 512, 1365 of 128 x 128."""
+"""A clip whose frames have no more is held in memory: 85 of 512 x 512, 1365 of 128 x 128."""
 
 Tracker = Callable[[Frames], Mapping[str, Tensor]]
 
@@ -80,13 +80,13 @@ def sizes_of(needs: Iterable[str]) -> tuple[int, ...]:
 
 
 class Video:
-    """A video file as scoring sees it. Nothing is decoded before it is needed.
+    """A video file as it is scored. Nothing is decoded before it is needed.
 
     Args:
         path: of the file.
         size: frames are resized to ``size`` x ``size``.
         limit: frames from the start that count, or None for all.
-        sizes: further sizes that may be asked for.
+        sizes: further sizes to which frames may be requested.
     """
 
     def __init__(
@@ -97,15 +97,15 @@ class Video:
         self._size = size
         self._limit = limit
         self._sizes = sizes
-        self._held: dict[int | None, list[Tensor]] | None = None  # {}: they are too many
+        self._held: dict[int | None, list[Tensor]] | None = None  # {}: too many to hold
 
-    def scan(self) -> Tensor:
+    def damaged_frames(self) -> Tensor:
         """Which of the frames that count are damaged, (T,) bool.
 
         Raises:
             UserError: the file cannot be read to its end, or its frames are not square.
         """
-        return torch.cat(self._look(to_the_end=True))
+        return torch.cat(self._hold(to_the_end=True))
 
     def frames(self, length: int, size: int | None = None) -> Frames:
         """The first frames at 25 fps.
@@ -117,33 +117,34 @@ class Video:
                 scoring resolution, antialiased.
 
         Returns:
-            Of shape (``length``, 3, size, size). Reading them raises UserError as ``scan`` does.
+            Of shape (``length``, 3, size, size), uint8. Iterating raises UserError where the file
+            cannot be read, or its frames are not square.
         """
         return _FileFrames(self, length, size)
 
-    def shape(self, size: int | None) -> tuple[int, int, int]:
-        """Of each of ``frames``."""
+    def frame_shape(self, size: int | None) -> tuple[int, int, int]:
+        """(3, H, W) of a frame of that size, None for the scoring resolution."""
         return 3, size or self._size, size or self._size
 
     def chunks(self, size: int | None) -> Iterator[Tensor]:
-        """What ``frames`` of that size is made of, as far as frames count."""
+        """The frames that count, in chunks (n, 3, H, W) uint8 of that size."""
         if self._held is None:
-            self._look(to_the_end=False)
+            self._hold(to_the_end=False)
         if self._held:
             yield from self._held[size]
         else:
             yield from (self._sized(frames, size) for frames, _ in self._decoded())
 
-    def sound(self, length: int) -> Tensor:
-        """The waveform of the first ``length`` frames, (S,) at 16 kHz; (0,) without any.
+    def waveform(self, length: int) -> Tensor:
+        """The audio of the first ``length`` frames, (S,) float32 at 16 kHz; (0,) without any.
 
-        S is at most 640 a frame, and less where the sound ends before the picture: SyncNet's
-        authors count the frames that have sound, so nothing may be put in for it.
+        S is at most 640 a frame, and less where the audio ends before the frames: SyncNet's
+        authors count the frames that have audio, so it is never padded.
         """
-        return self._waveform[: length * SAMPLES_PER_FRAME]
+        return self._audio[: length * SAMPLES_PER_FRAME]
 
     @cached_property
-    def _waveform(self) -> Tensor:
+    def _audio(self) -> Tensor:
         from thbench.data.media import audio
 
         try:
@@ -151,11 +152,14 @@ class Video:
         except audio.NoSoundError:
             return torch.zeros(0)
 
-    def _look(self, to_the_end: bool) -> list[Tensor]:
-        """Hold the pictures if they are few, and say which are damaged, chunk by chunk.
+    def _hold(self, to_the_end: bool) -> list[Tensor]:
+        """Decode the frames and hold them in memory if they are few.
 
         Args:
-            to_the_end: go on where they turn out to be too many.
+            to_the_end: go on where they turn out to be too many to hold.
+
+        Returns:
+            Which frames are damaged, (n,) bool for each chunk.
         """
         held: dict[int | None, list[Tensor]] = {key: [] for key in (None, *self._sizes)}
         self._held, count, found = {}, 0, []
@@ -191,7 +195,7 @@ class Video:
 
     @cached_property
     def _at_a_time(self) -> int:
-        """Frames to decode at a time: a frame of the film industry is 100 MB."""
+        """Frames to decode at a time: a single frame of film footage may have 100 MB."""
         info = video.probe(self.path)
         largest = max(info.height * info.width, *(n * n for n in (self._size, *self._sizes)))
         return max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * largest)))
@@ -208,7 +212,7 @@ class _FileFrames(Frames):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (self._length, *self._source.shape(self._side))
+        return (self._length, *self._source.frame_shape(self._side))
 
     def __iter__(self) -> Iterator[Tensor]:
         left = self._length
@@ -228,7 +232,7 @@ class FeatureStore:
         limit: frames from the start that count, or None for all.
         cache: the folder, or None to keep nothing.
         tracker: finds the face features in frames; ``track`` by default.
-        sizes: the N of the features ``frames@N`` that will be asked for.
+        sizes: the N of the features ``frames@N`` that may be requested.
     """
 
     def __init__(
@@ -265,7 +269,7 @@ class FeatureStore:
     def features(
         self, source: Video, wanted: Collection[str], length: int
     ) -> dict[str, Tensor | Frames]:
-        """The wanted features of the first ``length`` frames; pictures as ``Frames``.
+        """Features of the first ``length`` frames, by name; frames as ``Frames``, the rest tensors.
 
         Raises:
             UserError: the file cannot be read, or a feature is NaN or infinite.
@@ -281,10 +285,12 @@ class FeatureStore:
     def _damage(self, source: Video) -> Tensor:
         """Which of the frames that count are damaged, (T,) bool."""
         names = ("damaged",)
-        return self._kept(source, "length", 0, names, lambda: {"damaged": source.scan()})["damaged"]
+        return self._cached(
+            source, "length", 0, names, lambda: {"damaged": source.damaged_frames()}
+        )["damaged"]
 
     def _add(self, source: Video, name: str, length: int, found: dict[str, Any]) -> None:
-        """Put a feature among those found, and, where it has to be made, those that it needs."""
+        """Add a feature to those found, and, where it has to be computed, those that it needs."""
         if name not in found:
             found |= self._compute(source, name, length, found)
 
@@ -298,10 +304,10 @@ class FeatureStore:
         if name == "size":
             return {name: torch.tensor([self.size, self.size])}
         if name == "waveform":
-            return {name: source.sound(length)}
+            return {name: source.waveform(length)}
         if name in TRACK:
             key = f"track-{TRACK_VERSION}"
-            return self._kept(
+            return self._cached(
                 source, key, length, TRACK, lambda: self.tracker(source.frames(length))
             )
         extractor = self.extractors[name]
@@ -311,27 +317,36 @@ class FeatureStore:
                 self._add(source, need, length, found)
             return {name: extractor.extract(source.frames(length), found)}
 
-        return self._kept(source, extractor.fingerprint, length, (name,), extract)
+        return self._cached(source, extractor.fingerprint, length, (name,), extract)
 
-    def _kept(
+    def _cached(
         self,
         source: Video,
-        maker: str,
+        fingerprint: str,
         length: int,
         names: Collection[str],
         make: Callable[[], Mapping[str, Tensor]],
     ) -> Mapping[str, Tensor]:
+        """Features from their file, or from ``make``, which is then written.
+
+        Args:
+            source: the video.
+            fingerprint: of what makes them.
+            length: frames of the video, 0 for all that count.
+            names: of the features.
+            make: computes them.
+        """
         if self.cache is None:
             return make()
         reader = [video.decoder(), READER_VERSION]
-        key = content_hash([maker, self.size, length or self.limit, *reader])
+        key = content_hash([fingerprint, self.size, length or self.limit, *reader])
         path = self.cache / source.digest[:2] / f"{source.digest}-{key}.npz"
-        found = _read_npz(path)
-        if found is not None and set(names) <= set(found):
-            return found
-        made = make()
-        _write_npz(path, made)
-        return made
+        known = _read_npz(path)
+        if known is not None and set(names) <= set(known):
+            return known
+        found = make()
+        _write_npz(path, found)
+        return found
 
 
 def build_extractors(
@@ -340,7 +355,7 @@ def build_extractors(
     """The extractors that metrics need.
 
     Returns:
-        Extractors by feature; and of features that cannot be made, the remedy.
+        Extractors by feature; and of features that cannot be extracted, the remedy.
     """
     built: dict[str, Extractor] = {}
     missing: dict[str, str] = {}
@@ -356,7 +371,7 @@ def build_extractors(
 
 
 def domain_of(metric: BenchMetric) -> str:
-    """The only pictures that a metric's networks know, "" for all; see ``Extractor``."""
+    """``Extractor.domain`` of a metric's networks: the only images they know, "" for any."""
     names = {name for name, _ in _recipes([metric]).values() if name in extractor_registry}
     return next(filter(None, (extractor_registry.load(name).domain for name in sorted(names))), "")
 
@@ -383,13 +398,13 @@ def _own_size(name: str) -> int | None:
 
 def _resize_opencv(frames: Tensor, size: int) -> Tensor:
     """uint8 (n, 3, H, W) to (n, 3, size, size)."""
-    pictures = frames.permute(0, 2, 3, 1).contiguous().numpy()
-    small = np.stack([cv2.resize(picture, (size, size)) for picture in pictures])
+    images = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    small = np.stack([cv2.resize(image, (size, size)) for image in images])
     return torch.from_numpy(small).permute(0, 3, 1, 2)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor] | None:
-    """None where there is no such file, or a damaged one, which is then made anew."""
+    """None where there is no such file, or a damaged one, which is then written anew."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}

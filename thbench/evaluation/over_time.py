@@ -1,8 +1,9 @@
-"""Figures over bins of frames: the curves that Degradation Rate sums up in two numbers.
+"""Metric values over bins of frames: the curves that Degradation Rate sums up in two numbers.
 
-A figure per clip is taken within each bin from the generated and the reference's frames there. A
-figure of sets compares the bin's frames of all clips with all frames of the reference, so that the
-bins have one yardstick (Cheng et al. 2025, section 4.1, for its first and last bin).
+A metric of single clips is measured within each bin, on the frames of generated and reference clip
+there. A metric of sets compares the bin's frames of all clips with all frames of the reference, so
+that all bins are compared with the same (Cheng et al. 2025, section 4.1, for its first and last
+bin).
 """
 
 from __future__ import annotations
@@ -44,13 +45,31 @@ def cut(features: Features, needs: Iterable[str], part: slice, length: int) -> d
 
 
 def measure(
-    metrics: Sequence[ClipMetric], mine: Features, theirs: Features | None, length: int, frames: int
+    metrics: Sequence[ClipMetric],
+    generated: Features,
+    reference: Features | None,
+    length: int,
+    frames: int,
 ) -> dict[str, list[float]]:
-    """Values of one clip in each of its bins, by metric."""
+    """Values of one clip in each of its bins.
+
+    Args:
+        metrics: of single clips, no ``FrameMetric``.
+        generated: features of the generated clip.
+        reference: those of the reference clip, or None.
+        length: frames of both.
+        frames: of a bin.
+
+    Returns:
+        By the metric's name, a value per bin, NaN where it is not defined.
+
+    Raises:
+        UserError: a feature has no row per frame.
+    """
     values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     for part, metric in itertools.product(bins(length, frames), metrics):
-        here = cut(mine, metric.needs, part, length)
-        there = None if theirs is None else cut(theirs, metric.needs, part, length)
+        here = cut(generated, metric.needs, part, length)
+        there = None if reference is None else cut(reference, metric.needs, part, length)
         values[metric.name].append(metric.measure(here, there))
     return values
 
@@ -63,15 +82,18 @@ def bin_means(values: Tensor, before: int, length: int, frames: int) -> list[flo
         before: how many earlier frames each looks back on; none does beyond its bin.
         length: frames of the clip.
         frames: of a bin.
+
+    Returns:
+        A value per bin, NaN where no frame has one.
     """
     return [frame_mean(values[part.start : part.stop - before]) for part in bins(length, frames)]
 
 
 def clip_curve(metric: BenchMetric, rows: Iterable[Sequence[float]], frames: int) -> Curve | None:
-    """The curve of a figure per clip: in each bin, the mean over clips that have a value there.
+    """The curve of a metric of single clips: in each bin, the mean over clips with a value there.
 
     Args:
-        metric: the figure.
+        metric: names direction and unit.
         rows: of each clip, its values by bin, NaN where it has none.
         frames: of a bin.
 
@@ -90,20 +112,23 @@ def clip_curve(metric: BenchMetric, rows: Iterable[Sequence[float]], frames: int
 def set_curve(
     make: Callable[[], BenchMetric], clips: Clips, lengths: Sequence[int], frames: int
 ) -> Curve | None:
-    """The curve of a figure of sets.
+    """The curve of a metric of sets.
 
     Args:
         make: a new metric, for each bin.
         clips: features that it needs.
         lengths: frames of each.
         frames: of a bin.
+
+    Returns:
+        The curve; None where no bin has a value.
     """
     values, counts = [], []
     for part in bins(max(lengths, default=0), frames):
         metric, count = make(), 0
-        for (_, mine, theirs), length in zip(clips, lengths, strict=True):
+        for (_, generated, reference), length in zip(clips, lengths, strict=True):
             here = slice(0, 0) if part.stop > length else part
-            metric.update(cut(mine, metric.needs, here, length), theirs)
+            metric.update(cut(generated, metric.needs, here, length), reference)
             count += part.stop <= length
         values.append(float(metric.compute()))
         counts.append(count)

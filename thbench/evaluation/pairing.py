@@ -1,4 +1,4 @@
-"""Which generated video belongs to which reference clip."""
+"""Pairs generated videos with reference clips."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ _SEED = re.compile(r"seed-(\d+)/(.+)")
 
 @dataclass(frozen=True)
 class Reference:
-    """What is scored against: videos by clip id, in order of id, and where they come from.
+    """The videos that generated ones are scored against.
 
-    ``synthetic``: they were drawn, not recorded.
+    Attributes:
+        videos: by clip id, in order of id.
+        data: their provenance.
+        synthetic: they were rendered, not recorded.
     """
 
     videos: Mapping[str, Path]
@@ -47,7 +50,11 @@ def find_reference(
 ) -> Reference:
     """The reference videos of a prepared data set's split, or of any folder.
 
-    The data set is called ``name``, by default as its folder.
+    Args:
+        folder: of the data set, or of videos.
+        split: of a prepared data set.
+        limit: only the first so many clips.
+        name: what the data is called; by default as its folder.
 
     Raises:
         UserError: the folder is missing or holds none.
@@ -88,7 +95,16 @@ def find_videos(folder: Path) -> dict[str, Path]:
 def pair_up(
     generated: Mapping[str, Path], reference: Mapping[str, Path]
 ) -> tuple[list[Pair], list[str], list[str]]:
-    """Pairs in order of id and seed, names without a reference, ids without a video."""
+    """Match videos by name.
+
+    Args:
+        generated: videos by name, ``<clip id>`` or ``seed-<n>/<clip id>``.
+        reference: videos by clip id.
+
+    Returns:
+        Pairs in order of id and seed; names of generated videos without a reference; ids of
+        reference clips without a generated video.
+    """
     pairs, unpaired = [], []
     for name, path in generated.items():
         match = _SEED.fullmatch(name)

@@ -8,11 +8,12 @@ from typing import Any
 
 from thbench.config import Config, content_hash
 from thbench.data import manifest
-from thbench.evaluation import protocol, results
+from thbench.evaluation import protocol as protocols
+from thbench.evaluation import results
 from thbench.evaluation.protocol import Protocol
 from thbench.evaluation.results import Result
 from thbench.evaluation.score import score, with_own_motion
-from thbench.evaluation.timing import timed
+from thbench.evaluation.timing import time_generation
 from thbench.generation import execution
 from thbench.generation.assemble import Assembled, assemble
 from thbench.generation.requests import SplitRequests
@@ -31,20 +32,49 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     Returns:
         The result, not yet written; None on ranks other than the first.
     """
-    rule = protocol_of(config)
-    asked = requests_of(config, rule)
-    made = assemble(config)
-    follows = made.strategy.follows if rule.pose == "reference" else frozenset()
-    own = rule.of_own_motion(follows)
-    out = videos_folder(config, made, rule)
-    # All processes make all videos; the first one then goes on alone.
-    first = _generate(config, made, rule)
-    first = (own is None or _generate(config, made, own)) and first
-    if not first:
+    protocol = protocol_of(config)
+    requests = requests_of(config, protocol)
+    assembled = assemble(config)
+    follows = assembled.strategy.follows if protocol.pose == "reference" else frozenset()
+    own_motion = protocol.of_own_motion(follows)
+    protocols_used = [protocol] if own_motion is None else [protocol, own_motion]
+    # All processes generate all videos; the first one then goes on alone.
+    is_first = [_generate(config, assembled, used) for used in protocols_used]
+    if not all(is_first):
         return None
-    digest = out.name.rsplit("-", 1)[-1]
-    scored: dict[str, Any] = {
-        "run": f"{config.strategy}-{config.eval_data.name}-{rule.name}-{digest}",
+    out, root = videos_folder(config, assembled, protocol), Path(config.eval_data.root)
+    fields = _fields(config, assembled, protocol, requests, device, origin)
+    if protocol.timing and config.eval.timing:
+        fields["timed"] = time_generation(
+            assembled.strategy,
+            requests,
+            protocol.timing,
+            config.trainer,
+            device=device,
+            run=assembled.run,
+            folder=out,
+        )
+    whole = replace(protocol, frames=requests.frames)
+    result = score(out, root, whole, follows=follows, **fields)
+    if own_motion is None:
+        return result
+    again = videos_folder(config, assembled, own_motion)
+    part = replace(own_motion, frames=requests.frames)
+    return with_own_motion(result, score(again, root, part, **fields))
+
+
+def _fields(
+    config: Config,
+    assembled: Assembled,
+    protocol: Protocol,
+    requests: SplitRequests,
+    device: str,
+    origin: str,
+) -> dict[str, Any]:
+    """What ``score`` is told of a run, by the name of its argument."""
+    digest = videos_folder(config, assembled, protocol).name.rsplit("-", 1)[-1]
+    return {
+        "run": f"{config.strategy}-{config.eval_data.name}-{protocol.name}-{digest}",
         "strategy": config.strategy,
         "title": config.title,
         "origin": origin,
@@ -53,36 +83,20 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
         "device": device,
         "progress": config.trainer.progress,
         "config_hash": content_hash(config),
-        "samples_seen": made.samples_seen,
-        "space": made.strategy.space,
-        "notes": (*made.zero_shot(asked.longest), *_trained_on(config)),
+        "samples_seen": assembled.samples_seen,
+        "space": assembled.strategy.space,
+        "notes": (*assembled.zero_shot(requests.longest), *_trained_on(config)),
         "data": config.eval_data.name,
         "named": config.eval.protocol is not None,
     }
-    root = Path(config.eval_data.root)
-    if rule.timing and config.eval.timing:
-        scored["timed"] = timed(
-            made.strategy,
-            asked,
-            rule.timing,
-            config.trainer,
-            device=device,
-            run=made.run,
-            folder=out,
-        )
-    result = score(out, root, replace(rule, frames=asked.frames), follows=follows, **scored)
-    if own is None:
-        return result
-    again = videos_folder(config, made, own)
-    return with_own_motion(result, score(again, root, replace(own, frames=asked.frames), **scored))
 
 
-def _generate(config: Config, made: Assembled, rule: Protocol) -> bool:
-    """Make a split's videos; whether this is the process that goes on."""
-    out = videos_folder(config, made, rule)
-    writer = ClipWriter(out, config.strategy, made.run, config.eval.watermark)
+def _generate(config: Config, assembled: Assembled, protocol: Protocol) -> bool:
+    """Generate a split's videos; whether this is the process that goes on."""
+    out = videos_folder(config, assembled, protocol)
+    writer = ClipWriter(out, config.strategy, assembled.run, config.eval.watermark)
     return execution.generate_split(
-        made.strategy, requests_of(config, rule), writer, config.trainer
+        assembled.strategy, requests_of(config, protocol), writer, config.trainer
     )
 
 
@@ -92,27 +106,26 @@ def protocol_of(config: Config) -> Protocol:
     Raises:
         UserError: there is none of that name, or the strategy has none of its own.
     """
-    return protocol.load(protocol_name(config))
+    return protocols.load(protocol_name(config))
 
 
 def protocol_name(config: Config) -> str:
     """The name of that protocol."""
-    own = config.protocol
-    return config.eval.protocol or protocol.default(Path(config.eval_data.root), own)
+    return config.eval.protocol or protocols.default(Path(config.eval_data.root), config.protocol)
 
 
-def requests_of(config: Config, rule: Protocol) -> SplitRequests:
-    """The requests that a protocol asks for."""
-    limits = [n for n in (rule.frames, config.eval.frames) if n is not None]
+def requests_of(config: Config, protocol: Protocol) -> SplitRequests:
+    """The requests of a split's clips, as a protocol wants them."""
+    limits = [n for n in (protocol.frames, config.eval.frames) if n is not None]
     return SplitRequests(
         config.eval_data,
         config.eval.split,
         config.size,
-        seeds=rule.seeds,
+        seeds=protocol.seeds,
         limit=config.eval.limit,
         frames=min(limits) if limits else None,
-        source_frame=rule.source_frame,
-        follow=rule.pose == "reference",
+        source_frame=protocol.source_frame,
+        follow=protocol.pose == "reference",
     )
 
 
@@ -120,18 +133,18 @@ def _trained_on(config: Config) -> list[str]:
     return [f"trained on {config.data.name}"] if config.eval.data.root else []
 
 
-def videos_folder(config: Config, made: Assembled, rule: Protocol) -> Path:
+def videos_folder(config: Config, assembled: Assembled, protocol: Protocol) -> Path:
     """Where the videos of this strategy under this protocol go: named by what determines them."""
-    asked = [
-        made.run,
+    determined_by = [
+        assembled.run,
         manifest.digest(config.eval_data.root),
         config.eval.split,
         config.eval.limit,
         config.eval.frames,
         config.eval.watermark,
     ]
-    asked += [rule.source_frame, rule.pose, rule.frames]
-    return Path(config.runs) / f"eval-{config.strategy}-{content_hash(asked, 8)}"
+    determined_by += [protocol.source_frame, protocol.pose, protocol.frames]
+    return Path(config.runs) / f"eval-{config.strategy}-{content_hash(determined_by, 8)}"
 
 
 def write_result(config: Config, result: Result) -> Path:

@@ -1,4 +1,4 @@
-"""A protocol: everything that changes a figure, written down and hashed."""
+"""Protocols: everything that changes a metric value, written down and hashed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,13 @@ extractor_registry = _registry(
 
 @dataclass(frozen=True)
 class Intervals:
-    """How intervals are made: ``draws`` of the bootstrap, ``groups`` of clips for the jackknife."""
+    """How confidence intervals are computed.
+
+    Attributes:
+        confidence: that the interval covers the value.
+        draws: bootstrap samples, for metrics with a value per clip.
+        groups: of clips, each left out once by the jackknife, for metrics of sets.
+    """
 
     confidence: float = 0.95
     draws: int = 1000
@@ -47,7 +53,12 @@ class Intervals:
 
 @dataclass(frozen=True)
 class OverTime:
-    """Figures that are also taken within bins of ``frames`` frames: ``metrics`` as a protocol's."""
+    """What is also measured within bins of frames.
+
+    Attributes:
+        frames: of a bin.
+        metrics: ``{"metric": name, **options}`` each.
+    """
 
     frames: int = 25
     metrics: tuple[Mapping[str, Any], ...] = ()
@@ -62,9 +73,9 @@ class Timing:
     """How time and memory of generation are measured; see ``thbench.evaluation.timing``.
 
     Attributes:
-        frames: of the clip that is made. A longer sound is cut, a shorter one is repeated from its
-            start. None for the clips' own lengths.
-        clips: so many, from the first of the split.
+        frames: of the clip that is generated. Longer audio is cut, shorter audio is repeated from
+            its start. None for the clips' own lengths.
+        clips: how many, from the first of the split on.
         warmup: runs of each clip that do not count.
         repeats: runs of each clip of which the median is taken.
     """
@@ -87,12 +98,12 @@ class Protocol:
         metrics: ``{"metric": name, **options}`` each.
         source_frame: which frame of the reference clip is the portrait: ``first`` or ``random``.
         pose: whether clips follow the ``reference``'s pose and blinks, or ``generated`` ones.
-        own_motion: what becomes of figures of head motion and blinks where clips follow the
-            reference's: ``unavailable``; ``noted``, measured all the same with a note; or
-            ``generated``, measured on clips made once more with the strategy's own motion.
+        own_motion: what becomes of metrics of head motion and blinks where clips follow the
+            reference's: ``unavailable``; ``noted``, measured all the same, with a note; or
+            ``generated``, measured on clips generated once more with the strategy's own motion.
         seeds: clips are generated once for each.
-        timing: how time and memory are measured, or None: they are not.
-        intervals: how confidence intervals are made.
+        timing: how time and memory are measured, or None where they are not.
+        intervals: how confidence intervals are computed.
         over_time: what is followed from the first frames to the last.
     """
 
@@ -111,7 +122,7 @@ class Protocol:
 
     @cached_property
     def hash(self) -> str:
-        """Changes whenever a figure might: with any key but the titles, and with versions."""
+        """Changes with all that may change a metric value: keys but the titles, and versions."""
         content = asdict(self)
         del content["name"], content["title"]
         content["versions"] = self._versions()
@@ -122,13 +133,13 @@ class Protocol:
         return [build_metric(spec) for spec in self.metrics]
 
     def of_own_motion(self, follows: Collection[str]) -> Protocol | None:
-        """The part that is scored on clips made once more, with the strategy's own motion.
+        """The part that is scored on clips generated once more, with the strategy's own motion.
 
         Args:
             follows: which of ``pose`` and ``eyes`` the strategy's videos follow.
 
         Returns:
-            None where nothing is to be made again.
+            None where nothing is to be generated again.
         """
         if self.pose != "reference" or self.own_motion != "generated":
             return None
@@ -168,7 +179,7 @@ def build_metric(spec: Mapping[str, Any]) -> Any:
     options = dict(spec)
     name = str(options.pop("metric", ""))
     cls = metric_registry.load(name)
-    # ``kwargs`` are torchmetrics' own switches, which change no figure.
+    # ``kwargs`` are torchmetrics' own switches, which change no metric value.
     known = [p for p in inspect.signature(cls).parameters if p != "kwargs"]
     for option in options:
         if option not in known:

@@ -1,22 +1,22 @@
-"""A result, printed: figures, what has none and why, and what became of every clip."""
+"""Prints a result: metric values, what is unavailable and why, and what became of every clip."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.evaluation.results import Coverage, MetricValue, Result, Timed
+from thbench.evaluation.results import Coverage, MetricValue, Result, TimingSummary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GIGA = 1e9
-NAMED = 5
-"""So many clips are named, the others counted."""
+MAX_NAMED = 5
+"""So many clips are listed by name; the others are counted."""
 
 
 def printer() -> Console:
-    """Prints tables. A pipe has no width, and lines must not be cut there."""
+    """The console for tables. A pipe has no width, and lines must not be cut there."""
     from rich.console import Console
 
     console = Console()
@@ -28,16 +28,16 @@ def show(result: Result) -> None:
     from rich.table import Table
 
     table = Table(
-        "metric", "figure", "interval", "reference", "clips", box=None, header_style="bold"
+        "metric", "value", "interval", "reference", "clips", box=None, header_style="bold"
     )
-    for name, figure in result.metrics.items():
-        table.add_row(name, *_cells(figure))
+    for name, value in result.metrics.items():
+        table.add_row(name, *_cells(value))
     printer().print(table)
     print("\n".join(lines(result)))
 
 
 def lines(result: Result) -> list[str]:
-    """What stands below the table, a line each."""
+    """The lines below the table."""
     covered = result.coverage
     wanted = covered.expected * max(1, len(result.seeds))
     text = [f"{result.title} [{result.origin}]: {covered.scored} of {wanted} clips scored"]
@@ -55,19 +55,19 @@ def lines(result: Result) -> list[str]:
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
     text += _named("cut to the shorter of both", list(_shorter(result)))
     text += filter(None, [damage(covered)])
-    reasons = {name: f.unavailable for name, f in result.metrics.items() if f.unavailable}
+    reasons = {name: v.unavailable for name, v in result.metrics.items() if v.unavailable}
     text += _unavailable("unavailable", reasons)
     text += _unavailable("unavailable over time", result.over_time_unavailable)
     text += [f"{', '.join(names)}: {note}" for note, names in notes_of(result).items()]
-    for name, figure in result.metrics.items():
-        if figure.missing:
-            undefined = [row["id"] for row in result.per_clip if row["metrics"].get(name) is None]
+    for name, value in result.metrics.items():
+        if value.missing:
+            undefined = [row.id for row in result.per_clip if row.metrics.get(name) is None]
             text += _named(f"{name} is not defined", undefined)
     return text
 
 
 def damage(covered: Coverage) -> str:
-    """How many clips and frames are damaged, "" for none."""
+    """How many clips and frames are damaged; ``""`` for none."""
     found = covered.damaged
     if found is None:
         return ""
@@ -75,40 +75,40 @@ def damage(covered: Coverage) -> str:
     return "{} clips have damaged frames ({})".format(*shares)
 
 
-def describe(timed: Timed) -> str:
+def describe(timed: TimingSummary) -> str:
     """Time and memory, how they were measured, and on what."""
     clips = "" if timed.clips == 1 else f" of each of {timed.clips} clips"
     text = (
         f"{timed.seconds:.2f} s for {timed.frames:.0f} frames, the first after"
-        f" {timed.first_frame:.2f} s ({rule_of(timed)}{clips}; {timed.hardware})"
+        f" {timed.first_frame:.2f} s ({timing_method(timed)}{clips}; {timed.hardware})"
     )
     if timed.memory is not None:
         text += f"; {timed.memory / GIGA:.2f} GB ({timed.memory_is})"
     return text
 
 
-def rule_of(timed: Timed) -> str:
-    """How a time was taken."""
+def timing_method(timed: TimingSummary) -> str:
+    """How a time was measured."""
     runs = "one run" if timed.repeats == 1 else f"median of {timed.repeats} runs"
     return f"{runs} after {timed.warmup or 'no'} warm-up, sound encoded before"
 
 
 def notes_of(result: Result) -> dict[str, list[str]]:
-    """Cautions, each with the figures that it is about."""
+    """Cautions, each with the names of the metrics that it is about."""
     about: dict[str, list[str]] = {}
-    for name, figure in result.metrics.items():
-        for note in figure.notes:
+    for name, value in result.metrics.items():
+        for note in value.notes:
             about.setdefault(note, []).append(name)
     return about
 
 
-def _cells(figure: MetricValue) -> tuple[str, str, str, str]:
-    if figure.value is None:
-        return ("unavailable" if figure.unavailable else "-", "", "", str(figure.n or ""))
-    unit = f" {figure.unit}" if figure.unit else ""
-    interval = "{:.3f} to {:.3f}".format(*figure.interval) if figure.interval else ""
-    reference = "" if figure.reference is None else f"{figure.reference:.3f}"
-    return f"{figure.value:.3f}{unit}", interval, reference, str(figure.n)
+def _cells(found: MetricValue) -> tuple[str, str, str, str]:
+    if found.value is None:
+        return ("unavailable" if found.unavailable else "-", "", "", str(found.n or ""))
+    unit = f" {found.unit}" if found.unit else ""
+    interval = "{:.3f} to {:.3f}".format(*found.interval) if found.interval else ""
+    reference = "" if found.reference is None else f"{found.reference:.3f}"
+    return f"{found.value:.3f}{unit}", interval, reference, str(found.n)
 
 
 def _unavailable(what: str, reasons: Mapping[str, str]) -> list[str]:
@@ -121,13 +121,13 @@ def _unavailable(what: str, reasons: Mapping[str, str]) -> list[str]:
 
 def _shorter(result: Result) -> Iterable[str]:
     for row in result.per_clip:
-        lengths = row.get("lengths", [])
-        if len(set(lengths)) > 1:
-            yield f"{row['id']} ({lengths[0]} frames, reference {lengths[1]})"
+        if len(set(row.lengths)) > 1:
+            generated, reference = row.lengths
+            yield f"{row.id} ({generated} frames, reference {reference})"
 
 
 def _named(what: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return [f"{what}: {len(names)}: {', '.join(names[:NAMED])}{more}"]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return [f"{what}: {len(names)}: {', '.join(names[:MAX_NAMED])}{more}"]

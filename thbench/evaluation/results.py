@@ -1,4 +1,4 @@
-"""Results: what was measured, on what, how, and at which cost. No torch is imported here."""
+"""Results: metric values, their data, protocol and cost, as files. torch is not imported here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ class MetricValue:
     """One metric's result.
 
     Attributes:
-        value: the figure, or None where there is none.
-        interval: its confidence interval, or None.
-        n: clips that have a value.
+        value: over all clips, or None where there is none.
+        interval: confidence interval of the value, or None.
+        n: clips that count in it.
         missing: scored clips on which the metric is not defined.
         direction: which way is better.
         unit: of the value.
         version: of the metric.
-        reference: the reference clips' own figure, where the metric is compared with it.
+        reference: the reference clips' own value, for direction ``reference``.
         extractors: fingerprints of the networks whose features it read.
         unavailable: why there is no value and how to get one, or None.
         notes: cautions.
@@ -54,11 +54,11 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over time.
+    """A metric value over time.
 
     Attributes:
         frames: of a bin. Bin k holds frames k * frames to (k + 1) * frames - 1.
-        values: of the figure in each bin, None where there is none.
+        values: of each bin, None where there is none.
         clips: how many count in each bin.
         direction: which way is better.
         unit: of the values.
@@ -81,13 +81,13 @@ class ProtocolRef:
 
 @dataclass(frozen=True)
 class DataRef:
-    """What was scored against.
+    """The data that generated videos were scored against.
 
     Attributes:
         name: of the data set.
         digest: of its content.
         split: or None for a plain folder.
-        clips: hash of the ids of the clips that were asked for.
+        clips: hash of the ids of the clips that were to be scored.
     """
 
     name: str
@@ -98,7 +98,7 @@ class DataRef:
 
 @dataclass(frozen=True)
 class Damage:
-    """Pictures that the decoder could not make whole, and that were scored as they came out.
+    """Frames that the decoder could not restore, and that were scored as it returned them.
 
     Attributes:
         clips: scored, with damaged frames in either video.
@@ -113,7 +113,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many clips were asked for and what became of them.
+    """How many clips were to be scored and what became of them.
 
     Attributes:
         expected: clips of the reference.
@@ -139,7 +139,7 @@ class CostSummary:
     """Means over clips, times without the first clip of each session where there are others.
 
     Attributes:
-        seconds: to make a clip, without encoding its sound.
+        seconds: to generate a clip, without encoding its audio.
         first_frame: seconds to its first frame.
         frames: in the clip.
         depth: network calls that the plan puts one after another.
@@ -160,15 +160,15 @@ class CostSummary:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimingSummary:
     """Time and memory of generation, measured as the protocol says (``thbench.evaluation.timing``).
 
     Attributes:
-        seconds: to make a clip, without encoding its sound; median of all runs.
+        seconds: to generate a clip, without encoding its audio; median of all runs.
         first_frame: seconds to its first frame, median.
         frames: in the clip, a mean where there are several.
         hardware: what it ran on.
-        clips: how many were made.
+        clips: how many were generated.
         warmup: runs of each clip that do not count.
         repeats: runs of each clip that do.
         memory: in bytes at most, over all runs, or None where that cannot be known.
@@ -187,21 +187,46 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class ClipRow:
+    """Metric values of one generated clip: a line of ``<run>.clips.jsonl``.
+
+    Attributes:
+        id: of the clip.
+        seed: with which it was generated.
+        frames: that were compared, from the clip's start.
+        lengths: frames of the generated video and of the reference's; of a video that was measured
+            without a reference its own alone.
+        metrics: by the metric's name, None where it is not defined on the clip.
+        reference: the reference clip's own values of metrics with direction ``reference``.
+        over_time: by the metric's name, a value per bin, None where it is not defined there.
+        damaged: damaged frames among those compared, by ``generated`` and ``reference``; sides
+            without any are left out.
+    """
+
+    id: str
+    seed: int = 0
+    frames: int = 0
+    lengths: tuple[int, ...] = ()
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    reference: dict[str, float | None] = field(default_factory=dict)
+    over_time: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Result:
-    """A row of a table, with where it comes from.
+    """A row of a table, and its provenance.
 
     Attributes:
         run: names the run and the file.
         origin: ``measured``; ``reported`` by a paper; or ``smoke``, from tiny models.
-        metrics: figures by the metric's name, in the protocol's order.
-        timed: time and memory by the protocol's rule, or None.
+        metrics: values by the metric's name, in the protocol's order.
+        timed: time and memory, measured as the protocol says, or None.
         space: what the strategy generates in ("flow", "pixels", ...).
         samples_seen: by the trained networks, or None.
-        over_time: figures over bins of frames, by the metric's name.
-        over_time_unavailable: those that could not be followed, and the remedy.
-        per_clip: a mapping for each clip: id, seed, frames compared, lengths of both videos,
-            values by metric, and by metric and bin; and, where there are any, damaged frames of
-            both. Kept in a file beside.
+        over_time: values over bins of frames, by the metric's name.
+        over_time_unavailable: metrics that could not be followed, and the remedy.
+        per_clip: the values of each clip, kept in a file beside.
     """
 
     run: str
@@ -215,7 +240,7 @@ class Result:
     over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     cost: CostSummary | None = None
-    timed: Timed | None = None
+    timed: TimingSummary | None = None
     seeds: tuple[int, ...] = ()
     config_hash: str | None = None
     samples_seen: int | None = None
@@ -225,7 +250,7 @@ class Result:
     packages: dict[str, str] = field(default_factory=dict)
     created: str = ""
     schema_version: int = SCHEMA_VERSION
-    per_clip: tuple[dict[str, Any], ...] = ()
+    per_clip: tuple[ClipRow, ...] = ()
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -239,8 +264,7 @@ def write(result: Result, folder: Path) -> Path:
     path = path_of(result.run, folder)
     _check(result, path)
     content = asdict(result)
-    rows = content.pop("per_clip")
-    lines = "".join(_dump(row) + "\n" for row in rows)
+    lines = "".join(_dump(_plain(row)) + "\n" for row in content.pop("per_clip"))
     write_atomic(folder / f"{result.run}.clips.jsonl", lines)
     write_atomic(path, _dump(content, indent=2) + "\n")
     return path
@@ -275,9 +299,9 @@ def read(path: Path) -> Result:
         raise UserError(
             f"{path} has result schema {version}, this thbench reads {SCHEMA_VERSION}: score again."
         )
-    result = _build(Result, dict(content, per_clip=_read_rows(path)), str(path))
+    result = typing.cast(Result, _build(Result, dict(content, per_clip=()), str(path)))
     _check(result, path)
-    return typing.cast(Result, result)
+    return replace(result, per_clip=_read_rows(path))
 
 
 def read_folder(folder: Path) -> list[Result]:
@@ -286,7 +310,7 @@ def read_folder(folder: Path) -> list[Result]:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for NaN and infinities, which JSON has no words for."""
+    """The value, or None for NaN and infinities, which JSON cannot express."""
     return value if math.isfinite(value) else None
 
 
@@ -294,14 +318,20 @@ def _dump(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A clip's row as it is written: ``damaged`` only where a frame is."""
+    return row if row["damaged"] else {k: v for k, v in row.items() if k != "damaged"}
+
+
+def _read_rows(path: Path) -> tuple[ClipRow, ...]:
     beside = path.with_suffix(".clips.jsonl")
     if not beside.is_file():
-        return []
+        return ()
     try:
-        return [json.loads(line) for line in beside.read_text().splitlines()]
+        lines = [json.loads(line) for line in beside.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{beside} is damaged ({error}): score again.") from error
+    return tuple(_build(ClipRow, x, f"{beside}, line {i}") for i, x in enumerate(lines, 1))
 
 
 def _check(result: Result, path: Path) -> None:
@@ -309,10 +339,10 @@ def _check(result: Result, path: Path) -> None:
         raise UserError(
             f"{path}: origin is '{result.origin}'.{did_you_mean(result.origin, ORIGINS)}"
         )
-    for name, figure in result.metrics.items():
-        if figure.direction not in DIRECTIONS:
-            known = did_you_mean(figure.direction, DIRECTIONS)
-            raise UserError(f"{path}: {name} has direction '{figure.direction}'.{known}")
+    for name, value in result.metrics.items():
+        if value.direction not in DIRECTIONS:
+            known = did_you_mean(value.direction, DIRECTIONS)
+            raise UserError(f"{path}: {name} has direction '{value.direction}'.{known}")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -1,7 +1,6 @@
-"""Scores videos against a reference: pair, extract, measure, summarise.
+"""Scores videos against a reference: pair, extract features, measure, sum up.
 
-``score`` takes any folder of videos, made here or elsewhere. What happens to a clip that is not as
-it should be:
+``score`` takes any folder of videos, generated here or elsewhere. What becomes of a clip:
 
     no partner, or no file        listed, not scored
     unreadable, not square        the pair is left out and listed with the reason
@@ -9,7 +8,7 @@ it should be:
     damaged frames                scored as the decoder makes them, and counted; the pair is left
                                   out where they are over half of a video
     another length                both are cut to the shorter one, and counted
-    one frame, no face, no sound  metrics that are not defined on it have no value there: counted
+    one frame, no face, no audio  metrics that are not defined on it have no value there: counted
     nothing left                  an error
 """
 
@@ -56,20 +55,20 @@ def score(
     Args:
         generated: videos named by the reference's ids, in subfolders ``seed-<n>`` or not.
         reference: a prepared data set, or any folder of videos.
-        protocol: how.
-        run: names the result.
-        strategy: what made the videos.
+        protocol: the metrics, and how they are measured.
+        run: names the result and its files.
+        strategy: what generated the videos.
         title: of the row; the strategy's name by default.
         origin: ``measured``, or ``smoke`` for tiny models.
         split: of a prepared data set.
         limit: only the first so many clips of the reference.
         data: what the reference is called; by default as its folder.
         follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
-        named: the user named the protocol: its experts of drawn faces then measure recordings of
-            real ones as well, with a note, and are refused otherwise.
+        named: the user named the protocol. Metrics whose network was trained on synthetic faces
+            only then measure recordings as well, with a note; otherwise they are unavailable.
         cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
         device: where extractors run.
-        progress: show a bar.
+        progress: show a progress bar.
         row: further fields of ``Result``.
 
     Raises:
@@ -82,8 +81,10 @@ def score(
             f"No video in {generated} is named like a clip of {reference}:"
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
-    beyond = _beyond(truth, named)
-    scorer = Scorer(protocol, cache or default_cache(), device, follows=follows, beyond=beyond)
+    out_of_domain = _out_of_domain(truth, named)
+    scorer = Scorer(
+        protocol, cache or default_cache(), device, follows=follows, out_of_domain=out_of_domain
+    )
     scorer.add_all(pairs, progress)
     return Result(
         run=run,
@@ -93,30 +94,37 @@ def score(
         data=truth.data,
         cost=summarize_costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
-        **scorer.outcome(len(truth.videos), unpaired, absent),
+        **vars(scorer.outcome(len(truth.videos), unpaired, absent)),
         **{**provenance(), **row},
     )
 
 
 def with_own_motion(result: Result, own: Result) -> Result:
-    """A result whose figures of head motion and blinks are those of clips with own motion.
+    """A result with its metrics of head motion and blinks taken from clips with own motion.
 
     Args:
-        result: of clips that follow the reference.
-        own: figures of the same clips made once more, with the strategy's own motion.
+        result: of clips that follow the reference's motion.
+        own: of the same clips, generated once more with the strategy's own motion; it has those
+            metrics only.
+
+    Returns:
+        ``result`` with the metric values, values per clip and unreadable pairs of ``own``.
     """
     note = "of clips made once more, with the strategy's own head motion and blinks"
-    figures = {n: replace(f, notes=(note, *f.notes)) for n, f in own.metrics.items()}
-    rows = {(row["id"], row["seed"]): row for row in result.per_clip}
+    values = {n: replace(v, notes=(note, *v.notes)) for n, v in own.metrics.items()}
+    rows = {(row.id, row.seed): row for row in result.per_clip}
     for row in own.per_clip:
-        whole = rows.get((row["id"], row["seed"]), row)
-        both = {key: {**whole[key], **row[key]} for key in ("metrics", "reference")}
-        rows[row["id"], row["seed"]] = {**whole, **both}
+        whole = rows.get((row.id, row.seed), row)
+        rows[row.id, row.seed] = replace(
+            whole,
+            metrics={**whole.metrics, **row.metrics},
+            reference={**whole.reference, **row.reference},
+        )
     unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
     covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
     return replace(
         result,
-        metrics={name: figures.get(name, figure) for name, figure in result.metrics.items()},
+        metrics={name: values.get(name, value) for name, value in result.metrics.items()},
         per_clip=tuple(rows.values()),
         coverage=covered,
     )
@@ -134,19 +142,30 @@ def score_ground_truth(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Result:
-    """The row of the reference itself, as papers show it above the others.
+    """Score the reference itself, which papers show above the other rows.
 
-    It has the figures that say something of a video alone, such as LSE-C or blinks; those that
-    compare with the reference are null, for they would compare it with itself.
+    Metrics that need no reference, such as LSE-C or blinks, have a value; those that compare with
+    the reference are null, since they would compare it with itself.
 
-    Args: as for ``score``.
+    Args:
+        reference: a prepared data set, or any folder of videos.
+        protocol: the metrics, and how they are measured.
+        split: of a prepared data set.
+        limit: only the first so many clips.
+        data: what the reference is called; by default as its folder.
+        named: the user named the protocol, as for ``score``.
+        cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
+        device: where extractors run.
+        progress: show a progress bar.
 
     Raises:
         UserError: the folder is missing, or none of its videos can be scored.
     """
     truth = find_reference(reference, split, limit, data)
-    beyond = _beyond(truth, named)
-    scorer = Scorer(protocol, cache or default_cache(), device, reference_free=True, beyond=beyond)
+    out_of_domain = _out_of_domain(truth, named)
+    scorer = Scorer(
+        protocol, cache or default_cache(), device, reference_free=True, out_of_domain=out_of_domain
+    )
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
     return Result(
         run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
@@ -154,13 +173,13 @@ def score_ground_truth(
         title="Ground truth",
         origin="measured",
         data=truth.data,
-        **scorer.outcome(len(truth.videos)),
+        **vars(scorer.outcome(len(truth.videos))),
         **provenance(),
     )
 
 
-def _beyond(truth: Reference, named: bool) -> str:
-    """What ``Scorer`` is to do about experts of drawn faces."""
+def _out_of_domain(truth: Reference, named: bool) -> str:
+    """What becomes of metrics whose network knows synthetic faces only; see ``Availability``."""
     if truth.synthetic:
         return ""
     return "noted" if named else "refused"

@@ -1,9 +1,9 @@
-"""How long a strategy takes and how much memory, measured as a protocol says.
+"""Time and memory of generation, measured as a protocol says.
 
-A short pass of its own, after the split's videos are there: the first clips are made again, alone
-on one device, each first to warm up and then several times. What counts is what ``contracts.Cost``
-counts: from the portrait and the encoded sound to the last decoded frame. Encoding the sound and
-writing the file do not.
+This is a short pass of its own after the split's videos have been generated. The first clips are
+generated again, one at a time on one device, each first to warm up and then several times. As in
+``core.types.Cost``, a run lasts from the portrait and the encoded audio to the last decoded frame:
+encoding the audio and writing the file do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from thbench.core.files import write_atomic
 from thbench.core.hardware import hardware
 from thbench.core.types import SAMPLES_PER_FRAME, Cost, Request
 from thbench.evaluation.protocol import Timing
-from thbench.evaluation.results import Timed
+from thbench.evaluation.results import TimingSummary
 from thbench.generation.execution import on_one_device
 from thbench.generation.requests import SplitRequests
 from thbench.generation.runner import generate
@@ -35,42 +35,43 @@ CUDA = "CUDA memory allocated at most, weights included"
 RISE = "rise of the process's resident memory, weights not included"
 
 
-def timed(
+def time_generation(
     strategy: Strategy,
     requests: SplitRequests,
-    rule: Timing,
+    how: Timing,
     trainer: TrainerConfig,
     *,
     device: str,
     run: str,
     folder: Path,
-) -> Timed:
-    """Measure, or read what was measured before of the same run on the same hardware.
+) -> TimingSummary:
+    """Measure time and memory, or read what was measured before on the same hardware.
 
     Args:
         strategy: ready to generate.
         requests: those of the protocol; the first clips with the first seed are taken.
-        rule: the protocol's.
+        how: the protocol's ``timing``.
         trainer: threads and which device.
         device: ``cpu`` or ``cuda``.
-        run: names what determines the videos.
-        folder: where the figures are kept, ``timing-<hash>.json``.
+        run: the hash of what determines the videos.
+        folder: where the summary is kept, as ``timing-<hash>.json``.
     """
     with on_one_device(strategy, device, trainer) as place:
-        how = [run, asdict(rule), hardware(place), trainer.frames_per_call]
-        key = content_hash(how, 8)
-        path = folder / f"timing-{key}.json"
+        determined_by = [run, asdict(how), hardware(place), trainer.frames_per_call]
+        path = folder / f"timing-{content_hash(determined_by, 8)}.json"
         found = _read(path)
         if found is None:
-            found = _measure(strategy, requests, rule, place, trainer.progress)
+            found = _measure(strategy, requests, how, place, trainer.progress)
             write_atomic(path, json.dumps(asdict(found)) + "\n")
     return found
 
 
 def extended(request: Request, n: int | None) -> Request:
-    """The request with the sound, and the motion to follow, of ``n`` frames; None: as it is.
+    """The request with audio, and motion to follow, of ``n`` frames.
 
-    What is longer is cut; what is shorter is repeated from its start.
+    Args:
+        request: what is longer in it is cut; what is shorter is repeated from its start.
+        n: frames, or None to leave the request as it is.
     """
     if n is None:
         return request
@@ -90,26 +91,26 @@ def _fit(values: Tensor, n: int) -> Tensor:
 def _measure(
     strategy: Strategy,
     requests: SplitRequests,
-    rule: Timing,
+    how: Timing,
     device: torch.device,
     progress: bool,
-) -> Timed:
-    asked = [extended(requests[i], rule.frames) for i in range(min(rule.clips, len(requests)))]
+) -> TimingSummary:
+    taken = [extended(requests[i], how.frames) for i in range(min(how.clips, len(requests)))]
     costs = []
-    runs = [(request, k) for request in asked for k in range(rule.warmup + rule.repeats)]
+    runs = [(request, k) for request in taken for k in range(how.warmup + how.repeats)]
     with _peak(device) as memory:
         for request, k in tqdm(runs, "time", unit="run", disable=None if progress else True):
             cost = _run(strategy, request)
-            costs += [cost] if k >= rule.warmup else []
+            costs += [cost] if k >= how.warmup else []
     peak, kind = memory.read()
-    return Timed(
+    return TimingSummary(
         seconds=median(cost.seconds for cost in costs),
         first_frame=median(cost.first_frame for cost in costs),
-        frames=fmean(request.n_frames for request in asked),
+        frames=fmean(request.n_frames for request in taken),
         hardware=hardware(device),
-        clips=len(asked),
-        warmup=rule.warmup,
-        repeats=rule.repeats,
+        clips=len(taken),
+        warmup=how.warmup,
+        repeats=how.repeats,
         memory=peak,
         memory_is=kind,
     )
@@ -124,7 +125,7 @@ def _run(strategy: Strategy, request: Request) -> Cost:
 
 @dataclass
 class _Peak:
-    """The most memory in use since ``before`` bytes were."""
+    """The peak of memory since the process had ``before`` resident bytes."""
 
     device: torch.device
     before: int | None = None
@@ -139,7 +140,7 @@ class _Peak:
 
 @contextlib.contextmanager
 def _peak(device: torch.device) -> Iterator[_Peak]:
-    """Forget what was used before. Where the kernel cannot forget, there is no figure."""
+    """Reset the peak. Where the kernel cannot reset it, ``before`` is None and nothing is read."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield _Peak(device)
@@ -155,16 +156,16 @@ def _peak(device: torch.device) -> Iterator[_Peak]:
 
 
 def _resident(key: str) -> int:
-    """Bytes of a line of the process's status: ``VmRSS`` now, ``VmHWM`` at most."""
+    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return 1024 * int(line.split()[1])
     raise ValueError(f"no {key} in the process's status")
 
 
-def _read(path: Path) -> Timed | None:
-    """None where there is no such file, or a damaged one, which is then made anew."""
+def _read(path: Path) -> TimingSummary | None:
+    """None where there is no such file, or a damaged one, which is then written anew."""
     try:
-        return Timed(**json.loads(path.read_text()))
+        return TimingSummary(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None

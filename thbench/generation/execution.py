@@ -1,4 +1,4 @@
-"""Strategies on devices: the videos of a split on any number of them, or one device alone."""
+"""Runs a strategy on devices: the clips of a split on any number, or a context on one device."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ClipProgressBar(Callback):
 def generate_split(
     strategy: Strategy, requests: SplitRequests, writer: ClipWriter, trainer: TrainerConfig
 ) -> bool:
-    """Make the videos that are missing, on any number of devices.
+    """Generate the videos that are missing, on any number of devices.
 
     Args:
         strategy: ready to generate.
@@ -76,11 +76,11 @@ def generate_split(
 
 
 class Predictor(L.LightningModule):
-    """Makes one clip per batch of ``Trainer.predict`` and hands it to a writer.
+    """Generates one clip per batch of ``Trainer.predict`` and hands it to a writer.
 
     Args:
         strategy: ready to generate.
-        writer: takes each generation, with the device that it is made on.
+        writer: takes each generation, with the device that it runs on.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ def predict(
     settings: TrainerConfig,
     n: int,
 ) -> bool:
-    """Let a strategy make ``n`` requested clips, dealt out over the devices.
+    """Let a strategy generate ``n`` requested clips, shared among the devices.
 
     Args:
         strategy: ready to generate.
         requests: yields one request at a time.
-        writer: takes each generation, with the device that it is made on.
+        writer: takes each generation, with the device that it runs on.
         settings: devices and threads.
         n: requests in all.
 
@@ -132,7 +132,7 @@ def predict(
 
 @contextlib.contextmanager
 def on_one_device(strategy: Strategy, kind: str, settings: TrainerConfig) -> Iterator[torch.device]:
-    """A strategy on one device, in its sampler's precision, in this process; then on the CPU again.
+    """Move a strategy to one device, in its sampler's precision, and back to the CPU at the end.
 
     Args:
         strategy: ready to generate.

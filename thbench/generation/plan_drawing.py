@@ -1,4 +1,4 @@
-"""Plans as pictures: frames across, calls down, noise level as shade. No torch is imported here."""
+"""Draws plans as text: frames across, calls down, noise level as shade. No torch is imported."""
 
 from __future__ import annotations
 

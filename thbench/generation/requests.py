@@ -1,4 +1,4 @@
-"""Requests: from the clips of a prepared split, or from a user's own files."""
+"""Requests, from the clips of a prepared split or from a user's own files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NEARLY_SILENT = -60.0
 
 
 class SplitRequests(Dataset[Request]):
-    """A request for each clip of a split and each seed, in order of id, made when asked for.
+    """A request for each clip of a split and each seed, in order of id, built on access.
 
     Args:
         data: a prepared data set.
         split: ``train``, ``val`` or ``test``.
         size: pixels of the portraits.
-        seeds: each clip is asked for once with each.
+        seeds: each clip is requested once with each.
         limit: only the first so many clips.
         frames: at most so many frames of each clip.
         source_frame: the portrait is the ``first`` frame with a face, or a ``random`` one.
@@ -79,12 +79,12 @@ class SplitRequests(Dataset[Request]):
 
     @property
     def longest(self) -> int:
-        """Frames of the longest video asked for."""
+        """Frames of the longest video requested."""
         longest = max(self.store.clips[i].n_frames for i, _ in self.wanted)
         return min(longest, self.frames or longest)
 
     def name(self, index: int) -> tuple[str, int]:
-        """Clip id and seed of a request, without making it."""
+        """Clip id and seed of a request, without building it."""
         i, seed = self.wanted[index]
         return self.store.clips[i].id, seed
 
@@ -144,7 +144,7 @@ def from_files(
         UserError: no file, no face, no sound, or a motion that is too short.
     """
     source, portrait = read_portrait(image, size)
-    waveform = hear(sound)
+    waveform = read_speech(sound)
     n = max(1, round(len(waveform) / SAMPLES_PER_FRAME))
     waveform = audio.fit_length(waveform, n)
     request = Request(
@@ -158,12 +158,12 @@ def from_files(
         seed=seed,
     )
     if motion is not None:
-        request.pose, request.eyes = follow(motion, portrait, n)
+        request.pose, request.eyes = transfer_motion(motion, portrait, n)
     return request
 
 
-def hear(path: Path) -> np.ndarray:
-    """The waveform (S,) of a user's sound file; says what was done to it, and if it is silent.
+def read_speech(path: Path) -> np.ndarray:
+    """The waveform (S,) of a user's audio file; prints what was repaired, and if it is silent.
 
     Raises:
         UserError: there is no sound in it.
@@ -179,10 +179,10 @@ def hear(path: Path) -> np.ndarray:
 
 
 def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:
-    """A picture, cropped around its face: uint8 (3, size, size), and what is measured on it.
+    """A portrait cropped around its face, uint8 (3, size, size), and its track of one frame.
 
     Raises:
-        UserError: no picture, or no face in it.
+        UserError: no image, or no face in it.
     """
     picture = video.read_image(image)[None]
     with FaceLocator() as locate:
@@ -191,14 +191,14 @@ def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:
     if len(faces) > 1:
         rank_zero_print(f"{image}: {len(faces)} faces, the largest is taken.")
     if square is None:
-        raise UserError(f"No face was found in {image}: take a picture of one face from the front.")
+        raise UserError(f"No face was found in {image}: take an image of one face from the front.")
     seen = landmarks.track(cut(picture, square, max(size, MESH_SIZE)))
     if not seen.valid[0]:
-        raise UserError(f"The face in {image} cannot be measured: take a picture from the front.")
+        raise UserError(f"The face in {image} cannot be measured: take an image from the front.")
     return cut(picture, square, size)[0], seen
 
 
-def follow(path: Path, portrait: Track, n: int) -> tuple[Tensor, Tensor]:
+def transfer_motion(path: Path, portrait: Track, n: int) -> tuple[Tensor, Tensor]:
     """The motion of a video's face, moved to a portrait: pose (n, 6) and eyes (n, 2).
 
     Changes since the first frame are added to the portrait's own pose and eyes, so another face's

@@ -1,6 +1,6 @@
-"""Makes the videos of a split, one by one, so that an interrupted run goes on where it stopped.
+"""Writes generated videos with their records, so that an interrupted run can be resumed.
 
-Beside each ``<id>.mp4`` stands ``<id>.json``, one line: what it cost, its seed, its run and the
+Beside each ``<id>.mp4`` stands its record ``<id>.json``: what it cost, its seed, its run and the
 hash of the mp4. A clip is done when both are there and agree.
 """
 
@@ -31,25 +31,25 @@ MARK = "AI-generated"
 
 
 class ClipWriter:
-    """Writes the clips of one run: ``seed-<seed>/<id>.mp4`` and the line beside it.
+    """Writes the clips of one run: ``seed-<seed>/<id>.mp4`` and its record.
 
     Args:
         out: the folder.
         strategy: its name, put into each file.
-        run: names what determines the videos; a video of another run is made again.
+        run: names what determines the videos; a video of another run is generated again.
         watermark: draw a visible mark into each frame.
     """
 
     def __init__(self, out: Path, strategy: str, run: str, watermark: bool = False) -> None:
         self.out, self.strategy, self.run, self.watermark = out, strategy, run, watermark
-        self.made = 0
+        self.written = 0
 
     def path(self, clip_id: str, seed: int) -> Path:
         """Where the clip of that id and seed lies."""
         return self.out / f"seed-{seed}" / f"{clip_id}.mp4"
 
     def is_done(self, clip_id: str, seed: int) -> bool:
-        """Whether that clip has been made whole by this run."""
+        """Whether this run has written that clip whole."""
         path = self.path(clip_id, seed)
         record = read_record(path)
         if record is None or record.get("run") != self.run or not path.is_file():
@@ -57,14 +57,14 @@ class ClipWriter:
         return bool(record.get("sha256") == sha256(path))
 
     def __call__(self, generation: Generation, device: torch.device | str) -> None:
-        """Consume a generation and write it; the line, which makes it count as done, comes last.
+        """Consume a generation and write it; its record, which makes it count as done, comes last.
 
         Raises:
             UserError: a file cannot be written.
         """
         request = generation.request
         path = self.path(request.id, request.seed)
-        # A line of an earlier run must not vouch for a video that is being replaced.
+        # A record of an earlier run must not vouch for a video that is being replaced.
         _record_path(path).unlink(missing_ok=True)
         tags = tags_of(self.strategy, self.run, request.seed)
         write_video(path, generation, tags, self.watermark)
@@ -78,14 +78,14 @@ class ClipWriter:
             "cost": asdict(generation.cost),
             "hardware": hardware(device),
             # The first clip of a session also pays for warming up.
-            "warm": self.made > 0,
+            "warm": self.written > 0,
         }
         write_atomic(_record_path(path), json.dumps(record) + "\n")
-        self.made += 1
+        self.written += 1
 
 
 def read_record(video: Path) -> dict[str, Any] | None:
-    """The line beside a generated video; None where there is none that can be read."""
+    """The record of a generated video; None where there is none that can be read."""
     try:
         record = json.loads(_record_path(video).read_text())
     except (OSError, ValueError):
@@ -101,17 +101,17 @@ def write_video(
     *,
     progress: bool = False,
 ) -> None:
-    """Write a generation with its sound; the file appears whole or not at all.
+    """Write a generation with its audio; the file appears whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
-        RuntimeError: the generation has another number of frames than was asked for.
+        RuntimeError: the generation has another number of frames than requested.
     """
     chunks = iter(generation.chunks)
     first = next(chunks, None)
     wanted = generation.request.n_frames
     if first is None:
-        raise RuntimeError(f"no frame was made of the {wanted} asked for")
+        raise RuntimeError(f"no frame was generated of the {wanted} requested")
     waveform = generation.request.waveform.cpu().numpy()
     height, width = first.shape[-2:]
     count = 0
@@ -124,11 +124,11 @@ def write_video(
             bar.update(len(chunk))
             count += len(chunk)
         if count != wanted:
-            raise RuntimeError(f"{count} frames were made of the {wanted} asked for")
+            raise RuntimeError(f"{count} frames were generated of the {wanted} requested")
 
 
 def tags_of(strategy: str, run: str, seed: int) -> dict[str, str]:
-    """Metadata that says of a video that it is synthetic, and whose."""
+    """Metadata of a file: that the video is synthetic, and what generated it."""
     return {
         "synthetic": "true",
         "strategy": strategy,

@@ -1,4 +1,4 @@
-"""Tables from results and from papers. No torch is imported here."""
+"""Tables of results, and of papers. torch is not imported here."""
 
 from thbench.leaderboard.build import build
 

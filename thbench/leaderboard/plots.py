@@ -1,4 +1,4 @@
-"""Figures for pages. matplotlib is imported when one is drawn."""
+"""Plots. matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
 
 def draw_plan(plan: Plan, path: Path, title: str = "", calls: int = 4) -> Path:
-    """A plan as a picture: frames across, calls down, noise as shade, observed frames blue."""
+    """Plot a plan: frames across, network calls down, noise levels grey, observed frames blue.
+
+    Args:
+        plan: any.
+        path: of the PNG.
+        title: above the plot.
+        calls: as for ``plan_drawing.grid``: in which a frame goes from pure noise to clean.
+
+    Returns:
+        ``path``.
+    """
     from matplotlib.figure import Figure
 
     rows = plan_drawing.grid(plan, calls)
@@ -31,10 +41,17 @@ def draw_plan(plan: Plan, path: Path, title: str = "", calls: int = 4) -> Path:
 
 
 def draw_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> Path:
-    """Figures over time: a panel each, frames across, a line per row.
+    """Plot metric values over time: a panel per metric, frames across, a line per row.
 
-    A bin stands at its middle frame. Where fewer clips count than at the start, since others have
-    ended, the line is dotted: the clips differ there, not only their age.
+    A bin is drawn at its middle frame. Where fewer clips count than at the start, since others have
+    ended, the line is dotted: it compares other clips there, not only later frames.
+
+    Args:
+        curves: by metric's name and row's title.
+        path: of the PNG.
+
+    Returns:
+        ``path``.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Tables that papers print, kept digit by digit in YAML."""
+"""Tables that papers print, kept digit by digit in YAML files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _KEYS = ("table", "part", "caption", "columns", "reference", "unranked", "rows")
 def read(path: Path) -> list[Table]:
     """The tables of one paper, with the origin ``reported``.
 
-    ``directions`` names every column; a row is one string of as many words as the table has
-    columns; ``reference`` names the row of the ground truth; ``unranked`` are shown only.
+    Args:
+        path: of a YAML file. ``directions`` names every column; a row is one string of as many
+            words as the table has columns; ``reference`` names the row of the ground truth;
+            ``unranked`` rows are shown without competing.
 
     Raises:
-        UserError: a key is unknown, or a row has too few or too many figures.
+        UserError: a key is unknown, or a row has too few or too many values.
     """
     content = read_yaml(path)
     directions = content["directions"]
@@ -54,7 +56,7 @@ def _table(
             Row(
                 title,
                 "reported",
-                {name: _near(cell, truth.get(name)) for name, cell in cells.items()},
+                {name: _with_reference(cell, truth.get(name)) for name, cell in cells.items()},
                 ranked=title not in {*block.get("unranked", []), block.get("reference")},
             )
             for title, cells in rows.items()
@@ -67,7 +69,7 @@ def _table(
 def _cells(where: str, text: str, columns: list[Column]) -> dict[str, Cell]:
     words = text.split()
     if len(words) != len(columns):
-        raise UserError(f"{where} has {len(words)} figures for {len(columns)} columns.")
+        raise UserError(f"{where} has {len(words)} values for {len(columns)} columns.")
     cells = {}
     for column, word in zip(columns, words, strict=True):
         try:
@@ -77,7 +79,7 @@ def _cells(where: str, text: str, columns: list[Column]) -> dict[str, Cell]:
     return cells
 
 
-def _near(cell: Cell, truth: Cell | None) -> Cell:
+def _with_reference(cell: Cell, truth: Cell | None) -> Cell:
     return Cell(cell.value, reference=truth.value if truth else None, text=cell.text)
 
 

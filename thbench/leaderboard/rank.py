@@ -1,8 +1,8 @@
-"""Tables as data: who is best in which column.
+"""Tables as data: which rows may be compared, and which is best in each column.
 
-Rows stand in one table only if protocol, data and the asked-for clips are the same, and no figure
-was made by another version of a metric or extractor. Best and second are found among rows of the
-same origin, so that measured, reported and smoke figures never beat each other.
+Rows share a table only if protocol, data and requested clips are the same, and no metric or
+extractor has two versions among them. Best and second are found among rows of the same origin, so
+that measured, reported and smoke results never compete.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
 from thbench.config import content_hash
-from thbench.evaluation.report import GIGA, damage, notes_of, rule_of
-from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, Timed
+from thbench.evaluation.report import GIGA, damage, notes_of, timing_method
+from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, TimingSummary
 
 Interval = tuple[float, float]
-LEAST_PAIRS = 6
-"""With fewer, differences that are all of one sign are no rarer than 1 in 20 by chance alone."""
+MIN_PAIRS = 6
+"""Of fewer pairs all differences have one sign by chance in more than 1 of 20 cases."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure's name, unit and direction; no direction means that it is not ranked."""
+    """A metric's name, unit and direction; a column without direction is not ranked."""
 
     name: str
     direction: str | None
@@ -35,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in a row.
+    """A metric value in a row.
 
     Attributes:
         value: or None where there is none.
@@ -44,7 +44,7 @@ class Cell:
         text: as printed in a paper, where it comes from one.
         mark: ``best``, ``second`` or nothing.
         clips: value and reference (NaN where there is none) of each clip that has a value, mean
-            over seeds; empty for figures without values per clip.
+            over seeds; empty for metrics of sets.
     """
 
     value: float | None = None
@@ -57,7 +57,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A strategy's figures. Rows that are not ``ranked`` are shown without competing."""
+    """A strategy's values.
+
+    Attributes:
+        title: of the row.
+        origin: ``measured``, ``reported`` or ``smoke``.
+        cells: by the column's name.
+        ranked: whether the row competes, or is only shown.
+        run: the name of the result.
+    """
 
     title: str
     origin: str
@@ -75,7 +83,7 @@ class Table:
         title: for people.
         facts: name and text, such as protocol and data.
         notes: one line each, below the table.
-        curves: figures over time, by figure and row's title.
+        curves: metric values over time, by metric's name and row's title.
     """
 
     slug: str
@@ -115,20 +123,20 @@ def ranked(table: Table) -> Table:
     return replace(table, rows=tuple(rows))
 
 
-def narrowed(table: Table, names: Iterable[str]) -> Table:
-    """The table with some of its columns alone, those that it has, in the order of ``names``."""
+def select_columns(table: Table, names: Iterable[str]) -> Table:
+    """The table with only those of its columns that ``names`` lists, in that order."""
     known = {column.name: column for column in table.columns}
     return replace(table, columns=tuple(known[name] for name in names if name in known))
 
 
 def rank_key(column: Column, cell: Cell) -> float | None:
-    """How far the figure is from the best thinkable, or None where it cannot be ranked."""
-    interval = _badness(column, cell, None)
+    """What cells of a column are sorted by, least first; None where a cell cannot be ranked."""
+    interval = _rank_interval(column, cell, None)
     return interval[0] if interval else None
 
 
-def _badness(column: Column, cell: Cell, interval: Interval | None) -> Interval | None:
-    """The value's badness, or that of an interval: lowest and highest within it."""
+def _rank_interval(column: Column, cell: Cell, interval: Interval | None) -> Interval | None:
+    """The least and the greatest ``rank_key`` within an interval, by default of the value alone."""
     if cell.value is None:
         return None
     low, high = interval or (cell.value, cell.value)
@@ -144,7 +152,7 @@ def _badness(column: Column, cell: Cell, interval: Interval | None) -> Interval 
 
 
 def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
-    """Rows that ``_tied`` with the leader share its mark."""
+    """Marks by row. Rows that tie with the best share its mark."""
     scored = {i: value for i, c in cells.items() if (value := rank_key(column, c)) is not None}
     if len(scored) < 2:
         return {}
@@ -162,23 +170,23 @@ def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
 def _tied(column: Column, first: Cell, second: Cell) -> bool:
     """Whether the paired bootstrap of the difference covers zero.
 
-    Figures without values per clip, such as Frechet distances, tie where their intervals overlap;
-    so do those with fewer than ``LEAST_PAIRS`` clips in common.
+    Values of metrics of sets, such as Frechet distances, tie where their intervals overlap; so do
+    those with fewer than ``MIN_PAIRS`` clips in common.
     """
     both = sorted(first.clips.keys() & second.clips.keys())
     pairs = [(first.clips[i][0], *second.clips[i]) for i in both]
     known = _columns(pairs, column)
     apart = bootstrap(known, lambda means: _behind(column, means))
-    if apart is not None and len(known) >= LEAST_PAIRS:
+    if apart is not None and len(known) >= MIN_PAIRS:
         return apart[0] <= 0 <= apart[1]
-    a, b = (_badness(column, c, c.interval) for c in (first, second))
+    a, b = (_rank_interval(column, c, c.interval) for c in (first, second))
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
 
 
 def _columns(
     pairs: Sequence[tuple[float, float, float]], column: Column
 ) -> list[tuple[float, ...]]:
-    """The reference's column only where it counts: elsewhere it is NaN."""
+    """Pairs with the reference's value only for direction ``reference``: elsewhere it is NaN."""
     return [p if column.direction == "reference" else p[:2] for p in pairs]
 
 
@@ -196,21 +204,21 @@ def _marked(row: Row, column: str, mark: str) -> Row:
 
 
 def _compatible(results: Sequence[Result]) -> list[list[Result]]:
-    """Lists within which no metric has figures of two versions or extractors."""
+    """Lists within which no metric has two versions or extractors."""
     lists: list[tuple[dict[str, tuple[object, ...]], list[Result]]] = []
     for result in results:
-        mine = {
+        versions = {
             name: (f.version, f.extractors)
             for name, f in result.metrics.items()
             if f.unavailable is None
         }
         for known, members in lists:
-            if all(known.get(name, made) == made for name, made in mine.items()):
-                known.update(mine)
+            if all(known.get(name, own) == own for name, own in versions.items()):
+                known.update(versions)
                 members.append(result)
                 break
         else:
-            lists.append((dict(mine), [result]))
+            lists.append((dict(versions), [result]))
     return [members for _, members in lists]
 
 
@@ -226,7 +234,7 @@ _COSTS: dict[str, Callable[[CostSummary], float]] = {
 }
 
 
-_TIMES: dict[str, Callable[[Timed], float | None]] = {
+_TIMES: dict[str, Callable[[TimingSummary], float | None]] = {
     "Timed (s)": lambda t: t.seconds,
     "Timed first frame (s)": lambda t: t.first_frame,
     "Timed frames": lambda t: t.frames,
@@ -236,9 +244,7 @@ _TIMES: dict[str, Callable[[Timed], float | None]] = {
 
 def _table(results: Sequence[Result], suffix: str) -> Table:
     first = results[0]
-    columns = [
-        Column(name, figure.direction, figure.unit) for name, figure in first.metrics.items()
-    ]
+    columns = [Column(name, found.direction, found.unit) for name, found in first.metrics.items()]
     hardware = sorted({r.cost.hardware for r in results if r.cost})
     if hardware:
         # Times of different machines are shown but not ranked.
@@ -259,7 +265,7 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         "Data": f"{first.data.name}{split} ({first.data.digest[:12]}),"
         f" {first.coverage.expected} clips",
         "Hardware": "; ".join(hardware),
-        "Timed": "; ".join(sorted({f"{rule_of(t)}; {t.hardware}" for t in measured})),
+        "Timed": "; ".join(sorted({f"{timing_method(t)}; {t.hardware}" for t in measured})),
         "Peak memory": "; ".join(sorted({t.memory_is for t in measured if t.memory_is})),
     }
     lead = columns[0]
@@ -297,8 +303,8 @@ def _curves(results: Sequence[Result], titles: Sequence[str]) -> dict[str, dict[
 
 def _row(result: Result, title: str) -> Row:
     cells = {
-        name: Cell(figure.value, figure.interval, figure.reference, clips=_clips(result, name))
-        for name, figure in result.metrics.items()
+        name: Cell(found.value, found.interval, found.reference, clips=_clips(result, name))
+        for name, found in result.metrics.items()
     }
     if result.cost:
         cells |= {name: Cell(get(result.cost)) for name, get in _COSTS.items()}
@@ -312,11 +318,11 @@ def _row(result: Result, title: str) -> Row:
 def _clips(result: Result, name: str) -> dict[str, tuple[float, float]]:
     values: dict[str, list[tuple[float, float]]] = {}
     for row in result.per_clip:
-        value = row["metrics"].get(name)
+        value = row.metrics.get(name)
         if value is not None:
-            reference = row.get("reference", {}).get(name)
+            reference = row.reference.get(name)
             one = (value, math.nan if reference is None else reference)
-            values.setdefault(row["id"], []).append(one)
+            values.setdefault(row.id, []).append(one)
     return {
         clip: (math.fsum(v for v, _ in found) / len(found), found[0][1])
         for clip, found in values.items()
@@ -340,11 +346,11 @@ def _notes(results: Sequence[Result]) -> list[str]:
             notes[f"{r.title}: {text}"] = None
         for text, names in notes_of(r).items():
             notes[f"{r.title}, {', '.join(names)}: {text}."] = None
-        for name, figure in r.metrics.items():
-            if figure.unavailable:
-                notes[f"{name} is unavailable: {figure.unavailable}."] = None
-            if figure.missing:
-                notes[f"{r.title}, {name}: not defined on {figure.missing} clips."] = None
+        for name, found in r.metrics.items():
+            if found.unavailable:
+                notes[f"{name} is unavailable: {found.unavailable}."] = None
+            if found.missing:
+                notes[f"{r.title}, {name}: not defined on {found.missing} clips."] = None
     return list(notes)
 
 

@@ -20,14 +20,14 @@ DIRECTIONS = {
     "reference": "`→ref`: the nearer to the reference's own figure the better.",
 }
 OVER_TIME = "-over-time"
-"""Behind a table's name: the files of its figures over time."""
+"""Follows a table's name in the names of its files of values over time."""
 OWN_REFERENCE = "It stands in parentheses."
 
 
 def markdown(table: Table) -> str:
     """A Markdown page with one table."""
     head = ["Row", "Origin", *(_heading(c) for c in table.columns)]
-    body = [[_escape(row.title), row.origin, *_figures(table, row)] for row in table.rows]
+    body = [[_escape(row.title), row.origin, *_cell_texts(table, row)] for row in table.rows]
     lines = [f"# {table.title}", ""]
     lines += [f"- {name}: {text}" for name, text in table.facts.items()]
     lines += ["", _line(head), _line(["---", "---", *("---:" for _ in table.columns)])]
@@ -42,7 +42,7 @@ def markdown(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
-    """One line per row: each figure in full, its interval, reference and mark."""
+    """One line per row: each value with all digits, its interval, reference and mark."""
     out = io.StringIO()
     writer = _csv.writer(out, lineterminator="\n")
     parts = ("", " low", " high", " reference", " mark")
@@ -56,7 +56,7 @@ def csv(table: Table) -> str:
 
 
 def show(table: Table) -> None:
-    """Print a table in the terminal, turned: a line per figure, best and second marked."""
+    """Print a table in the terminal, transposed: a line per metric, best and second marked."""
     import rich.table
     from rich.markup import escape
 
@@ -73,15 +73,15 @@ def show(table: Table) -> None:
 
 
 def curves_csv(table: Table) -> str:
-    """One line per figure, row and bin of frames: first and last frame, value, clips."""
+    """One line per metric, row and bin of frames: first and last frame, value, clips."""
     out = io.StringIO()
     writer = _csv.writer(out, lineterminator="\n")
     writer.writerow(["figure", "row", "first frame", "last frame", "value", "clips"])
-    for figure, rows in table.curves.items():
+    for name, rows in table.curves.items():
         for title, curve in rows.items():
             for k, (value, clips) in enumerate(zip(curve.values, curve.clips, strict=True)):
                 span = k * curve.frames, (k + 1) * curve.frames - 1
-                writer.writerow([figure, title, *span, "" if value is None else value, clips])
+                writer.writerow([name, title, *span, "" if value is None else value, clips])
     return out.getvalue()
 
 
@@ -89,7 +89,7 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": csv}
 
 
 def number(value: float) -> str:
-    """Four significant digits or so, without an exponent; counts as such."""
+    """About four significant digits, without an exponent; integers over 1 without decimals."""
     size = abs(value)
     decimals = 1 if size >= 100 else 2 if size >= 10 else 3
     if size > 1 and value == int(value):
@@ -109,11 +109,11 @@ def _legend(table: Table) -> str:
     return " ".join(words)
 
 
-def _figures(table: Table, row: Row) -> list[str]:
-    return [_figure(row.cells.get(column.name, Cell()), column) for column in table.columns]
+def _cell_texts(table: Table, row: Row) -> list[str]:
+    return [_cell_text(row.cells.get(column.name, Cell()), column) for column in table.columns]
 
 
-def _figure(cell: Cell, column: Column) -> str:
+def _cell_text(cell: Cell, column: Column) -> str:
     text = _value(cell, column, {"best": "**{}**", "second": "<u>{}</u>"}.get(cell.mark, "{}"))
     if cell.value is not None and cell.interval:
         text += " [{}, {}]".format(*map(number, cell.interval))

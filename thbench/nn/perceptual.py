@@ -111,13 +111,13 @@ def _layers(wanted: VGG19_Weights | None) -> nn.Sequential:
     return cast(nn.Sequential, net.features)
 
 
-def vgg_is_here() -> bool:
+def has_vgg_weights() -> bool:
     """Whether VGG-19's weights lie in one of the folders that they are taken from."""
     own = weight_files.folder() / weight_files.WEIGHTS["vgg19"].file
     return own.is_file() or (_hub() / Path(VGG_URL).name).is_file()
 
 
-def absent_vgg() -> str:
+def vgg_remedy() -> str:
     """What to do where they do not."""
     return (
         f"the perceptual loss needs VGG-19: run `thbench weights pull vgg19`, put {VGG_URL} into"
@@ -130,5 +130,5 @@ def _hub() -> Path:
 
 
 def _missing(error: Exception) -> str:
-    text = absent_vgg()
+    text = vgg_remedy()
     return f"{text[0].upper()}{text[1:]} (it could not be fetched: {error})."

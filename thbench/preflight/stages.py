@@ -36,6 +36,8 @@ def check_stage(run: Preflight, name: str, estimates: bool) -> None:
         stage = run.networks.stage(name)
         if settings.max_steps:
             stage.check_draw(settings.draw)
+            if part * run.world * run.config.trainer.accumulate == settings.batch_size:
+                stage.check_part(part)
     except UserError as error:
         run.add_error(name, error)
         return

@@ -37,8 +37,12 @@ class StepCounter(Callback):
         self._validation = contextlib.ExitStack()
 
     @property
+    def state_key(self) -> str:
+        return "steps"  # in checkpoints, whatever the class is called
+
+    @property
     def done(self) -> int:
-        """StepCounter done since training first began."""
+        """Steps done since training first began."""
         return self._parts // self.accumulate
 
     @property

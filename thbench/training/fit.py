@@ -44,6 +44,7 @@ from thbench.training.runs import (
     load_nets,
     order,
     read_checkpoint,
+    remember_sources,
     stage_run,
     write_config,
 )
@@ -138,7 +139,7 @@ def build_trainer(
         config: devices, precision, intervals.
         stage_config: length, clipping, averaging.
         run: where it writes.
-        stage: what is trained; only whether it optimises by hand matters here.
+        stage: what is trained: whether it optimises by hand, and which parts of a batch it takes.
         data: its data.
         metadata: what checkpoints say of themselves.
         resume: the step that it goes on from.
@@ -179,7 +180,8 @@ def build_trainer(
         use_distributed_sampler=False,
         benchmark=True,
     )
-    RankShard(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)  # or say why not
+    share = RankShard(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)
+    stage.check_part(len(share.slots(0)))
     return trainer
 
 
@@ -253,6 +255,7 @@ def _start(config: Config, run: StageRun, resume: int) -> None:
     rank_zero_print(f"{run.name}: training {from_where}to step {limit}, {run.folder}")
     run.folder.mkdir(parents=True, exist_ok=True)
     if is_rank_zero():
+        remember_sources(config, run.name)
         write_config(config, run)
         run.update_record(
             title=config.title,

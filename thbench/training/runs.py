@@ -28,6 +28,8 @@ from thbench.core.registry import resolve
 from thbench.core.seeding import derive_seed
 from thbench.core.signatures import check_keys
 from thbench.data.datamodule import read_digest
+from thbench.data.embedding.encoders import ENCODERS
+from thbench.training.sources import content_of, remember
 from thbench.training.stage import Stage, StageContext
 
 META = "thbench"
@@ -362,7 +364,12 @@ def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
         del own[key]
     kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
     own["class"] = kind.fingerprint()
-    own |= {"audio": config.data.audio} if kind.uses_audio else {}
+    for key in kind.neutral:
+        own["model"].pop(key, None)
+    for key in kind.sources:
+        if given := own["model"].get(key):
+            own["model"][key] = content_of(str(given), Path(config.runs))
+    own |= {"audio": _sound(config)} if kind.uses_audio else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,
@@ -372,3 +379,24 @@ def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
         "needs": {n: content_hash(_fingerprint(config, n, data)) for n in stage.needs},
         "init_from": stage.init_from and content_hash(_fingerprint(config, stage.init_from, data)),
     }
+
+
+def _sound(config: Config) -> dict[str, str]:
+    """The audio encoder and its version, with the content of its weights in place of their path."""
+    kind, _, source = config.data.audio.partition("=")
+    found = {"encoder": kind}
+    if source:
+        found["weights"] = content_of(source, Path(config.runs))
+    if kind in ENCODERS:  # others are embeddings that somebody put beside the data
+        found["version"] = ENCODERS.load(kind).version
+    return found
+
+
+def remember_sources(config: Config, name: str) -> None:
+    """Write down the contents of what a stage takes from outside, for machines without it."""
+    stage = _stage(config, name)
+    kind: type[Stage] = resolve(stage.target, Stage)  # type: ignore[type-abstract]
+    found = [stage.model.get(key) for key in kind.sources]
+    found += [config.data.audio.partition("=")[2]] if kind.uses_audio else []
+    for source in filter(None, found):
+        remember(str(source), Path(config.runs))

@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig, OptimConfig
+from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
 from thbench.training.optim import build_optimizer
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Frozen:
@@ -74,10 +77,15 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     net: nn.Module
     batches_seen: Tensor
+    stable_name = "stage"
     version: ClassVar[int] = 1
     """Of this class and of the trainer, for all stages."""
     uses_audio: ClassVar[bool] = True
     """Whether the result depends on the sound; if not, strategies of any encoder share it."""
+    neutral: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``model:`` that name files from outside, which are hashed by their content."""
     config_blocks: ClassVar[Blocks] = {}
     """Of ``model:``, what takes the keys of the blocks inside: ``{"net": MyNet}``, so that a
     misspelt key is found before anything is trained; see ``thbench.core.signatures``."""
@@ -88,6 +96,39 @@ class Stage(Versioned, L.LightningModule, ABC):
         self.frozen = {name: Frozen(net) for name, net in context.needs.items()}
         self.terms: dict[str, Tensor] = {}
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def network_class(cls) -> type[nn.Module]:
+        """What ``net`` is declared to be; ``nn.Module`` where the class does not say."""
+        try:
+            declared = get_type_hints(cls).get("net")
+        except NameError:  # imported for type checkers alone
+            return nn.Module
+        return declared if isinstance(declared, type) else nn.Module
+
+    def needed(self, name: str, kind: type[Network]) -> Network:
+        """The trained network of a stage that this one builds on.
+
+        Args:
+            name: of that stage.
+            kind: the class that its network must have.
+
+        Raises:
+            UserError: ``needs:`` does not name the stage, or it trains another network.
+        """
+        own = type(self).__name__
+        if name not in self.frozen:
+            raise UserError(
+                f"{own} builds on stage '{name}', which trains a {kind.__name__}: add it to the"
+                f" stage's needs: [{name}]."
+            )
+        net = self.frozen[name].module
+        if not isinstance(net, kind):
+            raise UserError(
+                f"{own} builds on a {kind.__name__}, and stage '{name}' of its needs trains a"
+                f" {type(net).__name__}: name the stage that trains the former '{name}'."
+            )
+        return net
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -102,6 +143,16 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError, before any step, if what is drawn cannot be learned from."""
+
+    def check_part(self, clips: int) -> None:
+        """Raise a UserError if the loss cannot be computed on parts of a batch.
+
+        A loss is a mean over clips, or over groups of them, that each part holds whole; then
+        devices and accumulation do not change what is minimised.
+
+        Args:
+            clips: of a global batch that a device sees at once.
+        """
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
         """What training takes from outside of the data set and is not here: weights, mostly.

@@ -2,7 +2,8 @@
 
 import pytest
 
-from thbench import config, layers
+from thbench import config
+from thbench.config import merge
 from thbench.core.errors import UserError
 
 TEXT = """
@@ -74,7 +75,7 @@ def test_a_stage_is_like_another_but_for_what_it_says(toy):
 )
 def test_likeness_that_leads_nowhere_is_told(stages, message):
     with pytest.raises(UserError, match=message):
-        layers.complete_stages(stages)
+        merge.complete_stages(stages)
 
 
 def test_a_switch_is_a_layer(toy):
@@ -119,10 +120,10 @@ def test_null_takes_out_in_layers(tmp_path):
 
 def test_null_in_a_file_s_switch_outlives_that_of_its_base():
     base = {"switches": {"s": {"options": {"weights": {"lip": 1}}}}}
-    merged = layers.stack([base, {"switches": {"s": {"options": {"weights": None}}}}])
+    merged = merge.stack([base, {"switches": {"s": {"options": {"weights": None}}}}])
     below = {"options": {"weights": {"eyes": 2}, "guidance": 1}}
-    on = layers.take_switches(merged["switches"], {"s": True})
-    assert layers.stack([below, *on]) == {"options": {"guidance": 1}}
+    on = merge.take_switches(merged["switches"], {"s": True})
+    assert merge.stack([below, *on]) == {"options": {"guidance": 1}}
 
 
 def test_null_takes_out_in_words(tmp_path):
@@ -139,5 +140,5 @@ def test_null_takes_out_in_words(tmp_path):
 
 def test_layers_are_left_as_they_were():
     low = {"a": {"b": 1}}
-    assert layers.stack([low, {"a": {"c": 2}}]) == {"a": {"b": 1, "c": 2}}
+    assert merge.stack([low, {"a": {"c": 2}}]) == {"a": {"b": 1, "c": 2}}
     assert low == {"a": {"b": 1}}

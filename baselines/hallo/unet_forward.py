@@ -8,58 +8,73 @@ ReferenceNet's features enter the self-attention, and other modules act between 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diffusers import UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, cat, nn
 
-from thbench.nn.input_init import level
+from thbench.nn.input_init import unit_gain
 
 
-class Guide(Protocol):
+class FeatureHook(Protocol):
     """What is done on the way. Places and transformers are numbered in order of the walk."""
 
-    def see(self, transformer: int, x: Tensor) -> Tensor:
+    def key_values(self, transformer: int, x: Tensor) -> Tensor:
         """What a self-attention's queries ``x`` (N, hw, C) attend to: (N, L, C)."""
 
-    def after(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+    def post_block(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
         """What goes on from behind a residual block, and its transformer if it has one."""
 
 
-def build_unet(
-    latent_dim: int,
-    *,
-    channels: Sequence[int] = (320, 640, 1280, 1280),
-    attends: Sequence[bool] = (True, True, True, False),
-    layers: int = 2,
-    heads: int = 8,
-    groups: int = 32,
-    token_dim: int = 768,
-) -> nn.Module:
-    """A U-Net of Stable Diffusion's kind; the defaults are version 1.5's (859.5M parameters)."""
-    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends]
-    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Sizes of a U-Net; the defaults are Stable Diffusion 1.5's (859.5M parameters).
+
+    Attributes:
+        channels: at each resolution, finest first.
+        attends: whether there are transformers at that resolution.
+        layers: residual blocks at each resolution on the way down; one more on the way up.
+        heads: of the attentions.
+        groups: of the group norms.
+        token_dim: channels of the tokens that its cross-attentions attend to.
+    """
+
+    channels: Sequence[int] = (320, 640, 1280, 1280)
+    attends: Sequence[bool] = (True, True, True, False)
+    layers: int = 2
+    heads: int = 8
+    groups: int = 32
+    token_dim: int = 768
+
+
+def build_unet(latent_dim: int, config: UNetConfig) -> nn.Module:
+    """A U-Net of Stable Diffusion's kind, from and to latents of ``latent_dim`` channels."""
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attends]
+    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attends)]
     unet: Any = UNet2DConditionModel(
         in_channels=latent_dim,
         out_channels=latent_dim,
         down_block_types=tuple(down),
         up_block_types=tuple(up),
-        block_out_channels=tuple(channels),
-        layers_per_block=layers,
-        attention_head_dim=heads,  # diffusers' name for it; version 1.5 has 8 heads
-        norm_num_groups=groups,
-        cross_attention_dim=token_dim,
+        block_out_channels=tuple(config.channels),
+        layers_per_block=config.layers,
+        attention_head_dim=config.heads,  # diffusers' name for it; version 1.5 has 8 heads
+        norm_num_groups=config.groups,
+        cross_attention_dim=config.token_dim,
     )
     for transformer in transformers(unet):
         # The portrait is among all that a self-attention averages over.
         own = transformer.transformer_blocks[0].attn1
-        level(own.to_v)
-        level(own.to_out[0])
+        unit_gain(own.to_v)
+        unit_gain(own.to_out[0])
     return unet  # type: ignore[no-any-return]
 
 
-def walk(unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide) -> Tensor:
+def unet_forward(
+    unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, hook: FeatureHook
+) -> Tensor:
     """The network's output, (N, C, h, w).
 
     Args:
@@ -67,11 +82,11 @@ def walk(unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide)
         x: (N, C, h, w) noisy latents.
         time: (N,) indices of the scheduler.
         tokens: (N, K, token_dim), what its cross-attentions see.
-        guide: is called on the way.
+        hook: is called on the way.
     """
     net: Any = unet
     emb = net.time_embedding(net.time_proj(time).to(x.dtype))
-    steps = _Steps(guide, tokens)
+    steps = _Steps(hook, tokens)
     x = net.conv_in(x)
     kept = [x]
     for block in net.down_blocks:
@@ -94,40 +109,40 @@ def walk(unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, guide: Guide)
 
 def transformers(unet: nn.Module) -> list[Any]:
     """The spatial transformers in order of the walk."""
-    return [attention for _, attention in _places(unet) if attention is not None]
+    return [attention for _, attention in _blocks(unet) if attention is not None]
 
 
-def places(unet: nn.Module) -> list[bool]:
+def has_transformer(unet: nn.Module) -> list[bool]:
     """For each place behind a residual block, in order, whether it has a transformer."""
-    return [attention is not None for _, attention in _places(unet)]
+    return [attention is not None for _, attention in _blocks(unet)]
 
 
 class _Steps:
     """Counts places and transformers, and runs the latter."""
 
-    def __init__(self, guide: Guide, tokens: Tensor) -> None:
-        self.guide, self.tokens = guide, tokens
+    def __init__(self, hook: FeatureHook, tokens: Tensor) -> None:
+        self.hook, self.tokens = hook, tokens
         self.place, self.transformer = 0, 0
 
     def take(self, x: Tensor, attention: Transformer2DModel | None) -> Tensor:
         number = None
         if attention is not None:
             number = self.transformer
-            x = _attend(attention, x, self.tokens, lambda y: self.guide.see(number, y))
+            x = _attend(attention, x, self.tokens, lambda y: self.hook.key_values(number, y))
             self.transformer += 1
-        x = self.guide.after(self.place, number, x)
+        x = self.hook.post_block(self.place, number, x)
         self.place += 1
         return x
 
 
 def _attend(
-    net: Transformer2DModel, x: Tensor, tokens: Tensor, see: Callable[[Tensor], Tensor]
+    net: Transformer2DModel, x: Tensor, tokens: Tensor, key_values: Callable[[Tensor], Tensor]
 ) -> Tensor:
     part: Any = net
     y = part.proj_in(part.norm(x)).flatten(2).transpose(1, 2)
     (block,) = part.transformer_blocks
     normed = block.norm1(y)
-    y = y + block.attn1(normed, encoder_hidden_states=see(normed))
+    y = y + block.attn1(normed, encoder_hidden_states=key_values(normed))
     y = y + block.attn2(block.norm2(y), encoder_hidden_states=tokens)
     y = y + block.ff(block.norm3(y))
     return x + part.proj_out(y.transpose(1, 2).unflatten(-1, x.shape[-2:]))
@@ -138,7 +153,7 @@ def _layers(block: Any) -> Iterator[tuple[nn.Module, Transformer2DModel | None]]
     return zip(block.resnets, attentions, strict=True)
 
 
-def _places(unet: Any) -> Iterator[tuple[nn.Module, Transformer2DModel | None]]:
+def _blocks(unet: Any) -> Iterator[tuple[nn.Module, Transformer2DModel | None]]:
     for block in unet.down_blocks:
         yield from _layers(block)
     yield unet.mid_block.resnets[0], unet.mid_block.attentions[0]

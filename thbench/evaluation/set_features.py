@@ -1,0 +1,60 @@
+"""Features of all clips together: what metrics of sets compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from metrics.base import BenchMetric
+
+Features = Mapping[str, Any]
+
+
+class SetFeatures:
+    """Holds the features that metrics of sets need, for bins and for leaving clips out afterwards.
+
+    Args:
+        needs: names of the features to hold.
+
+    Attributes:
+        clips: id, features of the generated clip, and those of the reference clip; the latter are
+            None where there is no reference, or it was given with an earlier seed.
+    """
+
+    def __init__(self, needs: Sequence[str]) -> None:
+        self.needs = needs
+        self.clips: list[tuple[str, Features, Features | None]] = []
+
+    def add(self, clip_id: str, generated: Features, reference: Features | None) -> None:
+        """Take in a clip. Those of one id, generated with several seeds, come one after another."""
+        # With several seeds the reference clip still counts once.
+        seen = any(known == clip_id for known, _, _ in self.clips[-1:])
+        theirs = None if seen or reference is None else {k: reference[k] for k in self.needs}
+        self.clips.append((clip_id, {k: generated[k] for k in self.needs}, theirs))
+
+    def update(self, metrics: Sequence[BenchMetric]) -> None:
+        """Feed metrics with the clip that was added last."""
+        _, generated, reference = self.clips[-1]
+        for metric in metrics:
+            metric.update(generated, reference)
+
+    def leave_out(self, make: Callable[[], BenchMetric], groups: int) -> Iterator[float]:
+        """The value of a metric without each group of clips in turn.
+
+        Args:
+            make: a new metric, without any clip.
+            groups: how many; no more than there are clip ids.
+
+        Yields:
+            The value without the group, NaN where no clip is left.
+        """
+        ids = sorted({clip for clip, _, _ in self.clips})
+        groups = min(groups, len(ids))
+        for group in range(groups):
+            out = set(ids[group::groups])
+            metric = make()
+            for clip, generated, reference in self.clips:
+                if clip not in out:
+                    metric.update(generated, reference)
+            yield float(metric.compute()) if metric.update_count else math.nan
