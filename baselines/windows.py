@@ -19,7 +19,7 @@ from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
-from thbench.data.dataset import fewest_shown, frame_range
+from thbench.data.dataset import fewest_frames, frame_range
 from thbench.dawn.a2v import A2VStage
 from thbench.dawn.a2v_net import FlowConditions
 from thbench.diffusion.process import sample_together
@@ -99,7 +99,7 @@ class WindowStage(A2VStage):
                 f"A window of plan '{name}' spans {needed} frames, and the stage draws"
                 f" {fewest}: raise its draw.frames, or lower the plan's sizes or model.clip."
             )
-        shortest = fewest_shown(draw)
+        shortest = fewest_frames(draw)
         if not self._rounds(plans.build(n=shortest, **self.plan)):
             raise UserError(self._no_window(shortest))
 

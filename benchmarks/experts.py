@@ -4,7 +4,7 @@
 
 The data set is made where it is absent (see ``thbench data synth``). Three nets are trained on its
 training people from the renderer's own labels: ``face`` reads pose, mouth and lids, ``identity``
-tells people apart, ``sync`` puts lips and sound into one space. Weights go where the package looks
+tells people apart, ``sync`` puts lips and audio into one space. Weights go where the package looks
 for them, the figures to ``docs/scoring/experts.md``. About ten minutes on one core. The basis of
 expressions, found from the landmarks alone, is a fourth file.
 """
@@ -39,13 +39,13 @@ from thbench.data.synthetic.make import synthesize
 
 SPLITS = {"train": 400, "val": 24, "test": 24}
 SHIFTS = range(-8, 9)
-REACH = 15  # frames to either side among which the sound of now is to be found
+REACH = 15  # frames to either side among which the audio of now is to be found
 
 
 @dataclass(frozen=True)
 class Footage:
     """A split in memory: frames (N, T, 3, 64, 64) uint8, mouths (N, T, 3, 32, 32) uint8,
-    sounds (N, T - 5, 13, 20), what was planted (N, T, reads).
+    audio signals (N, T - 5, 13, 20), what was planted (N, T, reads).
     """
 
     frames: Tensor
@@ -206,7 +206,7 @@ def judge_identity(net: FaceNet, footage: Footage) -> dict[str, float]:
 
 
 def fit_sync(footage: Footage, steps: int = 1500, clips: int = 4) -> SyncExpert:
-    """Two towers; the sound of now is to be nearest among those of ``REACH`` frames around."""
+    """Two towers; the audio of now is to be nearest among those of ``REACH`` frames around."""
     net = SyncExpert()
     optimiser, schedule = _optimise(net, steps)
     for _ in trange(steps, desc="sync", disable=None):
@@ -222,7 +222,7 @@ def fit_sync(footage: Footage, steps: int = 1500, clips: int = 4) -> SyncExpert:
 
 
 def judge_sync(net: SyncExpert, footage: Footage) -> dict[str, float]:
-    """Share of clips whose sound, shifted by k frames, is read as shifted by k."""
+    """Share of clips whose audio, shifted by k frames, is read as shifted by k."""
     right: list[bool] = []
     clean: list[float] = []
     for seen, sounds in zip(footage.mouths, footage.sounds, strict=True):

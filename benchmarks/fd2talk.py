@@ -1,26 +1,31 @@
-"""Does FD2Talk learn? Motion on held-out synthetic people, against the planted truth.
+"""Does FD2Talk learn? Motion on held-out synthetic people, against the ground truth.
 
-    python benchmarks/fd2talk.py [--out runs/learning] [key=value ...]
+    python -m benchmarks.fd2talk [--out runs/learning] [key=value ...]
 
-Needs the data set of ``benchmarks/learning.py``. Trains the stages of the tiny scale that are
+Needs the data set of ``benchmarks.learning``. Trains the stages of the tiny scale that are
 missing, and the motion stage once more without L_sync, and measures on people that training never
-saw: the mouth opening that predicted coefficients have, within clips, against the planted one, with
-the clip's own sound and with another's; the standard deviation of predicted poses against the
+saw: the mouth opening that predicted coefficients have, within clips, against the ground truth,
+with the clip's own audio and with another's; the standard deviation of predicted poses against the
 filmed ones; frames made from measured coefficients against copies of the portrait and against
 another moment's coefficients; and the mouth that ``synthetic-face`` reads off whole videos, made
-from a sound alone. Resumable.
+from audio alone. Resumable.
 Writes ``fd2talk.md``, ``fd2talk.json`` and ``fd2talk.png`` to ``--report``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from held_out import (
+from torch import Tensor
+
+from baselines.fd2talk.frame import FrameNet
+from baselines.fd2talk.strategy import FD2Talk, FrameConditions
+from benchmarks.held_out import (
     arguments,
     correlation,
     generate,
@@ -32,10 +37,6 @@ from held_out import (
     told,
     words,
 )
-from torch import Tensor
-
-from baselines.fd2talk.frame import FrameNet
-from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from metrics.diversity import pose_spread
 from thbench import config
 from thbench.core.files import write_atomic
@@ -52,9 +53,9 @@ SHOWN = 4
 MOMENTS = 3
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, report."""
-    given = arguments(__doc__ or "", clips=16)
+    given = arguments(__doc__ or "", 16, argv)
     report = Path(given.report)
     report.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict] = {}
@@ -84,11 +85,12 @@ def motion(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, flo
             name: correlation(opening(strategy, request, shown), planted)
             for name, shown in (
                 ("mouth r", made),
-                ("mouth r, another's sound", coefficients(strategy, swapped)),
+                ("mouth r, another's audio", coefficients(strategy, swapped)),
                 ("mouth r, measured coefficients", filmed(strategy, request, asked, i)),
             )
         }
         values["diversity"] = pose_spread(made[:, strategy.motion_net.expression :])
+        assert request.pose is not None
         values["diversity, filmed"] = pose_spread(request.pose)
         for key, value in values.items():
             found.setdefault(key, []).append(value)
@@ -98,13 +100,13 @@ def motion(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, flo
 
 
 def videos(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, float]:
-    """Mouths read off whole videos, made from portrait and sound."""
+    """Mouths read off whole videos, made from portrait and audio."""
     found = []
     for i, (request, swapped, planted) in enumerate(told(asked, root)):
         films = [generate(strategy, _unled(given)) for given in (request, swapped)]
         films.append(asked.store.frames(i, np.arange(request.n_frames)))
         found.append([correlation(mouth(film), planted) for film in films])
-    names = ("own sound", "another's sound", "filmed frames")
+    names = ("own audio", "another's audio", "filmed frames")
     return dict(zip(names, np.nanmean(found, axis=0).tolist(), strict=True))
 
 
@@ -114,12 +116,14 @@ def _unled(request: Request) -> Request:
 
 
 def coefficients(strategy: FD2Talk, request: Request) -> Tensor:
-    """What the first pass makes of a sound alone: (T, E + 6)."""
+    """What the first pass generates from audio alone: (T, E + 6)."""
     request = _unled(request)
     conditions = strategy.encode(request)
     first = strategy.passes(request)[0]
     parts = [latent for _, latent in execute(first, strategy, conditions, request, Cost())]
-    return strategy.update_conditions(first, torch.cat(parts), conditions).motion
+    motion = strategy.update_conditions(first, torch.cat(parts), conditions).motion
+    assert motion is not None
+    return motion
 
 
 def filmed(strategy: FD2Talk, request: Request, asked: SplitRequests, i: int) -> Tensor:
@@ -193,24 +197,24 @@ def page(rows: dict[str, dict], clips: int) -> str:
     lines += ["## Frames", "", *table([["frames against what was filmed", "PSNR, dB"], *pictures])]
     lines += ["", "Portrait, filmed, autoencoder, made:", "", "![frames](fd2talk.png)", ""]
     mouths = [[name, f"{value:.2f}"] for name, value in rows["videos"].items()]
-    lines += ["## Videos from sound", "", *table([["video", "mouth r"], *mouths]), "", _READ, ""]
+    lines += ["## Videos from audio", "", *table([["video", "mouth r"], *mouths]), "", _READ, ""]
     lines += ["## Training", "", *table([["stage", "steps", "minutes"], *times]), ""]
     lines += ["Wall time on a busy machine, one thread.", ""]
     return "\n".join(lines)
 
 
 _INTRODUCTION = (
-    "Made by `python benchmarks/fd2talk.py`; 'smoke' scale, {} synthetic people that training never"
-    " saw. Correlations are within clips, with the planted mouth opening; diversity in degrees."
+    "Made by `python -m benchmarks.fd2talk`; 'smoke' scale, {} synthetic people that training never"
+    " saw. Correlations are within clips, with the true mouth opening; diversity in degrees."
 )
 _GOALS = (
-    "Wanted: mouth r 0.6 or more, near 0 with another clip's sound; diversity ratio 0.7 to 1.3."
+    "Wanted: mouth r 0.6 or more, near 0 with another clip's audio; diversity ratio 0.7 to 1.3."
 )
 
 
 _READ = (
-    "Correlation within clips of the mouth opening that `synthetic-face` reads off the pictures"
-    " with the planted one."
+    "Correlation within clips of the mouth opening that `synthetic-face` reads off the images"
+    " with the ground-truth one."
 )
 
 

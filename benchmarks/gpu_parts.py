@@ -239,7 +239,7 @@ def _steps(
     with console.quiet():
         trainer = devices.make_trainer(
             loaded.trainer,
-            in_turn=not stage.automatic_optimization,
+            alternating=not stage.automatic_optimization,
             devices=1,
             precision=MIXED,
             max_epochs=1,

@@ -4,7 +4,7 @@
 
 Needs the data set of ``benchmarks.learning``. Trains the tiny scale, measures the loss on
 held-out people before and after each stage, and generates held-out clips with the lip region's
-weight at 0, 1 and 2, and once with another clip's sound. Mouth motion is read by the net for such
+weight at 0, 1 and 2, and once with another clip's audio. Mouth motion is read by the net for such
 faces (``synthetic-face``) and, without any net, as the change of pixels in the box around the
 portrait's lips. Resumable.
 Writes ``hallo.json``, ``hallo.md``, ``hallo-lips.png`` and ``hallo-masks.png`` to ``--report``.
@@ -52,7 +52,7 @@ STAGES = ("image", "video")
 WEIGHTS = (0.0, 1.0, 2.0)
 FRAMES = 44  # of a generated clip: a first segment, two whole ones, and a rest
 BATCHES = 12  # of held-out clips, for a loss
-OTHER = "1, another's sound"
+OTHER = "1, another's audio"
 MOTION, HEARD = "mouth, deviation", "r with planted mouth"
 COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 0.4, 1.0)}
 
@@ -207,14 +207,14 @@ def page(found: dict[str, Any], people: str) -> str:
         "",
         "Deviation within a clip of the mouth opening that `synthetic-face` reads; mean change from"
         " frame to frame in the box around the portrait's lips, in grey levels; correlation with"
-        " the opening that was planted beside the clip's own sound. Guidance and steps are the tiny"
+        " the opening that was planted beside the clip's own audio. Guidance and steps are the tiny"
         " scale's.",
         "",
         verdict(weights),
         "",
-        "![frames at lip weight 0, 1 and 2, and with another sound](hallo-lips.png)",
+        "![frames at lip weight 0, 1 and 2, and with another audio](hallo-lips.png)",
         "",
-        "## Where the sound acts",
+        "## Where the audio acts",
         "",
         "![lip, expression and pose regions](hallo-masks.png)",
         "",

@@ -1,4 +1,4 @@
-"""What benchmarks of trained systems share: held-out clips with a planted truth, and figures."""
+"""What benchmarks of trained systems share: held-out clips with a ground truth, and figures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def metadata(loaded: config.Config, stage: str) -> dict[str, float]:
 
 
 def told(asked: SplitRequests, root: Path) -> Iterator[tuple[Request, Request, np.ndarray]]:
-    """Each clip, the same with another's sound, and the mouth opening (T,) planted in it."""
+    """Each clip, the same with another's audio, and the mouth opening (T,) planted in it."""
     truths = {clip.id: clip.extra["truth"] for clip in manifest.read(root)}
     requests = [asked[i] for i in range(len(asked))]
     for request, other in zip(requests, [*requests[1:], requests[0]], strict=True):
@@ -85,7 +85,7 @@ def psnr(made: Tensor, wanted: Tensor) -> float:
 
 
 def sheet(pictures: Sequence[Tensor], columns: int, path: Path) -> None:
-    """Pictures (3, H, W) in [0, 1] in rows, twice as large: those of the tiny scale are small."""
+    """Images (3, H, W) in [0, 1] in rows, twice as large: those of the tiny scale are small."""
     shown = torch.stack(list(pictures)).repeat_interleave(2, -2).repeat_interleave(2, -1)
     save_image(shown, path, nrow=columns)
 

@@ -1,11 +1,11 @@
-"""Does DAWN learn? Held-out synthetic faces and speech, measured against the planted truth.
+"""Does DAWN learn? Held-out synthetic faces and speech, measured against the ground truth.
 
     python -m benchmarks.learning [--out runs/learning]
 
 renders a data set, trains the tiny scale and, at several points of each stage, measures on test
 identities that training never saw. Correlations are taken within clips and averaged: pooled over
 clips, an untrained model scores through the portrait alone. Face Mesh reads the videos; mouth and
-lids, of which it misses much in small pictures, are read once more by a net trained for such faces
+lids, of which it misses much in small images, are read once more by a net trained for such faces
 (``synthetic-face``); the row "true frames" says what either can read at best. The truth comes from
 the renderer. Resumable: run it again and it goes on. Writes ``learning.json``, ``learning.md``,
 ``learning.png`` and ``reconstructions.png`` to ``--report``.
@@ -101,7 +101,7 @@ class HeldOut:
         config: of the tiny scale.
         split: ``test``, or ``val`` while a recipe is looked for.
         clips: so many are reconstructed; half of them are generated.
-        sheet: the picture that shows reconstructions.
+        sheet: the image that shows reconstructions.
     """
 
     config: config.Config
@@ -206,7 +206,7 @@ def _look(
 
 
 def follow(held_out: HeldOut, stage: str) -> dict[str, float]:
-    """Whole clips from portrait, sound and given motion; the mouth again with another's sound."""
+    """Whole clips from portrait, audio and given motion; the mouth again with another's audio."""
     loaded = held_out.config
     nets = {role: s for role, s in loaded.nets.items() if role != "pbnet"} | {"a2v": stage}
     strategy = assemble.assemble(replace(loaded, nets=nets)).strategy
@@ -227,7 +227,7 @@ def follow(held_out: HeldOut, stage: str) -> dict[str, float]:
     ]
     shuffled = agreement(ids, [generate(strategy, r) for r in swapped], loaded)
     names = ("mouth", "mouth, expert")
-    return figures | {f"{name}, shuffled sound": shuffled[name] for name in names}
+    return figures | {f"{name}, shuffled audio": shuffled[name] for name in names}
 
 
 def agreement(
@@ -320,7 +320,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(title=stage, xlabel="step", ylim=(-0.2, 1))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    np.atleast_1d(axes)[0].set_ylabel("r with the planted truth, within clips")
+    np.atleast_1d(axes)[0].set_ylabel("r with the ground truth, within clips")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -1,11 +1,11 @@
-"""Do mouths follow the sound? Every trained strategy, the same held-out clips, an even hand.
+"""Do mouths follow the audio? Every trained strategy, the same held-out clips, an even hand.
 
     python -m benchmarks.mouths [--out runs/learning] [strategy ...]
 
 Needs what ``benchmarks.learning``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
-Each strategy makes the same clips from portrait and sound, with no motion to follow, and once more
-with another clip's sound. The mouth opening that ``synthetic-face`` reads off the pictures is
-correlated, within clips, with the one planted beside the clip's own sound. Resumable.
+Each strategy makes the same clips from portrait and audio, with no motion to follow, and once more
+with another clip's audio. The mouth opening that ``synthetic-face`` reads off the images is
+correlated, within clips, with the one planted beside the clip's own audio. Resumable.
 Writes ``mouths.json`` and ``mouths.md`` to ``--report``.
 """
 
@@ -57,13 +57,13 @@ def page(rows: dict[str, list[str]], asked: dict[str, Any]) -> str:
     """The page; best first."""
     best = sorted(rows.values(), key=lambda row: float(row[1]), reverse=True)
     lines = [
-        "# Do mouths follow the sound?",
+        "# Do mouths follow the audio?",
         "",
         f"r of the mouth opening read off {asked['clips']} clips of {asked['frames']} frames"
-        f" ({asked['split']} people; portrait and sound alone, no motion to follow) with the"
-        " planted one: the mean, its range over clips, and the mean with another clip's sound.",
+        f" ({asked['split']} people; portrait and audio alone, no motion to follow) with the"
+        " planted one: the mean, its range over clips, and the mean with another clip's audio.",
         "",
-        *table([["", "own sound", "least and most", "another's sound"], *best]),
+        *table([["", "own audio", "least and most", "another's audio"], *best]),
         "",
         "Made by `python -m benchmarks.mouths`; `smoke`: tiny networks, synthetic faces, one seed."
         " What each was trained with differs.",

@@ -65,10 +65,10 @@ def watch() -> None:
         ("finding cuts", scan.ShotFinder, "__call__"),
         ("finding faces", crop.FaceLocator, "faces"),
         ("tracking", landmarks.FaceMesh, "__call__"),
-        ("cropping", process, "cut"),
+        ("cropping", process, "crop_square"),
         ("writing", video.VideoWriter, "write"),
-        ("reading sound", encoders, "read"),
-        ("embedding sound", process, "_embed"),
+        ("reading audio", encoders, "read"),
+        ("embedding audio", process, "_embed"),
     ):
         setattr(owner, name, _timed(part, getattr(owner, name)))
 

@@ -67,7 +67,7 @@ def measure(points: Tensor, part: str, factor: float, portraits: int) -> list[fl
 
 
 def _in_cells(boxes: Tensor, part: str, points: Tensor, size: int) -> float:
-    """Share of points in cells of the box, among those in the picture."""
+    """Share of points in cells of the box, among those in the image."""
     lip, expression = region_masks(boxes, size, ("lip", "expression"), "disjoint").unbind(1)
     mask = lip if part == "lip" else torch.maximum(lip, expression)
     shown = points[((points >= 0) & (points < 1)).all(-1)]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.score_memory [--frames 250 1000 6000] [--size 512] [--metrics NAME...]
 
-Makes pairs of videos from a synthetic face that plays to and fro, with sound, and scores each
+Makes pairs of videos from a synthetic face that plays to and fro, with audio, and scores each
 length with each metric in a process of its own. The figure is the process's highest resident
 memory, less what it has when all networks are loaded and no video is open yet. Networks whose
 published weights are not here get random ones, which take as much.

@@ -5,7 +5,7 @@
 
 The first renders people whom the experts never saw, damages their videos in eight ways at growing
 levels and scores every version against the undamaged one by the protocol ``synthetic``. The second
-takes clips of a prepared data set, for which only damage to pictures and sound is possible, and
+takes clips of a prepared data set, for which only damage to images and audio is possible, and
 leaves the experts out. The page says for each damage which figures got worse level by level, and
 which should have or should not have. Writes ``sensitivity.md`` (``real.md``) and the numbers as
 JSON to ``--report``. Resumable; about ten minutes.
@@ -46,7 +46,7 @@ CRF = 12
 
 @dataclass(frozen=True)
 class Take:
-    """A clip: by whom, what was performed, frames (T, 3, H, W) uint8, sound (T * 640,)."""
+    """A clip: by whom, what was performed, frames (T, 3, H, W) uint8, audio (T * 640,)."""
 
     person: int
     played: Performance | None
@@ -79,7 +79,7 @@ def swap(take: Take, share: float) -> Take:
 
 
 def late(take: Take, frames: float) -> Take:
-    """The sound comes so many frames late."""
+    """The audio comes so many frames late."""
     gap = int(frames) * SAMPLES_PER_FRAME
     sound = np.concatenate([np.zeros(gap, np.float32), take.sound])
     return replace(take, sound=sound[: len(take.sound)])
@@ -139,7 +139,7 @@ DAMAGES: dict[str, tuple[Damage, tuple[float, ...], tuple[str, ...], tuple[str, 
     "blur, px": (blur, (0.7, 1.5, 3.0), (*PICTURE, "CPBD"), ("|AV offset|", "Pose error")),
     "noise, grey levels": (noise, (6, 12, 24), PICTURE, ("|AV offset|", "Pose error")),
     "another person, share": (swap, (0.25, 0.5, 1.0), ("CSIM",), ("|AV offset|",)),
-    "sound late, frames": (late, (1, 2, 4, 8), ("|AV offset|",), (*PICTURE, "CSIM", "Blink/s")),
+    "audio late, frames": (late, (1, 2, 4, 8), ("|AV offset|",), (*PICTURE, "CSIM", "Blink/s")),
     "still head, share": (stiff, (0.3, 0.6, 1.0), ("Pose error", "Diversity"), ("|AV offset|",)),
     "no blinks, share": (staring, (0.35, 0.7, 1.0), ("Blink/s",), ("|AV offset|", "CSIM")),
     "small mouth, share": (mumble, (0.3, 0.6, 1.0), ("LMD", "LSE-C"), ("Blink/s",)),

@@ -1,9 +1,9 @@
-"""How often `--face speaking` finds whose sound it is, between two people who both talk.
+"""How often `--face speaking` finds whose audio it is, between two people who both talk.
 
     python -m benchmarks.speaker PREPARED [--seconds 8] [--pairs 400]
 
 PREPARED is a data set of `thbench data prepare` (any size). Each trial takes two clips of different
-people and one of their sounds.
+people and one of their audio signals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from thbench.core.types import FPS
 from thbench.data import manifest
 from thbench.data.face.pose import mouth_opening
 from thbench.data.media import audio
-from thbench.data.prepare.segments import MARGIN, follows
+from thbench.data.prepare.segments import MARGIN, mouth_audio_score
 
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (who, mouth, sound), (other, another, _) = draw.sample(clips, 2)
         if who != other:
             length = min(len(mouth), len(another), n)
-            own, wrong = (follows(m[:length], sound) for m in (mouth, another))
+            own, wrong = (mouth_audio_score(m[:length], sound) for m in (mouth, another))
             trials.append((abs(own - wrong), own > wrong))
     print(f"{len(clips)} clips, {len(trials)} pairs of different people, {arguments.seconds:g} s")
     for margin in MARGINS:

@@ -53,7 +53,7 @@ class TheirMesh:
 
     def __init__(self, moving: bool = True) -> None:
         self._solutions = [_solution(moving), *([_solution(False)] if moving else [])]
-        self.kept: list[bool] = []  # of each picture so far: found by what follows
+        self.kept: list[bool] = []  # of each image so far: found by what follows
 
     def __call__(self, picture: np.ndarray) -> np.ndarray | None:
         for k, solution in enumerate(self._solutions):
@@ -233,7 +233,7 @@ def _detect(
 
 
 def speed(path: Path) -> None:
-    """What a picture costs on one thread; both take turns, so that a busy machine is fair."""
+    """What an image costs on one thread; both take turns, so that a busy machine is fair."""
     seen = pictures(square(video.read(path, slice(0, 64))))
     with silent():
         theirs, theirs_afresh = TheirMesh(), TheirMesh(moving=False)
@@ -251,13 +251,13 @@ def speed(path: Path) -> None:
                     run(picture)
                     cost.append(1000 * (time.perf_counter() - before))
         a, b = (np.median(cost[4:]) for cost in costs)
-        print(f"{name}: MediaPipe {a:.1f} ms, ours {b:.1f} ms a picture ({b / a:.2f} times)")
+        print(f"{name}: MediaPipe {a:.1f} ms, ours {b:.1f} ms an image ({b / a:.2f} times)")
     costs = [[]]
     for start in range(0, 64, 16):
         before = time.perf_counter()
         ours_afresh.batch(list(seen[start : start + 16]))
         costs[0].append(1000 * (time.perf_counter() - before) / 16)
-    print(f"afresh, 16 at once: ours {np.median(costs[0]):.1f} ms a picture")
+    print(f"afresh, 16 at once: ours {np.median(costs[0]):.1f} ms an image")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -397,5 +397,5 @@ def test_another_data_set_is_heard_by_the_networks_encoder(load, tmp_path, bench
     theirs = pipeline.requests_of(load(), protocol.load("synthetic"))
     assert torch.equal(asked[0].audio, theirs[0].audio)  # made anew from the clip's sound
     shutil.rmtree(other / "audio")
-    with pytest.raises(UserError, match=r"no 'hubert' embedding .* cannot be made here"):
+    with pytest.raises(UserError, match=r"no 'hubert' embedding .* cannot be computed here"):
         pipeline.requests_of(load(f"eval.data={other}", "data.audio=hubert"), protocol.load("dawn"))

@@ -95,7 +95,7 @@ def step(stage, shown, loaded, folder, precision):
     with console.quiet():
         trainer = devices.make_trainer(
             loaded.trainer,
-            in_turn=not stage.automatic_optimization,
+            alternating=not stage.automatic_optimization,
             accelerator=ACCELERATOR,
             devices=1,
             precision=precision,

@@ -22,7 +22,7 @@ from thbench.training.callbacks import Ema
 from thbench.training.loggers import read_curves
 from thbench.training.optim import build_optimizer, rate_scale
 from thbench.training.runs import load_net, load_nets, order, read_checkpoint, stage_run
-from thbench.training.samples import clip_sound, contact_sheet
+from thbench.training.samples import clip_audio, contact_sheet
 
 REPO = Path(__file__).parent.parent
 
@@ -541,7 +541,7 @@ def test_sample_videos_have_the_clips_sound(root, tmp_path):
     assert info.fps == FPS
     assert 2 <= info.n_frames <= 4
     assert video.read_image(folder / "sheet.png").shape[0] == 3
-    assert clip_sound(folder / "given.mp4", torch.tensor([3, 5])) is None
+    assert clip_audio(folder / "given.mp4", torch.tensor([3, 5])) is None
 
 
 def test_contact_sheet_rows():

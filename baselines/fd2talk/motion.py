@@ -15,7 +15,7 @@ from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
-from thbench.data.dataset import fewest_shown
+from thbench.data.dataset import fewest_frames
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.generation import plans
@@ -73,7 +73,7 @@ class MotionStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if nothing is left to make behind the frames that are observed."""
-        if fewest_shown(draw) <= self.overlap:
+        if fewest_frames(draw) <= self.overlap:
             raise UserError(
                 "draw.frames, and draw.least if it is set, must exceed the plan's overlap of"
                 f" {self.overlap} frames."

@@ -34,12 +34,12 @@ def test_folder_keeps_people_apart(tmp_path: Path) -> None:
 
 
 def test_every_split_gets_a_name() -> None:
-    assert set(adapters.deal(["a", "b", "c"], 0, adapters.FRACTIONS).values()) == {
+    assert set(adapters.assign_splits(["a", "b", "c"], 0, adapters.FRACTIONS).values()) == {
         "train",
         "val",
         "test",
     }
-    assert set(adapters.deal(["a"], 0, adapters.FRACTIONS).values()) == {"train"}
+    assert set(adapters.assign_splits(["a"], 0, adapters.FRACTIONS).values()) == {"train"}
 
 
 def test_cremad_has_the_published_test_actors(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     found = adapters.folder(tmp_path)
     assert [video.id for video in found.videos] == ["p/a"]
     said = "\n".join(found.lines)
-    others = "not looked at: 1 files with other suffixes than videos have (.txt 1)"
+    others = "not examined: 1 files with other suffixes than videos have (.txt 1)"
     for words in ("hidden videos (1", "p/d.mp4: a broken link", "out: a prepared data set", others):
         assert words in said
     assert len(found.left_out) == 3
@@ -251,7 +251,7 @@ def test_another_split_of_clips_that_are_there_is_said() -> None:
         return Clip(name, *who, 50, "v", "t", "00")
 
     before = {"a": ("p", "train"), "b": ("q", "test"), "gone": ("q", "test")}
-    assert adapters.moved(before, [clip("a", "p", "train"), clip("new", "q", "val")]) == []
-    (line,) = adapters.moved(before, [clip("a", "p", "train"), clip("b", "q", "train")])
+    assert adapters.reassigned(before, [clip("a", "p", "train"), clip("new", "q", "val")]) == []
+    (line,) = adapters.reassigned(before, [clip("a", "p", "train"), clip("b", "q", "train")])
     assert line.startswith("1 of 2 clips that were here have another identity or split")
     assert "(b: q in test, now q in train)" in line

@@ -81,7 +81,7 @@ def test_wav_round_trip_and_length(tmp_path: Path) -> None:
 def test_no_sound_is_explained(tmp_path: Path) -> None:
     with video.VideoWriter(tmp_path / "a.mp4", 64, 64) as writer:
         writer.write(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
-    with pytest.raises(UserError, match="no sound"):
+    with pytest.raises(UserError, match="no audio"):
         audio.load(tmp_path / "a.mp4")
     with pytest.raises(UserError, match="no file"):
         audio.load(tmp_path / "b.wav")
@@ -166,7 +166,7 @@ def test_convolutions_of_long_sound_are_those_of_the_whole(model: type, config: 
     with torch.inference_mode():
         whole = extractor(wave[None])
         for piece in (7, 100, 249, 9999):
-            parts = wav2vec.convolved(extractor, wave, piece)
+            parts = wav2vec.convolve_in_chunks(extractor, wave, piece)
             assert parts.shape == whole.shape
             assert (parts - whole).abs().max() < 1e-4 * whole.abs().max()
         assert torch.equal(extractor(wave[None]), whole)  # nothing is left behind

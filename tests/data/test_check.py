@@ -89,7 +89,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "flipped": (r"has changed .*sha256", lambda r: flip_a_byte(r / "clips/p0/c.mp4")),
     "short": (r"4 frames, .* 5", lambda r: (write_video(r / "clips/p0/c.mp4", 4), rehash(r))),
-    "mute": ("no sound", lambda r: (write_video(r / "clips/p0/c.mp4", sound=False), rehash(r))),
+    "mute": ("no audio", lambda r: (write_video(r / "clips/p0/c.mp4", sound=False), rehash(r))),
     "no mp4": ("cannot be decoded", lambda r: ((r / "clips/p0/c.mp4").write_text("x"), rehash(r))),
     "no npz": (r"c\.npz cannot be read", lambda r: (r / "clips/p0/c.npz").write_text("x")),
     "cut npz": (

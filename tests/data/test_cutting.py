@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data.face.crop import Square, choose_square, cut
+from thbench.data.face.crop import Square, choose_square, crop_square
 from thbench.data.media import audio, video
 from thbench.data.prepare.prepare import SourceVideo, prepare
 
@@ -84,7 +84,7 @@ def test_sample_0_falls_on_the_first_frame(picture: float, sound: float, tmp_pat
 def test_fine_patterns_become_grey_in_a_cut() -> None:
     """Two black columns around two white ones, reduced to a quarter."""
     line = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16)
-    small = cut(line.expand(1, 3, 64, 64), Square(0, 0, 64), 16)
+    small = crop_square(line.expand(1, 3, 64, 64), Square(0, 0, 64), 16)
     assert (small[..., 1:-1].float() - 127.5).abs().max() < 20
 
 

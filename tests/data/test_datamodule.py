@@ -261,12 +261,12 @@ def test_frames_are_decoded_by_what_the_data_block_names(root, monkeypatch):
     monkeypatch.setattr(
         "thbench.data.media.video.read", lambda path, at, by: used.append(by) or read(path, at)
     )
-    monkeypatch.setattr("thbench.data.media.video.has_decord", lambda: True)
+    monkeypatch.setattr("thbench.data.media.random_access.has_decord", lambda: True)
     for decoder in ("pyav", "decord"):
         data = DataConfig("toy", str(root), "toy", 0.0, decoder=decoder)
         ClipData(data, DrawConfig(), 4, size=toy.SIZE).stores["train"].frames(0, np.arange(2))
     assert used == ["pyav", "decord"]
-    monkeypatch.setattr("thbench.data.media.video.has_decord", lambda: False)
+    monkeypatch.setattr("thbench.data.media.random_access.has_decord", lambda: False)
     with pytest.raises(UserError, match=r"not installed.*data\.decoder=pyav"):
         open_store(root, decoder="decord")
 
@@ -350,7 +350,10 @@ def test_disagreements_are_named(tmp_path):
     )  # several chunks beyond the end
     with pytest.raises(UserError, match="has 200 frames, the manifest says 6"):
         open_store(root)
-    assert open_store(root, cache_gb=0.0).sound(1, np.arange(2)).shape == (2, 6)  # layers in a row
+    assert open_store(root, cache_gb=0.0).audio_features(1, np.arange(2)).shape == (
+        2,
+        6,
+    )  # layers in a row
     with pytest.raises(UserError, match="no prepared data set"):
         read_digest(str(tmp_path / "nowhere"))
 

@@ -10,6 +10,7 @@ from scipy.io import savemat
 from metrics.landmarks import IBUG_68
 from metrics.morphable import align, fit, place, rotation
 from tests.data.test_pose import head
+from tests.rotations import rotation_matrix
 from thbench.cli.parser import main
 from thbench.core.errors import UserError
 from thbench.data.face import morphable, pose
@@ -41,7 +42,7 @@ def planted(seed=0, people=PEOPLE, frames=FRAMES, noise=0.0):
     landmarks = np.zeros((people, frames, 478, 3))
     for b in range(people):
         for t in range(frames):
-            turned = shapes[b, t] @ pose.rotation_matrix(*angles[b, t]).T
+            turned = shapes[b, t] @ rotation_matrix(*angles[b, t]).T
             landmarks[b, t, :468] = 0.5 * turned + (0.52, 0.47, 0.1)
     landmarks[..., :468, :] += noise * rng.normal(size=landmarks[..., :468, :].shape)
     found = pose.pose(landmarks)
@@ -61,7 +62,7 @@ def model(identity=3, expression=2, **options):
 @given(angle, angle, angle)
 def test_rotations_are_those_of_the_bench(yaw, pitch, roll):
     made = rotation(torch.tensor([yaw, pitch, roll], dtype=torch.float64))
-    np.testing.assert_allclose(made, pose.rotation_matrix(yaw, pitch, roll), atol=1e-12)
+    np.testing.assert_allclose(made, rotation_matrix(yaw, pitch, roll), atol=1e-12)
 
 
 @settings(max_examples=20, deadline=None)

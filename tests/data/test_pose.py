@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import face_mesh
+from tests.rotations import rotation_matrix
 from thbench.data.face import pose
 
 angle = st.floats(-0.7, 0.7)
@@ -14,7 +15,7 @@ angle = st.floats(-0.7, 0.7)
 def head(yaw: float, pitch: float, roll: float, scale: float = 0.5) -> np.ndarray:
     """A mean face of the given pose, its rigid points' centre at (0.55, 0.45)."""
     points = np.array(list(pose.RIGID.values()))
-    points = (points - points.mean(0)) @ pose.rotation_matrix(yaw, pitch, roll).T
+    points = (points - points.mean(0)) @ rotation_matrix(yaw, pitch, roll).T
     landmarks = np.zeros((478, 3))
     landmarks[list(pose.RIGID)] = scale * points + (0.55, 0.45, 0.1)
     return landmarks

@@ -86,9 +86,9 @@ def test_good_videos_are_cut_and_bad_ones_listed(
     report = run()
     assert [clip.id for clip in report.clips] == ["good~000", "good~001"]
     assert {entry.id: entry.reason.split(" (")[0] for entry in report.refused} == {
-        "mute": "no sound",
+        "mute": "no audio",
         "nobody": "no face",
-        "text": f"{raw / 'text.mp4'} is no video or sound file, or it is cut short.",
+        "text": f"{raw / 'text.mp4'} is no video or audio file, or it is cut short.",
     }
     assert read_report(out) == report.entries
     clips = manifest.read(out)

@@ -16,7 +16,7 @@ from tests.recordings import Track, begin_later, clicks, damage, forget_rate, he
 from thbench.cli.parser import main
 from thbench.core.types import Clip
 from thbench.data import manifest
-from thbench.data.face.crop import cut
+from thbench.data.face.crop import crop_square
 from thbench.data.media import audio, video
 from thbench.data.prepare.job import Entry
 from thbench.data.prepare.prepare import read_report
@@ -92,7 +92,7 @@ def test_a_hole_in_the_sound_is_cut_out_and_what_follows_is_in_time(prepared: Pr
     (first, hole, second) = prepared.of("hole")
     assert (first[:2], first[2]) == (("hole~000", "cut"), 0)
     assert hole[1] == "dropped"
-    assert prepared.entry("hole").reason == "no sound"
+    assert prepared.entry("hole").reason == "no audio"
     assert 21 <= (hole[2] or 0) <= 22
     assert 31 <= (hole[3] or 0) <= 32
     early, late = (prepared.sound(name) for name in ("hole~000", "hole~001"))
@@ -112,10 +112,10 @@ def test_an_edit_list_is_followed(prepared: Prepared) -> None:
     """The first ten pictures are stored and not shown; the sound is as it was."""
     assert prepared.of("edited") == [("edited~000", "cut", 0, 20), ("edited~001", "cut", 20, 40)]
     assert heard(prepared.sound("edited~000"))[:2] == pytest.approx([0.3, 0.7], abs=0.002)
-    shown = prepared.entry("edited~000").look
+    shown = prepared.entry("edited~000").preview
     assert shown is not None
     assert shown.square is not None
-    first = cut(talk(N, 128, 1).frames[10:11], shown.square, 64).float()
+    first = crop_square(talk(N, 128, 1).frames[10:11], shown.square, 64).float()
     found = video.read(prepared.out / prepared.clips["edited~000"].video, [0]).float()
     assert (found - first).abs().mean() < 6
 
@@ -139,22 +139,24 @@ def test_levels_of_speech_survive_the_way_to_one_channel(prepared: Prepared) -> 
 
 def test_near_silence_is_refused_with_its_level(prepared: Prepared) -> None:
     assert prepared.of("quiet") == [("quiet", "refused", None, None)]
-    assert "the sound is near silence (-" in prepared.entry("quiet").reason
+    assert "the audio is near silence (-" in prepared.entry("quiet").reason
 
 
 def test_damaged_pictures_are_in_no_clip(prepared: Prepared) -> None:
-    lost = [e for e in prepared.entries if e.reason == "damaged picture"]
+    lost = [e for e in prepared.entries if e.reason == "damaged frame"]
     assert sum((e.stop or 0) - (e.start or 0) for e in lost) >= 4
     whole = talk(100, 128, 1).frames
     assert len([name for name in prepared.clips if name.startswith("damaged")]) >= 1
     for name, clip in prepared.clips.items():
         if name.startswith("damaged"):
             start = clip.extra.get("start", 0)
-            square = prepared.entry(name).look.square
+            square = prepared.entry(name).preview.square
             assert square is not None
             region = whole[start : start + clip.n_frames].float()
             found = video.read(prepared.out / clip.video).float()
-            assert (found - cut(region.byte(), square, 64).float()).abs().mean((1, 2, 3)).max() < 6
+            assert (found - crop_square(region.byte(), square, 64).float()).abs().mean(
+                (1, 2, 3)
+            ).max() < 6
 
 
 def test_the_longer_of_two_people_s_shots_is_taken(prepared: Prepared) -> None:
@@ -171,8 +173,8 @@ def test_two_faces_are_said_and_ids_do_not_meet(prepared: Prepared) -> None:
 
 def test_all_is_told(prepared: Prepared) -> None:
     """On the terminal with counts, and as pictures."""
-    for line in ("refused      1  videos", "x the sound is near silence", "x another shot",
-                 "x damaged picture", "x no sound", "report.jsonl"):  # fmt: skip
+    for line in ("refused      1  videos", "x the audio is near silence", "x another shot",
+                 "x damaged frame", "x no audio", "report.jsonl"):  # fmt: skip
         assert line in prepared.text
     named = {Path(e.path).name for e in prepared.entries}
     assert named == {path.name for path in prepared.raw.iterdir()}

@@ -23,6 +23,7 @@ from thbench.data import manifest
 from thbench.data.face.crop import Square
 from thbench.data.media import video
 from thbench.data.prepare import process
+from thbench.data.prepare.job import Preview, read_entry
 from thbench.data.prepare.prepare import Report, SourceVideo, prepare
 from thbench.data.prepare.process import FrameReader
 
@@ -231,11 +232,11 @@ def test_every_frame_is_handed_out_and_an_error_to_all_who_come_after() -> None:
     chunks = [torch.arange(k, k + 4).reshape(4, 1, 1, 1) for k in (0, 4, 8)]
 
     def values(reader: FrameReader, start: int, stop: int) -> list[int]:
-        return [int(t) for chunk in reader.between(start, stop) for t in chunk]
+        return [int(t) for chunk in reader.read(start, stop) for t in chunk]
 
     reader = FrameReader(iter(chunks))
     assert values(reader, 0, 3) == [0, 1, 2]
-    next(reader.between(3, 6))  # given up by who asked for it
+    next(reader.read(3, 6))  # given up by who asked for it
     assert values(reader, 6, 10) == [6, 7, 8, 9]
     assert values(reader, 10, 20) == [10, 11]
     assert values(reader, 20, 30) == []
@@ -267,3 +268,9 @@ def test_broken_records_are_made_anew_and_broken_settings_explained(
     (out / "prepare.json").write_bytes(content)
     with pytest.raises(UserError, match=r"prepare\.json cannot be read|another version"):
         run(sources, out)
+
+
+def test_a_record_with_the_preview_under_its_older_name_is_read() -> None:
+    row = {"id": "a", "path": "a.mp4", "outcome": "kept", "start": 0, "stop": 9, "reason": "",
+           "notes": [], "look": {"frame": 3, "boxes": [[0, 0, 4, 4]], "square": None}}  # fmt: skip
+    assert read_entry(row).preview == Preview(3, ((0, 0, 4, 4),))

@@ -64,13 +64,13 @@ def test_what_a_camera_does_to_one_face_is_no_cut(locate: FaceLocator) -> None:
 def test_faces_are_looked_for_on_a_beat_and_all_of_them(locate: FaceLocator) -> None:
     both = torch.cat([person(1), person(3)], 3)
     seen = scan(chunks(both))
-    assert [t for t, _ in seen.looks] == list(range(0, N, LOCATE_EVERY))
-    assert all(len(faces) == 2 for _, faces in seen.looks)
+    assert [t for t, _ in seen.detections] == list(range(0, N, LOCATE_EVERY))
+    assert all(len(faces) == 2 for _, faces in seen.detections)
     assert (seen.height, seen.width, len(seen), seen.shots) == (128, 256, N, [])
-    assert [t for t, _ in scan(chunks(both), follow_all=True).looks] == list(range(N))
+    assert [t for t, _ in scan(chunks(both), follow_all=True).detections] == list(range(N))
     alone = scan(chunks(person(1)), follow_all=True)
-    assert [t for t, _ in alone.looks] == list(range(0, N, LOCATE_EVERY))
-    assert scan(chunks(both), faces=False).looks == []
+    assert [t for t, _ in alone.detections] == list(range(0, N, LOCATE_EVERY))
+    assert scan(chunks(both), faces=False).detections == []
 
 
 def test_what_can_be_read_is_seen_and_the_end_explained() -> None:

@@ -45,10 +45,10 @@ def test_sound_after_a_gap_lies_where_its_time_stamps_say(
     assert start == pytest.approx(1.0, abs=0.03)
     assert stop - start == pytest.approx(0.8, abs=0.002)
     assert np.abs(found.waveform[int(start * 16000) + 400 : int(stop * 16000) - 400]).max() == 0
-    (line,) = found.filled()
+    (line,) = found.gap_notes()
     assert "0.80" in line
     assert "silence" in line
-    assert not found.filled(0.0, 0.9)
+    assert not found.gap_notes(0.0, 0.9)
 
 
 def test_of_sound_that_overlaps_the_later_counts(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_late_start_is_silence_and_an_early_one_is_cut(
     if late > 0:
         # an encoder's lead-in may come before the first sample that was recorded
         assert found.gaps[0] == pytest.approx((0, late), abs=0.025)
-    assert len(found.notes) + len(found.filled()) == 1
+    assert len(found.notes) + len(found.gap_notes()) == 1
 
 
 @pytest.mark.parametrize("size", [441, 1024])
@@ -228,7 +228,7 @@ def test_channels_of_unknown_places(tmp_path: Path, channels: int) -> None:
         file.writeframes(every.tobytes())
     found = audio.read(tmp_path / "a.wav")
     assert audio.level(found.waveform) == pytest.approx(audio.level(said / 32768), abs=0.1)
-    assert found.notes == (f"only channel {channels} of {channels}{_place(channels)} has sound:"
+    assert found.notes == (f"only channel {channels} of {channels}{_place(channels)} has audio:"
                            " it is taken alone",)  # fmt: skip
 
 
@@ -268,8 +268,8 @@ def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
     found = audio.read(_float_wav(tmp_path / "a.wav", tone))
     assert np.isfinite(found.waveform).all()
     assert not found.waveform[500:600].any()
-    assert found.notes == ("101 samples are no numbers: silent",)
-    with pytest.raises(audio.NoSoundError, match="no numbers"):
+    assert found.notes == ("101 samples are not finite: silenced",)
+    with pytest.raises(audio.NoAudioError, match="no finite samples"):
         audio.read(_float_wav(tmp_path / "b.wav", np.full(16000, np.nan)))
 
 
@@ -283,7 +283,7 @@ def test_a_sound_that_breaks_off_is_told(tmp_path: Path, suffix: str) -> None:
     if suffix == "m4a":  # an mp3 does not say how long it is
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
         cut = audio.read(path)
-        assert "the sound breaks off: the file is cut short" in cut.notes
+        assert "the audio breaks off: the file is cut short" in cut.notes
         assert 0.4 * len(whole.waveform) < len(cut.waveform) < 0.8 * len(whole.waveform)
 
 
@@ -299,9 +299,9 @@ def test_of_several_tracks_the_default_one_is_taken(tmp_path: Path) -> None:
         return int(np.abs(np.fft.rfft(audio.load(path, track)[:16000])).argmax())
 
     assert (pitch(None), pitch(1), pitch(2)) == (880, 440, 880)
-    assert audio.read(path).notes == ("sound track 2 of 2 (deu) taken",)
-    assert audio.read(path, 1).notes == ("sound track 1 of 2 (eng) taken",)
-    with pytest.raises(UserError, match="no sound track 3: it has 2"):
+    assert audio.read(path).notes == ("audio track 2 of 2 (deu) taken",)
+    assert audio.read(path, 1).notes == ("audio track 1 of 2 (eng) taken",)
+    with pytest.raises(UserError, match="no audio track 3: it has 2"):
         audio.read(path, 3)
 
 

@@ -15,7 +15,7 @@ from tests import recordings
 from tests.recordings import counted, counting, record
 from tests.tiny import HDTF
 from thbench.core.errors import UserError
-from thbench.data.media import audio, decoding, video, writer
+from thbench.data.media import audio, decoding, random_access, video, writer
 
 DECODERS = ["pyav", *(["decord"] if video.has_decord() else [])]
 
@@ -84,7 +84,7 @@ def test_processors_write_the_same_bytes(
 @pytest.mark.parametrize("indices", [[3, 39, 3, -1, 17], slice(5, 30, 4), None])
 def test_backends_agree(tmp_path: Path, indices: video.Indices) -> None:
     path = write(tmp_path / "a.mp4", moving())
-    ours, theirs = video.read(path, indices), video._read_decord(path, indices)
+    ours, theirs = video.read(path, indices), random_access._read_decord(path, indices)
     assert theirs is not None
     assert difference(ours, theirs) <= 2
     assert difference(video.read(path, indices, "decord"), theirs) == 0
@@ -181,7 +181,7 @@ def test_log_of_ffmpeg_is_off_whoever_turned_it_on(tmp_path: Path) -> None:
 
 def test_sound_only_is_no_video(tmp_path: Path) -> None:
     audio.write_wav(tmp_path / "a.wav", np.zeros(16000))
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="no video track"):
         video.probe(tmp_path / "a.wav")
 
 
@@ -359,8 +359,8 @@ def test_what_decord_gives_up_is_read_by_pyav(
     """Frames before the edit list count as broken ones; that error is no ``DECORDError``."""
     path = record(tmp_path / "a.mp4", counting(50), options=REORDERED)
     recordings.begin_later(path, 0.4)
-    monkeypatch.setattr(video, "_suits_decord", lambda *_: 50)
-    assert video._read_decord(path, None) is None
+    monkeypatch.setattr(random_access, "_suits_decord", lambda *_: 50)
+    assert random_access._read_decord(path, None) is None
     assert counted(video.read(path, None, "decord")) == list(range(10, 50))
 
 
@@ -400,7 +400,7 @@ def test_a_size_that_changes(tmp_path: Path, size: int, fits: bool) -> None:
         assert found.shape == (20, 3, 64, 64)
         assert counted(found, 20) == [*range(10), *range(10)]
     else:
-        with pytest.raises(UserError, match=r"changes its shape at 0\.40 s, from 64x64 to 64x32"):
+        with pytest.raises(UserError, match=r"change their shape at 0\.40 s, from 64x64 to 64x32"):
             every(path)
 
 
@@ -468,7 +468,7 @@ def test_decoder_is_known_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = write(tmp_path / "a.mp4", moving(5))
     with pytest.raises(UserError, match="Did you mean 'decord'"):
         video.read(path, [0], "decor")
-    monkeypatch.setattr(video, "has_decord", lambda: False)
+    monkeypatch.setattr(random_access, "has_decord", lambda: False)
     with pytest.raises(UserError, match="not installed"):
         video.read(path, [0], "decord")
 

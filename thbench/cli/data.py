@@ -53,7 +53,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         sheet=arguments.sheet,
         left_out=sources.left_out,
     )
-    print(*adapters.moved(before, report.clips), report, sep="\n")
+    print(*adapters.reassigned(before, report.clips), report, sep="\n")
 
 
 def spread(items: list[Any], limit: int | None) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What is printed, by which process, and what libraries are kept from printing."""
+"""Printing for the user from one process, and silencing libraries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_rank_zero() -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what torch, Lightning and W&B say of themselves off the terminal; errors still show."""
+    """Silence torch's, Lightning's and W&B's messages within the block, except errors."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)

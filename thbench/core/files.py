@@ -1,4 +1,4 @@
-"""Writing files so that they are either whole or not there."""
+"""Writing files atomically: they are either complete or not there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHORT = 200  # bytes of a file's name that its temporary one begins with
 
 
 def check_file(path: str | Path) -> None:
-    """See that there is something to read.
+    """Check that a file can be read.
 
     Raises:
         UserError: the file is missing or empty.
@@ -46,9 +46,9 @@ class DiskError(UserError):
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name when the block ends well.
+    """A temporary path beside ``path``, renamed to it when the block ends without an error.
 
-    When it does not, nothing is left and what stood under ``path`` stays.
+    Otherwise nothing is left of it, and an older file at ``path`` stays.
 
     Raises:
         DiskError: the system refused to write (full disk, no permission, no such place).
@@ -71,7 +71,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, text: str) -> None:
-    """Write a text that is there whole or not at all.
+    """Write a text file atomically: complete or not at all.
 
     Raises:
         DiskError: it cannot be written (disk full, no permission).
@@ -83,7 +83,7 @@ def write_atomic(path: str | Path, text: str) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete what ``replacing`` left in a folder when its process was killed.
 
-    Nobody else may be writing there. What cannot be deleted does no harm and stays.
+    No other process may be writing there. Files that cannot be deleted stay.
     """
     for path in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
@@ -124,7 +124,7 @@ def check_writable(path: Path) -> None:
     Nothing is written yet.
 
     Raises:
-        UserError: the folder is none, or may not be written to.
+        UserError: its folder is a file, or may not be written to.
     """
     there = next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):

@@ -1,4 +1,4 @@
-"""Names of devices, for people."""
+"""Readable names of devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def hardware(device: torch.device | str = "cpu") -> str:
-    """The device's name, for people."""
+    """The name of a GPU, or of the CPU with its threads and cores."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} cores"

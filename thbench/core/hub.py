@@ -1,4 +1,4 @@
-"""Published models of the Hugging Face hub: whether they are here, without fetching anything."""
+"""Published models of the Hugging Face hub: whether they are on this machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class MissingResource:
-    """Something from outside that a stage wants and that is not on this machine.
+    """A resource that a stage needs and that is not on this machine.
 
     Attributes:
-        what: it is, and how to get it, in one line.
-        stops: training cannot do without it, nor get it when the stage starts.
+        what: the resource and how to get it, in one line.
+        is_fatal: training needs it and cannot fetch it when the stage starts.
     """
 
     what: str
@@ -29,12 +29,12 @@ class MissingResource:
 def missing_weights(
     source: str, part: str = "", what: str = "weights"
 ) -> Iterator[MissingResource]:
-    """What is missing of a model in the layout of ``save_pretrained``.
+    """The resource that is missing of a model in the layout of ``save_pretrained``, if any.
 
     Args:
         source: a folder, or a name on the hub.
-        part: the model's folder inside a whole pipeline's, looked into where there is one.
-        what: the weights are of.
+        part: the model's folder inside a whole pipeline's, used where there is one.
+        what: what the weights are of, for the message.
     """
     folder = Path(source)
     if folder.is_dir():

@@ -1,4 +1,4 @@
-"""What ran: the commit, the packages, the time. No torch is imported here."""
+"""Provenance of a result: commit, package versions, time. No torch is imported here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PACKAGES = ("thbench", "torch", "torchvision", "torchmetrics", "lightning", "dif
 
 
 def provenance() -> dict[str, Any]:
-    """Keyword arguments of ``Result`` that say what ran: git hash, packages, time."""
+    """Keyword arguments of ``Result``: git hash, packages, time."""
     return {"git": git_hash(), "packages": packages(), "created": now()}
 
 
 def git_hash() -> str | None:
-    """The commit of the clone that this package lies in, ``+`` behind it where files differ."""
+    """The commit of this package's clone, with ``+`` where files differ; None without a clone."""
     here = Path(__file__).resolve().parent
     commit = _git(here, "rev-parse", "HEAD")
     if not commit or _git(here, "ls-files", "--error-unmatch", __file__) is None:
@@ -26,7 +26,7 @@ def git_hash() -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that can change a figure."""
+    """Versions of the packages that can change a metric value."""
     found = {}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Names to classes, found lazily: nothing is imported until it is asked for.
+"""Registries of classes by short names, imported lazily.
 
 Strategies and stages are named in YAML by ``module:Class``; a registry maps the short names that
 users type to such texts, so that ``thbench ls`` needs no torch. Other installed packages add names

@@ -1,4 +1,4 @@
-"""Ranges in slices."""
+"""Splitting ranges into slices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Iterator
 
 
 def iterate_slices(n: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover range(n)."""
+    """Consecutive slices of at most ``size`` elements that cover range(n)."""
     for a in range(0, n, size):
         yield slice(a, min(a + size, n))

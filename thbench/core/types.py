@@ -1,4 +1,4 @@
-"""What the rooms of the house hand to each other: every shape, unit and range, once.
+"""The types that packages exchange, with every shape, unit and range.
 
 Symbols: B batch, T frames, H x W pixels, D channels of an audio embedding.
 
@@ -42,12 +42,12 @@ class Clip:
         id: unique name, may contain ``/``.
         identity: who is seen; splits never share an identity where the data set allows it.
         split: ``train``, ``val`` or ``test``.
-        n_frames: frames at 25 fps; sound is ``n_frames * 640`` samples at 16 kHz.
-        video: the mp4 with its sound.
+        n_frames: frames at 25 fps; audio is ``n_frames * 640`` samples at 16 kHz.
+        video: the mp4 with its audio.
         track: the npz with ``landmarks`` (T, 478, 3) float16, ``pose`` (T, 6) float32, ``eyes``
             (T, 2) float32 and ``valid`` (T,) bool.
         sha256: of the mp4.
-        extra: anything an adapter wants kept: a data set's own labels, the planted truth's path.
+        extra: further values of an adapter: a data set's own labels, the ground truth's path.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Track:
-    """What is measured on the frames of a clip: see the module for units.
+    """Measurements on the T frames of a clip, in the units of this module.
 
     Attributes:
         landmarks: (T, 478, 3) float32.
@@ -86,10 +86,10 @@ class Track:
 
 @dataclass
 class Batch:
-    """What a stage is trained on.
+    """A training batch of B samples of T frames.
 
     Attributes:
-        video: (B, T, 3, H, W) uint8, the frames to be made.
+        video: (B, T, 3, H, W) uint8, the target frames.
         source: (B, 3, H, W) uint8, the portrait: a frame of the same clip.
         audio: (B, T, D) float32, aligned to the frames.
         pose, eyes: (B, T, 6) and (B, T, 2) float32, absolute.
@@ -100,7 +100,7 @@ class Batch:
         source_frame: (B,) int64, the portrait's index in its clip.
         ids: the clips' ids.
         extent: (B, 2, 478, 2) float32, the least and the greatest x and y of each landmark over
-            all frames of the clip in which the face was found; None where that is not known.
+            all frames of the clip in which the face was found; None where not known.
     """
 
     video: Tensor
@@ -136,15 +136,15 @@ class Batch:
 
 @dataclass
 class Request:
-    """One video to be made: a portrait, a sound and, where wanted, the motion to follow.
+    """A video to generate: a portrait, audio and, optionally, the motion to follow.
 
     Attributes:
         id: names the output and, with ``seed``, the noise.
         source: (3, H, W) uint8.
         audio: (T, D) float32; T is the length of the video.
-        waveform: (S,) float32 in [-1, 1] at 16 kHz, put into the file beside the frames.
+        waveform: (S,) float32 in [-1, 1] at 16 kHz, written into the file with the frames.
         source_pose, source_eyes, source_landmarks: (6,), (2,), (478, 3), of the portrait.
-        pose, eyes: (T, 6) and (T, 2) float32, absolute, or None: then the strategy makes its own.
+        pose, eyes: (T, 6) and (T, 2) float32, absolute, or None: then the strategy generates them.
         seed: the same request and seed give the same video.
     """
 
@@ -172,10 +172,10 @@ class Request:
 
 @dataclass
 class Cost:
-    """What a generation took. Times are in seconds and exclude audio encoding.
+    """The cost of a generation. Times are in seconds and exclude audio encoding.
 
     ``first_frame`` counts from the start to the first decoded chunk; ``depth`` are the network
-    calls that the plan puts one after another, ``calls`` those that were made, ``evaluations`` the
+    calls that depend on each other in sequence, ``calls`` all that were made, ``evaluations`` the
     frames shown to the network, summed over the calls.
     """
 
@@ -188,13 +188,13 @@ class Cost:
 
 @dataclass
 class Generation:
-    """A video in the making.
+    """A video that is being generated.
 
     Attributes:
-        request: what was asked for.
+        request: that it answers.
         chunks: yields uint8 frames (n, 3, H, W) on the CPU, in order. Consumed once.
         cost: filled in while ``chunks`` is consumed; complete when it ends.
-        pose, eyes: (T, 6) and (T, 2), the motion that was followed, or None.
+        pose, eyes: (T, 6) and (T, 2) float32, the motion that was followed, or None.
     """
 
     request: Request

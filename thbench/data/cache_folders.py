@@ -1,8 +1,8 @@
-"""Where things that are made from a prepared data set are kept.
+"""Folders for caches and embeddings of a prepared data set.
 
-Caches lie in ``<root>/cache``, embeddings in ``<root>/audio/<encoder>``. A cache folder elsewhere
+Caches are in ``<root>/cache``, embeddings in ``<root>/audio/<encoder>``. A cache folder elsewhere
 is named by ``data.cache`` or ``$THBENCH_CACHE``, or chosen where the data set cannot be written; in
-it each data set has a folder of its own. What already lies beside the data is used from there.
+it each data set has a folder of its own. Files that are already beside the data are used there.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ VARIABLE = "THBENCH_CACHE"
 
 
 def user_cache(kind: str) -> Path:
-    """``~/.cache/thbench/<kind>``."""
+    """The user's cache folder, ``~/.cache/thbench/<kind>``."""
     return Path.home() / ".cache" / "thbench" / kind
 
 
 def named() -> str | None:
-    """``$THBENCH_CACHE``."""
+    """The value of ``$THBENCH_CACHE``; None where it is empty or not set."""
     return os.environ.get(VARIABLE) or None
 
 
@@ -44,9 +44,9 @@ def caches(root: Path, given: str | None) -> Path:
 
 
 def elsewhere(root: Path, given: str | None) -> Path:
-    """The data set's own folder in the cache folder, which is not beside the data.
+    """The data set's own folder in a cache folder that is not beside the data.
 
-    It is named after the data set's content and place: a copy that was prepared differently
+    It is named after the data set's content and path: a copy that was prepared differently
     must not find the other's measurements.
     """
     variable = named()
@@ -55,9 +55,9 @@ def elsewhere(root: Path, given: str | None) -> Path:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, which is made where it is missing.
+    """Whether files can be created in a folder, which is created where it is missing.
 
-    It is tried: permissions do not tell of disks that are mounted to be read only. A full disk
+    This is tried: permissions do not tell of disks that are mounted read-only. A full disk
     counts as writable; whoever then writes says what is wrong.
     """
     try:

@@ -1,7 +1,7 @@
-"""Batches for the trainer: the same global batch k on any number of devices, in any number of runs.
+"""Data loading: the same global batch k on any number of devices, in any number of runs.
 
 The training loader never ends and counts what was consumed; its state is the number of global
-batches done, so a run that stops anywhere goes on with the batch after it.
+batches consumed, so a run that stops anywhere resumes with the batch after it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ batch ahead of a loader without a length, which would then count as consumed."""
 
 @dataclass(frozen=True)
 class RankShard:
-    """Which slots of a global batch one rank sees.
+    """Which slots of a global batch one rank takes.
 
     A global batch is consumed in ``accumulate`` parts by each of ``world`` ranks.
 
@@ -53,30 +53,30 @@ class RankShard:
             )
 
     def slots(self, part: int) -> range:
-        """The slots of this rank in part ``part`` of a global batch."""
+        """The slots of this rank in part ``part`` (from 0) of a global batch."""
         size = self.batch_size // (self.world * self.accumulate)
         first = (part * self.world + self.rank) * size
         return range(first, first + size)
 
 
 class RankDataset(Dataset[Batch]):
-    """One rank's parts of the global batches, numbered through."""
+    """One rank's parts of the global batches, numbered consecutively."""
 
-    def __init__(self, dataset: PreparedDataset, share: RankShard) -> None:
+    def __init__(self, dataset: PreparedDataset, shard: RankShard) -> None:
         self.dataset = dataset
-        self.share = share
+        self.shard = shard
 
     def __getitem__(self, number: int) -> Batch:
-        batch, part = divmod(number, self.share.accumulate)
-        return self.dataset.batch(batch, self.share.slots(part))
+        batch, part = divmod(number, self.shard.accumulate)
+        return self.dataset.batch(batch, self.shard.slots(part))
 
 
 class BatchLoader:
     """Iterates over parts ``first`` to ``length`` in order, read ahead by worker processes.
 
     Args:
-        parts: what is read.
-        length: how many parts there are.
+        parts: the rank's parts.
+        length: number of parts.
         workers: processes; 0 reads in this one.
     """
 
@@ -121,10 +121,10 @@ class TrainLoader(BatchLoader):
 
     def state_dict(self) -> dict[str, int]:
         """Whole global batches consumed; checkpoints are made between them."""
-        return {"batches": self.consumed // self.parts.share.accumulate}
+        return {"batches": self.consumed // self.parts.shard.accumulate}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.consumed = state["batches"] * self.parts.share.accumulate
+        self.consumed = state["batches"] * self.parts.shard.accumulate
 
 
 class ClipData(L.LightningDataModule):
@@ -134,7 +134,7 @@ class ClipData(L.LightningDataModule):
         data: the prepared data set.
         draw: how samples are drawn.
         batch_size: the global one.
-        size: of the frames.
+        size: of the frames, in pixels.
         seed: of the run.
         accumulate: parts in which a rank consumes a global batch.
         workers: processes that read ahead.
@@ -199,22 +199,26 @@ class ClipData(L.LightningDataModule):
         return PreparedDataset(self.stores[split], self.draw, self.batch_size, self.seed)
 
     def train_dataloader(self) -> TrainLoader:
-        return TrainLoader(RankDataset(self.dataset("train"), self._share()), self.workers)
+        return TrainLoader(RankDataset(self.dataset("train"), self._shard()), self.workers)
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         if not self.validates:
             return []
         length = self.validate_batches * self.accumulate
-        return BatchLoader(RankDataset(self.dataset("val"), self._share()), length, self.workers)
+        return BatchLoader(RankDataset(self.dataset("val"), self._shard()), length, self.workers)
 
-    def _share(self) -> RankShard:
+    def _shard(self) -> RankShard:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return RankShard(self.batch_size, rank, world, self.accumulate)
 
 
 def check_root(root: str) -> None:
-    """Raise a UserError unless ``root`` is a prepared data set."""
+    """Check that ``root`` is a prepared data set.
+
+    Raises:
+        UserError: it is none.
+    """
     if not root or not (Path(root) / "manifest.jsonl").is_file():
         raise UserError(
             f"There is no prepared data set at '{root}': run `thbench data prepare` or"
@@ -223,7 +227,11 @@ def check_root(root: str) -> None:
 
 
 def read_digest(root: str) -> str:
-    """The hash of what determines training in a prepared data set."""
+    """The hash of all that training depends on in a prepared data set.
+
+    Raises:
+        UserError: ``root`` is no prepared data set.
+    """
     check_root(root)
     changed = (Path(root) / "manifest.jsonl").stat()
     return _digest(root, changed.st_mtime_ns, changed.st_size)

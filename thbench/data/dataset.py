@@ -4,12 +4,12 @@ Batch k has ``batch_size`` slots, whatever the number of devices; slot j of batc
 n = k * batch_size + j. Samples run through the eligible clips pass by pass, each pass a new
 permutation: every clip is seen once per pass, so identities stay balanced however long their
 clips are. Within its clip a sample draws its window, portrait and colours from a generator seeded
-by (seed, split, k, j). Nothing depends on workers, devices, or what was drawn before.
+by (seed, split, k, j). Nothing depends on workers, devices, or the samples before.
 
 Where some clips are shorter than what is drawn and ``draw.least`` allows it, the samples of up to
-``POOL`` batches in a row are sorted by length before they are dealt to these batches, which then
-come in random order: clips of like length share a batch, and a batch shows as many frames as its
-shortest clip has. So no frame is padded, and hardly any is left out.
+``POOL`` batches in a row are sorted by length before they are assigned to these batches, which then
+come in random order: clips of similar length share a batch, and a batch has as many frames as its
+shortest clip. So no frame is padded, and hardly any is left out.
 """
 
 from __future__ import annotations
@@ -33,22 +33,20 @@ from thbench.data.store import Store
 SEEN = 0.8
 """Windows with at least this share of frames in which the face was found are preferred."""
 POOL = 64
-"""At most so many batches are arranged by length together."""
-POOL = 64
-"""At most so many batches are arranged by length together."""
+"""Batches that are sorted by length together, at most."""
 SOURCES = ("first", "random", "other")
 """Where a training sample's portrait comes from; see ``DrawConfig``."""
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What one sample shows.
+    """Which frames of which clip one sample takes.
 
     Attributes:
         clip: index in ``Store.clips``.
         start: first frame of the window.
-        source: the portrait's frame.
-        rng: for what is left to draw.
+        source: index of the portrait's frame.
+        rng: for the colour jitter.
     """
 
     clip: int
@@ -67,7 +65,7 @@ class PreparedDataset:
         seed: of the run.
 
     Raises:
-        UserError: the draw makes no sense, or no clip is long enough for it.
+        UserError: the draw's settings are invalid, or no clip is long enough for it.
     """
 
     def __init__(self, store: Store, draw: DrawConfig, batch_size: int, seed: int = 0) -> None:
@@ -96,7 +94,7 @@ class PreparedDataset:
 
     @property
     def left_out(self) -> str | None:
-        """How many clips are never drawn and why, or None where all are."""
+        """A line on how many clips are never drawn and why; None where all are."""
         missing = len(self.store.clips) - len(self.eligible)
         if not missing:
             return None
@@ -106,14 +104,14 @@ class PreparedDataset:
         )
 
     def length(self, batch: int) -> int:
-        """T of batch ``batch``: one draw for all its samples, as far as the shortest clip goes."""
+        """T of batch ``batch``: drawn once for all its samples, at most the shortest clip's."""
         rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, "frames"))
         drawn = int(rng.integers(self.fewest, self.most + 1))
-        return min(drawn, int(self.lengths[self._dealt(batch)].min()))
+        return min(drawn, int(self.lengths[self._assigned(batch)].min()))
 
     def plan(self, batch: int, slot: int) -> SampleSpec:
-        """Which clip, window and portrait sample ``slot`` of batch ``batch`` shows."""
-        clip = int(self.eligible[self._dealt(batch)[slot]])
+        """Draw the clip, window and portrait of sample ``slot`` of batch ``batch``."""
+        clip = int(self.eligible[self._assigned(batch)[slot]])
         rng = np.random.default_rng(derive_seed(self.seed, self.store.split, batch, slot))
         valid = self.store.valid(clip)
         first = self.draw.source == "first"
@@ -125,18 +123,20 @@ class PreparedDataset:
         return SampleSpec(clip, start, source, rng)
 
     def batch(self, batch: int, slots: Sequence[int]) -> Batch:
-        """Those samples of batch ``batch``."""
+        """Load the samples ``slots`` of batch ``batch``, as a ``Batch`` of B = len(slots)."""
         n_frames = self.length(batch)
         draws = [self.plan(batch, slot) for slot in slots]
-        frames = np.stack([self._shown(d, n_frames) for d in draws])
+        frames = np.stack([self._window(d, n_frames) for d in draws])
         tracks = [self.store.track(d.clip, f) for d, f in zip(draws, frames, strict=True)]
         heads = [self.store.track(d.clip, np.array([d.source])) for d in draws]
-        sound = [self.store.sound(d.clip, f) for d, f in zip(draws, frames, strict=True)]
-        pictures = self._pictures(draws, frames)
+        features = [
+            self.store.audio_features(d.clip, f) for d, f in zip(draws, frames, strict=True)
+        ]
+        images = self._images(draws, frames)
         return Batch(
-            video=pictures[:, 1:].contiguous(),
-            source=pictures[:, 0].contiguous(),
-            audio=torch.from_numpy(np.stack(sound)),
+            video=images[:, 1:].contiguous(),
+            source=images[:, 0].contiguous(),
+            audio=torch.from_numpy(np.stack(features)),
             **_stacked(tracks, ("pose", "eyes", "landmarks", "valid")),
             **{
                 f"source_{name}": value[:, 0]
@@ -148,13 +148,13 @@ class PreparedDataset:
             ids=tuple(self.store.clips[d.clip].id for d in draws),
         )
 
-    def _shown(self, draw: SampleSpec, n_frames: int) -> np.ndarray:
-        """The window with its context, within the clip."""
+    def _window(self, draw: SampleSpec, n_frames: int) -> np.ndarray:
+        """Indices (T,) of the window with its context, clamped to the clip."""
         around = self.draw.context
         frames = np.arange(draw.start - around, draw.start + n_frames + around)
         return frames.clip(0, self.store.clips[draw.clip].n_frames - 1)
 
-    def _pictures(self, draws: Sequence[SampleSpec], frames: np.ndarray) -> Tensor:
+    def _images(self, draws: Sequence[SampleSpec], frames: np.ndarray) -> Tensor:
         """uint8 (B, 1 + T, 3, H, W): the portrait, then the frames."""
         if not self.draw.video:
             return torch.empty(len(draws), 1 + frames.shape[1], 3, 0, 0, dtype=torch.uint8)
@@ -165,8 +165,8 @@ class PreparedDataset:
             ]
         )
 
-    def _dealt(self, batch: int) -> np.ndarray:
-        """(batch_size,) places in ``eligible``, one for each slot of batch ``batch``."""
+    def _assigned(self, batch: int) -> np.ndarray:
+        """Indices into ``eligible`` (batch_size,), one for each slot of batch ``batch``."""
         size = self.batch_size
         if int(self.lengths.min()) == self.most:
             return self._samples(np.arange(batch * size, (batch + 1) * size))
@@ -179,7 +179,7 @@ class PreparedDataset:
         return by_length.reshape(self.pool, size)[order[place]]
 
     def _samples(self, numbers: np.ndarray) -> np.ndarray:
-        """Places in ``eligible`` of samples by their numbers, consecutive ones."""
+        """Indices into ``eligible`` of samples by their consecutive numbers, (n,) each."""
         n = len(self.eligible)
         passes = range(int(numbers[0]) // n, int(numbers[-1]) // n + 1)
         seeds = [derive_seed(self.seed, self.store.split, "pass", number) for number in passes]
@@ -202,7 +202,7 @@ def least_frames(draw: DrawConfig) -> int:
     """Frames that a clip must have to be drawn from.
 
     Raises:
-        UserError: the draw makes no sense.
+        UserError: the draw's settings are invalid.
     """
     most = frame_range(draw.frames)[1]
     if draw.least is None:
@@ -212,21 +212,21 @@ def least_frames(draw: DrawConfig) -> int:
     return min(draw.least, most)
 
 
-def fewest_shown(draw: DrawConfig) -> int:
-    """Frames that a batch may have at the least.
+def fewest_frames(draw: DrawConfig) -> int:
+    """The least number of frames of a batch.
 
     Raises:
-        UserError: the draw makes no sense.
+        UserError: the draw's settings are invalid.
     """
     return min(frame_range(draw.frames)[0], least_frames(draw))
 
 
 def usable_frames(valid: np.ndarray, draw: DrawConfig) -> int:
-    """Frames of a clip from the first on with which a window may begin; 0 without a portrait.
+    """Frames of a clip from the first at which a window may begin; 0 without a portrait.
 
     Args:
         valid: (N,) bool, the face was found.
-        draw: says where the portrait comes from.
+        draw: the draw's settings; ``source`` decides where the portrait comes from.
     """
     # Of more frames with a face than a window has, one lies outside any window.
     most = frame_range(draw.frames)[1] if draw.source == "other" else 0
@@ -236,7 +236,7 @@ def usable_frames(valid: np.ndarray, draw: DrawConfig) -> int:
 
 
 def window_starts(valid: np.ndarray, n_frames: int, first: bool) -> np.ndarray:
-    """Frames at which a window may begin, ascending.
+    """Frames at which a window may begin, ascending, int64 (n,).
 
     Args:
         valid: (N,) bool, the face was found.

@@ -1,7 +1,7 @@
-"""Which videos lie below a folder, and which do not count and why.
+"""Listing the videos below a folder, and what is left out and why.
 
 Links are followed. Hidden files and folders, and prepared data sets, are left out; whatever is left
-out is named, so that no video is missed without a word.
+out is named.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROW = {"id", "identity", "split", "video", "track"}
 
 
 class LeftOut(NamedTuple):
-    """What is not among the videos of a folder: its path, fit to be printed, and why."""
+    """A file or folder that is not among the videos: its printable path, and the reason."""
 
     path: str
     reason: str
@@ -53,8 +53,8 @@ class Listing:
 def list_videos(folder: Path, repeats: bool = False) -> Listing:
     """The videos below a folder, whose links are followed.
 
-    A folder or file that is reached twice, through links, counts at one of its places: the one
-    without links, else the first. What is hidden does not count, nor a prepared data set inside.
+    A folder or file that is reached twice, through links, counts once: at its place
+    without links, else at the first. Hidden files do not count, nor prepared data sets inside.
 
     Args:
         folder: to look in; it may itself be hidden, linked or prepared.
@@ -71,7 +71,7 @@ def list_videos(folder: Path, repeats: bool = False) -> Listing:
 
 
 def check_name(path: Path) -> None:
-    """See that a path that the user gave can be written into texts.
+    """Check that a path that the user gave can be written into lines of text.
 
     Raises:
         UserError: it holds a control character, a line break, or bytes that are not UTF-8.
@@ -81,7 +81,7 @@ def check_name(path: Path) -> None:
 
 
 def unfit(name: str) -> str:
-    """What makes a name unfit for an id or a line of text; "" where nothing does."""
+    """What makes a name unfit for an id or a line of text; "" where it is fit."""
     for character in name:
         kind = unicodedata.category(character)
         if kind == "Cs":
@@ -236,7 +236,7 @@ def _is_video(name: str) -> bool:
 
 
 def _asks(question: Any) -> bool:
-    """What a directory entry says of its kind; False where the system cannot tell."""
+    """Ask a directory entry for its kind; False where the system cannot tell."""
     try:
         return bool(question())
     except OSError:  # a link to itself, for one

@@ -1,4 +1,4 @@
-"""The list of a data set's clips: ``manifest.jsonl``, one ``contracts.Clip`` per line."""
+"""The list of a data set's clips: ``manifest.jsonl``, one ``core.types.Clip`` per line."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read(root: str | Path) -> list[Clip]:
 
 
 def people(root: str | Path) -> dict[str, tuple[str, str]]:
-    """Identity and split of each clip by its id; none where there is no whole manifest."""
+    """Identity and split of each clip by its id; empty where there is no valid manifest."""
     try:
         return {clip.id: (clip.identity, clip.split) for clip in read(root)}
     except UserError:
@@ -65,7 +65,7 @@ def people(root: str | Path) -> dict[str, tuple[str, str]]:
 
 
 def is_synthetic(root: str | Path) -> bool:
-    """Whether a prepared data set's clips were drawn: their rows name what was planted in them.
+    """Whether a prepared data set is synthetic: its clips' rows name their ground truth.
 
     False where there is no manifest, as in any folder of videos.
     """

@@ -1,9 +1,9 @@
-"""One split of a prepared data set, read at random and fast.
+"""One split of a prepared data set, with fast random access.
 
 Opening an mp4 for one random frame costs milliseconds, so decoded frames are kept in one
 memory-mapped file, ``<root>/cache/frames-<size>-<hash>.npy`` (N, 3, size, size) uint8, where they
-fit below a limit. What is measured on the frames (36 bytes of motion and 2.9 kB of landmarks per
-frame) is always packed the same way. ``thbench.data.cache_folders`` says where these lie if
+fit below a limit. Measurements (36 bytes of motion and 2.9 kB of landmarks per
+frame) are always packed the same way. ``thbench.data.cache_folders`` says where these are if
 ``root`` cannot be written. The hash covers the data set's content, the split and the size; a file
 is written under a temporary name and renamed, so it is whole or absent.
 """
@@ -45,11 +45,11 @@ class Store:
         root: the prepared data set.
         split: ``train``, ``val`` or ``test``.
         size: frames are resized to ``size`` x ``size``, antialiased.
-        audio: the audio encoder whose embeddings are read, and made where they are missing.
-        cache_gb: frames are cached if they take no more than this.
-        video: frames are wanted at all.
-        cache: where caches are kept if not beside the data, as ``data.cache``.
-        decoder: what reads frames that are not cached, as ``data.decoder``.
+        audio: the audio encoder whose embeddings are read, and computed where they are missing.
+        cache_gb: frames are cached if they take no more than this, in gigabytes.
+        video: frames are read at all.
+        cache: folder of the caches if not beside the data (``data.cache``).
+        decoder: reads frames that are not cached (``data.decoder``).
     """
 
     root: Path
@@ -63,7 +63,7 @@ class Store:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """Of all clips of the data set."""
+        """Audio embeddings of all clips of the data set."""
         return Embeddings(self.root, self.audio, self.cache)
 
     @cached_property
@@ -73,7 +73,7 @@ class Store:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(clips + 1,) int64: where each clip's frames begin in the packed files."""
+        """Where each clip's frames begin in the packed files, int64 (clips + 1,)."""
         return np.cumsum([0, *(clip.n_frames for clip in self.clips)], dtype=np.int64)
 
     @property
@@ -82,10 +82,10 @@ class Store:
         return self.video and self._frame_bytes <= self.cache_gb * _GB
 
     def prepare(self) -> None:
-        """Check what is needed and build the missing caches. One process per machine calls this.
+        """Check the data and build the missing caches. One process per machine calls this.
 
         Raises:
-            UserError: embeddings are missing and cannot be made, a file disagrees with the
+            UserError: embeddings are missing and cannot be computed, a file disagrees with the
                 manifest, the cache cannot be written, or the decoder is not installed.
         """
         video.check_decoder(self.decoder)
@@ -93,7 +93,7 @@ class Store:
             return
         self.embeddings.prepare()
         self._check_audio()
-        self._say_where()
+        self._report_cache_folder()
         build_once(self._path("motion"), self._motion_shape, np.float32, self._fill_motion)
         build_once(self._path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
         build_once(self._path("extent"), self._extent_shape, np.float16, self._fill_extent)
@@ -101,11 +101,11 @@ class Store:
             build_once(self._path("frames"), self._frames_shape, np.uint8, self._fill_frames)
 
     def valid(self, i: int) -> np.ndarray:
-        """(n_frames,) bool of clip ``i``."""
+        """In which frames of clip ``i`` the face was found, bool (n_frames,)."""
         return self._motion[self.offsets[i] : self.offsets[i + 1], -1] > 0
 
     def extent(self, i: int) -> np.ndarray:
-        """(2, 478, 2) float32: least and greatest x and y of each landmark over clip ``i``.
+        """Least and greatest x and y of each landmark over clip ``i``, float32 (2, 478, 2).
 
         Frames without a face do not count; NaN where there is no other.
         """
@@ -113,11 +113,11 @@ class Store:
 
     @property
     def is_packed(self) -> bool:
-        """Whether what is measured on the frames is packed already."""
+        """Whether measurements are packed already."""
         return self._path("motion").is_file()
 
-    def seen(self, i: int) -> np.ndarray | None:
-        """``valid`` without building anything; None where neither pack nor track is here."""
+    def valid_if_known(self, i: int) -> np.ndarray | None:
+        """``valid`` (n_frames,) without building caches; None where no file has it."""
         if self.is_packed:
             return self.valid(i)
         path = self.root / self.clips[i].track
@@ -135,7 +135,7 @@ class Store:
                 yield self._path(kind), size
 
     def track(self, i: int, indices: np.ndarray) -> Track:
-        """Measurements on frames ``indices`` of clip ``i``."""
+        """Measurements on frames ``indices`` (n,) of clip ``i``."""
         rows = self.offsets[i] + indices
         motion = self._motion[rows]
         return Track(
@@ -145,13 +145,16 @@ class Store:
             valid=motion[:, -1] > 0,
         )
 
-    def sound(self, i: int, indices: np.ndarray) -> np.ndarray:
-        """(len(indices), D) float32; an encoder's layers are laid side by side in D."""
+    def audio_features(self, i: int, indices: np.ndarray) -> np.ndarray:
+        """Audio embeddings of frames ``indices`` (n,), float32 (n, D).
+
+        An encoder's layers are concatenated in D.
+        """
         embedding = np.load(self.audio_path(i), mmap_mode="r")
         return np.asarray(embedding[indices], np.float32).reshape(len(indices), -1)
 
     def frames(self, i: int, indices: np.ndarray) -> Tensor:
-        """uint8 (len(indices), 3, size, size)."""
+        """Frames ``indices`` (n,) of clip ``i``, uint8 (n, 3, size, size)."""
         if self.caches_frames:
             return torch.from_numpy(self._frames[self.offsets[i] + indices])
         wanted, back = np.unique(indices, return_inverse=True)
@@ -217,10 +220,10 @@ class Store:
 
     @cached_property
     def _new(self) -> Path:
-        """Where caches that do not exist yet are kept."""
+        """Folder of caches that do not exist yet."""
         return caches(self.root, self.cache)
 
-    def _say_where(self) -> None:
+    def _report_cache_folder(self) -> None:
         here = self.root / "cache"
         if not self.cache and not named() and self._new != here:
             print_once(f"{self.root} cannot be written to: its caches are kept in {self._new}.")
@@ -246,7 +249,7 @@ class Store:
             out[i] = [points.min(0), points.max(0)] if len(points) else np.nan
 
     def _tracks(self, title: str) -> Iterator[tuple[int, Clip, Any]]:
-        for a, clip in zip(self.offsets, _bar(self.clips, title), strict=False):
+        for a, clip in zip(self.offsets, _progress(self.clips, title), strict=False):
             path = self.root / clip.track
             if not path.is_file():
                 raise UserError(f"{path} is missing: prepare the data set again.")
@@ -269,7 +272,9 @@ class Store:
 
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             try:
-                list(_bar(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips)))
+                list(
+                    _progress(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips))
+                )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -285,9 +290,15 @@ def resize(frames: Tensor, size: int) -> Tensor:
 def build_once(
     path: Path, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]
 ) -> None:
-    """Create the .npy file ``path`` unless it exists; ``fill`` writes the array in place.
+    """Create the .npy file ``path`` unless it exists.
 
-    Processes of one machine that want the same file wait for the first of them.
+    Processes of one machine that build the same file wait for the first of them.
+
+    Args:
+        path: of the file.
+        shape: of the array.
+        dtype: of the array.
+        fill: writes the array in place.
 
     Raises:
         UserError: it cannot be written.
@@ -324,7 +335,7 @@ def _build(
         part.unlink(missing_ok=True)
 
 
-def _bar(items: Any, title: str, total: int | None = None) -> Any:
+def _progress(items: Any, title: str, total: int | None = None) -> Any:
     length = total if total is not None else len(items)
     return tqdm(items, title, total=length, unit="clip", leave=False, disable=None)
 

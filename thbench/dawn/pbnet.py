@@ -15,7 +15,7 @@ from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import EYES_DIM, POSE_DIM, Batch
-from thbench.data.dataset import fewest_shown
+from thbench.data.dataset import fewest_frames
 from thbench.diffusion.losses import clip_mean
 from thbench.nn.attention import LocalMask, local_attention_mask
 from thbench.nn.input_init import unit_gain
@@ -269,7 +269,7 @@ class PBNetStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if the discriminator would see no patch of what is drawn."""
-        if fewest_shown(draw) < LEAST_FRAMES:
+        if fewest_frames(draw) < LEAST_FRAMES:
             raise UserError(
                 f"pbnet needs draw.frames, and draw.least if it is set, of {LEAST_FRAMES} or more."
             )

@@ -149,7 +149,7 @@ class Video:
 
         try:
             return torch.as_tensor(audio.load(self.path))
-        except audio.NoSoundError:
+        except audio.NoAudioError:
             return torch.zeros(0)
 
     def _hold(self, to_the_end: bool) -> list[Tensor]:

@@ -18,7 +18,7 @@ from thbench.core.seeding import derive_seed
 from thbench.core.types import SAMPLES_PER_FRAME, Request, Track
 from thbench.data.embedding import encoders
 from thbench.data.face import landmarks
-from thbench.data.face.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, cut
+from thbench.data.face.crop import LOCATE_EVERY, MESH_SIZE, FaceLocator, choose_square, crop_square
 from thbench.data.media import audio, video
 from thbench.data.store import Store
 
@@ -100,7 +100,7 @@ class SplitRequests(Dataset[Request]):
         return Request(
             id=clip.id,
             source=self.store.frames(i, np.array([at]))[0],
-            audio=torch.from_numpy(self.store.sound(i, everything)),
+            audio=torch.from_numpy(self.store.audio_features(i, everything)),
             waveform=torch.from_numpy(audio.fit_length(sound, n)),
             source_pose=torch.from_numpy(portrait.pose[0]),
             source_eyes=torch.from_numpy(portrait.eyes[0]),
@@ -169,7 +169,7 @@ def read_speech(path: Path) -> np.ndarray:
         UserError: there is no sound in it.
     """
     found = audio.read(path)
-    for note in (*found.notes, *found.filled()):
+    for note in (*found.notes, *found.gap_notes()):
         rank_zero_print(f"{path}: {note}.")
     if (decibels := audio.level(found.waveform)) < NEARLY_SILENT:
         rank_zero_print(
@@ -192,10 +192,10 @@ def read_portrait(image: Path, size: int) -> tuple[Tensor, Track]:
         rank_zero_print(f"{image}: {len(faces)} faces, the largest is taken.")
     if square is None:
         raise UserError(f"No face was found in {image}: take an image of one face from the front.")
-    seen = landmarks.track(cut(picture, square, max(size, MESH_SIZE)))
+    seen = landmarks.track(crop_square(picture, square, max(size, MESH_SIZE)))
     if not seen.valid[0]:
         raise UserError(f"The face in {image} cannot be measured: take an image from the front.")
-    return cut(picture, square, size)[0], seen
+    return crop_square(picture, square, size)[0], seen
 
 
 def transfer_motion(path: Path, portrait: Track, n: int) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,7 @@ def transfer_motion(path: Path, portrait: Track, n: int) -> tuple[Tensor, Tensor
     square = choose_square(np.stack(known), info.height, info.width) if known else None
     if square is None:
         raise UserError(f"{path}: no face was found, or it moves too far for one crop.")
-    seen = landmarks.track(cut(frame[None], square, MESH_SIZE) for frame in _first(path, n))
+    seen = landmarks.track(crop_square(frame[None], square, MESH_SIZE) for frame in _first(path, n))
     if len(seen) < n:
         raise UserError(f"{path} has {len(seen)} frames at 25 fps, but the sound needs {n}.")
     if not seen.valid.any():

@@ -113,7 +113,7 @@ class Preflight:
             )
             for i in map(int, chosen):
                 try:
-                    valid = store.seen(i)
+                    valid = store.valid_if_known(i)
                 except (OSError, ValueError, KeyError, BadZipFile) as error:
                     path = store.root / store.clips[i].track
                     self.add(ERROR, "data", f"{path} cannot be read ({error}): prepare it again.")

@@ -1,4 +1,4 @@
-"""What happens beside training: counting, averaging, guarding and telling."""
+"""Callbacks: counting steps, averaging weights, stopping on NaN, throughput, progress."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class StepCounter(Callback):
     """Counts optimiser steps, which are global batches, and ends training after ``limit``.
 
     Lightning's own count depends on accumulation and on the number of optimisers.
+
+    Args:
+        limit: optimiser steps after which training ends.
+        accumulate: batches per optimiser step.
     """
 
     def __init__(self, limit: int, accumulate: int = 1) -> None:
@@ -42,17 +46,17 @@ class StepCounter(Callback):
 
     @property
     def done(self) -> int:
-        """Steps done since training first began."""
+        """Optimiser steps done since training first began, over all runs."""
         return self._parts // self.accumulate
 
     @property
     def current(self) -> int:
-        """The number, from 1, of the step that the batch just ended belongs to."""
+        """The number, from 1, of the step that the last batch belongs to."""
         return -(-self._parts // self.accumulate)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time spent within is no training: it is added to ``paused``."""
+        """Exclude the time within the block from throughput; it is added to ``paused``."""
         began = time.perf_counter()
         try:
             yield
@@ -61,11 +65,11 @@ class StepCounter(Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall time of training, over all runs."""
+        """Wall time of training in seconds, over all runs."""
         return self._before + time.monotonic() - self._began
 
     def due(self, every: int) -> bool:
-        """A step has just ended, and its number is a multiple of ``every`` (0: never)."""
+        """Whether a step has just ended whose number is a multiple of ``every`` (0: never)."""
         return every > 0 and self._parts % (self.accumulate * every) == 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,7 +114,7 @@ class Ema(WeightAveraging):
 
     @contextlib.contextmanager
     def averaged(self, module: L.LightningModule) -> Iterator[None]:
-        """Within, ``module`` has the averaged weights."""
+        """Swap the averaged weights into ``module`` within the block."""
         self._swap_models(module)
         try:
             yield
@@ -119,12 +123,12 @@ class Ema(WeightAveraging):
 
 
 class NanGuard(Callback):
-    """Stops training when a loss or a weight is no longer finite, before that is saved.
+    """Stops training when a loss or a weight is no longer finite, before a checkpoint is saved.
 
     Args:
         steps: the counter.
-        every: steps between checks where a check makes the accelerator wait; on the CPU each step
-            is checked. Every step is remembered, so the message names the first bad one.
+        every: steps between checks on a GPU, where a check synchronises; on the CPU each step is
+            checked. The first bad step is recorded on the device, so the message names it.
         save_every: steps between checkpoints; weights are checked before each.
     """
 
@@ -137,7 +141,7 @@ class NanGuard(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, Stage)
-        self._remember(pl_module)
+        self._record(pl_module)
         saving = self.steps.due(self.save_every) or self.steps.done >= self.steps.limit
         if pl_module.device.type == "cpu" or saving or self.steps.due(self.every):
             self.check(trainer, pl_module, saving)
@@ -159,8 +163,8 @@ class NanGuard(Callback):
             " or take trainer.precision=32-true (or bf16-mixed in place of 16-mixed)."
         )
 
-    def _remember(self, stage: Stage) -> None:
-        """Note the first step with a bad loss, and its terms, without waiting for the device."""
+    def _record(self, stage: Stage) -> None:
+        """Record the first step with a bad loss, and its terms, without a synchronisation."""
         if not stage.terms:
             return
         values = torch.stack([value.float() for value in stage.terms.values()])
@@ -180,7 +184,7 @@ class NanGuard(Callback):
 class Throughput(Callback):
     """Logs samples and frames per second, peak memory and the learning rate.
 
-    Waiting for data counts, validation, sampling and saving do not.
+    Time spent waiting for data counts; validation, sampling and saving do not.
     """
 
     def __init__(self, steps: StepCounter, every: int) -> None:
@@ -206,17 +210,17 @@ class Throughput(Callback):
         self._total = tuple(a + b for a, b in zip(self._total, add, strict=True))
         if self.steps.due(self.every):
             samples, frames, seconds = self._window
-            figures = {
+            values = {
                 "speed/samples_per_second": samples / seconds,
                 "speed/frames_per_second": frames / seconds,
                 "speed/peak_memory_gb": peak_memory(pl_module.device),
                 "optim/lr": trainer.optimizers[0].param_groups[0]["lr"],
             }
-            pl_module.log_dict(figures, batch_size=len(batch))
+            pl_module.log_dict(values, batch_size=len(batch))
             self._window = (0, 0, 0)
 
     def summary(self, device: torch.device) -> str:
-        """Speed and memory over this run, in words."""
+        """A line on throughput and peak memory of this run."""
         samples, frames, seconds = self._total
         if not seconds:
             return "nothing was left to train"
@@ -228,7 +232,7 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> float:
-    """Gigabytes: of the GPU that is trained on, else of this process."""
+    """Peak memory in gigabytes: of the GPU that is trained on, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -236,12 +240,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 class ProgressBar(Callback):
-    """A progress bar on a terminal, else a line now and then. Both go to stderr.
+    """A progress bar on a terminal, else a line at intervals. Both go to stderr.
 
     Args:
         steps: the counter.
-        title: names the stage.
-        every: steps between updates of the figures; five times that between lines.
+        title: the stage's name.
+        every: steps between updates of the losses; five times that between lines.
         shown: False turns the bar off; the lines stay.
     """
 
@@ -271,22 +275,22 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.update()
             if self.steps.due(self.every):
-                self._bar.set_postfix_str(self._figures(trainer, pl_module))
+                self._bar.set_postfix_str(self._losses(trainer, pl_module))
         elif self.steps.due(5 * self.every):
             where = f"{self.title}: step {self.steps.done}/{self.steps.limit}"
-            print(f"{where}, {self._figures(trainer, pl_module)}", file=sys.stderr, flush=True)
+            print(f"{where}, {self._losses(trainer, pl_module)}", file=sys.stderr, flush=True)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _figures(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    def _losses(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
         assert isinstance(pl_module, Stage)
-        figures = {k: v for k, v in pl_module.terms.items() if k == "train/loss"}
+        losses = {k: v for k, v in pl_module.terms.items() if k == "train/loss"}
         if "val/loss" in trainer.callback_metrics:
-            figures["val/loss"] = trainer.callback_metrics["val/loss"]
-        return ", ".join(f"{name} {float(value):.4g}" for name, value in figures.items())
+            losses["val/loss"] = trainer.callback_metrics["val/loss"]
+        return ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
 
 
 def _all_finite(stage: Stage) -> bool:

@@ -1,4 +1,4 @@
-"""When a run is saved, and how a job that must make way ends."""
+"""Saving checkpoints, and ending a job that the scheduler preempts."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from thbench.training.runs import META, StageRun, read_checkpoint
 class Checkpoints(Checkpoint):
     """``last.ckpt`` every so many steps and at the end, ``best.ckpt`` at the least ``val/loss``.
 
-    Checkpoints are made between optimiser steps only, where a run can go on exactly. That holds
-    for a warning from the scheduler too: on SIGTERM, and on SLURM's SIGUSR1 (``#SBATCH
-    --signal=SIGUSR1@90``), the step is finished, the checkpoint saved, the job requeued if it was
-    SIGUSR1, and the process ends; the requeued job finds the same run folder and goes on.
-    Lightning's own handler would save in the middle of a step.
+    Checkpoints are saved between optimiser steps only, where a run can resume exactly, also on
+    preemption: on SIGTERM, and on SLURM's SIGUSR1 (``#SBATCH --signal=SIGUSR1@90``), the step is
+    finished, the checkpoint saved, the job requeued if it was SIGUSR1, and the process ends; the
+    requeued job finds the same run folder and resumes. Lightning's own handler would save in the
+    middle of a step.
 
     Args:
         run: the run folder.
         steps: the counter.
         every: steps between checkpoints.
-        metadata: what checkpoints say of themselves.
+        metadata: kept in each checkpoint under ``META``.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Checkpoints(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         main = threading.current_thread() is threading.main_thread()
         if "SLURM_JOB_ID" in os.environ and main:
-            signal.signal(signal.SIGUSR1, self._warned)  # Lightning puts the old handler back
+            signal.signal(
+                signal.SIGUSR1, self._on_preemption
+            )  # Lightning puts the old handler back
         # Validation follows saving, so ``last.ckpt`` may not know of the newest best one.
         if self.run.best.is_file():
             self.best = read_checkpoint(self.run, self.run.best)[META]["best"]
@@ -78,7 +80,7 @@ class Checkpoints(Checkpoint):
                 trainer.save_checkpoint(self.run.best)
 
     def save(self, trainer: L.Trainer, status: str) -> None:
-        """Write ``last.ckpt`` (whole or not at all) and note the progress."""
+        """Write ``last.ckpt``, whole or not at all, and update the run's record."""
         trainer.save_checkpoint(self.run.last)
         if trainer.is_global_zero:
             seconds = round(self.steps.seconds, 1)
@@ -89,15 +91,15 @@ class Checkpoints(Checkpoint):
     ) -> None:
         checkpoint[META] = {**self.metadata, "steps": self.steps.done, "best": self.best}
 
-    def _warned(self, *_: Any) -> None:
+    def _on_preemption(self, *_: Any) -> None:
         self._requeue = True
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it there, so that it is whole or the old.
+    """Writes a checkpoint to a temporary file beside it and renames that, so it is never partial.
 
-    Lightning goes by way of the system's temporary folder, and moving a file from there to another
-    file system can end in the middle when that is full.
+    Lightning writes to the system's temporary folder, from where moving a file to another file
+    system can stop half-way when that is full.
     """
 
     def save_checkpoint(
@@ -118,17 +120,17 @@ def _stream(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     """Write a checkpoint without holding it in memory a second time: Hallo's has 20 GB.
 
     Raises:
-        OSError: the file does not take it. torch hides that behind an error of its own.
+        OSError: the file cannot be written; torch hides that behind an error of its own.
     """
-    told = _Told(file)
+    target = _RememberingFile(file)
     try:
-        torch.save(checkpoint, told)  # type: ignore[arg-type]
+        torch.save(checkpoint, target)  # type: ignore[arg-type]
     except RuntimeError as error:
-        raise (told.error or error) from None
+        raise (target.error or error) from None
 
 
-class _Told:
-    """A file that remembers why it did not take what was written."""
+class _RememberingFile:
+    """A file that keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

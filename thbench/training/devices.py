@@ -1,4 +1,4 @@
-"""The one place that makes a Lightning trainer: devices, precision, and quiet."""
+"""Building the Lightning trainer: devices, strategy, precision."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from thbench.core.errors import UserError
 from thbench.training.checkpoints import AtomicCheckpointIO
 
 
-def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: Any) -> L.Trainer:
+def make_trainer(
+    settings: TrainerConfig, *, alternating: bool = False, **options: Any
+) -> L.Trainer:
     """A trainer on the devices that the settings name.
 
     Args:
         settings: devices, nodes, strategy and precision.
-        in_turn: networks are trained in turn, so a backward pass reaches only some parameters.
-        options: Lightning's own, which win.
+        alternating: several networks are trained in turn, so a backward pass reaches only some
+            of the parameters.
+        options: arguments of ``lightning.Trainer``, which override the settings.
 
     Raises:
         UserError: settings that this machine does not allow.
     """
-    torch.set_float32_matmul_precision("high")  # TF32 where there is any; CPUs are not touched
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     use_threads(settings)
     base = {
         "accelerator": settings.accelerator,
@@ -50,19 +53,23 @@ def make_trainer(settings: TrainerConfig, *, in_turn: bool = False, **options: A
     try:
         trainer = L.Trainer(**base)
         if (
-            in_turn
+            alternating
             and base["strategy"] in ("auto", "ddp")
             and isinstance(trainer.strategy, DDPStrategy)
         ):
             # Only Lightning knows what "auto" becomes, and by default DDP waits for all gradients.
             trainer = L.Trainer(**base | {"strategy": DDPStrategy(find_unused_parameters=True)})
         return trainer
-    except (MisconfigurationException, ValueError) as error:  # what is no value of a setting
+    except (MisconfigurationException, ValueError) as error:  # an impossible value of a setting
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _check_precision(precision: str) -> None:
-    """Weights of 16 bits are wider apart than a usual step: training would stand still."""
+    """Refuse weights of 16 bits: their spacing is larger than a usual step.
+
+    Raises:
+        UserError: the precision is a 16-bit one throughout.
+    """
     if precision in ("16-true", "bf16-true"):
         mixed = precision.replace("true", "mixed")
         raise UserError(
@@ -72,16 +79,22 @@ def _check_precision(precision: str) -> None:
 
 
 def use_threads(settings: TrainerConfig) -> None:
-    """Give torch as many CPU threads as the settings say."""
+    """Set the number of torch's CPU threads (``trainer.threads``; 0 keeps torch's own)."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
 
 
 def limit_devices(settings: TrainerConfig, n: int) -> int | list[int]:
-    """The devices named by the settings, but no more than clips: one without would be an error.
+    """The devices named by the settings, at most ``n``, such as the number of clips.
 
     ``trainer.devices`` is a number, a list or text such as "0,3" of indices, or ``auto`` or -1 for
-    all there are.
+    all devices.
+
+    Returns:
+        A number of devices, or a list of their indices.
+
+    Raises:
+        UserError: it is none of these.
     """
     devices = settings.devices
     if isinstance(devices, str) and "," in devices:

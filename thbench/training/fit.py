@@ -1,7 +1,7 @@
 """One trainer for every stage of every strategy.
 
 ``fit`` trains the missing stages of a strategy in order. A stage whose newest checkpoint has
-reached ``max_steps`` is skipped; any other goes on from that checkpoint, after a crash, a kill, a
+reached ``max_steps`` is skipped; any other resumes from that checkpoint, after a crash, a kill, a
 requeued SLURM job (submit with ``#SBATCH --signal=SIGUSR1@90``, ``srun thbench fit ...``) or with
 a larger ``max_steps``. Because batches and noise are functions of (seed, step, rank), an
 interrupted run ends where an uninterrupted one does.
@@ -39,9 +39,9 @@ from thbench.training.runs import (
     build_stage,
     check_needs,
     describe,
-    fill,
     load_net,
     load_nets,
+    load_weights,
     order,
     read_checkpoint,
     remember_sources,
@@ -55,17 +55,18 @@ __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "
 
 
 def fit(config: Config, only: str | None = None) -> dict[str, Path]:
-    """Train what is missing.
+    """Train the stages that are not trained yet.
 
     Args:
-        config: a strategy.
+        config: a strategy's configuration.
         only: train this stage alone; those that it builds on must be trained.
 
     Returns:
-        the run folder of each stage asked for, by name.
+        The run folder of each requested stage, by name.
 
     Raises:
-        UserError: something that the user can put right. The last good checkpoint stays.
+        UserError: the stage cannot be built or trained as configured, training diverged, or the
+            disk is full. The last good checkpoint stays.
     """
     names = order(config, only)
     wanted = [only] if only else names
@@ -82,10 +83,14 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
 
 
 def fit_stage(config: Config, name: str) -> StageRun:
-    """Train one stage to its ``max_steps``, from its newest checkpoint where it has one."""
+    """Train one stage to its ``max_steps``, from its newest checkpoint where it has one.
+
+    Raises:
+        UserError: as ``fit``.
+    """
     run, stage_config = stage_run(config, name), config.stages[name]
     resume = run.steps
-    with quiet(), explained(run):
+    with quiet(), as_user_errors(run):
         data = stage_data(config, name)
         data.prepare_data()  # the network's shape depends on the data; a second call finds it done
         nets = load_nets(config, stage_config.needs)[0] if stage_config.needs else {}
@@ -96,16 +101,16 @@ def fit_stage(config: Config, name: str) -> StageRun:
                 rank_zero_print(f"{name}: {left_out}")
         if stage_config.init_from and not resume:
             origin = read_checkpoint(stage_run(config, stage_config.init_from))
-            fill(stage.net, origin, f"stage '{name}', which starts from it")
+            load_weights(stage.net, origin, f"stage '{name}', which starts from it")
         if not resume:
             stage.start()
         count_in_parts(stage.net, config.trainer.accumulate)
         if config.trainer.compile:
-            for part in stage.net.children():  # losses call these, and seldom the net itself
+            for part in stage.net.children():  # losses call these, seldom the net itself
                 part.compile()
         metadata = {**describe(config, run, data.audio_dim), "trained_for": stage.trained_for()}
         if not stage_config.max_steps:
-            _take_as_it_is(config, run, stage, metadata)
+            _save_untrained(config, run, stage, metadata)
             return run
         trainer = build_trainer(config, stage_config, run, stage, data, metadata, resume)
         checkpoint = run.last if resume else None
@@ -141,8 +146,8 @@ def build_trainer(
         run: where it writes.
         stage: what is trained: whether it optimises by hand, and which parts of a batch it takes.
         data: its data.
-        metadata: what checkpoints say of themselves.
-        resume: the step that it goes on from.
+        metadata: kept in each checkpoint.
+        resume: the step that it resumes from.
 
     Raises:
         UserError: settings that this machine or the batch size do not allow.
@@ -164,7 +169,7 @@ def build_trainer(
     validate_every = settings.validate_every * settings.accumulate if data.validates else 0
     trainer = make_trainer(
         settings,
-        in_turn=manual,
+        alternating=manual,
         precision=stage_config.precision or settings.precision,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=(stage_config.clip or None) if not manual else None,
@@ -186,7 +191,7 @@ def build_trainer(
 
 
 def stage_data(config: Config, name: str) -> ClipData:
-    """The data of a stage, as it draws it."""
+    """The data of a stage, with its draw and batch size."""
     stage, settings = config.stages[name], config.trainer
     return ClipData(
         config.data,
@@ -201,8 +206,8 @@ def stage_data(config: Config, name: str) -> ClipData:
 
 
 @contextlib.contextmanager
-def explained(run: StageRun) -> Iterator[None]:
-    """Turn what libraries say of settings and full disks into one line."""
+def as_user_errors(run: StageRun) -> Iterator[None]:
+    """Turn libraries' errors on settings, memory and full disks into one-line ``UserError``s."""
     try:
         yield
     except MisconfigurationException as error:
@@ -225,7 +230,7 @@ def explained(run: StageRun) -> Iterator[None]:
 
 
 def _is_trained(config: Config, name: str) -> bool:
-    """Whether nothing is left to do; says so."""
+    """Whether a stage is trained to its ``max_steps``; prints so."""
     run, limit = stage_run(config, name), config.stages[name].max_steps
     if not run.last.is_file():
         return False
@@ -237,8 +242,8 @@ def _is_trained(config: Config, name: str) -> bool:
     return True
 
 
-def _take_as_it_is(config: Config, run: StageRun, stage: Stage, metadata: dict[str, Any]) -> None:
-    """Keep the network of a stage without steps: published weights that stay as they are."""
+def _save_untrained(config: Config, run: StageRun, stage: Stage, metadata: dict[str, Any]) -> None:
+    """Save the network of a stage without steps: published weights that are used unchanged."""
     _start(config, run, 0)
     if is_rank_zero():
         meta = {**metadata, "steps": 0, "best": None}
@@ -246,7 +251,7 @@ def _take_as_it_is(config: Config, run: StageRun, stage: Stage, metadata: dict[s
             {"state_dict": stage.state_dict(), META: meta}, run.last
         )
         run.update_record(status="done", seconds=0.0)
-    rank_zero_print(f"{run.name}: no steps to train, its weights are taken as they are")
+    rank_zero_print(f"{run.name}: no steps to train, its weights are used unchanged")
 
 
 def _start(config: Config, run: StageRun, resume: int) -> None:
@@ -282,7 +287,7 @@ def _finish(trainer: L.Trainer, run: StageRun, stage: Stage) -> None:
 def _callbacks(
     config: Config, stage: StageConfig, run: StageRun, data: ClipData, metadata: dict[str, Any]
 ) -> list[Callback]:
-    """In the order in which they act at the end of a batch; the counter first, saving last."""
+    """Callbacks in order of execution at the end of a batch: the counter first, saving last."""
     settings = config.trainer
     steps = StepCounter(stage.max_steps, settings.accumulate)
     averaging: list[Callback] = []

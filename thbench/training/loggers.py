@@ -1,4 +1,4 @@
-"""Loggers: a CSV of curves always, Weights & Biases where wanted."""
+"""Loggers: always a CSV file of curves, Weights & Biases where configured."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _HEADER = ("step", "name", "value")
 
 
 class CurveLogger(Logger):
-    """Appends every figure to ``metrics.csv`` as a row ``step,name,value``.
+    """Appends every value to ``metrics.csv`` as a row ``step,name,value``.
 
-    A row per figure, because not all are known at every step. ``step`` counts optimiser steps done.
+    A row per value, because not all are known at every step. ``step`` counts optimiser steps done.
 
     Args:
         path: the file.
-        resume_at: the run goes on from this step; rows beyond it, left by a run that was killed
+        resume_at: the run resumes from this step; rows beyond it, left by a run that was killed
             after its last checkpoint, are dropped.
     """
 
@@ -88,7 +88,7 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 def loggers(config: Config, run: StageRun, resume_at: int = 0) -> list[Logger]:
     """The loggers of a run.
 
-    Weights & Biases groups runs by strategy, and knows a run by its folder's name, so that a
+    Weights & Biases groups runs by strategy, and identifies a run by its folder's name, so a
     resumed run continues its curves.
 
     Raises:
@@ -112,9 +112,12 @@ def finish(used: Iterable[Logger], failed: bool) -> None:
 
 
 def wandb_mode(wanted: str) -> str:
-    """``online``, ``offline`` or ``off``: what ``tracking.wandb`` means here.
+    """Resolve ``tracking.wandb`` to ``online``, ``offline`` or ``off``.
 
     ``auto`` is online with WANDB_API_KEY set, else off.
+
+    Raises:
+        UserError: an unknown mode, or ``online`` without a key.
     """
     if wanted not in MODES:
         raise UserError(f"There is no tracking.wandb={wanted}.{did_you_mean(str(wanted), MODES)}")

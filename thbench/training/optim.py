@@ -16,10 +16,10 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def build_optimizer(params: Iterable[nn.Parameter], optim: OptimConfig) -> dict[str, Any]:
-    """Lightning's dictionary of an optimiser and its learning rate per step.
+    """Build an optimiser and its learning-rate schedule per step, as Lightning's dictionary.
 
     Raises:
-        UserError: an unknown name, or a cosine without an end.
+        UserError: an unknown optimiser or schedule, or a cosine without its end.
     """
     scale = check_optim(optim)
     optimizer = OPTIMIZERS[optim.name](
@@ -47,6 +47,9 @@ def rate_scale(optim: OptimConfig) -> Callable[[int], float]:
 
     It rises linearly over ``warmup`` steps, then is constant or falls along half a cosine to
     ``floor`` at ``decay_steps``, where it stays.
+
+    Raises:
+        UserError: an unknown schedule, or a cosine without its end.
     """
     schedules = ("constant", "cosine")
     if optim.schedule not in schedules:

@@ -16,7 +16,7 @@ from thbench.training.runs import build_stage, order
 
 TOTAL = "total"
 OWN = "(own)"
-"""What a network holds beside its named parts."""
+"""Parameters of a network outside its named parts."""
 
 
 def build(strategy: str, scale: str) -> dict[str, nn.Module]:
@@ -27,25 +27,25 @@ def build(strategy: str, scale: str) -> dict[str, nn.Module]:
         scale: ``paper`` or ``tiny``, each with the audio encoder that the strategy's YAML names.
     """
     loaded = configs.load(strategy, [f"scale={scale}"])
-    sound = ENCODERS.load(kind_of(loaded.data.audio))
+    encoder = ENCODERS.load(kind_of(loaded.data.audio))
     nets: dict[str, nn.Module] = {}
     with torch.device("meta"):
         for name in order(loaded):
             stage = loaded.stages[name]
             needs = {need: nets[need] for need in stage.needs}
-            nets[name] = build_stage(loaded, name, needs, sound.default_dim).net
+            nets[name] = build_stage(loaded, name, needs, encoder.default_dim).net
     return nets
 
 
 def count(strategy: str, scale: str) -> dict[str, dict[str, int]]:
-    """Parameters by role and named part of its network, and in ``total``; no empty parts."""
+    """Parameters by role and named part of its network, with ``total``; no empty parts."""
     nets = build(strategy, scale)
     roles: Mapping[str, str] = configs.load(strategy, [f"scale={scale}"]).nets
     return {role: count_parts(nets[stage]) for role, stage in roles.items()}
 
 
 def count_parts(net: nn.Module) -> dict[str, int]:
-    """Parameters of a network's children by name, its own beside them, and in ``total``."""
+    """Parameters of a network's children by name, its own, and ``total``."""
     parts = {name: _size(child) for name, child in net.named_children()}
     parts[OWN] = sum(p.numel() for p in net.parameters(recurse=False))
     return {**{name: n for name, n in parts.items() if n}, TOTAL: _size(net)}

@@ -1,4 +1,4 @@
-"""What stages share that learn to draw a frame from a portrait of the same clip."""
+"""The base of stages that learn to reconstruct a frame from a portrait of the same clip."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PERCEPTUAL = ("vgg", "pixel")
 
 
 class ReconstructionStage(Stage):
-    """A stage whose loss compares features of pictures.
+    """A stage whose loss compares features of images.
 
-    VGG-19's weights are asked for when training starts, not when a trained network is loaded.
+    VGG-19's weights are loaded when training starts, not when a trained network is loaded.
 
     Args:
-        context: see ``Stage``.
+        context: size, seed, optimiser and needed networks.
         perceptual: ``vgg`` (the five blocks of VGG-19) or ``pixel`` (pixels and their differences;
             needs no weights).
         vgg: the features, in place of ImageNet's.
@@ -48,7 +48,7 @@ class ReconstructionStage(Stage):
             self.frozen["vgg"] = Frozen(vgg)
 
     def on_fit_start(self) -> None:
-        self.features()  # so that missing weights are told before the first batch is read
+        self.features()  # so missing weights are reported before the first batch is read
         super().on_fit_start()
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
@@ -65,7 +65,7 @@ class ReconstructionStage(Stage):
             self.frozen.setdefault("vgg", Frozen(VGG19(None)))
 
     def features(self) -> Features:
-        """Of pictures (B, 3, H, W) in [0, 1], for ``pyramid_l1``."""
+        """The feature extractor for ``pyramid_l1``: from images (B, 3, H, W) in [0, 1] to maps."""
         if self.perceptual == "pixel":
             return pixel_features
         if "vgg" not in self.frozen:

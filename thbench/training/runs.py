@@ -1,10 +1,10 @@
-"""Stages by content: their order, run folders, checkpoints and trained networks.
+"""Training runs of stages: their order, folders, checkpoints and trained networks.
 
 A stage's result is determined by its class, model, draw, optimiser, global batch size, averaging,
-clipping, precision, frame size, seed, data, the stages that it builds on and, where it hears
-anything, audio encoder. The hash of these names its folder ``<runs>/<stage>-<hash>``, so strategies
-that share a stage share its training, and a run that is started again, on other devices or by a
-requeued job, goes on.
+clipping, precision, frame size, seed, data, the stages that it builds on and, where it uses
+audio, the audio encoder. The hash of these names its folder ``<runs>/<stage>-<hash>``, so
+strategies that share a stage share its training, and a run that is started again, on other
+devices or by a requeued job, resumes.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from thbench.training.sources import content_of, remember
 from thbench.training.stage import Stage, StageContext
 
 META = "thbench"
-"""Key of a checkpoint under which we say what it is."""
+"""Key of a checkpoint that holds its metadata."""
 NEAR = 3
-"""A run that differs in so many settings at most is named where the one asked for is missing."""
+"""A run that differs in at most so many settings is named where the requested one is missing."""
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """Where a stage's training lives.
+    """The run folder of a stage's training.
 
     Attributes:
         name: of the stage.
         hash: of ``fingerprint``.
         folder: ``<runs>/<name>-<hash>``.
-        determines: everything that the result depends on.
+        fingerprint: everything that the result depends on.
     """
 
     name: str
@@ -75,7 +75,7 @@ class StageRun:
         return _read_run(self.folder.parent / f"{name}-{digest}")
 
     def update_record(self, **entries: Any) -> None:
-        """Merge entries into ``stage.json``: status, steps, seconds and what the hash is of."""
+        """Merge entries, such as status, steps and seconds, into ``stage.json``."""
         path = self.folder / "stage.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
         known.update(stage=self.name, hash=self.hash, **entries, fingerprint=self.fingerprint)
@@ -123,9 +123,9 @@ def stage_run(config: Config, name: str) -> StageRun:
 
 
 def locate(config: Config, name: str) -> StageRun:
-    """The run folder of a trained stage, also where its data set is not at hand.
+    """The run folder of a trained stage, also where its data set is not here.
 
-    Without the data set the one run is taken that agrees in everything else.
+    Without the data set, the one run that agrees in everything else is used.
 
     Raises:
         UserError: there is none, or more than one.
@@ -146,7 +146,7 @@ def locate(config: Config, name: str) -> StageRun:
 
 
 def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio_dim: int) -> Stage:
-    """A stage with the weights that the seed gives it.
+    """Build a stage, with its initial weights for the configuration's seed.
 
     Raises:
         UserError: ``model:`` has a key or value that the class does not take, or lacks one.
@@ -165,7 +165,7 @@ def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio
 
 
 def _nearest_keyword(error: Exception) -> str:
-    """Of a keyword that a network inside does not know: the nearest that it does."""
+    """The nearest known keyword to one that a network inside does not know."""
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -192,9 +192,9 @@ def load_net(
         run: where it was trained, if that is known.
 
     Returns:
-        the network on the CPU in eval mode, and the checkpoint's metadata: stage,
-        class, hash, steps, needs, trained_for, size, and audio and audio_dim, which are None and 0
-        of a stage that hears nothing.
+        The network on the CPU in eval mode, and the checkpoint's metadata: stage,
+        class, hash, steps, needs, trained_for, size, audio and audio_dim, where the last two are
+        None and 0 of a stage that uses no audio.
 
     Raises:
         UserError: it is not trained, was trained as something else, or the stages it needs have
@@ -211,7 +211,7 @@ def load_net(
     net = build_stage(
         config, name, {n: nets[n] for n in _stage(config, name).needs}, meta["audio_dim"]
     ).net
-    fill(net, checkpoint, f"stage '{name}'")
+    load_weights(net, checkpoint, f"stage '{name}'")
     return net.eval().requires_grad_(False), meta
 
 
@@ -226,8 +226,8 @@ def load_nets(
     return nets, metas
 
 
-def fill(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
-    """Give a network the weights of ``Stage.net`` in a checkpoint, averaged ones where it has them.
+def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
+    """Load the weights of ``Stage.net`` from a checkpoint, averaged ones where it has them.
 
     Raises:
         UserError: they belong to another network.
@@ -248,12 +248,13 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
     """A checkpoint of a run, the newest by default. Tensors are read when they are used.
 
     Raises:
-        UserError: it is missing, damaged, or of something else.
+        UserError: it is missing, damaged, or of another stage or program.
     """
     path = path or run.last
     if not path.is_file():
         raise UserError(
-            f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first.{_nearest(run)}"
+            f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first."
+            f"{_nearest_run(run)}"
         )
     try:
         checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
@@ -277,7 +278,7 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
 
 
 def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
-    """What a checkpoint of this run says of itself, but for the steps done."""
+    """The metadata of this run's checkpoints, without the steps done."""
     uses_audio = "audio" in run.fingerprint
     return {
         "stage": run.name,
@@ -292,7 +293,11 @@ def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:
 
 
 def check_needs(run: StageRun, meta: Mapping[str, Any]) -> None:
-    """Raise a UserError if a frozen stage is no longer the one that this run was trained on."""
+    """Check that the frozen stages are still those that this run was trained on.
+
+    Raises:
+        UserError: one of them has been trained further since.
+    """
     now = _needs(run)
     for name, before in meta["needs"].items():
         if now[name]["steps"] != before["steps"]:
@@ -324,8 +329,8 @@ def _read_run(folder: Path) -> StageRun:
     return StageRun(note["stage"], note["hash"], folder, note["fingerprint"])
 
 
-def _nearest(run: StageRun) -> str:
-    """Of runs of the same stage, the one whose settings differ least, if it is trained."""
+def _nearest_run(run: StageRun) -> str:
+    """A line on the trained run of the same stage whose settings differ least."""
     found: list[tuple[int, str]] = []
     own = _flat(run.fingerprint)
     for path in sorted(run.folder.parent.glob(f"{run.name}-*/stage.json")):
@@ -352,7 +357,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _own(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """What does not depend on the data."""
+    """The part of a fingerprint that does not depend on the data."""
     own = {k: v for k, v in fingerprint.items() if k not in ("data", "needs", "init_from")}
     return {**own, "needs": sorted(fingerprint["needs"])}
 

@@ -1,4 +1,4 @@
-"""Sample videos with sound during training."""
+"""Sample videos with audio during training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from thbench.training.stage import Stage
 
 class SampleVideos(Callback):
     """Writes ``Stage.samples`` of one fixed batch to ``samples/step-N``: an mp4 each, with the
-    clip's sound where the frames are a run of it, and ``sheet.png`` with frames of all of them.
+    clip's audio where the frames are consecutive, and ``sheet.png`` with frames of all of them.
 
     Args:
         steps: the counter.
         every: steps between samples; 0 for none.
         folder: the run folder.
-        fixed: gives the batch and the mp4 of its first clip.
+        fixed: returns the batch and the path of its first clip's mp4.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class SampleVideos(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for name, frames in videos.items():
             path = folder / f"{name}.mp4"
-            sound = (
-                clip_sound(clip, batch.frames[0]) if len(frames) == batch.frames.shape[1] else None
+            waveform = (
+                clip_audio(clip, batch.frames[0]) if len(frames) == batch.frames.shape[1] else None
             )
-            with VideoWriter(path, *frames.shape[-2:], waveform=sound) as writer:
+            with VideoWriter(path, *frames.shape[-2:], waveform=waveform) as writer:
                 writer.write(frames)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
@@ -86,7 +86,7 @@ class SampleVideos(Callback):
 
 
 def contact_sheet(videos: Sequence[Tensor], columns: int = 8) -> Tensor:
-    """Frames spread over each video, a row per video, as one picture.
+    """Frames spread over each video, a row per video, as one image.
 
     Args:
         videos: uint8 (T, 3, H, W), of one size.
@@ -103,8 +103,8 @@ def contact_sheet(videos: Sequence[Tensor], columns: int = 8) -> Tensor:
     return make_grid(to_unit(torch.cat(rows)), nrow=columns, padding=2)
 
 
-def clip_sound(clip: Path, frames: Tensor) -> np.ndarray | None:
-    """The clip's sound under a run of frames (T,), (T * 640,); None if they are no run."""
+def clip_audio(clip: Path, frames: Tensor) -> np.ndarray | None:
+    """A clip's audio at consecutive frames (T,), float32 (T * 640,); None if they are not."""
     if len(frames) < 2 or not bool((frames.diff() == 1).all()):
         return None
     a, b = int(frames[0]) * SAMPLES_PER_FRAME, (int(frames[-1]) + 1) * SAMPLES_PER_FRAME
@@ -112,4 +112,4 @@ def clip_sound(clip: Path, frames: Tensor) -> np.ndarray | None:
 
 
 def _callbacks(trainer: Any) -> list[Callback]:
-    return trainer.callbacks  # set behind the type checker's back
+    return trainer.callbacks  # an attribute that the type checker does not know

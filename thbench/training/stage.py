@@ -1,4 +1,4 @@
-"""What a stage of training must provide."""
+"""The base class of training stages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage is told about its surroundings.
+    """What a stage is built with, beside its ``model:`` block.
 
     Attributes:
         size: frames are ``size`` x ``size`` pixels.
@@ -67,21 +67,21 @@ class StageContext:
 
 
 class Stage(Versioned, L.LightningModule, ABC):
-    """One thing that is trained.
+    """One stage of a strategy's training.
 
     A subclass takes a ``StageContext`` and, as keyword arguments, the keys of its ``model:`` block
-    in the YAML; it sets ``self.net`` to the module that is trained, saved and later generated with,
-    and writes ``loss``. Everything about the optimiser, logging, resuming and randomness is here
-    or in ``thbench.training.fit``.
+    in the YAML; it sets ``self.net`` to the module that is trained, saved and later used for
+    generation, and implements ``loss``. Optimiser, logging, resuming and randomness are here or in
+    ``thbench.training.fit``.
     """
 
     net: nn.Module
     batches_seen: Tensor
     stable_name = "stage"
     version: ClassVar[int] = 1
-    """Of this class and of the trainer, for all stages."""
+    """The version of this class and of the trainer, part of all stages' hashes."""
     uses_audio: ClassVar[bool] = True
-    """Whether the result depends on the sound; if not, strategies of any encoder share it."""
+    """Whether the result depends on the audio; if not, strategies of any encoder share it."""
     neutral: ClassVar[tuple[str, ...]] = ()
     """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
     sources: ClassVar[tuple[str, ...]] = ()
@@ -135,14 +135,18 @@ class Stage(Versioned, L.LightningModule, ABC):
         """Scalar losses by name. ``"loss"`` is minimised, the others are logged."""
 
     def start(self) -> None:
-        """Take weights from outside, before the first step of a run that does not resume.
+        """Load published weights, before the first step of a run that does not resume.
 
         Called after the weights of ``init_from:`` are in ``self.net``. Networks are also built to
-        be filled from a checkpoint, so a constructor must not ask for such weights.
+        load a checkpoint into, so a constructor must not load such weights.
         """
 
     def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError, before any step, if what is drawn cannot be learned from."""
+        """Check, before any step, that the stage can learn from what is drawn.
+
+        Raises:
+            UserError: it cannot.
+        """
 
     def check_part(self, clips: int) -> None:
         """Raise a UserError if the loss cannot be computed on parts of a batch.
@@ -155,24 +159,24 @@ class Stage(Versioned, L.LightningModule, ABC):
         """
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
-        """What training takes from outside of the data set and is not here: weights, mostly.
+        """Resources outside of the data set, mostly weights, that training needs and lacks.
 
-        Asked before any stage is trained, of networks without content.
+        Called before any stage is trained, on networks of fake tensors.
 
         Args:
-            steps: to be trained; with 0 the weights stay as ``start`` takes them.
+            steps: to be trained; with 0 the weights stay as ``start`` loads them.
         """
         yield from ()
 
     def use_placeholders(self) -> None:
-        """Put networks without content where training loads some from outside, for estimates."""
+        """Put fake networks where training loads published ones, for estimates."""
 
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Videos of the batch's first clip for the log, (T, 3, H, W) in [0, 1], by name."""
         return {}
 
     def trained_for(self) -> dict[str, Any]:
-        """What the network has seen, kept in its checkpoint (observed frames, levels, lengths)."""
+        """What the network was trained for (observed frames, levels, lengths), for its metadata."""
         return {}
 
     def configure_optimizers(self) -> Any:

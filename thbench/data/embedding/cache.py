@@ -1,8 +1,8 @@
-"""Embeddings of a prepared data set's sound: where they lie, what made them, and making them.
+"""Audio embeddings of a prepared data set: computing, storing and checking them.
 
-``<root>/audio/<encoder>/<id>.npy``, and ``encoder.json`` beside them, which says what made them.
-Where the data set cannot be written, new ones lie in the cache folder, see
-``thbench.data.cache_folders``.
+``<root>/audio/<encoder>/<id>.npy``, and ``encoder.json`` beside them, which names encoder and
+weights. Where the data set cannot be written, new ones are in the cache folder
+(``thbench.data.cache_folders``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def kind_of(encoder: str) -> str:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What one encoder hears in a data set.
+    """One encoder's embeddings of a data set.
 
     Args:
         root: the prepared data set.
@@ -49,12 +49,12 @@ class Embeddings:
 
     @property
     def beside(self) -> Path:
-        """Where they lie in the data set."""
+        """Their folder in the data set."""
         return self.root / "audio" / kind_of(self.encoder)
 
     @functools.cached_property
     def apart(self) -> Path:
-        """Where they lie if the data set cannot be written."""
+        """Their folder if the data set cannot be written."""
         return elsewhere(self.root, self.cache) / "audio" / kind_of(self.encoder)
 
     def path(self, clip_id: str) -> Path:
@@ -63,7 +63,7 @@ class Embeddings:
         return beside if beside.is_file() else self.apart / f"{clip_id}.npy"
 
     def prepare(self) -> None:
-        """Make those that are missing, and see that all are of this encoder.
+        """Compute those that are missing, and check that all are of this encoder.
 
         Processes of one machine wait for the first of them. A run that is stopped goes on with the
         clip after the last one that it finished.
@@ -87,12 +87,12 @@ class Embeddings:
         except UserError as error:
             raise UserError(
                 f"{self.root} has no '{self.encoder}' embedding of clip '{first.id}', and it cannot"
-                f" be made here: {error} Or prepare the data set with --audio {self.encoder} where"
-                " the weights are."
+                f" be computed here: {error} Or prepare the data set with --audio {self.encoder}"
+                " where the weights are."
             ) from error
         folder = self.beside if writable(self.beside) else self.apart
         print_once(
-            f"{self.root}: its sound is embedded by '{self.encoder}' now, once, into {folder}."
+            f"{self.root}: its audio is embedded by '{self.encoder}' now, once, into {folder}."
         )
         try:
             with locked(folder / "encoder.lock"):
@@ -111,13 +111,13 @@ class Embeddings:
 
 
 def write(path: Path, features: np.ndarray) -> None:
-    """Keep one clip's embedding, whole or not at all."""
+    """Write one clip's embedding (n_frames, D), whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, features)
 
 
 def claim(folder: Path, encoder: str) -> None:
-    """Say in a folder what will make its embeddings, or see that this made those it has.
+    """Record in a folder which encoder its embeddings are of, or check those it has.
 
     Raises:
         UserError: the encoder's weights are missing, or something else made those.
@@ -131,10 +131,10 @@ def claim(folder: Path, encoder: str) -> None:
 
 
 def check(folder: Path, encoder: str) -> None:
-    """See that a folder's embeddings are of this encoder, as far as it says so itself.
+    """Check that a folder's embeddings are of this encoder, as far as it says so itself.
 
-    A folder without a record, as older versions left them, is taken to be right. Weights are
-    compared where ``encoder`` names some; otherwise those that the folder names are taken.
+    A folder without a record, as older versions left them, is accepted. Weights are
+    compared where ``encoder`` names some; otherwise those that the folder names are accepted.
 
     Raises:
         UserError: another version made them, or other weights.
@@ -168,7 +168,7 @@ _ANEW = "delete {} to have it made anew"
 
 @functools.cache
 def print_once(text: str) -> None:
-    """A line for the user, once."""
+    """Print a line for the user, once per process."""
     from thbench.core.console import rank_zero_print
 
     rank_zero_print(text)

@@ -21,18 +21,18 @@ from metrics.compiling import compile_lock
 from thbench.core.errors import UserError
 from thbench.core.registry import Registry
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
-from thbench.data.embedding.wav2vec import FIELD, HOP, convolved
+from thbench.data.embedding.wav2vec import FIELD, HOP, convolve_in_chunks
 from thbench.data.media.audio import fit_length
 
 
 class AudioEncoder(ABC):
-    """From a waveform to one vector per video frame.
+    """Encodes a waveform as one vector per video frame.
 
     Attributes:
         name: as in ``ENCODERS``.
-        dim: D.
-        default_dim: D with the default weights, known without having them.
-        version: changes when the same sound and weights would give other numbers.
+        dim: D, channels of an embedding.
+        default_dim: D with the default weights, known without loading them.
+        version: changes when the same audio and weights would give another embedding.
         source: where the weights come from, None without any.
         weights: a digest of them, empty without any.
     """
@@ -57,7 +57,7 @@ class AudioEncoder(ABC):
 
     @abstractmethod
     def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
-        """As ``__call__``; the waveform has exactly ``n_frames * 640`` samples."""
+        """Encode (n_frames * 640,) float32 in [-1, 1] at 16 kHz as (n_frames, D) float32."""
 
 
 class LogMel(AudioEncoder):
@@ -88,7 +88,7 @@ class LogMel(AudioEncoder):
         weights = _mel_weights(n_fft, self.bands)
         taper = get_window("hann", length).astype(np.float32)
         mel = np.empty((n_columns, self.bands), np.float32)
-        for a in range(0, n_columns, 4096):  # an hour of sound must not become an hour of spectra
+        for a in range(0, n_columns, 4096):  # an hour of audio must not become an hour of spectra
             spectra = np.abs(np.fft.rfft(windows[a : a + 4096] * taper, n_fft)) ** 2
             mel[a : a + 4096] = spectra @ weights.T
         decibels = 10 * np.log10(np.maximum(mel, self.floor))
@@ -99,7 +99,7 @@ class LogMel(AudioEncoder):
 
 @functools.cache
 def _mel_weights(n_fft: int, bands: int) -> np.ndarray:
-    with compile_lock():  # librosa compiles what it needs when it is first asked
+    with compile_lock():  # librosa compiles functions on first use
         weights = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands, fmin=50.0)
     # Each band's weights sum to one in power of a full-scale window, so that levels are in dBFS.
     return (weights / weights.sum(1, keepdims=True) / n_fft).astype(np.float32)
@@ -109,15 +109,15 @@ class Wav2Vec2(AudioEncoder):
     """Last hidden state of wav2vec 2.0 (Baevski et al. 2020), at 50 Hz, interpolated to 25 fps.
 
     State i is centred on sample 320 i + 200, frame t on 640 t + 320; frames are interpolated
-    linearly between the two nearest states. Convolutions work in pieces and give what they would
-    give at once. Attention spans the whole sound up to ``chunk`` seconds; of longer ones, pieces of
-    that length with ``overlap`` seconds of context on both sides, so that memory is bounded.
+    linearly between the two nearest states. Convolutions are computed in chunks, with the same
+    result as at once. Attention spans the whole audio up to ``chunk`` seconds; of longer audio,
+    chunks of that length with ``overlap`` seconds of context on both sides, so memory is bounded.
 
     Args:
         source: a folder made by ``save_pretrained``, or a name on the Hugging Face hub.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights cannot be loaded.
     """
 
     name = model_type = "wav2vec2"
@@ -156,7 +156,7 @@ class Wav2Vec2(AudioEncoder):
         if len(waveform) < FIELD:
             waveform = np.pad(waveform, (0, FIELD - len(waveform)))
         with torch.inference_mode():
-            features = convolved(self._model.feature_extractor, torch.from_numpy(waveform))
+            features = convolve_in_chunks(self._model.feature_extractor, torch.from_numpy(waveform))
             step, margin = (seconds * SAMPLE_RATE // HOP for seconds in (self.chunk, self.overlap))
             kept = []
             for start in range(0, features.shape[-1], step):
@@ -166,11 +166,11 @@ class Wav2Vec2(AudioEncoder):
         return np.concatenate(kept)
 
     def _hidden(self, features: Tensor) -> Tensor:
-        """States (n, D) of convolved sound (1, C, n)."""
+        """States (n, D) from convolutional features (1, C, n)."""
         return self._transformed(features).last_hidden_state[0]
 
     def _transformed(self, features: Tensor, **options: Any) -> Any:
-        """What the model makes of convolved sound (1, C, n): all of it but its convolutions."""
+        """The model's output from convolutional features (1, C, n), without its convolutions."""
         extractor = self._model.feature_extractor
         hook = extractor.register_forward_hook(lambda *_: features)
         try:
@@ -197,7 +197,7 @@ class Wav2Vec2Layers(Wav2Vec2):
 
 
 class Hubert(Wav2Vec2):
-    """Last hidden state of HuBERT (Hsu et al. 2021), otherwise as ``Wav2Vec2``."""
+    """Last hidden state of HuBERT (Hsu et al. 2021), otherwise computed like ``Wav2Vec2``."""
 
     name = model_type = "hubert"
     version = "hubert-2"
@@ -219,7 +219,7 @@ def encoder(name: str) -> AudioEncoder:
     ``name=source`` takes weights from a folder or another hub repository: "hubert=weights/hubert".
 
     Raises:
-        UserError: no such encoder, or its weights cannot be had.
+        UserError: no such encoder, or its weights cannot be loaded.
     """
     kind, _, source = name.partition("=")
     return ENCODERS.load(kind)(source or None)

@@ -1,4 +1,4 @@
-"""The convolutions with which wav2vec 2.0 and HuBERT begin, over sounds of any length."""
+"""The convolutions with which wav2vec 2.0 and HuBERT begin, over audio of any length."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor, nn
 
 FIELD, HOP = 400, 320
-"""Samples that a state sees, and from one state to the next."""
+"""Samples in a state's receptive field, and from one state to the next."""
 
 
-def convolved(extractor: Any, waveform: Tensor, piece: int = 3000) -> Tensor:
-    """The convolutions of wav2vec 2.0 or HuBERT over a sound, piece by piece, as if at once.
+def convolve_in_chunks(extractor: Any, waveform: Tensor, chunk: int = 3000) -> Tensor:
+    """The convolutions of wav2vec 2.0 or HuBERT over audio, in chunks, as if at once.
 
     Args:
         extractor: transformers' feature encoder, 400 samples for a state and 320 to the next.
         waveform: (S,), S at least 400.
-        piece: states at a time.
+        chunk: states at a time.
 
     Returns:
         (1, C, n), n = 1 + (S - 400) // 320.
     """
     n = 1 + (len(waveform) - FIELD) // HOP
     with _normalised_as_a_whole(extractor.conv_layers[0], waveform):
-        ends = ((k, min(k + piece, n)) for k in range(0, n, piece))
+        ends = ((k, min(k + chunk, n)) for k in range(0, n, chunk))
         parts = [waveform[HOP * a : HOP * (b - 1) + FIELD] for a, b in ends]
         return torch.cat([extractor(part[None]) for part in parts], dim=-1)
 
 
 @contextmanager
 def _normalised_as_a_whole(layer: Any, waveform: Tensor) -> Iterator[None]:
-    """Let the first layer of a network normalise parts of a sound as it would the whole.
+    """Let the first layer of a network normalise parts of an audio signal as it would all of it.
 
     The base models' group norm has one channel a group, so it takes mean and variance over time. A
     layer norm takes them over channels and needs no help.
@@ -52,7 +52,7 @@ def _normalised_as_a_whole(layer: Any, waveform: Tensor) -> Iterator[None]:
 
 
 def _moments(conv: Any, waveform: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and reciprocal deviation over a sound of each channel of a convolution, (C, 1) each."""
+    """Mean and reciprocal deviation over time of each channel of a convolution, (C, 1) each."""
     (size,), (stride,) = conv.kernel_size, conv.stride
     step, n = stride * 2**14, 0
     total, square = torch.zeros(2, conv.out_channels, dtype=torch.float64)

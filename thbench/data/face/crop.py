@@ -1,4 +1,4 @@
-"""Where faces are in a raw video, and the one square that shows it through a whole clip."""
+"""Finding faces in raw video, and choosing the one square that a clip is cropped to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from thbench.data.face.tracker.detection import FaceDetector
 MARGIN = 1.8  # side of the square over the height of the face: the whole head, some shoulder
 TIGHT = 1.15  # the least that the square must leave around every place of the face
 RISE = 0.08  # hair needs more room than the neck: the centre moves up by this share of the face
-LOCATE_EVERY = 8  # frames of a video between two looks at where faces are
+LOCATE_EVERY = 8  # frames of a video between two detections
 DETECTION_SIZE = 640
 MESH_SIZE = 256
 THUMBNAIL = 32
@@ -26,7 +26,7 @@ SAME = 0.3  # two boxes of which less than this overlaps are two faces
 
 @dataclass(frozen=True)
 class Square:
-    """A square of a picture in whole pixels; it may reach beyond the edges."""
+    """A square of an image in whole pixels; it may reach beyond the edges."""
 
     x: int
     y: int
@@ -35,11 +35,11 @@ class Square:
 
 @dataclass(frozen=True)
 class Face:
-    """A face as it is found in one frame.
+    """A face found in one frame.
 
     Attributes:
         box: x0, y0, x1, y1 in pixels, from forehead to chin.
-        mouth: its opening over the height of the face, see ``pose.mouth_opening``.
+        mouth: its opening over the height of the face (``pose.mouth_opening``).
         thumbnail: (32, 32) uint8, the box's grey values.
     """
 
@@ -58,11 +58,11 @@ class Face:
 
 
 class FaceLocator:
-    """Finds faces, also where they are small in the picture.
+    """Finds faces, also where they are small in the image.
 
-    A context manager. Two detectors (near, then far) say where to look; Face Mesh then
-    measures each face from forehead to chin. Called with a frame it gives one box: among several
-    faces that of the one nearest to the last it gave, at first the largest.
+    A context manager. Two detectors (near, then far) propose faces; Face Mesh then
+    measures each face from forehead to chin. Called with a frame it returns one box: of several
+    faces the one nearest to the last that it returned, at first the largest.
     """
 
     def __enter__(self) -> FaceLocator:
@@ -86,7 +86,7 @@ class FaceLocator:
     def faces(self, frame: Tensor, thorough: bool = False) -> list[Face]:
         """All faces in uint8 (3, H, W), the largest first.
 
-        The detector of far faces is asked where the other finds none, or if ``thorough``.
+        The detector of far faces runs where the other finds none, or if ``thorough``.
         """
         found: list[Face] = []
         for detector in self._detectors:
@@ -94,7 +94,7 @@ class FaceLocator:
                 break
             for rough in self._detect(detector, frame):
                 if _is_among(rough, found):
-                    continue  # measuring costs more than all else
+                    continue  # measuring is the costliest step
                 face = self._measure(frame, rough)
                 if face is not None and not _is_among(face.box, found):
                     found.append(face)
@@ -104,7 +104,7 @@ class FaceLocator:
         height, width = frame.shape[1:]
         share = min(1.0, DETECTION_SIZE / max(height, width))
         small = _resize(frame[None], max(1, round(height * share)), max(1, round(width * share)))
-        return [face.box * (width, height, width, height) for face in detector(_picture(small))]
+        return [face.box * (width, height, width, height) for face in detector(_to_array(small))]
 
     def _choose(self, boxes: list[np.ndarray]) -> np.ndarray | None:
         if not boxes:
@@ -117,33 +117,31 @@ class FaceLocator:
     def _measure(self, frame: Tensor, rough: np.ndarray) -> Face | None:
         side = max(8, round(2 * max(rough[2] - rough[0], rough[3] - rough[1])))
         x, y = (_centre(rough) - side / 2).round().astype(int)
-        picture = _picture(cut(frame[None], Square(int(x), int(y), side), MESH_SIZE))
-        points = self._mesh(picture)
+        image = _to_array(crop_square(frame[None], Square(int(x), int(y), side), MESH_SIZE))
+        points = self._mesh(image)
         if points is None:
             return None
         box = np.concatenate([points[:468, :2].min(0), points[:468, :2].max(0)])
-        return Face(
-            box * side + (x, y, x, y), float(mouth_opening(points)), thumbnail(picture, box)
-        )
+        return Face(box * side + (x, y, x, y), float(mouth_opening(points)), thumbnail(image, box))
 
 
-def thumbnail(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The grey values (32, 32), uint8, of a box (fractions) of uint8 (H, W, 3)."""
-    height, width = picture.shape[:2]
+def thumbnail(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Grey values, uint8 (32, 32), of a box (4,) in fractions of an image, uint8 (H, W, 3)."""
+    height, width = image.shape[:2]
     size = np.array([width, height])
     low = np.minimum(np.clip(box[:2], 0, 1) * size, size - 1).astype(int)
     high = np.maximum(np.clip(box[2:], 0, 1) * size, low + 1).round().astype(int)
     (x0, y0), (x1, y1) = low, high
-    part = cv2.resize(picture[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    part = cv2.resize(image[y0:y1, x0:x1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return part.mean(-1).round().astype(np.uint8)
 
 
 def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
     """One square for a clip, from the face's boxes (n, 4) in it.
 
-    It shows the face wherever it goes, with room for the whole head where the picture has it; it
-    is moved into the picture, and reaches beyond the edge only where the face itself would not
-    fit otherwise.
+    It contains the face in all frames, with room for the whole head where the image has it; it
+    is moved into the image, and reaches beyond the edge only where the face would not fit
+    otherwise.
 
     Returns:
         The square, or None if the face is in places too far apart for one.
@@ -160,8 +158,8 @@ def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
     return Square(_inside(x, side, width), _inside(y, side, height), side)
 
 
-def cut(frames: Tensor, square: Square, size: int) -> Tensor:
-    """Cut a square out of uint8 (n, 3, H, W) and resize it: (n, 3, size, size).
+def crop_square(frames: Tensor, square: Square, size: int) -> Tensor:
+    """Crop a square out of uint8 (n, 3, H, W) and resize it: uint8 (n, 3, size, size).
 
     Beyond the edges the outermost pixels are repeated.
     """
@@ -177,7 +175,7 @@ def cut(frames: Tensor, square: Square, size: int) -> Tensor:
 
 
 def _inside(start: float, side: int, length: int) -> int:
-    """The nearest place at which one of the two, square or picture, covers the other."""
+    """The nearest start at which one of the two, square or image, covers the other."""
     return round(float(np.clip(start, min(0, length - side), max(0, length - side))))
 
 
@@ -201,5 +199,5 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(inner / max(1e-9, (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
 
 
-def _picture(frames: Tensor) -> np.ndarray:
+def _to_array(frames: Tensor) -> np.ndarray:
     return np.ascontiguousarray(frames[0].permute(1, 2, 0).numpy())

@@ -18,9 +18,9 @@ from thbench.data.face.tracker.region import Region, around
 def track(frames: Iterable[Tensor] | Tensor) -> Track:
     """Landmarks, pose and eyes of the one face in a clip.
 
-    Each clip gets a tracker of its own, so the result depends on nothing seen before. On a frame
-    where the tracker loses the face, a detector looks for it afresh. Frames without a face are
-    filled by linear interpolation, the ends by the nearest measurement, and flagged.
+    Each clip gets a tracker of its own, so the result does not depend on other clips. On a frame
+    where the tracker loses the face, it is detected anew. Frames without a face are filled by
+    linear interpolation, the ends by the nearest measurement, and flagged.
 
     Args:
         frames: uint8 (T, 3, H, W) RGB, square, or an iterable of such chunks.
@@ -31,7 +31,7 @@ def track(frames: Iterable[Tensor] | Tensor) -> Track:
     points: list[np.ndarray | None] = []
     mesh = FaceMesh()
     for chunk in [frames] if isinstance(frames, Tensor) else frames:
-        points += [mesh(picture) for picture in chunk.permute(0, 2, 3, 1).contiguous().numpy()]
+        points += [mesh(image) for image in chunk.permute(0, 2, 3, 1).contiguous().numpy()]
     valid = np.array([found is not None for found in points], bool)
     landmarks = interpolate(points)
     if not valid.any():
@@ -55,14 +55,14 @@ def interpolate(points: list[np.ndarray | None]) -> np.ndarray:
 
 
 class FaceMesh:
-    """One face per picture, 478 points, following it from picture to picture.
+    """Tracks one face from image to image, as 478 points.
 
-    Call it with uint8 (H, W, 3) RGB for float32 (478, 3) or None. What it follows is forgotten
-    where a ``with`` block ends.
+    Call it with uint8 (H, W, 3) RGB for float32 (478, 3) or None. Its state is cleared where a
+    ``with`` block ends.
 
     Args:
-        moving: follow the face; False detects it afresh in every picture.
-        device: where the networks run. The results are the same to a few thousandths of a pixel.
+        moving: track the face; False detects it anew in every image.
+        device: where the networks run; results agree to a few thousandths of a pixel.
     """
 
     def __init__(self, moving: bool = True, device: str | torch.device = "cpu") -> None:
@@ -76,29 +76,29 @@ class FaceMesh:
     def __exit__(self, *error: object) -> None:
         self._followed = None
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray | None:
+    def __call__(self, image: np.ndarray) -> np.ndarray | None:
         followed, self._followed = self._followed, None
         if followed is None:
-            (points,) = self.batch([picture])
+            (points,) = self.batch([image])
         else:
-            (points,) = self._mesh([picture], [followed])
+            (points,) = self._mesh([image], [followed])
             if points is None:  # lost: it may have jumped
-                return self.batch([picture])[0]
+                return self.batch([image])[0]
         if self._moving and points is not None:
-            self._followed = following(points, picture)
+            self._followed = following(points, image)
         return points
 
-    def batch(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-        """The face of each of several pictures, detected afresh; nothing is followed."""
-        found = {k: faces[0] for k, faces in enumerate(self._detector.batch(pictures)) if faces}
-        regions = [_region(face, pictures[k]) for k, face in found.items()]
-        points = self._mesh([pictures[k] for k in found], regions)
+    def batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """Landmarks (478, 3) or None of the face in each of several images, detected anew."""
+        found = {k: faces[0] for k, faces in enumerate(self._detector.batch(images)) if faces}
+        regions = [_region(face, images[k]) for k, face in found.items()]
+        points = self._mesh([images[k] for k in found], regions)
         by_picture = dict(zip(found, points, strict=True))
-        return [by_picture.get(k) for k in range(len(pictures))]
+        return [by_picture.get(k) for k in range(len(images))]
 
 
-def _region(face: Detection, picture: np.ndarray) -> Region:
-    """Where the mesh looks for a detected face."""
-    height, width = picture.shape[:2]
+def _region(face: Detection, image: np.ndarray) -> Region:
+    """The region of a detected face in which the mesh measures it."""
+    height, width = image.shape[:2]
     low, high = face.box.reshape(2, 2) * (width, height)
     return around(low, high, face.points[:2] * (width, height))

@@ -3,7 +3,7 @@
 The 3-D morphable model of FD2Talk (Yao et al. 2024, section 3.1.1) is Deep3D's, whose basis is
 licence-locked. By default the bases are found here: vertices are freed of the rigid head pose,
 what differs between clips gives identity, what differs within a clip gives expression. The
-mathematics stands in ``metrics.morphable``, where the metrics use it too.
+mathematics is in ``metrics.morphable``, which the metrics use too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Morphable(nn.Module):
     Pose coefficients are ``p = [r, t]``: yaw, pitch and roll in radians as they are, and the
     translation relative to a portrait's, since where a face stands in its crop belongs to the crop:
     shifts in widths and heights of the frame, and the logarithm of the ratio of sizes, which is
-    what depth is to a picture.
+    what depth is to an image.
 
     Args:
         identity: A, identity coefficients.
@@ -114,7 +114,7 @@ class Morphable(nn.Module):
 
     @torch.no_grad()
     def set(self, basis: Basis) -> None:
-        """Take over a basis.
+        """Copy a basis into the parameters.
 
         Raises:
             UserError: it has other sizes.
@@ -130,22 +130,28 @@ class Morphable(nn.Module):
 
 
 def pose_coefficients(pose: Tensor, portrait: Tensor) -> Tensor:
-    """Poses (..., 6) as coefficients (..., 6) relative to a portrait's pose, see ``Morphable``."""
+    """Poses (..., 6) as coefficients (..., 6) relative to a portrait's pose (..., 6).
+
+    ``Morphable`` lists them.
+    """
     shift = pose[..., 4:] - portrait[..., 4:]
     grown = pose[..., 3:4].clamp(min=1e-3).log() - portrait[..., 3:4].clamp(min=1e-3).log()
     return torch.cat([pose[..., :3], shift, grown], -1)
 
 
 def to_pose(coefficients: Tensor, portrait: Tensor) -> Tensor:
-    """Undo ``pose_coefficients``."""
+    """Coefficients (..., 6) and a portrait's pose (6,) or (..., 6) to poses (..., 6).
+
+    The inverse of ``pose_coefficients``.
+    """
     size = coefficients[..., 5:].exp() * portrait[..., 3:4]
     return torch.cat([coefficients[..., :3], size, coefficients[..., 3:5] + portrait[..., 4:]], -1)
 
 
 class Moments(nn.Module):
-    """First and second moments of aligned vertices, summed up clip by clip.
+    """First and second moments of aligned vertices, accumulated clip by clip.
 
-    Buffers, so that they are saved with a run; under DDP each rank takes in its own clips and all
+    Buffers, so that they are saved with a run; under DDP each rank adds its own clips and all
     have the same sums. A window of a clip counts once as a person and by its frames as expressions.
     """
 
@@ -166,7 +172,7 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def update(self, vertices: Tensor, valid: Tensor) -> None:
-        """Take in windows (B, T, N, 3), of which the frames ``valid`` (B, T) count."""
+        """Add windows of vertices (B, T, N, 3), of which the frames ``valid`` (B, T) count."""
         x, weight = vertices.double().flatten(2), valid.double()
         count = weight.sum(1)
         mean = (x * weight[..., None]).sum(1) / count.clamp(min=1)[:, None]
@@ -235,7 +241,7 @@ def read_basis(path: Path) -> Basis:
 
 
 def write(model: Morphable, path: Path) -> None:
-    """Keep a model in a file of its own (safetensors)."""
+    """Write a model to a file (safetensors)."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.basis.tensors().items()}
     with replacing(path) as part:
         save_file(tensors, part)
@@ -245,14 +251,14 @@ def read_bfm(path: Path, noise: float = 1e-4) -> Basis:
     """The Basel Face Model as Deep3D's ``BFM_model_front.mat`` has it, at its 68 key points.
 
     Keys: ``meanshape`` (1, 3 V), ``idBase`` (3 V, A), ``exBase`` (3 V, E), scaled to coefficients
-    of unit variance, and ``keypoints`` (1, 68), from 1. There x points to the right of the picture,
+    of unit variance, and ``keypoints`` (1, 68), from 1. There x points to the right of the image,
     y up and z to the camera, in decimetres. A similarity of points that hardly move, on nose and
     eye corners, brings the mean face upright; the rest of its vertices has no partner in Face Mesh.
 
     Args:
         path: the file.
-        noise: variance of a coordinate that no coefficient explains; by default a hundredth of the
-            face's height, squared.
+        noise: variance of a coordinate that no coefficient explains; by default the square of a
+            hundredth of the face's height.
 
     Raises:
         UserError: no such file, or it holds something else.

@@ -1,4 +1,4 @@
-"""A morphable model of a prepared data set, found and measured clip by clip."""
+"""Fitting a morphable model to a prepared data set, and measuring it, clip by clip."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from thbench.data.face.morphable import Moments, Morphable, vertex_error
 
 
 def find(root: Path, split: str, identity: int, expression: int) -> Morphable:
-    """The model of a split's faces.
+    """Fit a model to a split's faces.
 
     Args:
         root: a prepared data set.
         split: ``train``, ``val`` or ``test``.
-        identity: so many identity coefficients.
-        expression: so many expression coefficients.
+        identity: number of identity coefficients.
+        expression: number of expression coefficients.
 
     Raises:
         UserError: the split has no clips, or too few for so many coefficients.

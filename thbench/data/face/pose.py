@@ -1,8 +1,8 @@
 """Head pose, eyes and mouth from Face Mesh landmarks, in numpy.
 
-Signs, as one looks at the picture: yaw > 0, the face is turned towards the right edge; pitch > 0,
+Signs, as seen in the image: yaw > 0, the face is turned towards the right edge; pitch > 0,
 towards the upper edge; roll > 0, the head leans clockwise. Face Mesh's z is relative, in units of
-the width, and grows away from the camera, so (x, y, z) of a square picture is a right-handed,
+the width, and grows away from the camera, so (x, y, z) of a square image is a right-handed,
 isotropic frame.
 """
 
@@ -60,26 +60,17 @@ def pose(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
 
     Args:
         landmarks: (..., 478, 3), x and y as fractions of width and height, z in widths.
-        aspect: height over width of the picture.
+        aspect: height over width of the image.
 
     Returns:
-        (..., 6) float32: radians; height of the face, forehead to chin, in widths of the picture;
-        offset of its rigid points' centre from the picture's, in widths and heights.
+        (..., 6) float32: radians; height of the face, forehead to chin, in widths of the image;
+        offset of its rigid points' centre from the image's, in widths and heights.
     """
     points = landmarks[..., _INDEX, :].astype(np.float64) * (1, aspect, 1)
     rotation, scale, centre = _similarity(points)
     angles = _angles(rotation)
     offset = centre[..., :2] / (1, aspect) - 0.5
     return np.concatenate([angles, scale[..., None], offset], -1).astype(np.float32)
-
-
-def rotation_matrix(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """The rotation (3, 3) of a frontal face, of points (x right, y down, z away)."""
-    (sa, sb, sr), (ca, cb, cr) = np.sin((yaw, pitch, roll)), np.cos((yaw, pitch, roll))
-    about_y = np.array([[ca, 0, -sa], [0, 1, 0], [sa, 0, ca]])
-    about_x = np.array([[1, 0, 0], [0, cb, sb], [0, -sb, cb]])
-    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 def eye_ratio(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
@@ -89,7 +80,7 @@ def eye_ratio(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
 
     Args:
         landmarks: (..., 478, 3).
-        aspect: height over width of the picture.
+        aspect: height over width of the image.
 
     Returns:
         (..., 2) float32, the person's right eye, then the left; about 0.3 open, 0.1 closed.
@@ -113,10 +104,10 @@ def mouth_opening(landmarks: np.ndarray, aspect: float = 1.0) -> np.ndarray:
 def to_mean_face(
     points: np.ndarray, names: Sequence[int]
 ) -> tuple[np.ndarray, float, tuple[np.ndarray, np.ndarray]]:
-    """The similarity that lays points (n, 3) on those of the mean face that are called ``names``.
+    """The similarity that maps points (n, 3) to those of the mean face with indices ``names``.
 
     Returns:
-        rotation (3, 3), scale, and the centres (3,) of the points and of where they come to, whose
+        Rotation (3, 3), scale, and the centres (3,) of the points and of their targets, whose
         origin is the middle of all rigid points.
     """
     face = np.array([RIGID[name] for name in names])
@@ -127,7 +118,7 @@ def to_mean_face(
 def _similarity(
     points: np.ndarray, face: np.ndarray = _FACE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rotation (..., 3, 3), scale (...,) and centre (..., 3) that lay the mean face on points."""
+    """Rotation (..., 3, 3), scale (...,) and centre (..., 3) that map the mean face to points."""
     centre = points.mean(-2)
     face = face - face.mean(0)
     covariance = np.swapaxes(points - centre[..., None, :], -1, -2) @ face

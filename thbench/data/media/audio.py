@@ -1,7 +1,7 @@
-"""Reading audio: any track of any file as a 16 kHz mono waveform, in time with the picture.
+"""Reading audio: any track of any file as a 16 kHz mono waveform, aligned to the video.
 
-``thbench.data.media.timeline`` lays it out by its time stamps, ``thbench.data.media.channels``
-mixes it.
+``thbench.data.media.timeline`` places samples by their time stamps, ``thbench.data.media.channels``
+mixes channels to mono.
 """
 
 from __future__ import annotations
@@ -20,84 +20,90 @@ from thbench.core.errors import UserError
 from thbench.core.files import replacing
 from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.media.channels import Mixer
-from thbench.data.media.container import indexed, open_media, sound_tracks
-from thbench.data.media.decoding import first_time
-from thbench.data.media.timeline import Block, Gap, lay, runs, sentences
+from thbench.data.media.container import audio_tracks, indexed_packets, open_media
+from thbench.data.media.decoding import first_timestamp
+from thbench.data.media.timeline import Block, Gap, gap_notes, merge_blocks, place_spans
 
 SILENCE = -100.0
 """Decibels; the level of what is quieter still."""
 _CLIPPED, _CLICK = 1e-3, 1e-4
-"""Shares of the samples: clipping of fewer is not told, and fewer may be clipped in any mix."""
+"""Shares of the samples: clipping of fewer is not noted, and fewer may be clipped in any mix."""
 _CHECKED = {"flac", "tta", "ac3", "eac3"}
 """Codecs whose packets hold checksums, which FFmpeg only minds when it is told to."""
 
 
-class NoSoundError(UserError):
-    """There is a file, and no sound in it."""
+class NoAudioError(UserError):
+    """The file holds no audio."""
 
 
 @dataclass(frozen=True)
-class Sound:
-    """The sound of a file, and what was done to it.
+class DecodedAudio:
+    """The audio of a file, and what was done to it.
 
     Attributes:
-        waveform: float32 (S,) in [-1, 1] at 16 kHz. Sample 0 falls on the first picture shown, or
-            is the first one of a file without a picture.
-        notes: one sentence each on what was chosen, mixed, cut, or stretched.
-        gaps: seconds from and to in which silence stands in for missing sound.
+        waveform: float32 (S,) in [-1, 1] at 16 kHz. Sample 0 falls on the first frame shown, or
+            is the first one of a file without a video track.
+        notes: one line each on what was chosen, mixed, cut, or stretched.
+        gaps: (from, to) in seconds, where silence replaces missing audio.
     """
 
     waveform: np.ndarray
     notes: tuple[str, ...]
     gaps: tuple[Gap, ...]
 
-    def filled(self, start: float = 0.0, stop: float = math.inf) -> list[str]:
-        """Sentences on the gaps between two seconds."""
+    def gap_notes(self, start: float = 0.0, stop: float = math.inf) -> list[str]:
+        """Lines on the gaps between two times, in seconds."""
         inside = [(a, b) for a, b in self.gaps if start < b and a < stop]
-        return sentences(inside, "without sound are filled with silence")
+        return gap_notes(inside, "without audio are filled with silence")
 
 
-def read(path: str | Path, track: int | None = None) -> Sound:
-    """The sound of a sound file or video, at any rate and with any channels, as 16 kHz mono.
+def read(path: str | Path, track: int | None = None) -> DecodedAudio:
+    """Read an audio track of any sample rate and any channels as 16 kHz mono.
 
-    Every sample lies where its time stamp says; sound before the first picture is cut, gaps and a
+    Every sample lies where its time stamp says; audio before the first frame is cut, gaps and a
     late start are filled with silence. Damaged packets are gaps.
 
     Args:
         path: of the file.
-        track: 1 for the first sound track, 2 for the second. None takes what players play: the
+        track: 1 for the first audio track, 2 for the second. None takes what players play: the
             first that is marked default, else the first.
 
     Raises:
         UserError: the file is missing or damaged, has no such track, or its time stamps run
             backwards.
-        NoSoundError: it has no sound.
+        NoAudioError: it has no audio.
     """
-    reading = _Reading(path, track)
-    waveform, notes, gaps = _laid_out(reading, path)
-    chosen, why = reading.mixer.better()
+    reading = _TrackReader(path, track)
+    waveform, notes, gaps = _read_track(reading, path)
+    chosen, why = reading.mixer.choose_channels()
     if chosen:
-        reading = _Reading(path, track, Mixer(chosen))
-        waveform, notes, gaps = _laid_out(reading, path)
+        reading = _TrackReader(path, track, Mixer(chosen))
+        waveform, notes, gaps = _read_track(reading, path)
     waveform, loud = _within_scale(waveform, reading.mixer.can_clip)
     notes = [*reading.notes, *why, *reading.mixer.notes(), *notes, *loud]
-    return Sound(waveform, tuple(notes), tuple(gaps))
+    return DecodedAudio(waveform, tuple(notes), tuple(gaps))
 
 
 def load(path: str | Path, track: int | None = None) -> np.ndarray:
-    """The waveform of ``read``, without the notes on it.
+    """The waveform of ``read`` alone.
+
+    Args:
+        path: of the file.
+        track: 1 for the first audio track; None takes the file's default.
 
     Returns:
         float32 (S,) in [-1, 1].
 
     Raises:
-        UserError, NoSoundError: as ``read``.
+        UserError: the file is missing or damaged, has no such track, or its time stamps run
+            backwards.
+        NoAudioError: it has no audio.
     """
     return read(path, track).waveform
 
 
 def level(waveform: np.ndarray) -> float:
-    """Root of the mean square in dB below full scale, ``SILENCE`` at least."""
+    """Level (RMS) of a waveform (S,) in dBFS, at least ``SILENCE``."""
     if not len(waveform):
         return SILENCE
     power = float(np.square(waveform, dtype=np.float64).mean())
@@ -105,7 +111,7 @@ def level(waveform: np.ndarray) -> float:
 
 
 def write_wav(path: str | Path, waveform: np.ndarray) -> None:
-    """Write (S,) in [-1, 1] as 16-bit wav at 16 kHz, whole or not at all.
+    """Write a waveform (S,) in [-1, 1] as 16-bit WAV at 16 kHz, whole or not at all.
 
     Raises:
         UserError: the disk does not take it.
@@ -119,15 +125,15 @@ def write_wav(path: str | Path, waveform: np.ndarray) -> None:
 
 
 def fit_length(waveform: np.ndarray, n_frames: int) -> np.ndarray:
-    """Cut, or fill with silence, to ``n_frames * 640`` samples."""
+    """A waveform (S,) cut, or padded with silence, to (n_frames * 640,)."""
     wanted = n_frames * SAMPLES_PER_FRAME
     return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
 
 
-def _laid_out(reading: _Reading, path: str | Path) -> tuple[np.ndarray, list[str], list[Gap]]:
+def _read_track(reading: _TrackReader, path: str | Path) -> tuple[np.ndarray, list[str], list[Gap]]:
     try:
-        waveform, notes, gaps = lay(runs(reading.blocks()), first_time(path))
-    except NoSoundError:
+        waveform, notes, gaps = place_spans(merge_blocks(reading.blocks()), first_timestamp(path))
+    except NoAudioError:
         raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -136,7 +142,7 @@ def _laid_out(reading: _Reading, path: str | Path) -> tuple[np.ndarray, list[str
 
 
 def _within_scale(waveform: np.ndarray, mixed: bool) -> tuple[np.ndarray, list[str]]:
-    """Samples in [-1, 1]: turned down where a mix is louder, else what is beyond is cut off."""
+    """Samples scaled into [-1, 1] where a mix is louder, else clipped; with notes on it."""
     size = np.abs(waveform)
     peak = float(size.max(initial=0))
     if peak > 1:
@@ -150,8 +156,8 @@ def _within_scale(waveform: np.ndarray, mixed: bool) -> tuple[np.ndarray, list[s
 
 
 @dataclass
-class _Reading:
-    """One pass over one track."""
+class _TrackReader:
+    """Decodes one track once."""
 
     path: str | Path
     track: int | None
@@ -164,10 +170,10 @@ class _Reading:
     broke_off: bool = False
 
     def blocks(self) -> Iterator[Block]:
-        """Decoded sound, mixed.
+        """Decoded blocks of samples, mixed to mono.
 
         Raises:
-            NoSoundError: there is no track, or no such track.
+            NoAudioError: there is no track, or no such track.
         """
         with open_media(self.path) as container:
             stream = self._choose(container)
@@ -187,47 +193,50 @@ class _Reading:
                         self.count += len(samples)
                         yield Block(time, frame.sample_rate, samples, lost)
                         lost = False
-            self.expected = indexed(container, stream)
+            self.expected = indexed_packets(container, stream)
 
     def check(self) -> None:
-        """See that there was sound.
+        """Check that there was audio.
 
         Raises:
-            UserError, NoSoundError: there was none.
+            UserError: all of it is damaged.
+            NoAudioError: there was none.
         """
         if not self.count and self.damaged:
-            raise UserError(f"The sound of {self.path} cannot be decoded: the file is damaged.")
+            raise UserError(f"The audio of {self.path} cannot be decoded: the file is damaged.")
         if not self.count:
-            raise NoSoundError(f"{self.path} has an audio track without sound in it.")
-        if self.mixer.unreal >= self.count:
-            raise NoSoundError(f"The sound of {self.path} holds no numbers: record it again.")
+            raise NoAudioError(f"{self.path} has an audio track without audio in it.")
+        if self.mixer.non_finite >= self.count:
+            raise NoAudioError(
+                f"The audio of {self.path} holds no finite samples: record it again."
+            )
 
     @property
     def notes(self) -> list[str]:
-        """On what was read."""
+        """Lines on what was read."""
         notes = [self.about] if self.about else []
-        if self.mixer.unreal:
-            notes.append(f"{self.mixer.unreal} samples are no numbers: silent")
+        if self.mixer.non_finite:
+            notes.append(f"{self.mixer.non_finite} samples are not finite: silenced")
         if self.damaged:
-            notes.append(f"{self.damaged} damaged packets of sound left out")
+            notes.append(f"{self.damaged} damaged packets of audio left out")
         if self.broke_off or self.packets + 1 < self.expected:
-            notes.append("the sound breaks off: the file is cut short")
+            notes.append("the audio breaks off: the file is cut short")
         return notes
 
     def _choose(self, container: Any) -> Any:
-        tracks, usual = sound_tracks(container)
+        tracks, usual = audio_tracks(container)
         if not tracks:
-            raise NoSoundError(f"{self.path} has no sound: give a file with an audio track.")
+            raise NoAudioError(f"{self.path} has no audio: give a file with an audio track.")
         index = usual if self.track is None else self.track - 1
         if not 0 <= index < len(tracks):
-            raise NoSoundError(
-                f"{self.path} has no sound track {self.track}: it has {len(tracks)}, the first"
+            raise NoAudioError(
+                f"{self.path} has no audio track {self.track}: it has {len(tracks)}, the first"
                 " is 1."
             )
         if len(tracks) > 1:
             language = tracks[index].language
             named = f" ({language})" if language and language != "und" else ""
-            self.about = f"sound track {index + 1} of {len(tracks)}{named} taken"
+            self.about = f"audio track {index + 1} of {len(tracks)}{named} taken"
         return tracks[index]
 
     def _demuxed(self, container: Any, stream: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""From any channels to one, so that speech comes at its own level."""
+"""Mixing any channels to one, so that speech keeps its level."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import av
 import numpy as np
 
 CANCELS = 12.0
-"""Decibels: a mix that lies so far below its loudest channel has cancelled itself."""
+"""Decibels: a mix so far below its loudest channel has cancelled itself."""
 ALONE = 30.0
 """Decibels: channels that lie so far below the loudest count as empty."""
 _FRONT = {"FL": 0.5, "FR": 0.5, "DL": 0.5, "DR": 0.5, "FC": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _AROUND = {"BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC",
            "TBR", "WL", "WR", "SDL", "SDR", "TSL", "TSR", "BFC", "BFL", "BFR"}  # fmt: skip
 EMPTY = -90.0
-"""Decibels below full scale: what lies below is no sound."""
+"""Decibels below full scale: what lies below counts as silence."""
 UNPLACED = "NONE"
-"""FFmpeg's name of a channel whose place is not said."""
+"""FFmpeg's name of a channel without a position."""
 _USUAL = {6: "5.1", 8: "7.1"}
 _LOWEST = 1e-10
 
 
 def channel_names(layout: Any) -> list[str]:
-    """Places of the channels; six or eight that do not say count as 5.1 and 7.1, as in players."""
+    """Positions of the channels; six or eight without one count as 5.1 and 7.1, as in players."""
     names = [channel.name for channel in layout.channels]
     if set(names) == {UNPLACED} and len(names) in _USUAL:
         return channel_names(av.AudioLayout(_USUAL[len(names)]))
@@ -71,18 +71,18 @@ class Mixer:
         chosen: indices of the channels to average, the others left out, by the name of a layout.
 
     Attributes:
-        unreal: samples that were no finite numbers, now silent.
+        unreal: samples that were not finite, now zero.
     """
 
     chosen: dict[str, list[int]] = field(default_factory=dict)
-    unreal: int = 0
+    non_finite: int = 0
     _energies: dict[str, _Energy] = field(default_factory=dict)
 
     def __call__(self, frame: Any) -> np.ndarray:
-        """(n,) float32 of a decoded frame."""
+        """Mix a decoded frame (``av.AudioFrame``) to float32 (n,)."""
         layout, found = frame.layout.name, samples(frame)
         if not np.isfinite(found).all():
-            self.unreal += int((~np.isfinite(found)).any(0).sum())
+            self.non_finite += int((~np.isfinite(found)).any(0).sum())
             found = np.where(np.isfinite(found), found, 0).astype(np.float32)
         if layout in self.chosen:
             return found[self.chosen[layout]].mean(0)
@@ -95,15 +95,15 @@ class Mixer:
         energy.add(found, mixed)
         return mixed
 
-    def better(self) -> tuple[dict[str, list[int]], list[str]]:
-        """Layouts of which some channels say more than the mix of all, with the reasons."""
+    def choose_channels(self) -> tuple[dict[str, list[int]], list[str]]:
+        """Channels to use in place of the mix of all, by layout, with the reasons."""
         found = {layout: energy.verdict() for layout, energy in self._energies.items()}
         found = {layout: verdict for layout, verdict in found.items() if verdict}
         chosen = {layout: verdict[0] for layout, verdict in found.items() if verdict}
         return chosen, [verdict[1] for verdict in found.values() if verdict]
 
     def notes(self) -> list[str]:
-        """What was mixed and how, where it matters."""
+        """Lines on what was mixed and how, where it matters."""
         return [line for energy in self._energies.values() if (line := energy.describe())]
 
     @property
@@ -113,7 +113,7 @@ class Mixer:
 
 
 class _Energy:
-    """Of the channels of one layout and of their mix."""
+    """Energy of the channels of one layout, and of their mix."""
 
     def __init__(self, layout: str, names: list[str]) -> None:
         self.layout = layout
@@ -132,7 +132,7 @@ class _Energy:
         """The channels to take, and why; None for the mix of all."""
         if len(self.names) < 2 or not self._count:
             return None
-        # The bass channel is no speaker: it is in no mix.
+        # The bass channel carries no speech: it is in no mix.
         levels = np.where(self.weights > 0, self._decibels(self._each), -np.inf)
         shares = 20 * np.log10(np.maximum(self.weights / self.weights.max(), _LOWEST))
         loudest = int((levels + shares).argmax())
@@ -143,14 +143,14 @@ class _Energy:
         if levels[loudest] < EMPTY:
             return None
         if len(sounding) == 1:
-            return sounding, f"only {taken} has sound: it is taken alone"
+            return sounding, f"only {taken} has audio: it is taken alone"
         if below >= CANCELS:
             return [loudest], (
                 f"the channels cancel each other, their mix is {below:.0f} dB quieter: {taken} is"
                 " taken alone"
             )
         if self._is_average and len(sounding) < len(self.names):
-            return sounding, f"{len(sounding)} of {len(self.names)} channels have sound: averaged"
+            return sounding, f"{len(sounding)} of {len(self.names)} channels have audio: averaged"
         return None
 
     def describe(self) -> str:

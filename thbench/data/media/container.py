@@ -17,7 +17,7 @@ av.logging.set_level(None)
 
 
 def open_media(path: str | Path) -> InputContainer:
-    """Open a video or sound file for reading.
+    """Open a video or audio file for reading.
 
     Raises:
         UserError: the file is missing, empty, or of no known format.
@@ -27,31 +27,31 @@ def open_media(path: str | Path) -> InputContainer:
     try:
         return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
-        raise UserError(f"{path} is no video or sound file, or it is cut short.") from error
+        raise UserError(f"{path} is no video or audio file, or it is cut short.") from error
 
 
-def picture_track(container: InputContainer) -> Any:
+def video_track(container: InputContainer) -> Any:
     """The video track that players show: the first that is marked default, else the first.
 
-    Cover images do not count. None where there is no picture.
+    Cover images do not count. None where there is no video.
     """
     videos = [s for s in container.streams.video if not _is_cover(s)]
     return next((s for s in videos if _is_default(s)), videos[0] if videos else None)
 
 
-def sound_tracks(container: InputContainer) -> tuple[list[Any], int]:
-    """All sound tracks, and the index among them of the one that players play.
+def audio_tracks(container: InputContainer) -> tuple[list[Any], int]:
+    """All audio tracks, and the index among them of the one that players play.
 
     That is the first that is marked default, else the first.
     """
-    sounds = list(container.streams.audio)
-    return sounds, next((i for i, s in enumerate(sounds) if _is_default(s)), 0)
+    tracks = list(container.streams.audio)
+    return tracks, next((i for i, s in enumerate(tracks) if _is_default(s)), 0)
 
 
-def indexed(container: InputContainer, stream: Any) -> int:
-    """Packets that a track has by the file's index; 0 where the index is no list of all packets.
+def indexed_packets(container: InputContainer, stream: Any) -> int:
+    """Number of a track's packets by the file's index; 0 where it does not list all packets.
 
-    It is one in mp4 and mov, but for sound whose packets are samples.
+    It is one in mp4 and mov, but for audio whose packets are samples.
     """
     if "mp4" not in container.format.name or stream.codec_context.name.startswith("pcm"):
         return 0

@@ -1,16 +1,16 @@
-"""Pictures as a decoder gives them, each with its time stamp and whether it is damaged.
+"""Decoding video to frames, each with its time stamp and whether it is damaged.
 
 Decoders hide damage: H.264's paints the blocks that it cannot read with what lies near, and all
-that is predicted from them is wrong too, until the next key frame. FFmpeg marks a picture that it
-patched up, and returns an error for a packet that it gives up. Here that mark is carried on to all
-pictures that build on it, in order of decoding. Pictures on which nothing builds (B-frames of MPEG,
+that is predicted from them is wrong too, until the next key frame. FFmpeg marks a frame that it
+patched up, and returns an error for a packet that it gives up. Here that mark is passed on to all
+frames that build on it, in order of decoding. Frames on which nothing builds (B-frames of MPEG,
 H.264's with ``nal_ref_idc`` 0) keep it to themselves; whether another is really built upon is not
 known, so that all up to the next key frame count as damaged.
 
 Seen so: H.264, MPEG-1, -2 and -4, H.263, and whatever else checks what it reads. Not seen: damage
-inside the pictures of VP8, VP9, AV1 and most of H.265, whose decoders take any bits for a picture;
+inside the frames of VP8, VP9, AV1 and most of H.265, whose decoders take any bits for a frame;
 there only headers and lost packets tell. Of H.264, a damaged packet may also decode to another
-picture without a contradiction: none of 108 at 224 pixels did, 4 of 36 at 96.
+frame without a contradiction: none of 108 at 224 pixels did, 4 of 36 at 96.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from av.video.frame import PictureType
 
 from thbench.core.errors import UserError
 from thbench.core.types import FPS
-from thbench.data.media.container import indexed, open_media, picture_track
+from thbench.data.media.container import indexed_packets, open_media, video_track
 
 REORDERED = 16
-"""No codec puts a picture further behind one that was decoded after it."""
+"""No codec puts a frame further behind one that was decoded after it."""
 AHEAD = 4
-"""Pictures that are decoded before they are asked for."""
+"""Frames that are decoded before they are asked for."""
 UNSTAMPED = {"avi"}
 """Containers that hold no time of display; FFmpeg makes one up from the order of decoding."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a file, in order of display.
+class DecodedFrame:
+    """One frame of a file, in order of display.
 
     Attributes:
         frame: as decoded (``av.VideoFrame``), or None where it was lost.
         time: its time stamp in seconds, on the file's clock.
-        damaged: it, or what it is predicted from, could not be decoded as it was meant.
+        damaged: it, or a frame that it is predicted from, could not be decoded fully.
         ratio: of a pixel's width to its height.
     """
 
@@ -57,60 +57,60 @@ class Picture:
     ratio: Any = 1
 
 
-def pictures(path: str | Path) -> Generator[Picture]:
-    """All pictures of a video.
+def decode_frames(path: str | Path) -> Generator[DecodedFrame]:
+    """All frames of a video.
 
-    Damage raises nothing. A picture that was lost stands in its place without a frame, but the
-    first picture always has one.
+    Damage raises nothing. A lost frame comes in its place with ``frame=None``; the first one
+    is always decoded.
 
     Raises:
-        UserError: the file is missing, holds no picture that can be decoded, or is cut short; the
-            last only after the pictures that are there.
+        UserError: the file is missing, holds no frame that can be decoded, or is cut short; the
+            last only after the frames that are there.
     """
-    yield from _read_ahead(shown(path))
+    yield from _read_ahead(decode_on_demand(path))
 
 
-def first_time(path: str | Path) -> float | None:
-    """Time stamp in seconds of the first picture shown; None without a picture."""
+def first_timestamp(path: str | Path) -> float | None:
+    """Time stamp in seconds of the first frame displayed; None without a video track."""
     try:
-        return next(shown(path)).time
-    except UserError:  # there is none, or none that can be decoded: a sound file, in effect
+        return next(decode_on_demand(path)).time
+    except UserError:  # there is none, or none that can be decoded: treat it as an audio file
         return None
 
 
-def stamps(path: str | Path) -> list[float]:
-    """Time stamps of a video's pictures in seconds, in order, without decoding where that will do.
+def timestamps(path: str | Path) -> list[float]:
+    """Time stamps of a video's frames in seconds, in order; decoded only where packets do not tell.
 
     Raises:
-        UserError: the file is missing or has no picture.
+        UserError: the file is missing or has no video track.
     """
     with open_media(path) as container:
-        stream = picture_track(container)
+        stream = video_track(container)
         if stream is None:
-            raise UserError(f"{path} has no picture: a video is needed here.")
+            raise UserError(f"{path} has no video track: a video is needed here.")
         by_place = container.format.name in UNSTAMPED
         packets = _until_damage(container.demux(stream))
         base = stream.time_base
         found = [p.dts if by_place else p.pts for p in packets if p.size and not p.is_discard]
     if found and None not in found:
         return [float(ticks * base) for ticks in sorted(found)]
-    return [picture.time for picture in pictures(path)]
+    return [decoded.time for decoded in decode_frames(path)]
 
 
-def _read_ahead(source: Generator[Picture]) -> Generator[Picture]:
-    """The same pictures, decoded in a thread of their own while their user is busy."""
-    found: Queue[Picture | BaseException | None] = Queue(AHEAD)
+def _read_ahead(source: Generator[DecodedFrame]) -> Generator[DecodedFrame]:
+    """The same frames, decoded in a thread of their own ahead of the consumer."""
+    found: Queue[DecodedFrame | BaseException | None] = Queue(AHEAD)
     stopped = Event()
 
-    def put(item: Picture | BaseException | None) -> None:
+    def put(item: DecodedFrame | BaseException | None) -> None:
         while not stopped.is_set():
             with suppress(Full):
                 return found.put(item, timeout=0.05)
 
     def work() -> None:
         try:
-            for picture in source:
-                put(picture)
+            for decoded in source:
+                put(decoded)
                 if stopped.is_set():
                     break
             put(None)
@@ -135,76 +135,78 @@ def _until_damage(packets: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from packets
     except av.FFmpegError:
-        return  # whoever decodes is told of it
+        return  # decoding reports it
 
 
 def rate_of(stream: Any) -> float:
-    """Pictures per second as the header guesses, for those without time stamps."""
+    """Frames per second as the header guesses, for those without time stamps."""
     return float(stream.guessed_rate or stream.average_rate or FPS)
 
 
-def shown(path: str | Path) -> Generator[Picture]:
-    """As ``pictures``, decoding only when a picture is asked for."""
+def decode_on_demand(path: str | Path) -> Generator[DecodedFrame]:
+    """As ``decode_frames``, decoding only when a frame is asked for."""
     with open_media(path) as container:
-        stream = picture_track(container)
+        stream = video_track(container)
         if stream is None:
-            raise UserError(f"{path} has no picture: a video is needed here.")
-        # With several threads, FFmpeg loses the pictures beside a packet that cannot be decoded,
+            raise UserError(f"{path} has no video track: a video is needed here.")
+        # With several threads, FFmpeg loses the frames beside a packet that cannot be decoded,
         # and may show one before another thread has marked it as patched up.
         stream.codec_context.thread_count = 1
         stream.codec_context.copy_opaque = True
         if stream.codec_context.name == "hevc":  # it returns no error of its own accord
             stream.codec_context.options = {"err_detect": "explode"}
-        order = _Order(stream, container.format.name)
+        order = _DisplayOrder(stream, container.format.name)
         begun = False
-        for picture in _decoded(container, stream, order, path):
-            begun = begun or picture.frame is not None
+        for decoded in _decoded(container, stream, order, path):
+            begun = begun or decoded.frame is not None
             if begun:
-                yield picture
+                yield decoded
         if not begun:
             raise UserError(f"{path} holds no frame that can be decoded: is the file complete?")
-        if order.packets < (expected := indexed(container, stream)):
+        if order.packets < (expected := indexed_packets(container, stream)):
             raise UserError(
                 f"{path} is cut short: {order.packets} of {expected} frames are there. Copy it"
                 " again."
             )
 
 
-def _decoded(container: Any, stream: Any, order: _Order, path: str | Path) -> Iterator[Picture]:
+def _decoded(
+    container: Any, stream: Any, order: _DisplayOrder, path: str | Path
+) -> Iterator[DecodedFrame]:
     try:
         for packet in container.demux(stream):
-            order.take(packet)
+            order.add_packet(packet)
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                order.lose()
+                order.mark_lost()
                 continue
             for frame in frames:
-                yield from order.show(frame)
+                yield from order.add_frame(frame)
     except av.FFmpegError as error:
-        yield from order.rest()
+        yield from order.flush()
         raise UserError(
             f"{path} cannot be read after frame {order.packets}: the file is damaged. Copy it"
             " again."
         ) from error
-    yield from order.rest()
+    yield from order.flush()
 
 
 @dataclass(frozen=True)
-class _Sent:
-    """A packet that the decoder was given; ``index`` is its place in that order."""
+class _Packet:
+    """A packet given to the decoder; ``index`` is its place in order of decoding."""
 
     index: int
     place: float
     time: float | None
-    alone: bool
+    disposable: bool
     dropped: bool
 
 
-class _Order:
-    """Brings together what is known in order of decoding and what comes in order of display.
+class _DisplayOrder:
+    """Matches packets, in order of decoding, to frames, in order of display.
 
-    A picture is held back until all packets before its own have been shown or lost, for only then
+    A frame is held back until all packets before its own have been shown or lost, for only then
     is it known whether it builds on a damaged one.
     """
 
@@ -216,16 +218,16 @@ class _Order:
         self._by_place = container in UNSTAMPED
         self._stamped = False
         self._step = 1 / rate_of(stream)
-        self._open: dict[int, _Sent] = {}
+        self._open: dict[int, _Packet] = {}
         self._newest = -1
-        self._held: deque[tuple[int, Picture, bool]] = deque()
+        self._held: deque[tuple[int, DecodedFrame, bool]] = deque()
         self._lost: list[tuple[float, int]] = []
         self._places: list[float] = []
         self._broken: list[int] = []
         self._last: float | None = None
 
-    def take(self, packet: Any) -> None:
-        """Note a packet, about to be decoded."""
+    def add_packet(self, packet: Any) -> None:
+        """Register a packet that is about to be decoded."""
         if not packet.size:
             return
         base = packet.time_base
@@ -233,19 +235,19 @@ class _Order:
         place = index * self._step if packet.dts is None else float(packet.dts * base)
         time = None if packet.pts is None or self._by_place else float(packet.pts * base)
         self._stamped = self._stamped or time is not None
-        alone = self._codec == "h264" and is_unreferenced(bytes(packet), self._extra)
-        self._sent = _Sent(index, place, time, alone, packet.is_discard)
+        disposable = self._codec == "h264" and is_unreferenced(bytes(packet), self._extra)
+        self._sent = _Packet(index, place, time, disposable, packet.is_discard)
         packet.opaque = index
         self._open[index] = self._sent
         if not packet.is_discard:
             heapq.heappush(self._places, place)
 
-    def lose(self) -> None:
-        """The decoder gave up the last packet."""
+    def mark_lost(self) -> None:
+        """Register that the decoder failed on the last packet."""
         sent = self._sent
         if self._open.pop(sent.index, None) is None:
             return  # the error came at the end, after all packets
-        if not sent.alone:
+        if not sent.disposable:
             self._broken.append(sent.index)
         if not sent.dropped:
             if sent.place in self._places:
@@ -253,25 +255,25 @@ class _Order:
                 heapq.heapify(self._places)
             heapq.heappush(self._lost, (sent.place if sent.time is None else sent.time, sent.index))
 
-    def show(self, frame: Any) -> Iterator[Picture]:
-        """Take a decoded frame; what can be told for certain comes out."""
+    def add_frame(self, frame: Any) -> Iterator[DecodedFrame]:
+        """Add a decoded frame; yields the frames whose state is now certain."""
         index = self._newest + 1 if frame.opaque is None else frame.opaque
         sent = self._open.pop(index, None)
         self._newest = max(self._newest, index)
-        alone = _is_b_frame(frame, self._codec) or (sent is not None and sent.alone)
-        picture = Picture(frame, self._time(frame), frame.is_corrupt, self._ratio)
-        if picture.damaged and not alone:
+        disposable = _is_b_frame(frame, self._codec) or (sent is not None and sent.disposable)
+        decoded = DecodedFrame(frame, self._time(frame), frame.is_corrupt, self._ratio)
+        if decoded.damaged and not disposable:
             self._broken.append(index)
-        self._held.append((index, picture, frame.key_frame))
+        self._held.append((index, decoded, frame.key_frame))
         while self._held and self._is_known(self._held[0][0]):
             yield from self._release()
 
-    def rest(self) -> Iterator[Picture]:
-        """What is still held back at the end."""
+    def flush(self) -> Iterator[DecodedFrame]:
+        """Yield the frames that are still held back at the end."""
         while self._held:
             yield from self._release()
         while self._lost:
-            yield Picture(None, heapq.heappop(self._lost)[0], True)
+            yield DecodedFrame(None, heapq.heappop(self._lost)[0], True)
 
     def _time(self, frame: Any) -> float:
         place = heapq.heappop(self._places) if self._places else None
@@ -288,24 +290,24 @@ class _Order:
         if len(self._held) > REORDERED:
             return True
         for sent in [s for s in self._open if s < self._newest - REORDERED]:
-            del self._open[sent]  # never shown: a field, or a picture that others build on
+            del self._open[sent]  # never shown: a field, or a frame that others build on
         return all(sent > index for sent in self._open)
 
-    def _release(self) -> Iterator[Picture]:
-        index, picture, is_key = self._held.popleft()
-        while self._lost and self._lost[0][0] < picture.time:
-            yield Picture(None, heapq.heappop(self._lost)[0], True)
+    def _release(self) -> Iterator[DecodedFrame]:
+        index, decoded, is_key = self._held.popleft()
+        while self._lost and self._lost[0][0] < decoded.time:
+            yield DecodedFrame(None, heapq.heappop(self._lost)[0], True)
         if is_key:
             self._broken = [broken for broken in self._broken if broken >= index]
-        damaged = picture.damaged or any(broken < index for broken in self._broken)
-        yield replace(picture, damaged=damaged)
+        damaged = decoded.damaged or any(broken < index for broken in self._broken)
+        yield replace(decoded, damaged=damaged)
 
 
 def is_unreferenced(packet: bytes, extradata: bytes) -> bool:
-    """Whether nothing is predicted from a picture of H.264: its ``nal_ref_idc`` is 0.
+    """Whether nothing is predicted from a frame of H.264: its ``nal_ref_idc`` is 0.
 
     Args:
-        packet: of one picture, as NAL units after their lengths (mp4) or start codes.
+        packet: of one frame, as NAL units after their lengths (mp4) or start codes.
         extradata: of the codec; its first byte, and size of lengths, say which (ISO 14496-15).
     """
     if extradata[:1] == b"\x01" and len(extradata) > 4:

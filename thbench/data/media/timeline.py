@@ -1,10 +1,11 @@
-"""Sound laid out by its time stamps.
+"""Placing audio on a time line by its time stamps.
 
 Blocks of samples come with time stamps that a recorder wrote: mostly one block begins where the one
-before ends, give or take the rounding of the container (1 ms in Matroska). Blocks that follow each
-other make a run. A time stamp that is off by more than ``HOLE``, and stays off, ends the run: there
-is a gap, or an overlap, in which the later block counts. Within a run, deviation that grows is a
-recorder's clock that is not ours: the run is stretched. Anything else is rounding, and is ignored.
+before ends, up to the rounding of the container (1 ms in Matroska). Blocks that follow each other
+are merged into a span. A time stamp that is off by more than ``HOLE``, and stays off, ends the
+span: there is a gap, or an overlap, in which the later block counts. Within a span, a deviation
+that grows is drift of the recorder's clock: the span is stretched. Anything else is rounding, and
+is ignored.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ AHEAD = 9
 PRIMING = 0.05
 """Seconds: an encoder may begin so much earlier, with nothing that was recorded."""
 BACKWARDS = 1.0
-"""Seconds by which sound may overlap."""
+"""Seconds by which audio may overlap."""
 PAUSE = 3600.0
-"""Seconds without sound, at most, between two runs."""
+"""Seconds without audio, at most, between two spans."""
 _TAPS = 16
 _TOGETHER = 16
 """Blocks that are resampled in one call."""
@@ -44,7 +45,7 @@ class Block:
         time: stamp of the first sample in seconds, None where there is none.
         rate: samples per second.
         samples: float32 (n,).
-        after_loss: what came before could not be decoded.
+        after_loss: the packet before could not be decoded.
     """
 
     time: float | None
@@ -54,13 +55,13 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Sound without a gap, at 16 kHz.
+class AudioSpan:
+    """Audio without a gap, at 16 kHz.
 
     Attributes:
         start: seconds, of the first sample.
         samples: float32 (n,).
-        drift: seconds by which it was made longer.
+        drift: seconds by which it was stretched.
     """
 
     start: float
@@ -72,28 +73,30 @@ class Run:
         return self.start + len(self.samples) / SAMPLE_RATE
 
 
-def runs(blocks: Iterable[Block]) -> Iterator[Run]:
-    """Group blocks, in order of decoding, into runs."""
-    current: _Open | None = None
+def merge_blocks(blocks: Iterable[Block]) -> Iterator[AudioSpan]:
+    """Merge blocks, in order of decoding, into spans without gaps."""
+    current: _SpanBuilder | None = None
     for block, ahead in _with_next(blocks):
         if current is None or current.rate != block.rate or current.jumps(block, ahead):
             if current is not None:
                 yield current.close()
-            current = _Open(block.rate, current.expected if current else 0.0)
+            current = _SpanBuilder(block.rate, current.expected if current else 0.0)
         current.add(block)
     if current is not None:
         yield current.close()
 
 
-def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str], list[Gap]]:
-    """Runs on one time line at 16 kHz.
+def place_spans(
+    spans: Iterable[AudioSpan], zero: float | None
+) -> tuple[np.ndarray, list[str], list[Gap]]:
+    """Place spans on one time line at 16 kHz.
 
     Args:
-        found: in order of decoding; where two overlap the later one counts.
-        zero: seconds on their clock of sample 0; None for the first run's start.
+        spans: in order of decoding; where two overlap the later one counts.
+        zero: seconds on their clock of sample 0; None for the first span's start.
 
     Returns:
-        float32 (S,), notes, and the seconds from and to in which there is no sound.
+        The waveform, float32 (S,); notes; and (from, to) in seconds of each gap.
 
     Raises:
         UserError: time stamps run backwards, or pause for too long.
@@ -103,40 +106,40 @@ def lay(found: Iterable[Run], zero: float | None) -> tuple[np.ndarray, list[str]
     overlaps: list[Gap] = []
     notes: list[str] = []
     end, first, lost = 0.0, True, 0.0
-    for run in found:
-        zero = run.start if zero is None else zero
-        start, stop = run.start - zero, run.stop - zero
+    for span in spans:
+        zero = span.start if zero is None else zero
+        start, stop = span.start - zero, span.stop - zero
         _check_jump(end, start, first)
         if not first and end - start > KNOWN:
             overlaps.append((start, end))
-        if abs(run.drift) > KNOWN:
-            change = 100 * run.drift / max(stop - start - run.drift, 1e-9)
+        if abs(span.drift) > KNOWN:
+            change = 100 * span.drift / max(stop - start - span.drift, 1e-9)
             notes.append(
-                f"sound from {max(0, start):.2f} to {stop:.2f} s stretched by {change:+.3f}% to its"
+                f"audio from {max(0, start):.2f} to {stop:.2f} s stretched by {change:+.3f}% to its"
                 " time stamps"
             )
         at = round(start * SAMPLE_RATE)
         lost = max(lost, min(-start, stop - start)) if start < 0 else lost
-        if at + len(run.samples) > 0:
-            placed.append((max(0, at), run.samples[max(0, -at) :]))
+        if at + len(span.samples) > 0:
+            placed.append((max(0, at), span.samples[max(0, -at) :]))
             covered.append((max(0.0, start), stop))
         end, first = max(end, stop) if not first else stop, False
     if lost > PRIMING:
-        notes.append(f"{lost:.2f} s of sound before the first picture cut off")
+        notes.append(f"{lost:.2f} s of audio before the first frame cut off")
     length = max((at + len(samples) for at, samples in placed), default=0)
     waveform = np.zeros(length, np.float32)
     for at, samples in placed:
         waveform[at : at + len(samples)] = samples
     gaps = _gaps(covered)
-    notes += sentences(overlaps, "of the sound overlap, and the later counts")
+    notes += gap_notes(overlaps, "of the audio overlap, and the later counts")
     return waveform, notes, gaps
 
 
 Gap = tuple[float, float]
 
 
-def sentences(found: Sequence[Gap], what: str) -> list[str]:
-    """A sentence for each, or one for all of more than three."""
+def gap_notes(found: Sequence[Gap], what: str) -> list[str]:
+    """A line for each gap, or one for all of more than three."""
     if len(found) <= 3:
         return [f"{b - a:.3f} s from {a:.2f} s on {what}" for a, b in found]
     seconds = sum(b - a for a, b in found)
@@ -155,38 +158,38 @@ def _gaps(covered: list[Gap]) -> list[Gap]:
 def _check_jump(end: float, start: float, first: bool) -> None:
     if not first and end - start > BACKWARDS:
         raise UserError(
-            f"the sound's time stamps run backwards, from {end:.2f} to {start:.2f} s: it is several"
+            f"the audio's time stamps run backwards, from {end:.2f} to {start:.2f} s: it is several"
             " recordings in one, so split it, or encode it anew."
         )
     if start - end > PAUSE:
         raise UserError(
-            f"the sound's time stamps pause from {end:.2f} to {start:.2f} s: cut the file there,"
+            f"the audio's time stamps pause from {end:.2f} to {start:.2f} s: cut the file there,"
             " or encode it anew."
         )
 
 
 def _with_next(blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Block]]]:
     """Each block with those that follow it, ``AHEAD`` with itself."""
-    waiting: deque[Block] = deque()
+    pending: deque[Block] = deque()
     for block in blocks:
-        waiting.append(block)
-        if len(waiting) == AHEAD:
-            yield waiting.popleft(), list(waiting)
-    while waiting:
-        yield waiting.popleft(), list(waiting)
+        pending.append(block)
+        if len(pending) == AHEAD:
+            yield pending.popleft(), list(pending)
+    while pending:
+        yield pending.popleft(), list(pending)
 
 
 @dataclass
-class _Open:
-    """A run that is being filled."""
+class _SpanBuilder:
+    """A span that blocks are being added to."""
 
     rate: int
     fallback: float
     count: int = 0
     places: list[float] = field(default_factory=list)
     stamps: list[float] = field(default_factory=list)
-    waiting: list[np.ndarray] = field(default_factory=list)
-    made: list[np.ndarray] = field(default_factory=list)
+    pending: list[np.ndarray] = field(default_factory=list)
+    converted: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._to_ours = av.AudioResampler("fltp", "mono", SAMPLE_RATE)
@@ -197,7 +200,7 @@ class _Open:
         return self._start() + self.count / self.rate
 
     def jumps(self, block: Block, ahead: list[Block]) -> bool:
-        """Whether a block begins elsewhere than where the run ends."""
+        """Whether a block begins elsewhere than where the span ends."""
         if block.time is None or not self.stamps:
             return False
         least = KNOWN if block.after_loss else HOLE
@@ -219,33 +222,33 @@ class _Open:
             self.places.append(self.count / self.rate)
             self.stamps.append(block.time)
         self.count += len(block.samples)
-        self.waiting.append(block.samples)
-        if len(self.waiting) == _TOGETHER:
+        self.pending.append(block.samples)
+        if len(self.pending) == _TOGETHER:
             self._convert()
 
-    def close(self) -> Run:
+    def close(self) -> AudioSpan:
         self._convert()
-        self.made += [made.to_ndarray()[0] for made in self._to_ours.resample(None)]
-        samples = np.concatenate([np.zeros(0, np.float32), *self.made])
+        self.converted += [made.to_ndarray()[0] for made in self._to_ours.resample(None)]
+        samples = np.concatenate([np.zeros(0, np.float32), *self.converted])
         start, places, shifts = self._clock()
         if not len(places):
-            return Run(start, samples, 0.0)
+            return AudioSpan(start, samples, 0.0)
         length = self.count / self.rate
         ends = _extended(np.array([0.0, length]), places, shifts)
         stretched = _stretch(samples, places, shifts - ends[0], length + ends[1] - ends[0])
-        return Run(start + ends[0], stretched, ends[1] - ends[0])
+        return AudioSpan(start + ends[0], stretched, ends[1] - ends[0])
 
     def _convert(self) -> None:
-        if not self.waiting:
+        if not self.pending:
             return
-        samples = np.concatenate(self.waiting)[None]
-        self.waiting.clear()
+        samples = np.concatenate(self.pending)[None]
+        self.pending.clear()
         frame = av.AudioFrame.from_ndarray(samples, "fltp", "mono")
         frame.sample_rate = self.rate
-        self.made += [made.to_ndarray()[0] for made in self._to_ours.resample(frame)]
+        self.converted += [made.to_ndarray()[0] for made in self._to_ours.resample(frame)]
 
     def _recent(self) -> np.ndarray:
-        """By how much the last blocks run late."""
+        """Seconds by which the last blocks are late."""
         late = np.array(self.stamps[-AHEAD:]) - np.array(self.places[-AHEAD:])
         return late - self.stamps[0] + self.places[0]
 
@@ -253,15 +256,15 @@ class _Open:
         return np.array(self.stamps) - self.stamps[0] - np.array(self.places) + self.places[0]
 
     def _start(self) -> float:
-        """Seconds of the first sample, as the last time stamps have it."""
+        """Seconds of the first sample, by the last time stamps."""
         if not self.stamps:
             return self.fallback
         return self.stamps[0] - self.places[0] + float(np.median(self._recent()))
 
     def _clock(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Start of the run, and by how much (n,) it runs late at which of its seconds (n,).
+        """Start of the span in seconds, and the drift: at which of its seconds (n,) how late (n,).
 
-        No seconds where it keeps time.
+        Both arrays are empty where the clock keeps time.
         """
         none = np.zeros(0)
         if len(self.stamps) < 2:
@@ -296,7 +299,7 @@ def _extended(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _stretch(
     samples: np.ndarray, places: np.ndarray, shifts: np.ndarray, seconds: float
 ) -> np.ndarray:
-    """Samples at 16 kHz, read where a clock says that runs late by ``shifts`` at ``places``."""
+    """Resample (n,) at 16 kHz by a clock that is ``shifts`` seconds late at ``places``."""
     knots = np.concatenate([[0.0], places, [len(samples) / SAMPLE_RATE]])
     times = np.maximum.accumulate(knots + _extended(knots, places, shifts))
     wanted = np.interp(np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE, times, knots)
@@ -304,7 +307,7 @@ def _stretch(
 
 
 def _at(samples: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Samples between samples, float32 like ``places``, by a windowed sinc."""
+    """Samples at fractional positions ``places`` (n,), float32 (n,), by a windowed sinc."""
     padded = np.pad(samples, _TAPS)
     reach = np.arange(1 - _TAPS, _TAPS + 1)
     out = np.empty(len(places), np.float32)

@@ -18,30 +18,30 @@ from thbench.core.errors import UserError
 from thbench.core.files import replacing
 from thbench.core.types import FPS, SAMPLE_RATE
 
-# With its macroblock tree, x264 writes other bytes each time for small pictures on processors with
+# With its macroblock tree, x264 writes other bytes each time for small frames on processors with
 # AVX-512 (7 files of 10 at 96 x 64). These bytes name data sets and, through them, training runs.
 _X264 = "mbtree=0"
 
 
 class VideoWriter:
-    """Writes an mp4: H.264 (yuv420p, BT.601) with AAC sound, 16 kHz mono, where given.
+    """Writes an mp4: H.264 (yuv420p, BT.601) with AAC audio, 16 kHz mono, where given.
 
     A context manager. The file appears under its name only when all went well; otherwise nothing
-    is left. Equal input gives equal bytes; the picture's do not depend on the x86-64 processor, as
-    far back as SSE4.
+    is left. Equal input gives equal bytes; the video track's do not depend on the x86-64
+    processor, as far back as SSE4.
 
     Args:
         path: of the mp4; its folder is made.
         height, width: even numbers, as 4:2:0 video demands.
         fps: frames per second.
-        waveform: (S,) in [-1, 1] at 16 kHz; cut or filled with silence to the frames' duration.
-        metadata: any keys; they come back from ``read_metadata``.
+        waveform: (S,) in [-1, 1] at 16 kHz; cut or padded with silence to the frames' duration.
+        metadata: any keys; ``read_metadata`` reads them.
         crf: x264's quality, lower is better (18 is visually lossless).
         preset: x264's speed.
-        gop: longest distance between key frames, which is what reading at random costs.
+        gop: longest distance between key frames, which is which bounds the cost of random access.
 
     Raises:
-        UserError: odd size, no frame was written, or the disk does not take the file.
+        UserError: odd size, no frame was written, or the file cannot be written.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class VideoWriter:
             raise ValueError(
                 f"expected uint8 (n, *{self._shape}), got {frames.dtype} {frames.shape}"
             )
-        for picture in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+        for image in frames.permute(0, 2, 3, 1).contiguous().cpu().numpy():
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU601"
             )
             frame.pts, self._n = self._n, self._n + 1
             self._container.mux(self._video.encode(frame))
-        self._write_sound()
+        self._write_audio()
 
     def __exit__(
         self,
@@ -106,7 +106,7 @@ class VideoWriter:
                 raise UserError(f"{self.path} was not written: it would have no frames.")
             self._container.mux(self._video.encode())
             if self._wave is not None:
-                self._container.mux(self._sound.encode())
+                self._container.mux(self._audio.encode())
         except BaseException:
             with suppress(OSError, ValueError):  # what is thrown away need not close cleanly
                 self._container.close()
@@ -133,20 +133,20 @@ class VideoWriter:
         video.codec_context.time_base = Fraction(1, self._fps)
         self._video = video
         if self._wave is not None:
-            sound: Any = self._container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-            sound.bit_rate = 64_000
-            sound.codec_context.flags |= av.codec.context.Flags.bitexact
-            self._sound, self._sample = sound, 0
+            stream: Any = self._container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+            stream.bit_rate = 64_000
+            stream.codec_context.flags |= av.codec.context.Flags.bitexact
+            self._audio, self._sample = stream, 0
 
-    def _write_sound(self) -> None:
-        """Encode the sound up to the last frame, so that the muxer need not hold frames back."""
+    def _write_audio(self) -> None:
+        """Encode the audio up to the last frame, so that the muxer need not hold frames back."""
         if self._wave is None:
             return
         end = round(self._n * SAMPLE_RATE / self._fps)
-        piece = self._wave[self._sample : end]
-        piece = np.pad(piece, (0, end - self._sample - len(piece)))
-        frame = av.AudioFrame.from_ndarray(piece.clip(-1, 1)[None], format="fltp", layout="mono")
+        samples = self._wave[self._sample : end]
+        samples = np.pad(samples, (0, end - self._sample - len(samples)))
+        frame = av.AudioFrame.from_ndarray(samples.clip(-1, 1)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = SAMPLE_RATE, self._sample
         frame.time_base = Fraction(1, SAMPLE_RATE)
-        self._container.mux(self._sound.encode(frame))
+        self._container.mux(self._audio.encode(frame))
         self._sample = end

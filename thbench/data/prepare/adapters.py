@@ -1,4 +1,4 @@
-"""From the folders that data sets come in to source videos with identities and splits.
+"""Adapters: from a data set's own folders to source videos with identities and splits.
 
 Names are put in an order drawn by hash from the seed and cut at the wanted shares: the same
 folder and seed give the same splits on every machine.
@@ -25,7 +25,7 @@ from thbench.data.listing import (
     list_videos,
     summary,
 )
-from thbench.data.prepare.identity import count_people, doubts, people_of
+from thbench.data.prepare.identity import count_people, doubtful_identities, people_of
 from thbench.data.prepare.job import SourceVideo
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -38,12 +38,12 @@ CREMAD_ACTORS = range(1001, 1092)
 
 @dataclass(frozen=True)
 class Sources:
-    """The videos below a folder, and what is to be said of them before work starts.
+    """The videos below a folder, and what the user should know before they are prepared.
 
     Attributes:
         videos: with identities and splits, in order of paths.
-        lines: whom was taken for a person, splits that stay empty, and counts of what was left
-            out, each a line for the user.
+        lines: what identifies a person, empty splits, and counts of what was left out, each a
+            line for the user.
         left_out: every file and folder that was left out, with its reason.
     """
 
@@ -61,14 +61,14 @@ def folder(
 ) -> Sources:
     """Any folder of videos. A person is a folder at the top, or a file that lies there.
 
-    Whole people are dealt to splits at random in exactly the wanted shares, as far as whole
+    People are assigned to splits at random in exactly the wanted shares, as far as whole
     people allow; every split gets one if there are enough.
 
     Args:
         root: the folder.
         seed: of the splits.
         fractions: share of the people by split.
-        identity: what tells people apart, where it is not the first folder: a level of folders
+        identity: what identifies a person, where it is not the first folder: a level of folders
             (``2`` is the second below ``root``, ``-1`` the one that the file lies in), ``file``
             (its name), or a regular expression with one group, searched in the path from ``root``
             on. The same name at two places is the same person.
@@ -79,12 +79,12 @@ def folder(
     """
     root = Path(root)
     listing = _videos(root)
-    people, whence = people_of(listing.videos, root, identity)
-    splits = deal(sorted(set(people.values())), seed, fractions)
+    people, source = people_of(listing.videos, root, identity)
+    splits = assign_splits(sorted(set(people.values())), seed, fractions)
     found = [_source(path, root, people[path], splits[people[path]]) for path in listing.videos]
-    lines = [count_people(people.values(), whence) + "; --identity names another level"]
+    lines = [count_people(people.values(), source) + "; --identity names another level"]
     if identity is None:
-        lines += doubts(listing.videos, root)
+        lines += doubtful_identities(listing.videos, root)
     return _sources(found, lines, listing, fractions)
 
 
@@ -104,7 +104,10 @@ def cremad(root: str | Path, *, seed: int = 0, identity: str | None = None) -> S
     found = []
     test = {f"{CREMAD_ACTORS[0] + index - 1}" for index in CREMAD_TEST}
     others = [str(actor) for actor in CREMAD_ACTORS if str(actor) not in test]
-    splits = {**deal(others, seed, {"train": 0.9, "val": 0.1}), **dict.fromkeys(test, "test")}
+    splits = {
+        **assign_splits(others, seed, {"train": 0.9, "val": 0.1}),
+        **dict.fromkeys(test, "test"),
+    }
     for path in listing.videos:
         actor, _, rest = path.stem.partition("_")
         if actor not in splits:
@@ -128,7 +131,7 @@ def hdtf(
 ) -> Sources:
     """HDTF (Zhang et al. 2021): one video per clip, ``WDA_KatieHill_000.mp4``.
 
-    Videos are dealt at random, 9:1 by default as in DAWN; FD2Talk takes
+    Videos are assigned at random, 9:1 by default as in DAWN; FD2Talk takes
     ``{"train": .7, "val": .1, "test": .2}``. The identity is the name without the clip's number;
     as in those papers, one person's videos may be in several splits.
 
@@ -140,7 +143,7 @@ def hdtf(
     root = Path(root)
     listing = _videos(root)
     ids = {path: _id(path, root) for path in listing.videos}
-    splits = deal(list(ids.values()), seed, fractions)
+    splits = assign_splits(list(ids.values()), seed, fractions)
     found = [_source(path, root, _speaker(path), splits[name]) for path, name in ids.items()]
     line = count_people([s.identity for s in found], "the speaker in the file's name")
     return _sources(found, [f"{line}; split by video, as in the papers"], listing, fractions)
@@ -156,7 +159,7 @@ def voxceleb(
     """VoxCeleb2 (Chung et al. 2018): ``[dev|test/[mp4/]]<person>/[<video>/]<clip>.mp4``.
 
     The published ``test`` part is the test split, and people of ``dev`` train or validate; where
-    the folder has no such parts, people are dealt by ``fractions``.
+    the folder has no such parts, people are assigned by ``fractions``.
 
     Raises:
         UserError: no such folder or video, a video outside a person's folder, or an ``identity``
@@ -178,7 +181,7 @@ def voxceleb(
     fixed = {person for path, person in people.items() if _part(path, root) == "test"}
     free = sorted(set(people.values()) - fixed)
     published = any(_part(path, root) for path in paths)
-    splits = deal(free, seed, {"train": 0.95, "val": 0.05} if published else fractions)
+    splits = assign_splits(free, seed, {"train": 0.95, "val": 0.05} if published else fractions)
     splits |= dict.fromkeys(fixed, "test")
     found = [_source(path, root, people[path], splits[people[path]]) for path in paths]
     lines = [count_people(people.values(), "the person's folder")]
@@ -205,7 +208,7 @@ def adapter(name: str) -> Callable[..., Sources]:
 
 
 def check_out(sources: Sources, root: Path, out: Path) -> None:
-    """See that a data set can be made in ``out`` without touching what it is made from.
+    """Check that a data set can be written to ``out`` without touching its sources.
 
     Raises:
         UserError: ``out`` is the source, holds some of its videos, or is itself the source of
@@ -224,12 +227,12 @@ def check_out(sources: Sources, root: Path, out: Path) -> None:
     _check_ids([video.id for video in sources.videos], out)
 
 
-def moved(before: Mapping[str, tuple[str, str]], clips: Sequence[Clip]) -> list[str]:
-    """What a run changed in clips that were there before, whose pixels stay as they are.
+def reassigned(before: Mapping[str, tuple[str, str]], clips: Sequence[Clip]) -> list[str]:
+    """Lines on clips whose identity or split a run has changed; their pixels stay.
 
     Args:
-        before: identity and split by id.
-        clips: of now.
+        before: identity and split by id, before the run.
+        clips: after the run.
     """
     there = [clip for clip in clips if clip.id in before]
     changed = [clip for clip in there if before[clip.id] != (clip.identity, clip.split)]
@@ -244,8 +247,10 @@ def moved(before: Mapping[str, tuple[str, str]], clips: Sequence[Clip]) -> list[
     ]
 
 
-def deal(names: Sequence[str], seed: int, fractions: Mapping[str, float]) -> dict[str, str]:
-    """Name to split: names in an order drawn by hash, cut at the cumulative fractions.
+def assign_splits(
+    names: Sequence[str], seed: int, fractions: Mapping[str, float]
+) -> dict[str, str]:
+    """Assign names to splits: in an order drawn by hash, cut at the cumulative fractions.
 
     Every split with a positive fraction gets a name if there are enough of them.
 
@@ -293,7 +298,7 @@ def _videos(root: Path) -> Listing:
 def _sources(
     found: list[SourceVideo], lines: list[str], listing: Listing, fractions: Mapping[str, float]
 ) -> Sources:
-    """The videos with all that is to be said of them."""
+    """The videos with the lines on them for the user."""
     given = {video.split for video in found}
     if empty := [split for split, share in fractions.items() if share and split not in given]:
         count = len({video.identity for video in found})
@@ -303,12 +308,12 @@ def _sources(
     if listing.others:
         count = sum(listing.others.values())
         kinds = ", ".join(f"{suffix or 'none'} {n}" for suffix, n in listing.others.items())
-        lines.append(f"not looked at: {count} files with other suffixes than videos have ({kinds})")
+        lines.append(f"not examined: {count} files with other suffixes than videos have ({kinds})")
     return Sources(found, lines, listing.left_out)
 
 
 def _check_ids(ids: Sequence[str], out: Path) -> None:
-    """See that the files of no two ids lie at the same place, or one inside another."""
+    """Check that the files of no two ids lie at the same place, or one inside another."""
     known = set(ids)
     for name in ids:
         for folder in Path(name).parents:

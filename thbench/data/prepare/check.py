@@ -1,4 +1,4 @@
-"""Whether a prepared data set is whole, and agrees with its manifest and the contracts."""
+"""Checking that a prepared data set is complete and agrees with its manifest and the contracts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 def check(root: str | Path, progress: bool = True, faces: bool = True) -> list[str]:
-    """Verify a prepared data set. Every mp4 is read once; of few more than a frame is decoded.
+    """Verify a prepared data set. Every mp4 is read once; of few more than one frame is decoded.
 
-    Checked are the manifest; each clip's mp4 (its hash, number of frames and sound) and
+    Checked are the manifest; each clip's mp4 (its hash, number of frames and audio) and
     measurements (shapes, data types, finite values); and, for every encoder with a folder below
     ``audio``, each clip's embedding.
 
     Args:
         root: the data set.
         progress: show a bar.
-        faces: compare the faces of people in different splits as well; see ``lookalikes``.
+        faces: also compare the faces of people in different splits (``lookalikes.warnings``).
 
     Returns:
         One line per problem, which names the clip and the remedy. Lines that begin with
-        ``WARNING`` are of what may be meant so: identities that are in several splits, and
+        ``WARNING`` are about what may be intended: identities that are in several splits, and
         people in different splits who look alike.
     """
     root = Path(root)
@@ -84,7 +84,7 @@ def _video(path: Path, clip: Clip) -> Iterator[str]:
     if info.n_frames != clip.n_frames:
         yield f"{path} has {info.n_frames} frames, the manifest says {clip.n_frames}: {_REDO}"
     if not info.has_audio:
-        yield f"{path} has no sound: {_REDO}"
+        yield f"{path} has no audio: {_REDO}"
 
 
 def _track(path: Path, clip: Clip) -> Iterator[str]:

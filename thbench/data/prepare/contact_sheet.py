@@ -1,4 +1,4 @@
-"""Contact sheets of a prepared data set: what was taken, what was not, and why."""
+"""Contact sheets of a prepared data set: what was kept, what was not, and why."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PAPER, INK, FACE, OTHER_FACE, CUT_OUT = "white", "black", (60, 220, 90), (150, 1
 
 
 def write_sheets(root: Path, entries: Sequence[Entry], progress: bool = True) -> list[Path]:
-    """Draw a tile for each entry: a raw frame with the faces found, what was cut out, and words.
+    """Draw a tile for each entry: a raw frame with the faces found, the crop, and the outcome.
 
-    Green names are of videos that were taken whole, amber ones of parts, red ones of what was left
-    out. In the frame the face that was taken is green, others are grey, the square is yellow.
+    Green names are of videos that were kept whole, amber ones of parts, red ones of what was left
+    out. In the frame the chosen face is green, others are grey, the crop is yellow.
 
     Args:
         root: the data set, where ``sheet-01.jpg`` and so on are written.
@@ -60,19 +60,19 @@ def _page(tiles: Sequence[Image.Image]) -> Image.Image:
 
 def _tile(entry: Entry) -> Image.Image:
     tile = Image.new("RGB", (TILE, TILE + TEXT), PAPER)
-    picture = _picture(entry)
-    if picture is None:
+    thumbnail = _thumbnail(entry)
+    if thumbnail is None:
         ImageDraw.Draw(tile).rectangle((0, 0, TILE - 1, TILE - 1), fill=(225, 225, 225))
     else:
-        tile.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+        tile.paste(thumbnail, ((TILE - thumbnail.width) // 2, (TILE - thumbnail.height) // 2))
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(10)
     colour = BAD if not entry.is_clip else GOOD if entry.outcome == KEPT else PART
-    for k, line in enumerate(_words(entry)):
+    for k, line in enumerate(_caption(entry)):
         draw.text((0, TILE + 2 + 14 * k), line, colour if not k else INK, font)
     return tile
 
 
-def _words(entry: Entry) -> list[str]:
+def _caption(entry: Entry) -> list[str]:
     name = entry.id if len(entry.id) <= WIDTH else f"…{entry.id[1 - WIDTH :]}"
     when = ""
     if entry.start is not None and entry.outcome != KEPT:
@@ -82,25 +82,25 @@ def _words(entry: Entry) -> list[str]:
     return [name, *textwrap.wrap(text, WIDTH, max_lines=LINES - 1, placeholder=" …")]
 
 
-def _picture(entry: Entry) -> Image.Image | None:
-    """A frame of the raw video, reduced to a tile; None where it shows none."""
-    look = entry.look
-    frame = look.frame if look else ((entry.start or 0) + (entry.stop or 0)) // 2
+def _thumbnail(entry: Entry) -> Image.Image | None:
+    """A frame of the raw video, reduced to a tile; None where it cannot be read."""
+    preview = entry.preview
+    frame = preview.frame if preview else ((entry.start or 0) + (entry.stop or 0)) // 2
     try:
         found = video.frame_at(entry.path, frame / FPS)
     except UserError:
         return None
-    picture = Image.fromarray(np.ascontiguousarray(found.permute(1, 2, 0).numpy()))
-    share = TILE / max(picture.size)
-    picture = picture.resize([max(1, round(side * share)) for side in picture.size])
-    draw = ImageDraw.Draw(picture)
-    if look is not None:
-        for k, box in reversed(list(enumerate(look.boxes))):
+    thumbnail = Image.fromarray(np.ascontiguousarray(found.permute(1, 2, 0).numpy()))
+    share = TILE / max(thumbnail.size)
+    thumbnail = thumbnail.resize([max(1, round(side * share)) for side in thumbnail.size])
+    draw = ImageDraw.Draw(thumbnail)
+    if preview is not None:
+        for k, box in reversed(list(enumerate(preview.boxes))):
             corners = [round(v * share) for v in box]
             draw.rectangle(corners, outline=OTHER_FACE if k else FACE)
-        if look.square is not None:
+        if preview.square is not None:
             x, y, side = (
-                round(v * share) for v in (look.square.x, look.square.y, look.square.side)
+                round(v * share) for v in (preview.square.x, preview.square.y, preview.square.side)
             )
             draw.rectangle((x, y, x + side - 1, y + side - 1), outline=CUT_OUT)
-    return picture
+    return thumbnail

@@ -1,4 +1,4 @@
-"""Who is seen in a video, told by where it lies or what it is called."""
+"""Identities of the people in videos, by folder, file name or pattern."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEVELS = {1: "first folder", 2: "second folder", 3: "third folder", -1: "folder
 def people_of(
     paths: Sequence[Path], root: Path, identity: str | None
 ) -> tuple[dict[Path, str], str]:
-    """Who is seen in each video, and what says so.
+    """The identity of each video, and a phrase on what it was taken from.
 
     Args:
         paths: of the videos.
@@ -36,10 +36,10 @@ def people_of(
     parts = {path: path.relative_to(root).parts for path in paths}
     if identity is None:
         top = sum(len(names) == 1 for names in parts.values())
-        whence = "the first folder" if top < len(paths) else "the file's name"
+        source = "the first folder" if top < len(paths) else "the file's name"
         if 0 < top < len(paths):
-            whence += f" (and {top} from the name of a file at the top)"
-        return {p: p.stem if len(names) == 1 else names[0] for p, names in parts.items()}, whence
+            source += f" (and {top} from the name of a file at the top)"
+        return {p: p.stem if len(names) == 1 else names[0] for p, names in parts.items()}, source
     if identity == "file":
         return {path: path.stem for path in paths}, "the file's name"
     if re.fullmatch(r"[+-]?\d{1,3}", identity):
@@ -86,16 +86,16 @@ def _match(pattern: re.Pattern[str], path: Path, root: Path) -> str:
     return found[1]
 
 
-def count_people(people: Iterable[str], whence: str) -> str:
-    """A line on how many people there are, who the first are, and what says so."""
+def count_people(people: Iterable[str], source: str) -> str:
+    """A line on how many people there are, the first names, and what they were taken from."""
     names = sorted(set(people))
     shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
     count = "1 person" if len(names) == 1 else f"{len(names)} people"
-    return f"identities: {count} from {whence} ({shown})"
+    return f"identities: {count} from {source} ({shown})"
 
 
-def doubts(paths: Sequence[Path], root: Path) -> list[str]:
-    """Why the first folders, and files at the top, may not be people after all."""
+def doubtful_identities(paths: Sequence[Path], root: Path) -> list[str]:
+    """Lines on why the first folders, and files at the top, may not be people after all."""
     parts = [path.relative_to(root).parts for path in paths]
     return [*_parts_of_a_set(parts), *_numbered(parts)]
 

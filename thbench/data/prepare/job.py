@@ -1,7 +1,7 @@
-"""One video's way into a prepared data set, and the record that is kept of it.
+"""The job of preparing one video, and the record that is kept of it.
 
 ``<out>/.prepare/<id>.json`` is written after every segment, so that a run that was killed goes on
-behind the last segment that it finished.
+after the last segment that it finished.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class SourceVideo:
 
 KEPT, TRIMMED, CUT, DROPPED, REFUSED = "kept", "trimmed", "cut", "dropped", "refused"
 SKIPPED = "skipped"
-"""What becomes of a video or of some of its frames; see ``Entry``."""
+"""Outcomes of a video or of some of its frames; ``Entry`` explains them."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A frame of the raw video, for people who would rather look.
+class Preview:
+    """A frame of the raw video that shows what was taken, for contact sheets.
 
     Attributes:
         frame: its index at 25 fps.
-        boxes: (x0, y0, x1, y1) of the faces that were found, in pixels, the one taken first.
-        square: what was cut.
+        boxes: (x0, y0, x1, y1) in pixels of the faces that were found, the chosen one first.
+        square: the square that was cropped; None where there is none.
     """
 
     frame: int
@@ -71,11 +71,11 @@ class Entry:
         outcome: ``kept`` (all of the video is the clip), ``trimmed`` (the video gave this clip
             alone, and not all its frames are in it), ``cut`` (one of the video's clips),
             ``dropped`` (these frames are in no clip), ``refused`` (nothing of it could be taken) or
-            ``skipped`` (it was not looked at: a link to what is there already, for one).
+            ``skipped`` (it was not examined: a link to a file that is there already, for one).
         start, stop: frames [start, stop) at 25 fps; None where that is not known.
         reason: of ``dropped``, ``refused`` and ``skipped``.
-        notes: what was done to picture and sound beside cropping.
-        look: where to look.
+        notes: what was done to video and audio beside cropping.
+        preview: a frame for the contact sheet.
     """
 
     id: str
@@ -85,7 +85,7 @@ class Entry:
     stop: int | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()
-    look: Look | None = None
+    preview: Preview | None = None
 
     @property
     def is_clip(self) -> bool:
@@ -98,10 +98,10 @@ class Segment:
 
     Attributes:
         start, stop: frames.
-        id: of the clip that it becomes; "" where it does not.
-        reason: why it does not.
-        notes: see ``Entry``.
-        look: its square is the clip's.
+        id: of the clip that it becomes; "" where it becomes none.
+        reason: why it becomes none.
+        notes: what is done to video and audio beside cropping.
+        preview: a frame for the contact sheet; its square is the crop.
     """
 
     start: int
@@ -109,7 +109,7 @@ class Segment:
     id: str = ""
     reason: str = ""
     notes: tuple[str, ...] = ()
-    look: Look | None = None
+    preview: Preview | None = None
 
 
 FACES = ("largest", "speaking", "only")
@@ -118,11 +118,11 @@ SHOTS = ("longest", "all")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the prepared pixels and measurements depend on.
+    """Settings that the prepared pixels and measurements depend on.
 
     Attributes:
         size: clips are ``size`` x ``size`` pixels, an even number.
-        crop: ``face`` cuts one square around the head; ``none`` takes the square frame as it is.
+        crop: ``face`` crops one square around the head; ``none`` takes the square frame whole.
         min_seconds: shorter clips are dropped.
         max_seconds: longer segments are cut into equal ones no longer than this.
         max_missing: a clip with a larger share of frames without a face is dropped.
@@ -132,7 +132,7 @@ class Settings:
             with one.
         shots: of a video with hard cuts the ``longest`` shot, since others may show other people,
             or ``all``.
-        track: the sound track to take, from 1; None takes the file's default.
+        track: the audio track to take, from 1; None takes the file's default.
     """
 
     size: int
@@ -147,7 +147,11 @@ class Settings:
     track: int | None = None
 
     def check(self) -> None:
-        """Raises ``UserError`` for values that make no sense."""
+        """Check the values.
+
+        Raises:
+            UserError: a value is unknown or impossible.
+        """
         if self.size < 16 or self.size % 2:
             raise UserError(f"size={self.size} cannot be: use an even number of at least 16.")
         if self.crop not in ("face", "none"):
@@ -168,9 +172,9 @@ class Record:
     """What became of one video.
 
     Attributes:
-        clips: what it gave.
+        clips: the clips that it gave.
         entries: what became of its frames.
-        segments: what it is cut into; None before that is known.
+        segments: the parts that it is cut into; None before they are known.
         finished: nothing is left to try. False while it is worked on, and after an error that
             says nothing about the video; the next run then goes on with it.
     """
@@ -210,8 +214,8 @@ class Job:
     def embedding(self, encoder: str, clip_id: str) -> Path:
         return self.out / "audio" / kind_of(encoder) / f"{clip_id}.npy"
 
-    def forget_embeddings(self, clip_id: str) -> None:
-        """Delete what any encoder heard in an earlier state of the video."""
+    def delete_embeddings(self, clip_id: str) -> None:
+        """Delete embeddings of an earlier state of the video."""
         for folder in (self.out / "audio").glob("*/"):
             (folder / f"{clip_id}.npy").unlink(missing_ok=True)
 
@@ -238,7 +242,7 @@ class Job:
             return None
         return record if self._state() in (None, state) else None
 
-    def keep(self, record: Record) -> None:
+    def write(self, record: Record) -> None:
         """Write the record, whole or not at all."""
         row = {"source": self._state(), **asdict(record)}
         write_atomic(self._path, json.dumps(row, ensure_ascii=False))
@@ -268,14 +272,15 @@ class Job:
 
 
 def read_entry(row: Mapping[str, Any]) -> Entry:
-    """An entry as it is kept in JSON."""
+    """An entry from its JSON object."""
     return Entry(**_typed(row))
 
 
 def _typed(row: Mapping[str, Any]) -> dict[str, Any]:
-    look = row["look"]
-    if look is not None:
-        boxes = tuple(tuple(box) for box in look["boxes"])
-        square = look["square"] and Square(**look["square"])
-        look = Look(look["frame"], boxes, square)
-    return {**row, "notes": tuple(row["notes"]), "look": look}
+    fields = {key: value for key, value in row.items() if key != "look"}
+    preview = row["preview"] if "preview" in row else row["look"]  # its name in older records
+    if preview is not None:
+        boxes = tuple(tuple(box) for box in preview["boxes"])
+        square = preview["square"] and Square(**preview["square"])
+        preview = Preview(preview["frame"], boxes, square)
+    return {**fields, "notes": tuple(row["notes"]), "preview": preview}

@@ -1,7 +1,8 @@
 """Whether people of different names in different splits look like the same person.
 
-A few frames of a few clips of each person give one embedding, by the network that knows such
-pictures: ArcFace recordings, the identity expert drawn faces. Neither says anything of the other's.
+A few frames of a few clips of each person give one embedding, by the network trained for such
+images: ArcFace for recordings, the identity expert for drawn faces. Neither is valid for the
+other's.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ ALIKE = {"synthetic-identity": 0.85, "arcface": 0.5}
 
 Measured for the expert on people whom it never saw: of 60, two halves of one person's clips came to
 .76 to .99 (97% above .85), two single clips to .61 to .99 (88%); 60,780 pairs of people to .82 at
-most. For ArcFace it was not measured, for want of its weights; verification draws its line lower,
-but looks at one pair and not at thousands.
+most. For ArcFace it was not measured, for want of its weights; verification uses a lower threshold,
+but compares one pair and not thousands.
 """
 
 Person = tuple[str, str]
@@ -57,7 +58,7 @@ class Pair:
 def warnings(root: Path, clips: Sequence[Clip], progress: bool = True) -> list[str]:
     """Lines on people that look alike across splits, the most alike first.
 
-    Clips that cannot be read are passed over; ``check`` names them.
+    Clips that cannot be read are skipped; ``check`` names them.
 
     Args:
         root: the prepared data set.
@@ -66,7 +67,7 @@ def warnings(root: Path, clips: Sequence[Clip], progress: bool = True) -> list[s
 
     Returns:
         Nothing where nobody looks alike, or nobody is to be compared; one line that says why
-        where the network that knows such faces is missing.
+        where the network for such faces is missing.
     """
     if len({clip.split for clip in clips}) < 2 or len({clip.identity for clip in clips}) < 2:
         return []
@@ -116,7 +117,7 @@ def alike(people: Mapping[Person, Tensor], threshold: float) -> list[Pair]:
 
 
 def _extractor(synthetic: bool) -> Extractor:
-    """The network that knows such faces.
+    """The network for such faces.
 
     Raises:
         WeightsMissing, WeightsUnreadable: it cannot be had.
@@ -138,23 +139,23 @@ def _embeddings(
     groups: dict[Person, list[Clip]] = defaultdict(list)
     for clip in clips:
         groups[clip.identity, clip.split].append(clip)
-    chosen = [(person, clip) for person, all_ in groups.items() for clip in _some(all_)]
+    chosen = [(person, clip) for person, all_ in groups.items() for clip in _choose_clips(all_)]
     found: dict[Person, list[Tensor]] = defaultdict(list)
     bar = tqdm(chosen, "faces", unit="clip", disable=None if progress else True)
     for person, clip in bar:
-        if (seen := _look(root, clip, extractor)) is not None:
+        if (seen := _embed_clip(root, clip, extractor)) is not None:
             found[person].append(seen)
     means = {person: torch.cat(rows).mean(0) for person, rows in found.items()}
     return {person: F.normalize(mean, dim=0) for person, mean in means.items()}
 
 
-def _some(clips: Sequence[Clip]) -> list[Clip]:
+def _choose_clips(clips: Sequence[Clip]) -> list[Clip]:
     """At most ``CLIPS`` of a person's clips, evenly from first to last."""
     count = min(CLIPS, len(clips))
     return [clips[k * len(clips) // count] for k in range(count)]
 
 
-def _look(root: Path, clip: Clip, extractor: Extractor) -> Tensor | None:
+def _embed_clip(root: Path, clip: Clip, extractor: Extractor) -> Tensor | None:
     """Embeddings (n, d) of frames in which the face was found; None where nothing can be read."""
     try:
         with np.load(root / clip.track) as npz:

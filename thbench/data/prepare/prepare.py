@@ -1,8 +1,8 @@
-"""From any talking-head videos to the prepared layout that everything else reads.
+"""Preparing any talking-head videos in the layout that everything else reads.
 
-<out>/prepare.json       what the folder was made with
-<out>/.prepare/<id>.json what became of each video; this is what makes a run resumable
-<out>/report.jsonl       what became of each video and of all its frames, a line per ``job.Entry``
+<out>/prepare.json       the settings
+<out>/.prepare/<id>.json the record of each video, which makes a run resumable
+<out>/report.jsonl       the outcome of each video and of all its frames, a line per ``job.Entry``
 <out>/manifest.jsonl, clips/, audio/<encoder>/
 """
 
@@ -60,14 +60,14 @@ REPORT = "report.jsonl"
 
 @dataclass(frozen=True)
 class Report:
-    """What ``prepare`` did.
+    """The outcome of ``prepare``.
 
     Attributes:
         out: the data set.
         clips: its rows.
         entries: what became of each video and of its frames.
         seconds: of this run.
-        new: videos that were prepared by this run; the others had been before.
+        new: videos that this run prepared; the others had been prepared before.
     """
 
     out: Path
@@ -78,12 +78,12 @@ class Report:
 
     @property
     def refused(self) -> list[Entry]:
-        """Of each video without a clip, the entry that says most of why."""
+        """Of each video without a clip, the entry that explains most."""
         by_path: dict[str, list[Entry]] = {}
         for entry in self._of_videos:
             by_path.setdefault(entry.path, []).append(entry)
         barren = [found for found in by_path.values() if not any(e.is_clip for e in found)]
-        return [max(found, key=_weight) for found in barren]
+        return [max(found, key=_importance) for found in barren]
 
     @property
     def _of_videos(self) -> list[Entry]:
@@ -94,7 +94,9 @@ class Report:
         lines = [
             f"{len(self.clips)} clips of {videos} videos in {self.out} ({self.seconds:.0f} s)",
             *self._clips(),
-            *_reasons("refused", "videos", Counter(_kind(e.reason) for e in self.refused)),
+            *_reasons(
+                "refused", "videos", Counter(_without_numbers(e.reason) for e in self.refused)
+            ),
             *self._dropped(),
             *_reasons("noted", "clips", self._notes()),
             f"line by line: {self.out / REPORT}",
@@ -114,18 +116,20 @@ class Report:
                 yield f"  {outcome:8}{counts[outcome]:6}  {text}"
 
     def _dropped(self) -> Iterator[str]:
-        """Seconds that are in no clip, of videos that gave some."""
+        """Seconds that are in no clip, of videos that gave clips."""
         used = {entry.path for entry in self.entries if entry.is_clip}
         frames: Counter[str] = Counter()
         for entry in self.entries:
             if entry.outcome == DROPPED and entry.path in used:
-                frames[_kind(entry.reason)] += (entry.stop or 0) - (entry.start or 0)
+                frames[_without_numbers(entry.reason)] += (entry.stop or 0) - (entry.start or 0)
         if frames:
             seconds = {reason: round(count / FPS, 1) for reason, count in frames.most_common()}
             yield from _reasons("dropped", "seconds of these videos", seconds)
 
     def _notes(self) -> Counter[str]:
-        return Counter(_kind(note) for e in self.entries if e.is_clip for note in e.notes)
+        return Counter(
+            _without_numbers(note) for e in self.entries if e.is_clip for note in e.notes
+        )
 
 
 def _reasons(title: str, what: str, counts: Mapping[str, float]) -> Iterator[str]:
@@ -136,12 +140,12 @@ def _reasons(title: str, what: str, counts: Mapping[str, float]) -> Iterator[str
             yield f"  {'':8}{count:6g} x {reason}"
 
 
-def _kind(reason: str) -> str:
-    """A reason without its figures, which stand in brackets or are numbers."""
+def _without_numbers(reason: str) -> str:
+    """A reason without its numbers and what is in brackets."""
     return re.sub(r"\d+(\.\d+)?", "#", reason.split(" (")[0])
 
 
-def _weight(entry: Entry) -> tuple[bool, int]:
+def _importance(entry: Entry) -> tuple[bool, int]:
     return entry.outcome == REFUSED, (entry.stop or 0) - (entry.start or 0)
 
 
@@ -172,10 +176,10 @@ def prepare(
     left_out: Iterable[LeftOut] = (),
     **settings: Any,
 ) -> Report:
-    """Prepare videos. Resumable: what is whole already is not made again.
+    """Prepare videos. Resumable: clips that are complete are not made again.
 
-    A video that cannot be used, for whatever reason, is listed in the report and ends nothing; so
-    are the frames of others that are in no clip, and what was done to picture or sound.
+    A video that cannot be used, for whatever reason, is listed in the report and does not end
+    the run; so are frames that are in no clip, and what was done to video or audio.
 
     Args:
         videos: with unique ids.
@@ -184,8 +188,8 @@ def prepare(
         encoders: audio encoders to run; further ones can be added by a later call.
         workers: processes; 1 works in this one.
         progress: show a bar.
-        sheet: draw contact sheets as well.
-        left_out: what is not among the videos, for the report.
+        sheet: write contact sheets as well.
+        left_out: files that are not among the videos, for the report.
         settings: the other fields of ``Settings``.
 
     Raises:
@@ -198,15 +202,15 @@ def prepare(
     chosen.check()
     sources = _checked(videos)
     for name in encoders:
-        encoder(name)  # weights that are missing are better missed now
-    _claim(out, chosen)
+        encoder(name)  # fails now if weights are missing
+    _claim_folder(out, chosen)
     jobs = [Job(source, out, chosen, tuple(encoders)) for source in sources]
-    with _alone(out):
-        _clear(out, sources)
+    with _lock(out):
+        _remove_leftovers(out, sources)
         for name in encoders:
             cache.claim(out / "audio" / cache.kind_of(name), name)
         waiting = [job for job in jobs if not job.is_done()]
-        bar = tqdm(_run(waiting, workers), "prepare", len(waiting), unit="video",
+        bar = tqdm(_run_jobs(waiting, workers), "prepare", len(waiting), unit="video",
                    disable=None if progress and waiting else True)  # fmt: skip
         for _ in bar:
             pass
@@ -226,7 +230,7 @@ def prepare(
 
 
 def _write(report: Report, sheet: bool, progress: bool) -> None:
-    """Write the lists of what was taken and what was not, and draw them if wanted."""
+    """Write the report and the manifest, and contact sheets if wanted."""
     lines = (json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in report.entries)
     write_atomic(report.out / REPORT, "".join(lines))
     if sheet:
@@ -240,7 +244,7 @@ def _write(report: Report, sheet: bool, progress: bool) -> None:
     manifest.write(report.out, report.clips)
 
 
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[None]:
+def _run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[None]:
     if workers <= 1 or len(jobs) <= 1:
         yield from map(process, jobs)
         return
@@ -266,7 +270,7 @@ def _start_worker() -> None:
 
 
 def _follow_parent() -> None:
-    """End with the process that started this one, even if that was killed."""
+    """End this worker with the process that started it, even if that was killed."""
     if (parent := parent_process()) is not None:
         parent.join()
         os._exit(1)
@@ -292,8 +296,12 @@ def _checked(videos: Iterable[SourceVideo]) -> list[SourceVideo]:
     return sources
 
 
-def _claim(out: Path, settings: Settings) -> None:
-    """Mark the folder as made with these settings, or see that it was."""
+def _claim_folder(out: Path, settings: Settings) -> None:
+    """Mark the folder as made with these settings, or check that it was.
+
+    Raises:
+        UserError: it was made with others.
+    """
     path = out / "prepare.json"
     mine = {"version": VERSION, **asdict(settings)}
     if path.is_file():
@@ -315,8 +323,8 @@ def _claim(out: Path, settings: Settings) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder; the lock ends with this process, however it ends."""
+def _lock(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; the lock ends with this process."""
     path = out / ".prepare" / ".lock"  # no id begins with a dot
     try:
         path.parent.mkdir(exist_ok=True)
@@ -333,8 +341,8 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _clear(out: Path, sources: Sequence[SourceVideo]) -> None:
-    """Remove the half-written files of a run that was killed; nobody writes here now."""
+def _remove_leftovers(out: Path, sources: Sequence[SourceVideo]) -> None:
+    """Remove the half-written files of a run that was killed; no other run writes here now."""
     copied = {key for s in sources for key, value in s.extra.items() if isinstance(value, Path)}
     remove_leftovers(out)
     for name in {".prepare", "clips", "audio", *copied}:

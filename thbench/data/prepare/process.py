@@ -1,4 +1,4 @@
-"""What one worker does: look at a raw video, cut its clips, and write all that belongs to them."""
+"""Preparing one video: scan it, cut its clips, track and embed them, and record the outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thbench.core.errors import UserError
 from thbench.core.files import DiskError, replacing, sha256
 from thbench.core.types import FPS, SAMPLES_PER_FRAME, Clip, Track
 from thbench.data.embedding import cache, encoders
-from thbench.data.face.crop import MESH_SIZE, Square, cut
+from thbench.data.face.crop import MESH_SIZE, Square, crop_square
 from thbench.data.face.landmarks import track
 from thbench.data.media import audio, video
 from thbench.data.prepare import segments
@@ -33,18 +33,18 @@ from thbench.data.prepare.job import (
 from thbench.data.prepare.scan import scan
 
 OTHER_RATE = 0.05
-"""Frames per second by which a video may miss 25 and pass for it."""
+"""Frames per second by which a video's rate may differ from 25 and count as 25."""
 
 
 class Unusable(Exception):
-    """A video or a segment of it cannot be taken; says why."""
+    """A video or a segment of it cannot be used; the message is the reason in the report."""
 
 
 class FrameReader:
-    """The frames of a video in one pass, handed out segment by segment.
+    """Reads the frames of a video once, segment by segment.
 
     Args:
-        chunks: of the video, (n, 3, H, W), in order. One is held at a time.
+        chunks: of the video, uint8 (n, 3, H, W), in order. One is held at a time.
     """
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:
@@ -53,8 +53,10 @@ class FrameReader:
         self._t = 0
         self._error: UserError | None = None
 
-    def between(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Frames [start, stop), as far as the video has them; ``start`` must never go back.
+    def read(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Frames [start, stop), as far as the video has them, uint8 (n, 3, H, W).
+
+        ``start`` must not be before an earlier ``stop``.
 
         Raises:
             UserError: the video cannot be decoded that far.
@@ -69,7 +71,7 @@ class FrameReader:
 
     def _next(self) -> Tensor | None:
         if self._error is not None:
-            raise self._error  # the decoder itself would only say that it is at its end
+            raise self._error  # the decoder would only report its end
         if self._rest is not None:
             return self._rest
         try:
@@ -84,23 +86,23 @@ def process(job: Job) -> None:
     record = job.read()
     if record is None or not record.finished or not all(map(job.is_whole, record.clips)):
         record = _prepare(job, record)
-    job.keep(_embed_all(job, record))
+    job.write(_embed_all(job, record))
 
 
 def _prepare(job: Job, known: Record | None) -> Record:
-    """Make what ``known`` does not have yet."""
+    """Make the clips that ``known`` does not have yet."""
     record = Record()
-    with _refusing(job, Entry(job.source.id, str(job.source.path), REFUSED), record):
-        _fill(job, known, record)
+    with _errors_to_record(job, Entry(job.source.id, str(job.source.path), REFUSED), record):
+        _make_clips(job, known, record)
     return record
 
 
-def _fill(job: Job, known: Record | None, record: Record) -> None:
+def _make_clips(job: Job, known: Record | None, record: Record) -> None:
     info = video.probe(job.source.path)
     if not info.has_audio:
-        raise Unusable("no sound")
-    sound = audio.read(job.source.path, job.settings.track)
-    record.segments = (known.segments if known else None) or _plan(job, info, sound)
+        raise Unusable("no audio")
+    decoded = audio.read(job.source.path, job.settings.track)
+    record.segments = (known.segments if known else None) or _plan(job, info, decoded)
     done = {clip.id: clip for clip in known.clips if job.is_whole(clip)} if known else {}
     reader = FrameReader(part.frames for part in video.chunks(job.source.path))
     for segment in record.segments:
@@ -108,35 +110,35 @@ def _fill(job: Job, known: Record | None, record: Record) -> None:
         if segment.reason:
             record.entries.append(entry)
             continue
-        with _refusing(job, entry, record):
+        with _errors_to_record(job, entry, record):
             if segment.id not in done:
                 if known is None or not known.finished:
-                    job.forget_embeddings(segment.id)
-                done[segment.id] = _clip(job, reader, segment, sound.waveform)
+                    job.delete_embeddings(segment.id)
+                done[segment.id] = _clip(job, reader, segment, decoded.waveform)
             record.clips.append(done[segment.id])
             record.entries.append(entry)
-        job.keep(replace(record, finished=False))
+        job.write(replace(record, finished=False))
 
 
-def _plan(job: Job, info: video.VideoInfo, sound: audio.Sound) -> list[Segment]:
-    """What the video is cut into, after a first pass through its picture."""
+def _plan(job: Job, info: video.VideoInfo, decoded: audio.DecodedAudio) -> list[Segment]:
+    """Scan a video and decide into which segments it is cut."""
     settings = job.settings
     side = min(info.height, info.width)
     if settings.crop == "none" and abs(info.height - info.width) > 0.02 * side:
         raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
-    if (found := audio.level(sound.waveform)) < segments.QUIET:
-        raise Unusable(f"the sound is near silence ({found:.0f} dBFS)")
+    if (found := audio.level(decoded.waveform)) < segments.QUIET:
+        raise Unusable(f"the audio is near silence ({found:.0f} dBFS)")
     chunks = video.chunks(job.source.path)
     seen = scan(chunks, settings.crop == "face", settings.face == "speaking")
     seen.interval = 1 / info.fps
     notes = []
     if abs(info.fps - FPS) > OTHER_RATE:
         notes.append(f"retimed from {info.fps:.4g} frames a second to {FPS}")
-    return segments.plan(job.source.id, seen, sound, settings, notes)
+    return segments.plan_segments(job.source.id, seen, decoded, settings, notes)
 
 
 def _entry(job: Job, segment: Segment, among: list[Segment]) -> Entry:
-    """The report's line of a segment."""
+    """The report's entry of a segment."""
     clips = [other for other in among if not other.reason]
     outcome = DROPPED
     if not segment.reason:
@@ -149,13 +151,13 @@ def _entry(job: Job, segment: Segment, among: list[Segment]) -> Entry:
         segment.stop,
         segment.reason,
         segment.notes,
-        segment.look,
+        segment.preview,
     )
 
 
 @contextmanager
-def _refusing(job: Job, entry: Entry, record: Record) -> Iterator[None]:
-    """Note what goes wrong with a video or its segment, and go on; a full disk ends the run."""
+def _errors_to_record(job: Job, entry: Entry, record: Record) -> Iterator[None]:
+    """Record an error of a video or segment, and go on; a full disk ends the run."""
     lost = REFUSED if entry.outcome == REFUSED else DROPPED
     try:
         yield
@@ -173,14 +175,14 @@ def _refusing(job: Job, entry: Entry, record: Record) -> Iterator[None]:
 
 def _clip(job: Job, reader: FrameReader, segment: Segment, waveform: np.ndarray) -> Clip:
     """Write the mp4 and the measurements of one clip, unless it turns out to be unusable."""
-    assert segment.look is not None
-    assert segment.look.square is not None
-    square, size = segment.look.square, job.settings.size
+    assert segment.preview is not None
+    assert segment.preview.square is not None
+    square, size = segment.preview.square, job.settings.size
     _check_length(job, segment.stop - segment.start)
     path = job.out / "clips" / f"{segment.id}.mp4"
-    sound = waveform[segment.start * SAMPLES_PER_FRAME :]
-    with video.VideoWriter(path, size, size, waveform=sound, crf=job.settings.crf) as writer:
-        frames = reader.between(segment.start, segment.stop)
+    samples = waveform[segment.start * SAMPLES_PER_FRAME :]
+    with video.VideoWriter(path, size, size, waveform=samples, crf=job.settings.crf) as writer:
+        frames = reader.read(segment.start, segment.stop)
         seen = track(_cut_and_write(frames, square, size, writer))
         _check_length(job, len(seen))
         _check_face(job, seen, square)
@@ -201,12 +203,12 @@ def _clip(job: Job, reader: FrameReader, segment: Segment, waveform: np.ndarray)
 def _cut_and_write(
     frames: Iterator[Tensor], square: Square, size: int, writer: video.VideoWriter
 ) -> Iterator[Tensor]:
-    """Write the clip on the way, and show the tracker finer pictures than small clips."""
+    """Write the clip, and yield its frames for the tracker, larger ones where clips are small."""
     fine = max(size, min(square.side, MESH_SIZE))
     for chunk in frames:
-        small = cut(chunk, square, size)
+        small = crop_square(chunk, square, size)
         writer.write(small)
-        yield small if fine == size else cut(chunk, square, fine)
+        yield small if fine == size else crop_square(chunk, square, fine)
 
 
 def _check_length(job: Job, n_frames: int) -> None:
@@ -239,12 +241,12 @@ def _write_track(job: Job, clip_id: str, seen: Track) -> str:
 
 
 def _embed_all(job: Job, record: Record) -> Record:
-    """The record without the clips whose sound could not be embedded."""
+    """The record without the clips whose audio could not be embedded."""
     entries = {entry.id: entry for entry in record.entries if entry.is_clip}
     others = [entry for entry in record.entries if not entry.is_clip]
     embedded = replace(record, clips=[], entries=others)
     for clip in record.clips:
-        with _refusing(job, entries[clip.id], embedded):
+        with _errors_to_record(job, entries[clip.id], embedded):
             _embed(job, clip)
             embedded.clips.append(clip)
             embedded.entries.append(entries[clip.id])
@@ -253,7 +255,7 @@ def _embed_all(job: Job, record: Record) -> Record:
 
 
 def _embed(job: Job, clip: Clip) -> None:
-    """Embed the sound as it is in the clip, so that a later run gives the same."""
+    """Embed the audio as it is in the clip, so that a later run gives the same."""
     missing = job.missing(clip)
     if not missing:
         return

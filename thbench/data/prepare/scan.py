@@ -1,4 +1,4 @@
-"""A first pass over a raw video: where its picture is whole, where it is cut, where faces are."""
+"""Scanning a raw video: where frames are damaged, where shots begin, where faces are."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from thbench.core.types import FPS
 from thbench.data.face.crop import LOCATE_EVERY, Face, FaceLocator, thumbnail
 from thbench.data.media.video import Chunk
 
-THOROUGH_EVERY = 4  # looks between two at which far faces are looked for beside near ones
-SHOT_SIZE = 144  # shorter side, in pixels, of the pictures that are searched for cuts
+THOROUGH_EVERY = 4  # detections between two that search for far faces beside near ones
+SHOT_SIZE = 144  # shorter side, in pixels, of the frames that are searched for cuts
 # Content value of PySceneDetect from which a frame may be the first of a shot, low because two
 # people before one background differ little; what a moving camera adds is taken out by ALIKE.
 LEAST_CHANGE = 8.0
-# Correlation of two pictures from which they are taken to show the same. Faces in successive frames
+# Correlation from which two frames count as showing the same. Faces in successive frames
 # of 56 VoxCeleb2 clips, where these change most: over .75 in 98% of 187; of two clips: below in 98%
 # of 150.
 ALIKE = 0.75
@@ -31,16 +31,16 @@ EVERYWHERE = np.array([0.0, 0.0, 1.0, 1.0])
 
 @dataclass
 class Scan:
-    """What a first pass has seen, frame by frame at 25 fps.
+    """The result of scanning a video, frame by frame at 25 fps.
 
     Attributes:
-        height, width: of the picture.
-        damaged: (T,) bool; see ``video.Chunk``.
-        away: (T,) float32; see ``video.Chunk``.
+        height, width: of the frames, in pixels.
+        damaged: (T,) bool; the frame is damaged, or replaces a lost one.
+        away: (T,) float32, seconds between a frame's time and that of the source frame it shows.
         shots: the first frames of all shots but the first.
-        looks: frames that were searched for faces, and the faces, the largest first.
-        error: why the picture cannot be read beyond the last frame; "" where it ends there.
-        interval: seconds between two pictures of the file, as a rule.
+        detections: indices of the frames that were searched, each with its faces, largest first.
+        error: why the video cannot be read beyond the last frame; "" where it ends there.
+        interval: usual seconds between two frames of the file.
     """
 
     height: int
@@ -48,7 +48,7 @@ class Scan:
     damaged: np.ndarray
     away: np.ndarray
     shots: list[int] = field(default_factory=list)
-    looks: list[tuple[int, list[Face]]] = field(default_factory=list)
+    detections: list[tuple[int, list[Face]]] = field(default_factory=list)
     error: str = ""
     interval: float = 1 / FPS
 
@@ -57,12 +57,12 @@ class Scan:
 
 
 def scan(chunks: Iterable[Chunk], faces: bool = True, follow_all: bool = False) -> Scan:
-    """Walk through a video once.
+    """Scan a video once.
 
     Args:
         chunks: of all its frames, as ``video.chunks`` gives them.
-        faces: look for faces; else for cuts alone.
-        follow_all: look at every frame while there are several faces.
+        faces: detect faces; else cuts alone.
+        follow_all: detect faces in every frame while there are several.
 
     Raises:
         UserError: no frame can be read.
@@ -77,10 +77,10 @@ def scan(chunks: Iterable[Chunk], faces: bool = True, follow_all: bool = False) 
             seen.height, seen.width = chunk.frames.shape[-2:]
             for frame in chunk.frames:
                 seen.shots += finder(frame)
-                several = follow_all and bool(seen.looks) and len(seen.looks[-1][1]) > 1
+                several = follow_all and bool(seen.detections) and len(seen.detections[-1][1]) > 1
                 if faces and (several or t % LOCATE_EVERY == 0):
                     thorough = t % (LOCATE_EVERY * THOROUGH_EVERY) == 0
-                    seen.looks.append((t, locate.faces(frame, thorough)))
+                    seen.detections.append((t, locate.faces(frame, thorough)))
                 t += 1
         seen.shots += finder.finish()
     if not flags:
@@ -97,10 +97,10 @@ def _until_error(chunks: Iterable[Chunk], seen: Scan) -> Iterator[Chunk]:
 
 
 class ShotFinder:
-    """Finds hard cuts in frames that come one by one.
+    """Finds hard cuts in a stream of frames.
 
     PySceneDetect's adaptive detector proposes them by the change of colours. A proposal is dropped
-    where the largest face, or the whole picture where a face is missing, looks the same on both
+    where the largest face, or the whole frame where a face is missing, looks the same on both
     sides: moving and zooming cameras change as many colours as cuts do.
     """
 
@@ -112,20 +112,20 @@ class ShotFinder:
         self._t = 0
 
     def __call__(self, frame: Tensor) -> list[int]:
-        """The first frames of shots that are known after uint8 (3, H, W)."""
-        # The detector compares with what was before and after: let the ends stand still.
+        """Add a frame, uint8 (3, H, W); returns the first frames of shots that are now known."""
+        # The detector compares with frames before and after: repeat the first and last ones.
         for _ in range(self._delay if not self._recent else 0):
-            self._show(frame)
-        return self._show(frame)
+            self._feed(frame)
+        return self._feed(frame)
 
     def finish(self) -> list[int]:
-        """The shots that only the end of the video tells."""
+        """The first frames of shots that are known only at the end of the video."""
         if not self._recent:
             return []
         last = self._recent[-1]
-        return [shot for _ in range(self._delay) for shot in self._show(last)]
+        return [shot for _ in range(self._delay) for shot in self._feed(last)]
 
-    def _show(self, frame: Tensor) -> list[int]:
+    def _feed(self, frame: Tensor) -> list[int]:
         self._recent.append(frame)
         found = self._detector.process_frame(FrameTimecode(self._t, float(FPS)), _small(frame))
         self._t += 1
@@ -150,7 +150,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _small(frame: Tensor) -> np.ndarray:
-    """A small picture (H, W, 3) in OpenCV's order of colours."""
+    """A small frame (H, W, 3) in OpenCV's order of colours."""
     picture = frame.permute(1, 2, 0).numpy()
     share = SHOT_SIZE / min(picture.shape[:2])
     if share < 1:

@@ -1,6 +1,6 @@
 """Which frames of a raw video become clips, and why the others do not.
 
-Everything here is decided from what a first pass has seen (``scan.Scan``) and from the sound. Every
+Everything here is decided from the scanned frames (``scan.Scan``) and from the audio. Every
 frame is in exactly one segment.
 """
 
@@ -15,39 +15,39 @@ import numpy as np
 
 from thbench.core.types import FPS, SAMPLES_PER_FRAME
 from thbench.data.face.crop import LOCATE_EVERY, Face, Square, choose_square
-from thbench.data.media.audio import Sound, level
-from thbench.data.prepare.job import Look, Segment, Settings
+from thbench.data.media.audio import DecodedAudio, level
+from thbench.data.prepare.job import Preview, Segment, Settings
 from thbench.data.prepare.scan import Scan, correlation
 
 HOLE = 0.2
-"""Seconds of missing sound, or of a picture that stands still, from which frames are dropped."""
+"""Seconds of missing audio, or of a still video, from which frames are dropped."""
 HELD = HOLE / 2
-"""Seconds between a frame and the picture it shows: one as far from both ends of such a hole."""
+"""Seconds between a frame's time and that of the source frame it shows: half such a hole."""
 LATE = 0.75
-"""Intervals between the file's pictures by which a frame may be from its own; half of one is the
+"""Intervals between the file's frames by which a frame may be from its own; half of one is the
 least that retiming needs."""
 QUIET = -60.0
-"""dBFS (rms) below which a sound is taken to be none. Speech is at -20 to -40, what a codec makes
-of silence below -70."""
+"""dBFS (RMS) below which audio counts as silence. Speech is at -20 to -40, what a codec makes of
+silence below -70."""
 ABSENT = 3
-"""Looks in a row without the face from which their frames are dropped."""
+"""Detections in a row without the face from which their frames are dropped."""
 LINK = 1.0
-"""Sizes of a face by which it may move between two looks and be the same."""
+"""Sizes of a face by which it may move between two detections and be the same."""
 OTHER = 1 / 3
-"""Part of the taken face's size from which another counts."""
+"""Share of the chosen face's size from which another counts."""
 OFTEN = 0.2
-"""Share of looks with another face from which a segment shows several."""
+"""Share of detections with another face from which a segment shows several."""
 RETURNED = 0.85
-"""Correlation from which a face before some other picture and one after it are one. Of 3,642 pairs
+"""Correlation from which a face before another shot and one after it are the same. Of 3,642 pairs
 of clips of different people (VoxCeleb2) 2 reach it, of pauses of 1.2 s in a clip 42 of 61."""
 NEAR = 4
-"""Looks before and after another picture that are compared."""
+"""Detections before and after another shot that are compared."""
 LAG = 5
-"""Frames by which a mouth may be ahead of its sound, or behind."""
+"""Frames by which a mouth may be ahead of its audio, or late."""
 MARGIN = 0.3
-"""By so much the speaker's mouth must follow the sound better than any other; see ``follows``."""
+"""By so much the speaker's ``mouth_audio_score`` must exceed any other's."""
 
-Looks = Sequence[tuple[int, list[Face]]]
+Detections = Sequence[tuple[int, list[Face]]]
 Track = list[tuple[int, Face]]
 """One face over time."""
 
@@ -63,28 +63,28 @@ class Span:
     notes: tuple[str, ...] = ()
 
 
-def plan(
-    name: str, seen: Scan, sound: Sound, settings: Settings, notes: Sequence[str] = ()
+def plan_segments(
+    name: str, seen: Scan, audio: DecodedAudio, settings: Settings, notes: Sequence[str] = ()
 ) -> list[Segment]:
     """Cut a video into segments.
 
     Args:
         name: id of the video; it is the clip's where there is one clip alone, and numbered
             otherwise.
-        seen: its picture.
-        sound: its sound.
-        settings: what is wanted.
-        notes: of the whole video, for all clips.
+        seen: its scanned frames.
+        audio: its audio.
+        settings: of the data set.
+        notes: lines on the whole video, for all clips.
 
     Returns:
         Segments in order of time.
     """
     dropped: list[Segment] = []
-    spans = list(_spans(seen, sound, dropped))
+    spans = list(_spans(seen, audio, dropped))
     if settings.crop == "face":
-        spans = [part for span in spans for part in _faces(span, seen, sound, settings, dropped)]
-    spans = list(_loud(spans, sound, dropped))
-    spans = list(_long(spans, settings, dropped))
+        spans = [part for span in spans for part in _faces(span, seen, audio, settings, dropped)]
+    spans = list(_drop_quiet(spans, audio, dropped))
+    spans = list(_drop_short(spans, settings, dropped))
     if settings.shots == "longest":
         spans = list(_of_longest_shot(spans, dropped))
     parts = [
@@ -93,33 +93,37 @@ def plan(
         for start, stop in split(span.start, span.stop, settings.max_seconds)
     ]
     segments = [
-        _segment(part, seen, settings, [*notes, *sound.notes, *_filled(part, seen, sound)])
+        _segment(
+            part, seen, settings, [*notes, *audio.notes, *_replacement_notes(part, seen, audio)]
+        )
         for part in parts
     ]
     named = _named(name, segments)
     if seen.error:
         dropped.append(Segment(len(seen), len(seen), reason=seen.error))
-    return sorted([*named, *_joined(dropped)], key=lambda segment: (segment.start, segment.stop))
+    return sorted(
+        [*named, *_merge_neighbours(dropped)], key=lambda segment: (segment.start, segment.stop)
+    )
 
 
 def split(start: int, stop: int, max_seconds: float | None) -> list[tuple[int, int]]:
-    """Equal parts of frames [start, stop), none longer than ``max_seconds``."""
+    """Equal parts (start, stop) of frames [start, stop), none longer than ``max_seconds``."""
     n = stop - start
     count = 1 if max_seconds is None else math.ceil(n / math.floor(max_seconds * FPS))
     edges = [start + round(k * n / count) for k in range(count + 1)]
     return list(itertools.pairwise(edges))
 
 
-def follows(mouth: np.ndarray, waveform: np.ndarray) -> float:
-    """How well a mouth's motion follows a sound, about 0 for another's sound, 2 at most.
+def mouth_audio_score(mouth: np.ndarray, waveform: np.ndarray) -> float:
+    """How well a mouth's motion follows audio: about 0 for another's audio, at most 2.
 
-    The speed of the lips against the sound's level, plus their opening against it, both as
-    correlations, the second without what changes more slowly than half a second; each at its best
-    within ``LAG`` frames. benchmarks/speaker.py says how often that is right.
+    The correlation of the lips' speed with the audio's level, plus that of their opening, without
+    changes slower than half a second; each the largest within ``LAG`` frames.
+    ``benchmarks.speaker`` measures how often that is right.
 
     Args:
         mouth: (T,) opening, frame by frame.
-        waveform: (640 T,) or longer.
+        waveform: (640 T,) or longer, at 16 kHz.
     """
     power = waveform[: len(mouth) * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME) ** 2
     loud = np.log(np.sqrt(power.mean(1) + 1e-8))
@@ -130,12 +134,12 @@ def follows(mouth: np.ndarray, waveform: np.ndarray) -> float:
     return _best(speed, _smooth(loud[1:], 3)) + _best(_fast(mouth), _fast(loud))
 
 
-def _spans(seen: Scan, sound: Sound, dropped: list[Segment]) -> Iterator[Span]:
-    """Runs of frames of one shot in which picture and sound are whole."""
+def _spans(seen: Scan, audio: DecodedAudio, dropped: list[Segment]) -> Iterator[Span]:
+    """Ranges of frames of one shot without damage, still video or missing audio."""
     why = np.full(len(seen), "", object)
-    why[~_heard(len(seen), sound)] = "no sound"
-    why[seen.away > HELD] = "the picture stands still"
-    why[seen.damaged] = "damaged picture"
+    why[~_has_audio(len(seen), audio)] = "no audio"
+    why[seen.away > HELD] = "the video stands still"
+    why[seen.damaged] = "damaged frame"
     shot = 0
     edges = {0, len(seen), *seen.shots, *(np.flatnonzero(why[1:] != why[:-1]) + 1)}
     for start, stop in itertools.pairwise(sorted(map(int, edges))):
@@ -146,34 +150,34 @@ def _spans(seen: Scan, sound: Sound, dropped: list[Segment]) -> Iterator[Span]:
             yield Span(start, stop, shot)
 
 
-def _heard(n: int, sound: Sound) -> np.ndarray:
-    """(n,) whether there is sound at a frame; holes shorter than ``HOLE`` do not count."""
+def _has_audio(n: int, audio: DecodedAudio) -> np.ndarray:
+    """Whether there is audio at each frame, bool (n,); gaps shorter than ``HOLE`` do not count."""
     heard = np.ones(n, bool)
-    end = len(sound.waveform) / SAMPLES_PER_FRAME / FPS
-    for a, b in (*sound.gaps, (end, n / FPS)):
+    end = len(audio.waveform) / SAMPLES_PER_FRAME / FPS
+    for a, b in (*audio.gaps, (end, n / FPS)):
         if b - a >= HOLE:
             heard[math.floor(a * FPS + 1e-6) : math.ceil(b * FPS - 1e-6)] = False
     return heard
 
 
 def _faces(
-    span: Span, seen: Scan, sound: Sound, settings: Settings, dropped: list[Segment]
+    span: Span, seen: Scan, audio: DecodedAudio, settings: Settings, dropped: list[Segment]
 ) -> Iterator[Span]:
-    """The parts of a span in which the chosen face is seen."""
-    looks = [(t, faces) for t, faces in seen.looks if span.start <= t < span.stop]
-    steady = [t for t, _ in looks if t % LOCATE_EVERY == 0]
+    """The parts of a span in which the chosen face is visible."""
+    detections = [(t, faces) for t, faces in seen.detections if span.start <= t < span.stop]
+    steady = [t for t, _ in detections if t % LOCATE_EVERY == 0]
     if not steady:
         dropped.append(Segment(span.start, span.stop, reason=_too_short(span)))
         return
-    tracks = _tracks(looks)
-    others = [track for track in tracks[1:] if _counts(track, tracks[0], steady)]
-    chosen = _chosen([*tracks[:1], *others], span, sound, settings.face)
+    tracks = _tracks(detections)
+    others = [track for track in tracks[1:] if _is_prominent(track, tracks[0], steady)]
+    chosen = _choose_face([*tracks[:1], *others], span, audio, settings.face)
     if chosen is None or isinstance(chosen, str):
         dropped.append(Segment(span.start, span.stop, reason=chosen or "no face"))
         return
     several = (f"{1 + len(others)} faces, the {settings.face} one is taken",) if others else ()
     at = {t for t, _ in chosen}
-    for start, stop in _present(span, steady, at, dropped):
+    for start, stop in _visible_parts(span, steady, at, dropped):
         here = [t for t in steady if start <= t < stop]
         share = sum(t in at for t in here) / max(1, len(here))
         if share < 0.8 * (1 - settings.max_missing):
@@ -184,10 +188,10 @@ def _faces(
         yield Span(start, stop, span.shot, face, several)
 
 
-def _tracks(looks: Looks) -> list[Track]:
-    """Each face over time, the one that is seen largest and longest first."""
+def _tracks(detections: Detections) -> list[Track]:
+    """Each face over time, the largest and longest visible first."""
     tracks: list[Track] = []
-    for t, faces in looks:
+    for t, faces in detections:
         free = list(range(len(tracks)))
         for face in faces:
             near = [(_moved(tracks[k][-1][1], face), k) for k in free]
@@ -201,11 +205,11 @@ def _tracks(looks: Looks) -> list[Track]:
 
 
 def _moved(a: Face, b: Face) -> float:
-    """The way between two places of a face, in its sizes."""
+    """Distance between two positions of a face, in units of its size."""
     return float(np.linalg.norm(a.centre - b.centre)) / max(a.size, b.size)
 
 
-def _counts(track: Track, main: Track, steady: Sequence[int]) -> bool:
+def _is_prominent(track: Track, main: Track, steady: Sequence[int]) -> bool:
     often = sum(t % LOCATE_EVERY == 0 for t, _ in track) >= OFTEN * len(steady)
     return often and _size(track) >= OTHER * _size(main)
 
@@ -214,38 +218,40 @@ def _size(track: Track) -> float:
     return float(np.median([face.size for _, face in track]))
 
 
-def _chosen(tracks: list[Track], span: Span, sound: Sound, policy: str) -> Track | str | None:
+def _choose_face(
+    tracks: list[Track], span: Span, audio: DecodedAudio, policy: str
+) -> Track | str | None:
     """The face to take, or why there is none."""
     if len(tracks) < 2 or policy == "largest":
         return tracks[0] if tracks else None
     if policy == "only":
         return f"more than one face ({len(tracks)})"
-    scores = [_speaks(track, span, sound) for track in tracks]
+    scores = [_speech_score(track, span, audio) for track in tracks]
     first, second = sorted(scores, reverse=True)[:2]
     if first - second < MARGIN:
         return f"several faces, and no one clearly speaks ({first:.2f} and {second:.2f})"
     return tracks[scores.index(first)]
 
 
-def _speaks(track: Track, span: Span, sound: Sound) -> float:
-    """``follows`` of a face that is seen at some frames of a span."""
+def _speech_score(track: Track, span: Span, audio: DecodedAudio) -> float:
+    """``mouth_audio_score`` of a face that is detected at some frames of a span."""
     start, stop = track[0][0], min(track[-1][0] + 1, span.stop)
     times = np.arange(start, stop)
     mouth = np.interp(times, [t for t, _ in track], [face.mouth for _, face in track])
-    waveform = sound.waveform[start * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
-    return follows(mouth[: len(waveform) // SAMPLES_PER_FRAME], waveform)
+    waveform = audio.waveform[start * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
+    return mouth_audio_score(mouth[: len(waveform) // SAMPLES_PER_FRAME], waveform)
 
 
-def _present(
+def _visible_parts(
     span: Span, steady: Sequence[int], at: set[int], dropped: list[Segment]
 ) -> Iterator[tuple[int, int]]:
-    """What is left of a span without its long runs of looks that miss the face."""
+    """The ranges of a span without long runs of detections that miss the face."""
     start = span.start
     for missing, run in itertools.groupby(steady, key=lambda t: t not in at):
         times = list(run)
         if not missing or len(times) < ABSENT:
             continue
-        # Between a look that sees the face and one that does not, nobody knows.
+        # Between a detection with the face and one without, it is not known which frames have it.
         first = max(start, times[0] - LOCATE_EVERY + 1)
         last = min(span.stop, times[-1] + LOCATE_EVERY)
         if start < first:
@@ -256,17 +262,21 @@ def _present(
         yield start, span.stop
 
 
-def _loud(spans: Iterable[Span], sound: Sound, dropped: list[Segment]) -> Iterator[Span]:
+def _drop_quiet(
+    spans: Iterable[Span], audio: DecodedAudio, dropped: list[Segment]
+) -> Iterator[Span]:
     for span in spans:
-        own = sound.waveform[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
+        own = audio.waveform[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         if (found := level(own)) >= QUIET:
             yield span
         else:
-            reason = f"the sound is near silence ({found:.0f} dBFS)"
+            reason = f"the audio is near silence ({found:.0f} dBFS)"
             dropped.append(Segment(span.start, span.stop, reason=reason))
 
 
-def _long(spans: Iterable[Span], settings: Settings, dropped: list[Segment]) -> Iterator[Span]:
+def _drop_short(
+    spans: Iterable[Span], settings: Settings, dropped: list[Segment]
+) -> Iterator[Span]:
     for span in spans:
         if span.stop - span.start >= settings.min_seconds * FPS:
             yield span
@@ -279,11 +289,11 @@ def _too_short(span: Span) -> str:
 
 
 def _of_longest_shot(spans: list[Span], dropped: list[Segment]) -> Iterator[Span]:
-    """The spans of the shot with most frames; a shot goes on where its face comes back."""
+    """The spans of the shot with most frames; a shot continues where its face returns."""
     shots: list[list[Span]] = []
     for span in spans:
         for shot in reversed(shots):
-            if shot[-1].shot == span.shot or _comes_back(shot[-1], span):
+            if shot[-1].shot == span.shot or _face_returns(shot[-1], span):
                 shot.append(span)
                 break
         else:
@@ -296,8 +306,8 @@ def _of_longest_shot(spans: list[Span], dropped: list[Segment]) -> Iterator[Span
             dropped.append(Segment(span.start, span.stop, reason="another shot"))
 
 
-def _comes_back(before: Span, after: Span) -> bool:
-    """Whether a span begins with the face, in its place, that another ended with."""
+def _face_returns(before: Span, after: Span) -> bool:
+    """Whether a span begins with the same face, in the same place, as another ended with."""
     if not before.face or not after.face:
         return False
     pairs = itertools.product(before.face[-NEAR:], after.face[:NEAR])
@@ -307,13 +317,13 @@ def _comes_back(before: Span, after: Span) -> bool:
     )
 
 
-def _filled(span: Span, seen: Scan, sound: Sound) -> Iterator[str]:
-    """What stands in for what is missing in a span."""
+def _replacement_notes(span: Span, seen: Scan, audio: DecodedAudio) -> Iterator[str]:
+    """Lines on what replaces missing frames and audio in a span."""
     away = seen.away[span.start : span.stop]
     late = away > LATE * seen.interval + 1e-3
     if late.any():
-        yield f"{late.sum()} frames show a picture of up to {away.max():.2f} s before or after"
-    yield from sound.filled(span.start / FPS, span.stop / FPS)
+        yield f"{late.sum()} frames show one of up to {away.max():.2f} s before or after"
+    yield from audio.gap_notes(span.start / FPS, span.stop / FPS)
 
 
 def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:
@@ -321,23 +331,25 @@ def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -
     if span.face is None:
         side = min(seen.height, seen.width)
         whole = Square((seen.width - side) // 2, (seen.height - side) // 2, side)
-        return replace(part, notes=(*notes, *span.notes), look=Look(span.start, square=whole))
+        return replace(part, notes=(*notes, *span.notes), preview=Preview(span.start, square=whole))
     here = [(t, face) for t, face in span.face if span.start <= t < span.stop]
     if not here:
         here = [min(span.face, key=lambda found: abs(found[0] - span.start))]
     square = choose_square(np.stack([face.box for _, face in here]), seen.height, seen.width)
-    look = Look(here[0][0], _boxes(here[0], seen.looks), square)
+    preview = Preview(here[0][0], _boxes(here[0], seen.detections), square)
     if square is None:
-        return replace(part, reason="the face moves too far for one crop", look=look)
+        return replace(part, reason="the face moves too far for one crop", preview=preview)
     if square.side < settings.size:
         notes = [*notes, f"enlarged {settings.size / square.side:.1f} times"]
-    return replace(part, notes=(*notes, *span.notes), look=look)
+    return replace(part, notes=(*notes, *span.notes), preview=preview)
 
 
-def _boxes(taken: tuple[int, Face], looks: Looks) -> tuple[tuple[float, float, float, float], ...]:
-    """All faces of a look, the one that is taken first."""
+def _boxes(
+    taken: tuple[int, Face], detections: Detections
+) -> tuple[tuple[float, float, float, float], ...]:
+    """Boxes of all faces in a frame, the chosen one first."""
     t, face = taken
-    faces = next((faces for at, faces in looks if at == t), [])
+    faces = next((faces for at, faces in detections if at == t), [])
     ordered = [face, *(other for other in faces if other is not face)]
     x = [tuple(round(float(v), 1) for v in found.box) for found in ordered]
     return tuple((a, b, c, d) for a, b, c, d in x)
@@ -354,8 +366,8 @@ def _named(name: str, segments: list[Segment]) -> Iterator[Segment]:
             yield replace(segment, id=name if count == 1 else f"{name}~{next(numbers):03d}")
 
 
-def _joined(dropped: list[Segment]) -> Iterator[Segment]:
-    """Neighbours with one reason as one."""
+def _merge_neighbours(dropped: list[Segment]) -> Iterator[Segment]:
+    """Neighbouring segments with the same reason, merged."""
     held: Segment | None = None
     for segment in sorted(dropped, key=lambda s: (s.start, s.stop)):
         if held and (held.stop, held.reason) == (segment.start, segment.reason):
@@ -374,7 +386,7 @@ def _smooth(x: np.ndarray, length: int) -> np.ndarray:
 
 
 def _fast(x: np.ndarray) -> np.ndarray:
-    """What changes within half a second."""
+    """A series (T,) without changes slower than half a second."""
     return x - _smooth(x, FPS)
 
 

@@ -37,7 +37,7 @@ class Canvas:
     pixel: Tensor
 
     def paint(self, colour: Colour, alpha: Tensor) -> None:
-        """Lay a colour on."""
+        """Blend a colour onto the skin."""
         blend(self.image, colour, alpha * self.front)
 
 

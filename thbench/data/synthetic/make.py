@@ -25,14 +25,14 @@ from thbench.data.synthetic.render import render
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 _CHUNK = 25
 _REVISION = 2
-"""Raised whenever the same settings draw other pictures, so that no folder mixes two."""
+"""Raised whenever the same settings render other images, so that no folder mixes two."""
 _RAW_CRF = 10
 """The raw video is encoded once more when it is prepared: lose little the first time."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a synthetic data set; see ``synthesize``."""
+    """The settings of a synthetic data set; ``synthesize`` explains them."""
 
     identities: int
     clips: int
@@ -48,7 +48,11 @@ class Settings:
         return round(self.seconds * FPS)
 
     def check(self) -> None:
-        """Raises UserError for values that make no data set."""
+        """Check the values.
+
+        Raises:
+            UserError: a value is out of range.
+        """
         if self.size < 64 or self.size % 2:
             raise UserError(f"size={self.size}: synthetic faces need an even size of 64 or more.")
         if self.identities < 1 or self.clips < 1 or self.seed < 0:
@@ -105,7 +109,7 @@ def synthesize(
     splits: Mapping[str, float] = SPLITS,
     blink_rate: float = BLINK_RATE,
 ) -> Report:
-    """Render a data set and prepare it. Resumable: what is there already is not made again.
+    """Render a data set and prepare it. Resumable: files that are there already are kept.
 
     Writes ``raw/<id>.mp4`` and ``raw/<id>.npz`` (see ``Performance.truth``) below ``out``, then the
     prepared layout beside them, in which a clip's row names its truth in ``extra["truth"]``. The
@@ -117,11 +121,11 @@ def synthesize(
         clips: per person.
         seconds: per clip.
         size: width and height in pixels, even, at least 64.
-        seed: of everything.
+        seed: of all random numbers.
         workers: processes.
         encoders: audio encoders to run.
         splits: name to share of the people (any weights); no person is in two splits.
-        blink_rate: planted blinks per second.
+        blink_rate: blinks per second.
 
     Raises:
         UserError: a value out of range, or ``out`` holds a data set of other settings.

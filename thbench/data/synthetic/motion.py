@@ -1,7 +1,7 @@
 """How a head moves while it speaks: nods on the beat, slow drift, and blinks.
 
 That heads nod on stressed syllables is Munhall et al. (2004), "Visual prosody and speech
-intelligibility". Blinks are planted events, so that a blink counter can be checked against them.
+intelligibility". Blinks are known events, so that a blink counter can be checked against them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def move(
     Args:
         n_frames: T.
         beats: (K,) seconds.
-        rng: the only source of chance.
+        rng: the only source of randomness.
         blink_rate: blinks per second, at most 2.
         liveliness: scales turns and nods.
     """

@@ -1,4 +1,4 @@
-"""One clip before it is drawn: who speaks, what is heard, how the face moves."""
+"""One clip before it is rendered: the person, the speech, the motion of the face."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from thbench.data.synthetic.speech import Speech
 
 @dataclass(frozen=True)
 class Performance:
-    """Everything planted in a clip."""
+    """The ground truth of a clip."""
 
     who: Identity
     speech: Speech
@@ -25,7 +25,7 @@ class Performance:
 
     @property
     def state(self) -> State:
-        """What the renderer draws."""
+        """The motion that is rendered."""
         s, m = self.speech, self.motion
         curves = {
             "yaw": m.yaw, "pitch": m.pitch, "roll": m.roll, "scale": m.scale, "tx": m.tx,
@@ -35,7 +35,7 @@ class Performance:
         return State(**{name: torch.from_numpy(curve) for name, curve in curves.items()})
 
     def truth(self) -> dict[str, Any]:
-        """The planted values as arrays, for an npz.
+        """The ground truth as arrays, for an npz.
 
         ``pose`` (T, 3) holds yaw, pitch and roll; ``blinks`` (K, 2) the first frame and the frame
         after the last of each blink; ``beats`` (K,) seconds; ``who/<name>`` the identity.

@@ -73,7 +73,7 @@ class Speech:
     Attributes:
         waveform: (T * 640,) float32 in [-1, 1] at 16 kHz.
         vowel: (T,) int64, index into ``VOWELS`` or ``SILENCE``.
-        loudness: (T,) float32, the planted envelope in [0, 1].
+        loudness: (T,) float32, the ground-truth envelope in [0, 1].
         mouth: (T,) float32 opening in [0, 1].
         width: (T,) float32, -1 rounded to 1 spread.
         beats: (K,) float32 seconds at which stressed vowels begin.
@@ -96,7 +96,7 @@ def voice(seed: int, identity: int) -> Voice:
 
 
 def speak(n_frames: int, speaker: Voice, rng: np.random.Generator) -> Speech:
-    """``n_frames`` of speech by ``speaker``; all chance comes from ``rng``."""
+    """``n_frames`` of speech by ``speaker``; all randomness comes from ``rng``."""
     seconds = n_frames / FPS
     syllables = list(_syllables(seconds, speaker, rng))
     n = n_frames * SAMPLES_PER_FRAME

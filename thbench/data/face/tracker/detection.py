@@ -1,4 +1,4 @@
-"""Where faces are in a picture: MediaPipe's two detectors.
+"""Where faces are in an image: MediaPipe's two detectors.
 
 BlazeFace (Bazarevsky et al. 2019, arXiv:1907.05047): a network scores boxes at fixed anchors; those
 above a score that overlap become one, their mean weighted by the scores.
@@ -40,7 +40,7 @@ class Detection:
     """A face.
 
     Attributes:
-        box: x0, y0, x1, y1 as fractions of the picture's width and height; float32 (4,). They may
+        box: x0, y0, x1, y1 as fractions of the image's width and height; float32 (4,). They may
             lie beyond its edges.
         score: from 0 to 1.
         points: both eyes (the left one first, as one looks), nose, mouth and both ears (6, 2), as
@@ -58,7 +58,7 @@ class FaceDetector:
     Call it with uint8 (H, W, 3) RGB for its faces, the surest first.
 
     Args:
-        range: ``near``, for faces that fill much of the picture (within 2 m of a phone's camera),
+        range: ``near``, for faces that fill much of the image (within 2 m of a phone's camera),
             or ``far`` (5 m), which takes three times as long.
         device: where the network runs.
     """
@@ -73,20 +73,20 @@ class FaceDetector:
         self._network = shipped(model.file, torch.device(device))
         self._anchors = np.concatenate([_anchors(*grid) for grid in model.anchors])
 
-    def __call__(self, picture: np.ndarray) -> list[Detection]:
-        return self.batch([picture])[0]
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        return self.batch([image])[0]
 
-    def batch(self, pictures: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """The faces of each of several pictures, whose sizes may differ."""
-        if not len(pictures):
+    def batch(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+        """The faces of each of several images, whose sizes may differ."""
+        if not len(images):
             return []
-        seen = [whole(p).cut(p, self._size, cv2.BORDER_CONSTANT) for p in pictures]
+        seen = [whole(p).cut(p, self._size, cv2.BORDER_CONSTANT) for p in images]
         found = self._network(torch.from_numpy(np.stack(seen)).float() / 127.5 - 1)
         by_width = {values.shape[-1]: values.cpu().numpy() for values in found.values()}
         return [
-            self._faces(boxes, scores[:, 0], picture.shape[:2])
-            for boxes, scores, picture in zip(
-                by_width[4 + 2 * N_POINTS], by_width[1], pictures, strict=True
+            self._faces(boxes, scores[:, 0], image.shape[:2])
+            for boxes, scores, image in zip(
+                by_width[4 + 2 * N_POINTS], by_width[1], images, strict=True
             )
         ]
 

@@ -1,4 +1,4 @@
-"""Two of the operators in machine code of our own, for single pictures on a CPU.
+"""Two of the operators in machine code of our own, for single images on a CPU.
 
 A small convolution costs PyTorch some 30 us before its first product, and Face Mesh has dozens in a
 row. These loops are compiled by Numba at first use and kept on disk where that can be written.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metrics.compiling import compile_lock
 
-PIXELS = 600  # of all pictures together, up to which these loops are the quicker ones
+PIXELS = 600  # of all images together, up to which these loops are the quicker ones
 
 
 def _compiled(*signature: str) -> Callable[[Callable[..., None]], Any]:
@@ -36,8 +36,8 @@ def _depthwise(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, top: int, left: int,
     out: np.ndarray,
 ) -> None:  # fmt: skip
-    pictures, height, width, channels = x.shape
-    for n in range(pictures):
+    images, height, width, channels = x.shape
+    for n in range(images):
         for i in range(out.shape[1]):
             for j in range(out.shape[2]):
                 y, z = i * stride - top, j * stride - left

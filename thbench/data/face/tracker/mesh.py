@@ -1,4 +1,4 @@
-"""The 478 points of a face in a square of a picture: MediaPipe's attention mesh.
+"""The 478 points of a face in a square of an image: MediaPipe's attention mesh.
 
 Grishchenko et al. 2020 (arXiv:2006.10962): one network gives 468 points with depth, cuts lips and
 eyes out of its own features by them, and refines them there; the irises' points come from there
@@ -65,38 +65,38 @@ class Mesh:
         self._network = shipped(MODEL, torch.device(device))
 
     def __call__(
-        self, pictures: Sequence[np.ndarray], regions: Sequence[Region]
+        self, images: Sequence[np.ndarray], regions: Sequence[Region]
     ) -> list[np.ndarray | None]:
-        """The points in each picture's region.
+        """The points in each image's region.
 
         Args:
-            pictures: uint8 (H, W, 3) RGB.
+            images: uint8 (H, W, 3) RGB.
             regions: a square of each.
 
         Returns:
-            float32 (478, 3): x and y as fractions of the picture's width and height, z (towards
+            float32 (478, 3): x and y as fractions of the image's width and height, z (towards
             the viewer below 0) in the scale of x. None where the network sees no face.
         """
-        if not len(pictures):
+        if not len(images):
             return []
         squares = [
-            region.cut(picture, SIZE, cv2.BORDER_REPLICATE)
-            for picture, region in zip(pictures, regions, strict=True)
+            region.cut(image, SIZE, cv2.BORDER_REPLICATE)
+            for image, region in zip(images, regions, strict=True)
         ]
         found = self._network(torch.from_numpy(np.stack(squares)).float() / 255)
         values = {name: v.flatten(1).cpu().numpy() for name, v in found.items()}
         present = 1 / (1 + np.exp(-values["conv_faceflag"][:, 0])) > PRESENCE
         return [
-            _into_picture(points, region, picture) if seen else None
-            for points, seen, region, picture in zip(
-                _refine(values), present, regions, pictures, strict=True
+            _into_picture(points, region, image) if seen else None
+            for points, seen, region, image in zip(
+                _refine(values), present, regions, images, strict=True
             )
         ]
 
 
-def following(points: np.ndarray, picture: np.ndarray) -> Region:
-    """Where to look for the face in the next picture, from its points in this one."""
-    height, width = picture.shape[:2]
+def following(points: np.ndarray, image: np.ndarray) -> Region:
+    """Where to look for the face in the next image, from its points in this one."""
+    height, width = image.shape[:2]
     xy = points[:, :2] * (width, height)
     return around(xy.min(0), xy.max(0), xy[list(OUTER_CORNERS)])
 
@@ -113,8 +113,8 @@ def _refine(values: dict[str, np.ndarray]) -> np.ndarray:
     return points
 
 
-def _into_picture(points: np.ndarray, region: Region, picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _into_picture(points: np.ndarray, region: Region, image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
     matrix = region.matrix(SIZE)
     xy = (points[:, :2] @ matrix[:, :2].T + matrix[:, 2]) / (width, height)
     z = points[:, 2:] * (region.side / SIZE / width)

@@ -1,7 +1,7 @@
 """Runs a network that was read from a TensorFlow Lite file, in PyTorch.
 
 Operators that do the same at the same depth of the graph, each on values and weights of its own
-(those that refine lips and both eyes), run as one on their channels side by side: on one picture,
+(those that refine lips and both eyes), run as one on their channels side by side: on one image,
 calls cost more than sums.
 """
 
@@ -22,7 +22,7 @@ from thbench.data.face.tracker.operators import BUILDERS, Group, Run, likeness, 
 from thbench.data.face.tracker.tflite import Graph, Operator
 
 MODELS = Path(__file__).parent / "models"
-CHUNK = 4  # pictures at once on a CPU: with more, memory is slower than what it saves in calls
+CHUNK = 4  # images at once on a CPU: with more, memory is slower than what it saves in calls
 
 
 class Network:
@@ -43,10 +43,10 @@ class Network:
         self.device = torch.device(device)
         self._plan = _Plan(tflite.read(path), self.device)
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
-        size = CHUNK if self.device.type == "cpu" else max(1, len(pictures))
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        size = CHUNK if self.device.type == "cpu" else max(1, len(images))
         with torch.inference_mode(), _in_full_precision(self.device):
-            parts = [self._plan.run(p) for p in pictures.to(self.device).split(size)]
+            parts = [self._plan.run(p) for p in images.to(self.device).split(size)]
             if len(parts) == 1:
                 return parts[0]
             return {name: torch.cat([part[name] for part in parts]) for name in self._plan.outputs}
@@ -108,8 +108,8 @@ class _Plan:
             step.done_with = [key for key in dict.fromkeys(step.inputs) if key not in needed]
             needed.update(step.inputs)
 
-    def run(self, pictures: Tensor) -> dict[str, Tensor]:
-        values = {self._input: pictures}
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        values = {self._input: images}
         for step in self._steps:
             values[step.output] = step.run(*[values[key] for key in step.inputs])
             for key in step.done_with:

@@ -1,4 +1,4 @@
-"""Squares of a picture that may be turned, and what is seen in them."""
+"""Squares of an image that may be turned, and what is seen in them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Region:
     turn: float = 0.0
 
     def matrix(self, size: int = 1) -> np.ndarray:
-        """From places in the square, ``size`` long, to places in the picture: (2, 3)."""
+        """From places in the square, ``size`` long, to places in the image: (2, 3)."""
         scale = self.side / size
         cos, sin = scale * math.cos(self.turn), scale * math.sin(self.turn)
         linear = np.array([[cos, -sin], [sin, cos]])
         return np.c_[linear, (self.x, self.y) - linear @ (size / 2, size / 2)]
 
-    def cut(self, picture: np.ndarray, size: int, border: int) -> np.ndarray:
+    def cut(self, image: np.ndarray, size: int, border: int) -> np.ndarray:
         """The square of a uint8 (H, W, 3), resized to uint8 (size, size, 3).
 
         A pixel is what lies at its corner, not at its middle, as in MediaPipe.
 
         Args:
-            picture: the picture.
+            image: the image.
             size: of the result.
             border: OpenCV's code for what lies beyond the edge.
         """
@@ -43,13 +43,13 @@ class Region:
         onto = np.array([[0, size], [0, 0], [size, 0], [size, size]], np.float32)
         matrix = cv2.getPerspectiveTransform(corners, onto)
         return cv2.warpPerspective(
-            picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border
+            image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border
         )
 
 
-def whole(picture: np.ndarray) -> Region:
-    """The square around a picture (H, W, 3)."""
-    height, width = picture.shape[:2]
+def whole(image: np.ndarray) -> Region:
+    """The square around an image (H, W, 3)."""
+    height, width = image.shape[:2]
     return Region(width / 2, height / 2, max(height, width))
 
 
