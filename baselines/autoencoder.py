@@ -34,7 +34,7 @@ CERTAIN = -6.0
 
 
 class BlockCosines(nn.Module):
-    """A linear code of pictures: the lowest frequencies of each block, as in JPEG.
+    """A linear code of images: the lowest frequencies of each block, as in JPEG.
 
     It knows no data and is not trained. The basis is orthonormal: a discrete cosine transform (type
     II) of brightness and of two differences of colours, of which the expected strongest are kept.
@@ -67,9 +67,9 @@ class BlockCosines(nn.Module):
         basis = np.einsum("nc,ny,nx->ncyx", colours[which], waves[down], waves[across])
         self.register_buffer("basis", torch.tensor(basis).float().flatten(1), persistent=False)
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Coefficients (N, dim, h, w) of pictures (N, 3, size h, size w)."""
-        return F.conv2d(F.pixel_unshuffle(pictures, self.size), self.basis[:, :, None, None])
+    def encode(self, images: Tensor) -> Tensor:
+        """Coefficients (N, dim, h, w) of images (N, 3, size h, size w)."""
+        return F.conv2d(F.pixel_unshuffle(images, self.size), self.basis[:, :, None, None])
 
     def decode(self, coefficients: Tensor) -> Tensor:
         """Pictures of coefficients; the nearest there are, if the rest is not known."""
@@ -87,7 +87,7 @@ class Autoencoder(nn.Module):
         patch: the network runs on ``patch`` x ``patch`` cells of the frame, moved to channels,
             which spares a small one its finest level.
         cosines: ``BlockCosines`` stand beside the network, which learns what they miss: a small one
-            would take long to learn to pass pictures through.
+            would take long to learn to pass images through.
         scale: what the latents are multiplied with (Rombach et al. 2022, section G).
     """
 
@@ -142,9 +142,9 @@ class Autoencoder(nn.Module):
 
     def draw(self, latents: Tensor) -> Tensor:
         """Frames (N, 3, H, W) of unscaled latents, not clamped."""
-        return self.picture(self.vae.decode(latents).sample, latents)
+        return self.to_frames(self.vae.decode(latents).sample, latents)
 
-    def picture(self, drawn: Tensor, latents: Tensor) -> Tensor:
+    def to_frames(self, drawn: Tensor, latents: Tensor) -> Tensor:
         """The frames, from what the decoder drew of unscaled latents."""
         frames = F.pixel_shuffle(drawn, self.patch)
         if self.cosines is not None:

@@ -1,4 +1,4 @@
-"""The network of Diffused Heads with all that belongs to it: portrait, motion, sound, noise."""
+"""The network of Diffused Heads with all that belongs to it: portrait, motion, audio, noise."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from thbench.nn.normalize import audio_stats
 
 RGB = 3
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
+"""Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
 
 @dataclass
 class FrameConditions:
-    """What all frames of a clip are made from, computed once per portrait and sound.
+    """What all frames of a clip are made from, computed once per portrait and audio.
 
     Attributes:
         portrait: (B, 3, H, W) in [-1, 1].
@@ -68,7 +68,7 @@ class FrameNetConfig(UNetConfig):
 
 
 class FrameNet(nn.Module):
-    """Denoises one frame, seeing the portrait, the frames before it and the sound around it.
+    """Denoises one frame, seeing the portrait, the frames before it and the audio around it.
 
     The input (paper, eq. 16) is the noisy frame, the portrait and the motion frames, joined as
     channels. A convolution of joined channels is the sum of the convolutions of its parts, so each
@@ -159,8 +159,8 @@ class FrameNet(nn.Module):
             return made
         return torch.cat([made[:, :RGB] + portrait, made[:, RGB:]], dim=1)
 
-    def _cells(self, pictures: Tensor) -> Tensor:
-        return F.pixel_unshuffle(pictures, self.patch)
+    def _cells(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images, self.patch)
 
 
 def to_grey(frames: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class FrameStage(Stage):
     number with ``bound: sum`` (eq. 10).
 
     A draw is one frame with ``context`` frames on either side; motion frames that lie before the
-    clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
+    clip's start are the portrait (section 4.2), and audio beyond its ends is that of the end.
 
     Args:
         context: see ``Stage``.

@@ -1,4 +1,4 @@
-"""A U-Net over single pictures that time and sound scale and shift.
+"""A U-Net over single images that time and audio scale and shift.
 
 The network of Dhariwal and Nichol (2021), "Diffusion Models Beat GANs on Image Synthesis", section
 3, with the conditioning of Diffused Heads (2024), eq. 17.
@@ -43,13 +43,13 @@ class UNetConfig:
 
 
 class FilmBlock(nn.Module):
-    """Two convolutions; between them time, then sound, scales and shifts what is normalised.
+    """Two convolutions; between them time, then audio, scales and shifts what is normalised.
 
     ``h = y_s (t_s GN(h) + t_b) + y_b`` (eq. 17), with scales written as 1 plus what is learned.
 
     Args:
         dim_in, dim_out: channels.
-        width: of the embedded time and sound.
+        width: of the embedded time and audio.
         groups: of the group norms.
         dropout: before the second convolution.
         resize: ``up`` or ``down`` by two inside the block, or None.

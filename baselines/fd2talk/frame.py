@@ -162,7 +162,7 @@ def _check(config: FrameNetConfig, process: GaussianDiffusion, side: int) -> Non
 class FrameStage(Stage):
     """Trains ``FrameNet`` on frames of clips, each with its own coefficients (eq. 16).
 
-    The paper takes coefficients that the trained transformers make from the clip's sound. Those
+    The paper takes coefficients that the trained transformers make from the clip's audio. Those
     are a motion that the frame does not show, so here they are measured on the frame.
 
     Args:

@@ -1,4 +1,4 @@
-"""FD2Talk's Diffusion Transformers: motion coefficients from sound (section 3.2)."""
+"""FD2Talk's Diffusion Transformers: motion coefficients from audio (section 3.2)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MotionNetConfig(DiTConfig):
 
 
 class DiT(nn.Module):
-    """Denoises a sequence of coefficients that attends to time and sound.
+    """Denoises a sequence of coefficients that attends to time and audio.
 
     The condition of a frame is a linear layer over its embedded noise level and audio, joined; it
     enters by cross-attention alone, in which frame j sees the conditions i with |i - j| <= k
@@ -130,10 +130,10 @@ class MotionNet(nn.Module):
             frames: (B, T), true indices, or ``SOURCE``.
             audio: (B, T, D), of those frames.
         """
-        places, sound = portrait_positions(frames), self.scale_audio(audio)
+        places, audio = portrait_positions(frames), self.scale_audio(audio)
         parts = noisy.transpose(1, 2).split(self.sizes, dim=-1)
         made = [
-            transformer(part, t, places, sound)
+            transformer(part, t, places, audio)
             for transformer, part in zip(self.transformers, parts, strict=True)
         ]
         return torch.cat(made, -1).transpose(1, 2)

@@ -38,7 +38,7 @@ class UNetConfig:
 
 
 class CrossAttention(nn.Module):
-    """From pixels to tokens. Tokens that all pictures share are projected once.
+    """From pixels to tokens. Tokens that all images share are projected once.
 
     Args:
         dim: channels of the pixels.

@@ -1,4 +1,4 @@
-"""How sound enters Hallo: tokens of each frame, and attention to them by region of the face."""
+"""How audio enters Hallo: tokens of each frame, and attention to them by region of the face."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AudioTokens(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, audio: Tensor, at: Tensor) -> Tensor:
-        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of a sound (B, T, D).
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of audio embeddings (B, T, D).
 
         Beyond the ends, the first and the last embedding are repeated.
         """
@@ -61,13 +61,13 @@ class AudioTokens(nn.Module):
 
 
 class HierarchicalAttention(nn.Module):
-    """One cross-attention to the sound, shared out to regions and fused again (eq. 11 to 15).
+    """One cross-attention to the audio, shared out to regions and fused again (eq. 11 to 15).
 
     A new one changes nothing: what it adds starts at zero.
 
     Args:
         channels: of the feature map.
-        dim: of the sound's tokens.
+        dim: of the audio's tokens.
         heads: of the attention.
         regions: how many masks there are.
         fusion: Table 5's mechanism: ``zero_conv`` (a convolution per region, the paper's),
@@ -97,7 +97,7 @@ class HierarchicalAttention(nn.Module):
     def forward(
         self, x: Tensor, audio_tokens: Tensor, masks: Tensor, weights: Sequence[float]
     ) -> Tensor:
-        """The feature map (N, C, h, w) with the sound's share added.
+        """The feature map (N, C, h, w) with the audio's share added.
 
         Args:
             x: (N, C, h, w).

@@ -1,4 +1,4 @@
-"""Hallo's network: denoiser, ReferenceNet, face, sound, time (Xu et al. 2024, section 3.3)."""
+"""Hallo's network: denoiser, ReferenceNet, face, audio, time (Xu et al. 2024, section 3.3)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ PROCESS = {
 
 @dataclass
 class Portrait:
-    """All that is computed once per portrait.
+    """Everything that is computed once per portrait.
 
     Attributes:
         latent: (B, C, h, w), the autoencoder's.
-        features: what ReferenceNet's self-attentions see, (B, hw, C) for each.
+        features: inputs of ReferenceNet's self-attentions, (B, hw, C) for each transformer.
         face: (B, K, dim) tokens.
         masks: (B, regions, s, s) by size s of the feature map.
     """
@@ -163,7 +163,7 @@ class HalloNet(nn.Module):
     def portrait(
         self,
         latent: Tensor,
-        picture: Tensor,
+        image: Tensor,
         landmarks: Tensor,
         extent: Tensor | None = None,
         enlarged: Mapping[str, float] = ENLARGED,
@@ -172,13 +172,13 @@ class HalloNet(nn.Module):
 
         Args:
             latent: (B, C, h, w), the autoencoder's.
-            picture: (B, 3, H, W) uint8.
+            image: (B, 3, H, W) uint8.
             landmarks: (B, 478, 3).
             extent: (B, 2, 478, 2) of the clips that are trained on, as ``Batch.extent``; None at
                 generation, where only the portrait is known.
             enlarged: by what the portrait's boxes are multiplied then, by part.
         """
-        face = self.face(picture, landmarks)
+        face = self.face(image, landmarks)
         boxes = self.boxes_of(landmarks, extent, enlarged)
         blurred = self.boxes == "released" and extent is None
         masks = {
@@ -202,7 +202,7 @@ class HalloNet(nn.Module):
         return enlarge_boxes(union, RELEASED_UNION) if self.boxes == "released" else union
 
     def motion_maps(self, clips: Tensor, portrait: Portrait) -> list[Tensor]:
-        """Feature maps of motion frames, once per segment: (B, motion, C, h, w) for each place.
+        """ReferenceNet's maps of motion frames, (B, motion, C, h, w) after each residual block.
 
         Args:
             clips: (B, C, motion, h, w), the frames before the segment, as ``to_latent`` gives them.
@@ -212,11 +212,19 @@ class HalloNet(nn.Module):
         latents = self.from_latent(
             clips.transpose(1, 2).flatten(0, 1), portrait.latent.repeat_interleave(n, 0)
         )
-        looked = self._reference_pass(latents, portrait.face.repeat_interleave(n, 0))
-        return [x.unflatten(0, (b, n)) for x in looked.maps]
+        seen = self._reference_pass(latents, portrait.face.repeat_interleave(n, 0))
+        return [x.unflatten(0, (b, n)) for x in seen.maps]
 
     def to_latent(self, clips: Tensor, portrait: Tensor) -> Tensor:
-        """The autoencoder's latents (B, C, T, h, w) as they are diffused; portrait (B, C, h, w)."""
+        """The autoencoder's latents (B, C, T, h, w), relative to the portrait's with ``shortcut``.
+
+        Args:
+            clips: (B, C, T, h, w), the autoencoder's latents.
+            portrait: (B, C, h, w).
+
+        Returns:
+            (B, C, T, h, w), what noise is added to.
+        """
         if not self.shortcut:
             return clips
         return (clips - portrait[:, :, None]) / self.change.size
@@ -237,7 +245,7 @@ class HalloNet(nn.Module):
             cast(RunningStats, stats).update(values[kind])
 
     def tokens(self, audio: Tensor, at: Tensor) -> Tensor:
-        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of sounds (B, T, D)."""
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of audio embeddings (B, T, D)."""
         return self.audio_tokens(self.statistics["audio"](audio), at)
 
     def forward(
@@ -253,10 +261,10 @@ class HalloNet(nn.Module):
         """The prediction of the noise process's kind, shaped as ``noisy``.
 
         Args:
-            noisy: (B, C, T, h, w), frames to be made alone.
+            noisy: (B, C, T, h, w), the frames to generate, without observed ones.
             t: (B, T) noise levels.
             portrait: of B clips.
-            keep: what is shown of each clip.
+            keep: which conditions of each clip are shown.
             audio_tokens: (B, T, tokens, dim), or None for single images: then there is neither
                 audio nor time.
             motion: see ``motion_maps``; None where no frame comes before.
@@ -266,27 +274,27 @@ class HalloNet(nn.Module):
         frames = noisy.transpose(1, 2).flatten(0, 1)
         face = (portrait.face * keep.image[:, None, None]).repeat_interleave(n, 0)
         hook = _DenoisingHook(self, n, portrait, keep, audio_tokens, motion, weights)
-        made = unet_forward(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, hook)
-        made = made.unflatten(0, (b, n)).transpose(1, 2)
-        return self._correct(made, noisy, t) if self.shortcut else made
+        output = unet_forward(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, hook)
+        output = output.unflatten(0, (b, n)).transpose(1, 2)
+        return self._correct(output, noisy, t) if self.shortcut else output
 
-    def _correct(self, made: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The prediction, if the network says by how many deviations an estimate is wrong."""
+    def _correct(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The prediction, where the network gives the error of an estimate in deviations."""
         size = self.change.size
         mean, deviation = self.change.mean / size, self.change.deviation / size
         guess, doubt = self.process.estimate(noisy, t, mean[:, None], deviation[:, None])
-        return self.process.from_clean(guess + doubt * made, noisy, t)
+        return self.process.from_clean(guess + doubt * output, noisy, t)
 
     def _reference_pass(self, latents: Tensor, face: Tensor) -> _FeatureRecorder:
-        """ReferenceNet on (N, C, h, w), which knows no noise."""
-        looking = _FeatureRecorder()
+        """ReferenceNet's features of latents (N, C, h, w), at noise level 0."""
+        recorder = _FeatureRecorder()
         time = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
-        unet_forward(self.reference, latents, time, face, looking)
-        return looking
+        unet_forward(self.reference, latents, time, face, recorder)
+        return recorder
 
 
 class _FeatureRecorder:
-    """A guide that changes nothing and notes what it sees."""
+    """A hook that records features and changes nothing."""
 
     def __init__(self) -> None:
         self.features: list[Tensor] = []
@@ -296,13 +304,13 @@ class _FeatureRecorder:
         self.features.append(x)
         return x
 
-    def post_block(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+    def post_block(self, block: int, transformer: int | None, x: Tensor) -> Tensor:
         self.maps.append(x)
         return x
 
 
 class _DenoisingHook:
-    """The guide of the denoiser: portrait, then sound, then time."""
+    """The denoiser's hook: attention to the portrait, then to the audio, then along time."""
 
     def __init__(
         self,
@@ -324,14 +332,14 @@ class _DenoisingHook:
         self.motion = motion
 
     def key_values(self, transformer: int, x: Tensor) -> Tensor:
-        """The frame's own features beside the portrait's.
+        """The frame's own features and the portrait's, (N, 2 hw, C).
 
-        Where the portrait is hidden the own ones stand twice, which is self-attention without it.
+        Where the portrait is hidden the frame's own are there twice: plain self-attention.
         """
         reference = self.portrait.features[transformer].repeat_interleave(self.n, 0)
         return torch.cat([x, torch.where(self.shown, reference, x)], dim=1)
 
-    def post_block(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+    def post_block(self, block: int, transformer: int | None, x: Tensor) -> Tensor:
         if self.audio_tokens is None:
             return x
         if transformer is not None:
@@ -339,19 +347,19 @@ class _DenoisingHook:
             x = self.net.audio_attention[transformer](
                 x, self.audio_tokens, masks.to(x.dtype), self.weights
             )
-        module = self.modules[place]
-        return x if module is None else self._in_time(module, place, x)
+        module = self.modules[block]
+        return x if module is None else self._over_time(module, block, x)
 
-    def _in_time(self, module: nn.Module, place: int, x: Tensor) -> Tensor:
-        """Self-attention along time, over motion frames and the segment; motion frames drop out.
+    def _over_time(self, module: nn.Module, block: int, x: Tensor) -> Tensor:
+        """Self-attention along time, over motion frames and the segment: the segment's (N, ...).
 
-        Where there are none, or they are hidden, zeros stand in their place.
+        Motion frames that do not exist or are hidden are zeros.
         """
         clips = x.unflatten(0, (-1, self.n))
         if self.motion is None:
             before = clips.new_zeros(len(clips), self.net.motion, *clips.shape[2:])
         else:
-            before = self.motion[place] * self.keep.motion[:, None, None, None, None]
+            before = self.motion[block] * self.keep.motion[:, None, None, None, None]
         whole = torch.cat([before.to(clips.dtype), clips], dim=1)
         moved = module(whole.flatten(0, 1), num_frames=whole.shape[1]).view_as(whole)
         return moved[:, self.net.motion :].flatten(0, 1)
@@ -395,5 +403,5 @@ def _grids(size: int, levels: int) -> list[int]:
 
 
 def spatial_parts(net: HalloNet) -> list[nn.Module]:
-    """What the first training stage trains; the second trains the rest."""
+    """The modules of the first training stage; the second trains the others."""
     return [net.unet, net.reference, net.face]

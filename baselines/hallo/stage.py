@@ -1,4 +1,4 @@
-"""Training of Hallo: single pictures first, then clips with sound (section 3.4)."""
+"""Training of Hallo: single images first, then clips with audio (section 3.4)."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
 
 @dataclass
 class Example:
-    """Frames to learn, with what they are made from.
+    """Frames to learn, and the conditions that they are generated from.
 
     Attributes:
         clean: (B, C, T, h, w), as ``HalloNet.to_latent`` gives them.
         portrait: of B clips.
         landmarks, valid: (B, T, 478, 3) and (B, T), of these frames.
-        sound: (B, T, tokens, dim), or None.
-        motion: see ``HalloNet.motion_maps``, or None.
+        audio_tokens: (B, T, tokens, dim), or None for single images.
+        motion: (B, motion, C, h, w) for each residual block (``HalloNet.motion_maps``), or None.
     """
 
     clean: Tensor
@@ -108,7 +108,7 @@ class HalloStage(Stage):
         raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Example:
-        """What a batch is to the network."""
+        """What the network is trained on, of a batch."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
@@ -148,7 +148,7 @@ class HalloStage(Stage):
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip: what was filmed beside what is made from noise in ten steps."""
+        """The first clip, filmed beside generated in ten steps: (T, 3, H, 2 W) in [0, 1]."""
         first = batch.map(lambda tensor: tensor[:1])
         example = self.prepare(first)
         predict = self._predict(example, ConditionMask.all(1, first.video.device))
@@ -156,7 +156,7 @@ class HalloStage(Stage):
         noise = torch.randn_like(example.clean)
         made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
         latents = self.net.from_latent(made, example.portrait.latent)
-        filmed = to_unit(self._made(first.video)[0, -len(made) :])
+        filmed = to_unit(self._without_context(first.video)[0, -len(made) :])
         return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}
 
     def _predict(self, example: Example, keep: ConditionMask) -> Callable[[Tensor, Tensor], Tensor]:
@@ -171,23 +171,23 @@ class HalloStage(Stage):
             raise ValueError("Hallo trains on batches that know the extent of their clips")
         return self.net.portrait(latent, batch.source, batch.source_landmarks, batch.extent)
 
-    def _made(self, values: Tensor) -> Tensor:
-        """Values (B, T, ...) without those of frames that are there for their sound alone."""
+    def _without_context(self, values: Tensor) -> Tensor:
+        """Values (B, T, ...) without those of frames that only give the audio around others."""
         return values
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The autoencoder's latents of portraits (B, C, h, w) and frames (B, C, T, h, w)."""
-        frames = torch.cat([batch.source[:, None], self._made(batch.video)], dim=1)
+        frames = torch.cat([batch.source[:, None], self._without_context(batch.video)], dim=1)
         latents = encode_clips(self.vae, frames, self.chunk)
         real = unrepeated_frames(batch.frames)
-        seen = self._made(real & batch.valid)
+        seen = self._without_context(real & batch.valid)
         change = (latents[:, :, 1:] - latents[:, :, :1]).transpose(1, 2)
         self.net.observe_statistics(change[seen], batch.audio[real])
         return latents[:, :, 0], latents[:, :, 1:]
 
 
 class ImageStage(HalloStage):
-    """A frame of a clip from another one; neither sound nor time (first stage).
+    """A frame of a clip from another one; neither audio nor time (first stage).
 
     ``init_from`` is Stable Diffusion 1.5: its U-Net fills the denoiser and ReferenceNet.
 
@@ -235,13 +235,13 @@ class ImageStage(HalloStage):
 
 
 class VideoStage(HalloStage):
-    """A segment of a clip, from sound and the frames before it (second stage).
+    """A segment of a clip, from audio and the frames before it (second stage).
 
-    The spatial modules stay as they are; attention to the sound and along time is trained.
+    The spatial modules stay as they are; attention to the audio and along time is trained.
     ``init_from`` is a motion module of AnimateDiff.
 
     A draw is the motion frames and the segment, with as many frames of context on either side as
-    the sound's tokens look at.
+    the audio's tokens look at.
 
     Args:
         segment: frames to be made.
@@ -297,7 +297,7 @@ class VideoStage(HalloStage):
         shown = batch.landmarks[:, made], batch.valid[:, made]
         return Example(clean, portrait, *shown, audio_tokens, before)
 
-    def _made(self, values: Tensor) -> Tensor:
+    def _without_context(self, values: Tensor) -> Tensor:
         around = self.net.audio_tokens.context
         return values[:, around : values.shape[1] - around]
 

@@ -23,12 +23,11 @@ from thbench.training.stage import StageContext
 
 @dataclass
 class HalloConditions:
-    """What all segments of a video are made from.
+    """Conditions of all segments of a video.
 
     Attributes:
         portrait: everything that is computed once per portrait.
-        audio: (1, T, D), as given; each segment makes its own tokens, so memory does not grow by
-            them.
+        audio: (1, T, D), embeddings; each segment computes its own tokens, which saves memory.
     """
 
     portrait: Portrait
@@ -38,7 +37,7 @@ class HalloConditions:
 class HalloDenoiser(Denoiser):
     """``HalloNet`` as ``thbench.generation.runner`` runs it, with classifier-free guidance.
 
-    With ``e(image, audio)`` the prediction from portrait and sound (paper, section 4.4):
+    With ``e(image, audio)`` the prediction from portrait and audio (paper, section 4.4):
     ``e(-,-) + s_image (e(i,-) - e(-,-)) + s_audio (e(i,a) - e(i,-))``. Equal scales are the
     released code's joint guidance, and then the middle term is not computed.
 
@@ -88,7 +87,7 @@ class HalloDenoiser(Denoiser):
                 total += share * self.net(
                     made, t, portrait, keep, audio_tokens, context, self.weights
                 )
-        # What is said of the observed frames is ignored.
+        # Predictions for observed frames are ignored.
         return torch.cat([total.new_zeros(*total.shape[:2], seen, *total.shape[3:]), total], dim=2)
 
 
@@ -104,7 +103,7 @@ class Hallo(Strategy):
         plan: ``{name: sar, segment: 14, overlap: 2}``; the overlap is the number of motion frames
             that the network was built for.
         sampler: see ``Strategy``.
-        guidance: one scale for portrait and sound together, or ``{image: .., audio: ..}``
+        guidance: one scale for portrait and audio together, or ``{image: .., audio: ..}``
             (Table 6). 1 is none.
         weights: by region (``lip``, ``expression``, ``pose``), 1 being what was trained: more
             moves more (figure 11), 0 silences a region.

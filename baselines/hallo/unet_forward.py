@@ -1,4 +1,4 @@
-"""A walk through a Stable Diffusion U-Net that can be looked into and added to on the way.
+"""The forward pass of a Stable Diffusion U-Net, with hooks between its blocks.
 
 The network stays diffusers' ``UNet2DConditionModel`` with its names and shapes, so published
 weights fit; only its forward pass is written out, because two things must happen inside it:
@@ -19,13 +19,33 @@ from thbench.nn.input_init import unit_gain
 
 
 class FeatureHook(Protocol):
-    """What is done on the way. Places and transformers are numbered in order of the walk."""
+    """What happens inside the forward pass.
+
+    Residual blocks and spatial transformers are numbered in the order in which they run.
+    """
 
     def key_values(self, transformer: int, x: Tensor) -> Tensor:
-        """What a self-attention's queries ``x`` (N, hw, C) attend to: (N, L, C)."""
+        """What a self-attention takes its keys and values from.
 
-    def post_block(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
-        """What goes on from behind a residual block, and its transformer if it has one."""
+        Args:
+            transformer: the number of its transformer.
+            x: (N, hw, C), what it takes its queries from.
+
+        Returns:
+            (N, L, C), any L.
+        """
+
+    def post_block(self, block: int, transformer: int | None, x: Tensor) -> Tensor:
+        """The feature map after a residual block, and its transformer if it has one.
+
+        Args:
+            block: the number of the block.
+            transformer: the number of its transformer, or None.
+            x: (N, C, h, w).
+
+        Returns:
+            (N, C, h, w), which the pass goes on with.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,57 +101,57 @@ def unet_forward(
         unet: see ``build_unet``.
         x: (N, C, h, w) noisy latents.
         time: (N,) indices of the scheduler.
-        tokens: (N, K, token_dim), what its cross-attentions see.
-        hook: is called on the way.
+        tokens: (N, K, token_dim), what its cross-attentions attend to.
+        hook: called inside every transformer and after every residual block.
     """
     net: Any = unet
     emb = net.time_embedding(net.time_proj(time).to(x.dtype))
-    steps = _Steps(hook, tokens)
+    blocks = _HookedBlocks(hook, tokens)
     x = net.conv_in(x)
     kept = [x]
     for block in net.down_blocks:
         for resnet, attention in _layers(block):
-            x = steps.take(resnet(x, emb), attention)
+            x = blocks.after(resnet(x, emb), attention)
             kept.append(x)
         for down in block.downsamplers or ():
             x = down(x)
             kept.append(x)
     middle = net.mid_block
-    x = steps.take(middle.resnets[0](x, emb), middle.attentions[0])
+    x = blocks.after(middle.resnets[0](x, emb), middle.attentions[0])
     x = middle.resnets[1](x, emb)
     for block in net.up_blocks:
         for resnet, attention in _layers(block):
-            x = steps.take(resnet(cat([x, kept.pop()], 1), emb), attention)
+            x = blocks.after(resnet(cat([x, kept.pop()], 1), emb), attention)
         for up in block.upsamplers or ():
             x = up(x, kept[-1].shape[-2:])
     return net.conv_out(net.conv_act(net.conv_norm_out(x)))
 
 
 def transformers(unet: nn.Module) -> list[Any]:
-    """The spatial transformers in order of the walk."""
+    """The spatial transformers in the order in which they run."""
     return [attention for _, attention in _blocks(unet) if attention is not None]
 
 
 def has_transformer(unet: nn.Module) -> list[bool]:
-    """For each place behind a residual block, in order, whether it has a transformer."""
+    """For each residual block, in the order in which they run, whether it has a transformer."""
     return [attention is not None for _, attention in _blocks(unet)]
 
 
-class _Steps:
-    """Counts places and transformers, and runs the latter."""
+class _HookedBlocks:
+    """Counts residual blocks and transformers, runs the latter and calls the hook."""
 
     def __init__(self, hook: FeatureHook, tokens: Tensor) -> None:
         self.hook, self.tokens = hook, tokens
-        self.place, self.transformer = 0, 0
+        self.block, self.transformer = 0, 0
 
-    def take(self, x: Tensor, attention: Transformer2DModel | None) -> Tensor:
+    def after(self, x: Tensor, attention: Transformer2DModel | None) -> Tensor:
         number = None
         if attention is not None:
             number = self.transformer
             x = _attend(attention, x, self.tokens, lambda y: self.hook.key_values(number, y))
             self.transformer += 1
-        x = self.hook.post_block(self.place, number, x)
-        self.place += 1
+        x = self.hook.post_block(self.block, number, x)
+        self.block += 1
         return x
 
 
@@ -162,7 +182,7 @@ def _blocks(unet: Any) -> Iterator[tuple[nn.Module, Transformer2DModel | None]]:
 
 
 def unused_by_features(unet: Any) -> Iterator[nn.Module]:
-    """What comes behind the last self-attention: without it the same features are seen."""
+    """The modules after the last self-attention: no hook sees what they compute."""
     blocks = list(unet.up_blocks)
     while not getattr(blocks[-1], "attentions", None):
         yield blocks.pop()

@@ -207,7 +207,7 @@ def test_embeddings_are_nowhere_negative(face):
     net = expert(face)
     vertices, audio = torch.randn(2, 6, len(face.mouth), 3), torch.randn(2, 6, AUDIO)
     assert (net.lips(vertices) >= 0).all()
-    assert (net.sound(audio) >= 0).all()
+    assert (net.audio(audio) >= 0).all()
     assert net(vertices, audio).shape == (2, 6)
 
 
@@ -349,7 +349,7 @@ def by_hand(face, stage, shown, noisy, t, made):
     expression = stage.net.from_latent(made)[..., :2]
     lips = face(truth.identity[:, None], expression)[:, :, face.mouth]
     expert = stage.frozen["lip"].module
-    v, a = expert.lips(lips), expert.sound(shown.audio[:, -n:])
+    v, a = expert.lips(lips), expert.audio(shown.audio[:, -n:])
     p = (v * a).sum(-1) / (v.norm(dim=-1) * a.norm(dim=-1)).clamp(min=EPSILON)
     sync = -p.clamp(min=EPSILON).log()
 

@@ -1,4 +1,4 @@
-"""Training of DAWN's audio-to-video flow diffusion: sound and motion to flows (section 3.3)."""
+"""Training of DAWN's audio-to-video flow diffusion: audio and motion to flows (section 3.3)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class FlowConditions:
     def at(self, frames: Tensor) -> FlowConditions:
         """Conditions of one clip for windows of it, (B, T) true indices.
 
-        The portrait (a negative index) has no sound; ``A2VNet`` hides its tokens.
+        The portrait (a negative index) has no audio; ``A2VNet`` hides its tokens.
         """
         chosen = {kind: token[0, frames.clamp(min=0)] for kind, token in self.tokens.items()}
         return replace(self, tokens=chosen)

@@ -1,9 +1,9 @@
-"""DAWN's latent flow generator: a portrait and a motion to a picture (section 3.2 of the paper).
+"""DAWN's latent flow generator: a portrait and a motion to a image (section 3.2 of the paper).
 
 A flow (where each latent pixel samples the portrait) and an occlusion map (how far it can) are all
-that the picture of a moment needs beside the portrait. This net finds them between two pictures of
-a clip, and makes the second picture from the first and them. Later a diffusion model makes them
-from sound.
+that the image of a moment needs beside the portrait. This net finds them between two images of
+a clip, and makes the second image from the first and them. Later a diffusion model makes them
+from audio.
 
 The nets are those of MRAA (Siarohin et al., 2021). The decoder also warps its skip connections and
 ends with a blend of what it painted and the warped portrait, which DAWN's Eq. 4 leaves out and its
@@ -38,7 +38,7 @@ from thbench.nn.warp import resize_to, warp_by_flow
 from thbench.training.reconstruction import ReconstructionStage, pairs
 from thbench.training.stage import StageContext
 
-FLOW_GAIN = 10.0  # brings flows, a tenth of the picture or less, to about +-1
+FLOW_GAIN = 10.0  # brings flows, a tenth of the image or less, to about +-1
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
 
 
@@ -84,13 +84,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Warped features to pictures.
+    """Warped features to images.
 
     Args:
         widths: of the encoder's levels, finest first.
         blocks: residual blocks at the latent.
         kernel: of the last convolution.
-        own_gate: the blend of painted and warped picture is the occlusion moved by a map that the
+        own_gate: the blend of painted and warped image is the occlusion moved by a map that the
             decoder draws at full resolution; else it is the occlusion itself, as in MRAA.
         sees_flow: flow and occlusion are among its inputs; else it must guess from what is warped,
             as in MRAA, that lips drawn apart want a mouth between them.
@@ -131,7 +131,7 @@ class LatentFlowGeneratorConfig:
     Attributes:
         regions: K, whose motions the flow is put together from.
         expansion, max_features: width of the generator's first level, and the most it grows to.
-        down: halvings from picture to latent; motion is looked for at the latent's resolution.
+        down: halvings from image to latent; motion is looked for at the latent's resolution.
         bottleneck: residual blocks at the latent.
         region_net, background_net, flow_net: (expansion, max_features, blocks) of their hourglass.
         temperature: of the regions' soft-max.
@@ -185,7 +185,7 @@ class LatentFlowGenerator(nn.Module):
         self.refine = Refinement(_size(c.refinement), 2**c.down) if c.refinement else None
 
     def latent_size(self, size: int) -> int:
-        """Height and width of latent, flow and occlusion for pictures of ``size`` pixels."""
+        """Height and width of latent, flow and occlusion for images of ``size`` pixels."""
         return size // 2**self.down
 
     def encode(self, source: Tensor) -> SourceFeatures:
@@ -258,7 +258,7 @@ class LFGStage(ReconstructionStage):
         region_weight: that much is added in the mouth's and the eyes' regions, which hold what
             speech moves and few pixels.
         warp_weight: weight of the same loss on the warped portrait alone. A refinement judged by
-            the decoded picture only draws the wanted picture into the flow, for the decoder to
+            the decoded image only draws the wanted image into the flow, for the decoder to
             read, and does not warp.
         smoothness: weight of the flow's total variation, against the same.
         flow_noise: deviation, in [-1, 1] units, of white noise that the flow gets before decoding.

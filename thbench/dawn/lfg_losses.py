@@ -49,6 +49,6 @@ def variation(flow: Tensor) -> Tensor:
 
 
 def psnr(made: Tensor, wanted: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, mean over pictures (B, 3, H, W) in [0, 1]."""
+    """Peak signal-to-noise ratio in dB, mean over images (B, 3, H, W) in [0, 1]."""
     error = (made.detach() - wanted).square().mean((1, 2, 3))
     return -10 * torch.log10(error.clamp(min=1e-10)).mean()

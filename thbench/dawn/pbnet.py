@@ -1,4 +1,4 @@
-"""DAWN's pose and blink network (section 3.4): a variational autoencoder of motion given sound.
+"""DAWN's pose and blink network (section 3.4): a variational autoencoder of motion given audio.
 
 The latent has one vector per frame, so a clip of any length is made in one pass.
 """
@@ -29,7 +29,7 @@ LEAST_FRAMES = 24
 
 
 class Encoder(nn.Module):
-    """Motion and sound to the mean and log-variance of a latent per frame (Eq. 8)."""
+    """Motion and audio to the mean and log-variance of a latent per frame (Eq. 8)."""
 
     def __init__(
         self, audio_dim: int, latent: int, widths: tuple[int, int, int], layer: dict[str, Any]
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
 
 class Branch(nn.Module):
-    """Decodes one kind of motion: frames of sound and portrait attend to latents."""
+    """Decodes one kind of motion: frames of audio and portrait attend to latents."""
 
     def __init__(self, width: int, dim: int, layer: dict[str, Any]) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Branch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents, sound and portrait to motion (Eq. 9), poses and eyes in a branch each."""
+    """Latents, audio and portrait to motion (Eq. 9), poses and eyes in a branch each."""
 
     def __init__(
         self, audio_dim: int, latent: int, audio: int, dim: int, layer: dict[str, Any]
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
 
 class PBNet(nn.Module):
-    """Makes head poses and blinks from sound. The defaults are the paper's sizes.
+    """Makes head poses and blinks from audio. The defaults are the paper's sizes.
 
     Args:
         audio_dim: D, channels of the audio embedding.
