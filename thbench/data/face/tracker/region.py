@@ -1,4 +1,4 @@
-"""Squares of an image that may be turned, and what is seen in them."""
+"""Rotated squares of an image, and sampling them."""
 
 from __future__ import annotations
 
