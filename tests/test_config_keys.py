@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import pytest
+import torch
 
 from thbench import config
 from thbench.config import SamplerConfig
@@ -14,6 +15,7 @@ from thbench.core.signatures import accepts, check_keys, fits
 from thbench.dawn.dawn import DAWN
 from thbench.generation import assemble
 from thbench.generation.strategy import Strategy
+from thbench.training.runs import build_stage
 from thbench.training.stage import Stage
 
 CASES = [(name, scale) for name in config.names("strategy") for scale in config.SCALES]
@@ -176,6 +178,30 @@ class Forwarding(DAWN):
 def test_declared_blocks_are_checked_whoever_wrote_the_class(options, says):
     with pytest.raises(UserError, match=says):
         check_keys(Further, options, "m", leading=1)
+
+
+class Undeclared(Stage):
+    """Does not say what takes the keys of ``net:``."""
+
+    def __init__(self, context, *, net: dict | None = None):
+        super().__init__(context)
+        self.net = Sized(**(net or {}))
+
+    def loss(self, batch):
+        return {}
+
+
+class Sized(torch.nn.Linear):
+    def __init__(self, *, width: int = 2):
+        super().__init__(width, width)
+
+
+def test_a_block_that_nobody_declares_is_checked_when_its_network_is_built():
+    stage = config.StageConfig(f"{__name__}:Undeclared", model={"net": {"widht": 3}})
+    chosen = config.Config(stages={"one": stage})
+    check_keys(Undeclared, stage.model, "stages.one.model", leading=1)
+    with pytest.raises(UserError, match=r"stages\.one\.model.*Did you mean 'width'"):
+        build_stage(chosen, "one", {}, 4)
 
 
 def test_what_is_right_passes():
