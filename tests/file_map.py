@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.test_imports import LAYERS
@@ -35,12 +36,13 @@ def summary(text: str) -> str:
     return " ".join((sentence[1] if sentence else paragraph).split()).replace("``", "`")
 
 
-def render() -> str:
-    """The page."""
+def render(without: Collection[str] = ()) -> str:
+    """The page, ``without`` lines for these files."""
     parts = [HEAD]
-    folders = sorted({file.parent for file in modules()}, key=lambda f: (_layer(f), f.parts))
+    shown = [file for file in modules() if str(file) not in without]
+    folders = sorted({file.parent for file in shown}, key=lambda f: (_layer(f), f.parts))
     for folder in folders:
-        files = [file for file in modules() if file.parent == folder]
+        files = [file for file in shown if file.parent == folder]
         parts.append(f"\n## `{folder}/`\n")
         initial = folder / "__init__.py"
         if initial in files:
