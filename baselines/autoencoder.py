@@ -1,4 +1,4 @@
-"""A variational autoencoder of frames: latents in which systems of this room make videos.
+"""A variational autoencoder of frames, for methods that generate in its latents.
 
 The network is diffusers' ``AutoencoderKL`` (Rombach et al. 2022, section 3.1). At paper scale it
 is Stable Diffusion's, frozen: ``init_from`` names its weights and the stage has no steps. Smaller
@@ -34,7 +34,7 @@ CERTAIN = -6.0
 
 
 class BlockCosines(nn.Module):
-    """A linear code of pictures: the lowest frequencies of each block, as in JPEG.
+    """A linear code of images: the lowest frequencies of each block, as in JPEG.
 
     It knows no data and is not trained. The basis is orthonormal: a discrete cosine transform (type
     II) of brightness and of two differences of colours, of which the expected strongest are kept.
@@ -67,12 +67,12 @@ class BlockCosines(nn.Module):
         basis = np.einsum("nc,ny,nx->ncyx", colours[which], waves[down], waves[across])
         self.register_buffer("basis", torch.tensor(basis).float().flatten(1), persistent=False)
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Coefficients (N, dim, h, w) of pictures (N, 3, size h, size w)."""
-        return F.conv2d(F.pixel_unshuffle(pictures, self.size), self.basis[:, :, None, None])
+    def encode(self, images: Tensor) -> Tensor:
+        """Coefficients (N, dim, h, w) of images (N, 3, size h, size w)."""
+        return F.conv2d(F.pixel_unshuffle(images, self.size), self.basis[:, :, None, None])
 
     def decode(self, coefficients: Tensor) -> Tensor:
-        """Pictures of coefficients; the nearest there are, if the rest is not known."""
+        """Images (N, 3, size h, size w) of coefficients (N, dim, h, w); dropped ones count as 0."""
         return F.pixel_shuffle(F.conv2d(coefficients, self.basis.T[:, :, None, None]), self.size)
 
 
@@ -87,7 +87,7 @@ class Autoencoder(nn.Module):
         patch: the network runs on ``patch`` x ``patch`` cells of the frame, moved to channels,
             which spares a small one its finest level.
         cosines: ``BlockCosines`` stand beside the network, which learns what they miss: a small one
-            would take long to learn to pass pictures through.
+            would take long to learn to pass images through.
         scale: what the latents are multiplied with (Rombach et al. 2022, section G).
     """
 
@@ -119,7 +119,7 @@ class Autoencoder(nn.Module):
         )
         self.cosines = BlockCosines(self.factor, latent_dim) if cosines else None
         if cosines:
-            _start_silent(self.vae, latent_dim)
+            _zero_init_coder(self.vae, latent_dim)
 
     def latent_size(self, size: int) -> int:
         """Height and width of the latent of frames of ``size`` pixels.
@@ -142,10 +142,15 @@ class Autoencoder(nn.Module):
 
     def draw(self, latents: Tensor) -> Tensor:
         """Frames (N, 3, H, W) of unscaled latents, not clamped."""
-        return self.picture(self.vae.decode(latents).sample, latents)
+        return self.to_frames(self.vae.decode(latents).sample, latents)
 
-    def picture(self, drawn: Tensor, latents: Tensor) -> Tensor:
-        """The frames, from what the decoder drew of unscaled latents."""
+    def to_frames(self, drawn: Tensor, latents: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) in about [0, 1].
+
+        Args:
+            drawn: (N, 3 patch**2, H / patch, W / patch), the decoder's output.
+            latents: (N, latent_dim, h, w), unscaled.
+        """
         frames = F.pixel_shuffle(drawn, self.patch)
         if self.cosines is not None:
             frames = frames + self.cosines.decode(latents)
@@ -159,8 +164,15 @@ class Autoencoder(nn.Module):
         """Frames (N, 3, H, W) in [0, 1], all N in one batch."""
         return self.draw(latents / self.scale).clamp(0, 1)
 
-    def take(self, source: str) -> None:
-        """Start from a published autoencoder: see ``baselines.pretrained.published``."""
+    def load_published(self, source: str) -> None:
+        """Load the weights of a published autoencoder.
+
+        Args:
+            source: a folder in diffusers' format, or a name on the hub.
+
+        Raises:
+            UserError: the weights cannot be had, or are of another layout.
+        """
         fill_from(self.vae, AutoencoderKL, source, "vae")
 
 
@@ -201,7 +213,7 @@ class AutoencoderStage(ReconstructionStage):
 
     def start(self) -> None:
         if self.init_from:
-            self.net.take(self.init_from)
+            self.net.load_published(self.init_from)
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
@@ -227,8 +239,8 @@ class AutoencoderStage(ReconstructionStage):
         return {"reconstructed": torch.cat([frames, self.net.decode(self.net.encode(frames))], -1)}
 
 
-def _start_silent(vae: Any, latent_dim: int) -> None:
-    """Let a network first say nothing but that it is certain."""
+def _zero_init_coder(vae: Any, latent_dim: int) -> None:
+    """Let an untrained network output zeros, with a small variance of the latents."""
     zero_init(vae.quant_conv)
     nn.init.constant_(vae.quant_conv.bias[latent_dim:], CERTAIN)
     zero_init(vae.decoder.conv_out)

@@ -6,12 +6,12 @@ one network makes every s-th frame, another fills the gaps, both on DAWN's flows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thbench.core.errors import UserError
 from thbench.core.types import Request
@@ -22,16 +22,23 @@ from thbench.generation.strategy import GenerationPass
 
 
 @dataclass
-class TTRConditions(Conditions):
-    """Conditions of the key frames, and beside them those of the gaps.
+class TTRConditions:
+    """Conditions of a clip, for the network of the key frames and for that of the gaps.
 
     Attributes:
-        gaps: as the gaps' network takes them.
-        in_gap: (T,) bool, the frames that the gaps' network makes.
+        keys: as DAWN's, for the network of the key frames.
+        gaps: of the flows, for the network of the gaps.
+        in_gap: (T,) bool, the frames that the gaps' network generates.
     """
 
+    keys: Conditions
     gaps: FlowConditions
     in_gap: Tensor
+
+    @property
+    def flow(self) -> FlowConditions:
+        """Of the key frames' flows."""
+        return self.keys.flow
 
 
 class GapDenoiser(FlowDenoiser):
@@ -50,18 +57,20 @@ class GapDenoiser(FlowDenoiser):
         super().__init__(net, guidance)
         self.keys = keys
 
-    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> Tensor:
+    def flow_conditions(self, conditions: TTRConditions) -> FlowConditions:
+        return conditions.gaps
+
+    def observe(self, clean: Tensor, frames: Tensor, conditions: TTRConditions) -> Tensor:
         """The observed latents (B, 3, n, h, w) at the scale of this network."""
         rows = clean.transpose(1, 2)
         moved = self.net.to_latent(*self.keys.from_latent(rows.flatten(0, 1)))
         return moved.unflatten(0, rows.shape[:2]).transpose(1, 2)
 
     def denoise(
-        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: Any
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: TTRConditions, context: Tensor
     ) -> Tensor:
-        assert isinstance(conditions, TTRConditions)
         noisy = torch.cat([context, noisy[:, :, context.shape[2] :]], dim=2)
-        return super().denoise(noisy, t, frames, conditions.gaps, None)
+        return super().denoise(noisy, t, frames, conditions, None)
 
 
 def _process_of(net: A2VNet) -> tuple[Any, ...]:
@@ -78,24 +87,21 @@ class TTR(DAWN):
     """
 
     stable_name = "ttr"
-    roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v", "gaps")
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {**DAWN.roles, "gaps": A2VNet}
 
     @property
     def gaps(self) -> A2VNet:
         """Fills the gaps."""
-        net = self.nets["gaps"]
-        assert isinstance(net, A2VNet)
-        return net
+        return self.network("gaps", A2VNet)
 
-    def encode(self, request: Request) -> TTRConditions:
+    def encode(self, request: Request) -> TTRConditions:  # type: ignore[override]
         keys = super().encode(request)
-        given = self.given(self.gaps, request, keys.source, keys.pose, keys.eyes)
+        gaps = self.flow_conditions(self.gaps, request, keys.flow.source, keys.pose, keys.eyes)
         in_gap = torch.zeros(request.n_frames, dtype=torch.bool, device=keys.portrait.device)
         for window in plans.windows(self.plan_for(request)):
             if window.model == "gaps":
                 in_gap[list(window.generate)] = True
-        base = {f.name: getattr(keys, f.name) for f in fields(keys)}
-        return TTRConditions(**base, gaps=given, in_gap=in_gap)
+        return TTRConditions(keys, gaps, in_gap)
 
     def passes(self, request: Request) -> Sequence[GenerationPass]:
         plan = self.plan_for(request)
@@ -111,9 +117,14 @@ class TTR(DAWN):
             denoisers["gaps"] = GapDenoiser(self.gaps, self.a2v, self.guidance)
         return [GenerationPass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
-    def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
-        assert isinstance(conditions, TTRConditions)
+    def motion(self, conditions: TTRConditions) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        return super().motion(conditions.keys)
+
+    def source_latent(self, conditions: TTRConditions) -> Tensor:  # type: ignore[override]
+        return super().source_latent(conditions.keys)
+
+    def decode(self, latents: Tensor, frames: Tensor, conditions: TTRConditions) -> Tensor:  # type: ignore[override]
         in_gap = conditions.in_gap[frames][:, None, None, None]
         parts = zip(self.a2v.from_latent(latents), self.gaps.from_latent(latents), strict=True)
         flow, occlusion = (torch.where(in_gap, b, a) for a, b in parts)
-        return self.lfg.decode(conditions.source, flow, occlusion)
+        return self.lfg.decode(conditions.flow.source, flow, occlusion)

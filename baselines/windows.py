@@ -1,9 +1,9 @@
 """Training of DAWN's denoiser on the windows of any plan.
 
-With this stage AR, SAR, TTR and rolling are DAWN in all but the order in which frames are made:
-the same latent flow generator, conditions, network, clips and number of samples. What a window
-observes stands in it as clean values at level 0, which is the indicator of Harvey et al. (2022),
-section 3, in the form of a time per frame.
+With this stage AR, SAR, TTR and rolling differ from DAWN in nothing but the order in which frames
+are generated: latent flow generator, conditions, network, clips and number of samples are the same.
+Observed frames of a window are clean values at level 0: the indicator of Harvey et al. (2022),
+section 3, as a noise level per frame.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ LONG = 200
 
 
 class WindowStage(A2VStage):
-    """Trains ``A2VNet`` on what a plan shows it at generation.
+    """Trains ``A2VNet`` on the windows that a plan shows it at generation.
 
     For each batch a clip length is drawn, then a round of the plan for it, then a window of that
-    round. The window is laid into each drawn clip at random places, as often as the frames to be
-    shown allow, so that a plan of small windows learns as much from a clip as one of large ones.
+    round. The window is placed in each drawn clip at random, as often as the frames to be shown
+    allow, so that a plan of small windows learns as much from a clip as one of large ones.
     Where the batch's clips are too short for the window, it is one of the plan for clips as short.
 
     Args:
@@ -136,11 +136,15 @@ class WindowStage(A2VStage):
             " raise the stage's draw.frames or draw.least."
         )
 
-    def lay(self, window: Window, batch: Batch) -> Tensor:
-        """Places of the window's frames, observed ones first, among the drawn ones.
+    def place_windows(self, window: Window, batch: Batch) -> Tensor:
+        """Draws where the window lies in each clip of a batch.
+
+        Args:
+            window: of n frames, observed ones first.
+            batch: of B clips of T frames.
 
         Returns:
-            (B, K, n) int64 in [0, T), ``SOURCE`` for the portrait. K windows in each clip.
+            (B, K, n) int64, positions in [0, T), ``SOURCE`` for the portrait: K windows per clip.
         """
         b, n_drawn = batch.frames.shape
         members = torch.tensor([*window.observe, *window.generate])
@@ -162,29 +166,33 @@ class WindowStage(A2VStage):
         steps = self.net.process.steps
         n_seen, n_made = len(window.observe), len(window.generate)
         if self.levels == "frame":
-            made = torch.randint(1, steps + 1, (*shape, n_made), device=device)
+            generated = torch.randint(1, steps + 1, (*shape, n_made), device=device)
         else:
             # All frames of a window fall together, so how far they have come is one number.
             entered = torch.tensor(window.enter, device=device)
             fallen = window.drop * torch.rand(*shape, 1, device=device)
-            made = ((entered - fallen) * steps / high).ceil().long().clamp(1, steps)
-        return torch.cat([made.new_zeros(*shape, n_seen), made], dim=-1)
+            generated = ((entered - fallen) * steps / high).ceil().long().clamp(1, steps)
+        return torch.cat([generated.new_zeros(*shape, n_seen), generated], dim=-1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         window, high = self.draw_window(batch.frames.shape[1])
-        shown, latent, given = self.show(batch, self.lay(window, batch))
+        shown, latent, given = self.window_batch(batch, self.place_windows(window, batch))
         t = self.levels_of(window, high, latent.shape[:1], latent.device)
         return self.error(shown, latent, given, torch.randn_like(latent), t)
 
-    def show(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
-        """The windows at ``places`` (B, K, n), one per row: B * K of them.
+    def window_batch(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
+        """The windows at ``places`` as a batch of B * K rows.
+
+        Args:
+            batch: of B clips.
+            places: (B, K, n), from ``place_windows``.
 
         Returns:
-            a batch with the windows' frames, valid and landmarks (its other fields stay those of
-            the clips), their clean latents (B * K, 3, n, h, w) and conditions.
+            A batch with the windows' frames, valid and landmarks (its other fields stay those of
+            the clips); their clean latents (B * K, 3, n, h, w); their conditions.
         """
         k, n = places.shape[1:]
-        shown = take(batch, places.flatten(1))
+        shown = gather_frames(batch, places.flatten(1))
         latent, given = self.prepare(shown)
 
         def rows(values: Tensor) -> Tensor:
@@ -205,17 +213,20 @@ class WindowStage(A2VStage):
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
-        """A window of the first clip, filmed beside made in ten steps from what it observes.
+        """A window of the first clip, filmed beside generated in ten steps.
 
-        Nothing where levels are learned only as the plan staggers them: such a net makes no
+        Nothing where levels are learned only as the plan staggers them: such a network generates no
         window from pure noise alone.
+
+        Returns:
+            ``generated``: (frames, 3, H, 2 W) in [0, 1].
         """
         first = batch.map(lambda tensor: tensor[:1])
         window, high = self.draw_window(first.frames.shape[1])
         if high > 1 and self.levels == "plan":
             return {}
-        places = self.lay(window, first)[:, :1]
-        shown, latent, given = self.show(first, places)
+        places = self.place_windows(window, first)[:, :1]
+        shown, latent, given = self.window_batch(first, places)
         n_seen = len(window.observe)
         seen, wanted = latent[:, :, :n_seen], latent[:, :, n_seen:]
         keep = torch.ones_like(shown.valid)
@@ -232,11 +243,18 @@ class WindowStage(A2VStage):
         return {"generated": torch.cat([filmed, images], dim=-1)}
 
 
-def take(batch: Batch, places: Tensor) -> Batch:
-    """The frames at ``places`` (B, n) of each clip; at ``SOURCE`` stands the portrait.
+def gather_frames(batch: Batch, places: Tensor) -> Batch:
+    """Some frames of each clip, the portrait among them.
 
-    The portrait has frame index ``SOURCE``, its own picture, pose, eyes and landmarks, and does not
-    count as valid; its sound means nothing.
+    The portrait has frame index ``SOURCE``, its own image, pose, eyes and landmarks, and does not
+    count as valid; its audio is arbitrary.
+
+    Args:
+        batch: of B clips.
+        places: (B, n) int64, positions in the clips, ``SOURCE`` for the portrait.
+
+    Returns:
+        A batch of B clips of n frames.
     """
     rows = torch.arange(len(places), device=places.device)[:, None]
     missing = places < 0

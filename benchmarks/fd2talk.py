@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.fd2talk.frame import FrameNet
-from baselines.fd2talk.strategy import FD2Talk
+from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from benchmarks.held_out import (
     arguments,
     correlation,
@@ -121,7 +120,7 @@ def coefficients(strategy: FD2Talk, request: Request) -> Tensor:
     conditions = strategy.encode(request)
     first = strategy.passes(request)[0]
     parts = [latent for _, latent in execute(first, strategy, conditions, request, Cost())]
-    motion = strategy.after(first, torch.cat(parts), conditions).motion
+    motion = strategy.update_conditions(first, torch.cat(parts), conditions).motion
     assert motion is not None
     return motion
 
@@ -177,8 +176,7 @@ def frames(strategy: FD2Talk, asked: SplitRequests, path: Path) -> dict[str, flo
 
 def render(strategy: FD2Talk, request: Request, motion: Tensor) -> Tensor:
     """The second pass over given coefficients (n, E + 6): frames (n, 3, H, W) in [0, 1]."""
-    assert isinstance(strategy.frame, FrameNet)
-    conditions = replace(strategy.encode(request), motion=motion)
+    conditions = FrameConditions(strategy.encode(request), motion)
     last = replace(strategy.passes(request)[-1], plan=plans.frames(len(motion)))
     parts = list(execute(last, strategy, conditions, request, Cost()))
     order, latents = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.hallo.net import Keep
+from baselines.hallo.net import ConditionMask
 from thbench import config as configs
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.data.embedding.encoders import ENCODERS, LogMel
@@ -341,8 +341,8 @@ def fd2talk_motion(scale: str, words: Sequence[str] = ()) -> Network:
     """FD2Talk's transformers, on a segment that observes the end of the one before."""
     stage: Any = stage_net("fd2talk", "motion", scale, words)
     net, overlap = stage.net, stage.overlap
-    width, n = net.scale_sound.mean.numel(), int(stage.plan["segment"]) + overlap
-    find(net.scale_sound, sound(EVERYBODY, LENGTH, width))
+    width, n = net.scale_audio.mean.numel(), int(stage.plan["segment"]) + overlap
+    find(net.scale_audio, sound(EVERYBODY, LENGTH, width))
     find(net.scale, coefficients(EVERYBODY, LENGTH, net.channels))
     awake(net).eval()
 
@@ -437,7 +437,7 @@ def hallo(
         if "motion frames" in given:
             before = net.to_latent(given["motion frames"], portrait.latent)
             rest.append(net.motion_maps(before, portrait))
-        keep = Keep.all(2, t.device)
+        keep = ConditionMask.all(2, t.device)
         return net(torch.randn(2, channels, n, size, size), t, portrait, keep, *rest)
 
     return Network(answer, draw)
@@ -446,8 +446,8 @@ def hallo(
 def diffused_heads(scale: str, words: Sequence[str] = ()) -> Network:
     """Diffused Heads' U-Net."""
     net: Any = stage_net("diffused_heads", "frame", scale, words).net
-    width = net.scale_sound.mean.numel()
-    find(net.scale_sound, sound(EVERYBODY, LENGTH, width))
+    width = net.scale_audio.mean.numel()
+    find(net.scale_audio, sound(EVERYBODY, LENGTH, width))
     net.shortcut = False
     awake(net).eval()
 
@@ -461,10 +461,10 @@ def diffused_heads(scale: str, words: Sequence[str] = ()) -> Network:
 
     def answer(given: Given) -> Tensor:
         torch.manual_seed(SEED)
-        still = net.still(given["portrait"])
+        still = net.portrait_features(given["portrait"])
         if net.motion:
-            still = still + net.moving(given["motion frames"])
-        heard = net.sound(given["sound"], torch.tensor([net.audio_context]))[:, 0]
+            still = still + net.motion_features(given["motion frames"])
+        heard = net.audio_features(given["sound"], torch.tensor([net.audio_context]))[:, 0]
         t = torch.full((2,), round(LEVEL * net.process.steps))
         noisy = torch.randn(2, 3, net.size, net.size)
         return net.process.split(net(noisy, t, given["portrait"], still, heard))[0]

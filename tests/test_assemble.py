@@ -65,7 +65,12 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
-        ("nets.lfg=null", "nets.lfg is missing: DAWN cannot do without it. Say nets.lfg=STAGE"),
+        ("nets.lfg=null", "nets.lfg is missing: DAWN needs a LatentFlowGenerator. Set nets.lfg="),
+        (
+            "nets.a2v=pbnet",
+            "nets.a2v=pbnet: DAWN needs a A2VNet, and stage 'pbnet' trains a PBNet. Set"
+            " nets.a2v=STAGE, one of a2v1, a2v2",
+        ),
         ("nets.pbnte=pbnet", "DAWN has no such role. Did you mean 'pbnet'"),
         ("stages.a2v2.model.nte.use_pose=false", "Did you mean 'net'"),
         ("stages.lfg.model.scales=null", "scales takes no null: without it, LFGStage has 4"),
@@ -79,7 +84,7 @@ def test_what_can_be_checked_before_training_is(load, word, says):
 
 def test_a_network_that_refuses_its_options_is_a_users_error(load):
     chosen = load("stages.pbnet.model.net={latnt: 3}")
-    with pytest.raises(UserError, match=r"stages\.pbnet\.model.*'latnt'"):
+    with pytest.raises(UserError, match=r"stages\.pbnet\.model\.net\.latnt.*'latent'"):
         stages.build_stage(chosen, "pbnet", {}, 320)
 
 
@@ -107,9 +112,9 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
         return [f"stages.{f.where} {f.text}" for f in report.of(ERROR) if not f.local]
 
     assert any(re.search(says, error) for error in errors())
-    if "pbnet" in word:  # which these do not need
-        assert not errors(only="a2v2")
-        assert not errors("without_pbnet=true")
+    if "pbnet" in word:  # a misspelt key is refused even where the stage is not needed
+        assert errors(only="a2v2")
+        assert errors("without_pbnet=true")
     assert main(["fit", *bench.dawn, f"runs={tmp_path}", word]) == 2
     assert not list(tmp_path.rglob("*.ckpt"))
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.conditions import MOST, Network, awake, cases, draws_for, farthest, responses
-from thbench.nn.input_init import level, share
+from thbench.nn.input_init import equal_shares, unit_gain
 from thbench.nn.zero_init import zero_init
 
 ON_FLOWS = ("ar", "sar", "ttr", "rolling")
@@ -45,7 +45,7 @@ def test_layers_that_start_at_zero_are_looked_through():
 def test_joined_inputs_weigh_alike_and_gains_are_one():
     torch.manual_seed(0)
     given = torch.randn(2000, 110)
-    plain, shared = nn.Linear(110, 400), share(nn.Linear(110, 400), (100, 10))
+    plain, shared = nn.Linear(110, 400), equal_shares(nn.Linear(110, 400), (100, 10))
     first, second = torch.zeros_like(given), torch.zeros_like(given)
     first[:, :100], second[:, 100:] = given[:, :100], given[:, 100:]
 
@@ -55,7 +55,7 @@ def test_joined_inputs_weigh_alike_and_gains_are_one():
     assert size(shared, first) == pytest.approx(size(shared, second), rel=0.05)
     assert size(shared, given) == pytest.approx(size(plain, given), rel=0.05)
     assert size(plain, first) > 2 * size(plain, second)
-    assert size(level(plain), given) == pytest.approx(1, rel=0.05)
+    assert size(unit_gain(plain), given) == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -68,14 +68,14 @@ def test_published_sizes(rows):
     assert paper("hallo", "denoiser", "temporal") == 453_209_280
     # Section 3.2: 46080 to 512 to 512 to 32 x 768, and a layer norm.
     layers = 46080 * 512 + 512 + 512 * 512 + 512 + 512 * 32 * 768 + 32 * 768
-    assert paper("hallo", "denoiser", "sound") == layers + 2 * 768
+    assert paper("hallo", "denoiser", "audio_tokens") == layers + 2 * 768
     # FD2Talk hears wav2vec 2.0; log-mel is embedded in as many channels as SDA's encoder has.
     assert paper("diffused_heads", "frame", "embed") == 320 * 256 + 256
 
 
 def test_fd2talk_s_motion_hears_wav2vec_2():
     net = params.build("fd2talk", "paper")["motion"]
-    assert {b.shape[0] for b in net.scale_sound.buffers() if b.ndim} == {768}
+    assert {b.shape[0] for b in net.scale_audio.buffers() if b.ndim} == {768}
 
 
 def test_hallo_s_denoiser_has_the_names_and_shapes_of_stable_diffusion_1_5():

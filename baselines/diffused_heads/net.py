@@ -1,8 +1,8 @@
-"""The network of Diffused Heads with all that belongs to it: portrait, motion, sound, noise."""
+"""The network of Diffused Heads with all that belongs to it: portrait, motion, audio, noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,124 +10,101 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.diffused_heads.unet import UNet
+from baselines.diffused_heads.unet import UNet, UNetConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
-from thbench.nn.input_init import level
-from thbench.nn.normalize import sound_stats
+from thbench.nn.input_init import unit_gain
+from thbench.nn.normalize import audio_stats
 
 RGB = 3
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
+"""Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
 
 @dataclass
 class FrameConditions:
-    """What all frames of a clip are made from, computed once per portrait and sound.
+    """Conditions of all frames of a clip, computed once per portrait and audio.
 
     Attributes:
         portrait: (B, 3, H, W) in [-1, 1].
-        still: (B, dim, h, w), what the portrait puts into the network's first convolution.
-        sound: (B, T, width), the embedded motion audio embedding of each frame.
+        static: (B, dim, h, w), what the portrait puts into the network's first convolution.
+        audio: (B, T, width), the embedded motion audio embedding of each frame.
     """
 
     portrait: Tensor
-    still: Tensor
-    sound: Tensor
+    static: Tensor
+    audio: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameNetConfig(UNetConfig):
+    """The ``net:`` block of ``FrameStage``.
+
+    The defaults are the paper's, and where it gives none those of its released code.
+
+    Attributes:
+        motion: motion frames (m_x), the frames just before.
+        audio_context: audio embeddings (m_y) before and after the frame's own.
+        grey: motion frames lose their colours, so that the portrait has to give them (section 4.5).
+        audio_width: channels to which each audio embedding is brought.
+        width: of the embedded time and audio; 4 ``dim`` by default.
+        patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
+        shortcut: predict the clean frame as a change of the portrait, which a small network would
+            take long to learn to copy. Needs prediction ``x0``.
+        process: arguments of ``GaussianDiffusion``.
+    """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
+
+    motion: int = 2
+    audio_context: int = 2
+    grey: bool = True
+    audio_width: int = 256
+    width: int | None = None
+    patch: int = 1
+    shortcut: bool = False
+    process: Mapping[str, Any] | None = None
 
 
 class FrameNet(nn.Module):
-    """Denoises one frame, seeing the portrait, the frames before it and the sound around it.
+    """Denoises one frame, seeing the portrait, the frames before it and the audio around it.
 
     The input (paper, eq. 16) is the noisy frame, the portrait and the motion frames, joined as
     channels. A convolution of joined channels is the sum of the convolutions of its parts, so each
     part has its own, run as often as the part changes: the portrait's once per clip, the motion
     frames' once per frame, and only the noisy frame's in every step.
 
-    The defaults are the paper's, and where it says nothing those of its released code.
-
     Args:
         audio_dim: D, channels of the audio embedding.
         size: frames are ``size`` x ``size`` pixels.
-        motion: motion frames (m_x), the frames just before.
-        audio_context: audio embeddings (m_y) before and after the frame's own.
-        grey: motion frames lose their colours, so that the portrait has to give them (section 4.5).
-        audio_width: channels to which each audio embedding is brought.
-        width: of the embedded time and sound; 4 ``dim`` by default.
-        dim, mults, blocks, dropout, heads, head_dim, attention, groups: see ``UNet``; the released
-            code has ``attention: [32]``.
-        patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
-        shortcut: predict the clean frame as a change of the portrait, which a small network would
-            take long to learn to copy. Needs prediction ``x0``.
-        process: arguments of ``GaussianDiffusion``.
+        config: sizes and switches.
 
     Raises:
         UserError: a number out of range, a size that the levels do not divide, or a shortcut to
             another prediction.
     """
 
-    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
-
-    def __init__(
-        self,
-        audio_dim: int,
-        size: int,
-        *,
-        motion: int = 2,
-        audio_context: int = 2,
-        grey: bool = True,
-        audio_width: int = 256,
-        width: int | None = None,
-        dim: int = 256,
-        mults: Sequence[int] = (1, 2, 3),
-        blocks: int = 2,
-        dropout: float = 0.1,
-        heads: int = 4,
-        head_dim: int = 64,
-        attention: Sequence[int] = (),
-        groups: int = 32,
-        patch: int = 1,
-        shortcut: bool = False,
-        process: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, audio_dim: int, size: int, config: FrameNetConfig) -> None:
         super().__init__()
-        _whole(motion=motion, audio_context=audio_context)
-        if size % (patch * 2 ** (len(mults) - 1)):
-            raise UserError(
-                f"size={size} does not divide by patch={patch} and the halvings between"
-                f" {len(mults)} levels: take another size, or fewer mults."
-            )
-        self.process = GaussianDiffusion(**{"variance": "learned", **(process or {})})
-        if shortcut and self.process.prediction != "x0":
-            raise UserError("net.shortcut=true needs net.process.prediction=x0.")
-        self.size, self.patch, self.shortcut = size, patch, shortcut
-        self.motion, self.audio_context, self.grey = motion, audio_context, grey
-        width, cell = width or 4 * dim, patch**2
-        self.scale_sound = sound_stats(audio_dim)
-        self.embed = level(nn.Linear(audio_dim, audio_width))
+        self.process = GaussianDiffusion(**{"variance": "learned", **(config.process or {})})
+        _check(config, self.process, size)
+        self.size, self.patch, self.shortcut = size, config.patch, config.shortcut
+        self.motion, self.audio_context = config.motion, config.audio_context
+        self.grey = config.grey
+        dim, cell = config.dim, config.patch**2
+        width = config.width or 4 * dim
+        around = (2 * config.audio_context + 1) * config.audio_width
+        self.scale_audio = audio_stats(audio_dim)
+        self.embed = unit_gain(nn.Linear(audio_dim, config.audio_width))
         self.mix = nn.Sequential(
-            level(nn.Linear((2 * audio_context + 1) * audio_width, width)),
-            nn.SiLU(),
-            level(nn.Linear(width, width)),
+            unit_gain(nn.Linear(around, width)), nn.SiLU(), unit_gain(nn.Linear(width, width))
         )
         self.stem_portrait = nn.Conv2d(RGB * cell, dim, 3, padding=1, bias=False)
-        seen = motion * (1 if grey else RGB) * cell
-        self.stem_motion = nn.Conv2d(seen, dim, 3, padding=1, bias=False) if motion else None
-        self.unet = UNet(
-            RGB * cell,
-            RGB * cell * (2 if self.process.learns_variance else 1),
-            size // patch,
-            dim=dim,
-            mults=mults,
-            blocks=blocks,
-            dropout=dropout,
-            heads=heads,
-            head_dim=head_dim,
-            attention=attention,
-            groups=groups,
-            width=width,
-        )
+        seen = config.motion * (1 if config.grey else RGB) * cell
+        self.stem_motion = nn.Conv2d(seen, dim, 3, padding=1, bias=False) if seen else None
+        outputs = RGB * cell * (2 if self.process.learns_variance else 1)
+        self.unet = UNet(RGB * cell, outputs, size // config.patch, width, config)
 
     def conditions(self, portrait: Tensor, audio: Tensor) -> FrameConditions:
         """What is computed once per clip.
@@ -137,23 +114,23 @@ class FrameNet(nn.Module):
             audio: (B, T, D).
         """
         everywhere = torch.arange(audio.shape[1], device=audio.device)
-        sound = self.sound(audio, everywhere)
-        return FrameConditions(portrait, self.still(portrait), sound)
+        embedded = self.audio_features(audio, everywhere)
+        return FrameConditions(portrait, self.portrait_features(portrait), embedded)
 
-    def still(self, portrait: Tensor) -> Tensor:
+    def portrait_features(self, portrait: Tensor) -> Tensor:
         """The portrait's part of the first convolution, (B, dim, h, w)."""
         return self.stem_portrait(self._cells(portrait))
 
-    def sound(self, audio: Tensor, at: Tensor) -> Tensor:
+    def audio_features(self, audio: Tensor, at: Tensor) -> Tensor:
         """Motion audio embeddings (section 4.3) of frames ``at`` (K,): (B, T, D) to (B, K, width).
 
         Beyond the ends, the first and the last embedding are repeated.
         """
         around = torch.arange(-self.audio_context, self.audio_context + 1, device=at.device)
         places = (at[:, None] + around).clamp(0, audio.shape[1] - 1)
-        return self.mix(self.embed(self.scale_sound(audio))[:, places].flatten(2))
+        return self.mix(self.embed(self.scale_audio(audio))[:, places].flatten(2))
 
-    def moving(self, before: Tensor) -> Tensor:
+    def motion_features(self, before: Tensor) -> Tensor:
         """The motion frames' part of the first convolution, (B, dim, h, w).
 
         Args:
@@ -166,24 +143,24 @@ class FrameNet(nn.Module):
         return self.stem_motion(self._cells(frames.flatten(1, 2)))
 
     def forward(
-        self, noisy: Tensor, t: Tensor, portrait: Tensor, still: Tensor, sound: Tensor
+        self, noisy: Tensor, t: Tensor, portrait: Tensor, static: Tensor, audio: Tensor
     ) -> Tensor:
         """The prediction, and the variance's channels behind it where it is learned.
 
         Args:
             noisy: (N, 3, H, W).
             t: (N,) noise levels.
-            portrait: (N, 3, H, W); only the shortcut looks at it, ``still`` holds it already.
-            still: (N, dim, h, w), the sum of ``still`` and ``moving``.
-            sound: (N, width).
+            portrait: (N, 3, H, W); only the shortcut looks at it, ``static`` holds it already.
+            static: (N, dim, h, w), the sum of ``portrait_features`` and ``motion_features``.
+            audio: (N, width), embedded.
         """
-        made = F.pixel_shuffle(self.unet(self._cells(noisy), t, still, sound), self.patch)
+        made = F.pixel_shuffle(self.unet(self._cells(noisy), t, static, audio), self.patch)
         if not self.shortcut:
             return made
         return torch.cat([made[:, :RGB] + portrait, made[:, RGB:]], dim=1)
 
-    def _cells(self, pictures: Tensor) -> Tensor:
-        return F.pixel_unshuffle(pictures, self.patch)
+    def _cells(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images, self.patch)
 
 
 def to_grey(frames: Tensor) -> Tensor:
@@ -192,7 +169,15 @@ def to_grey(frames: Tensor) -> Tensor:
     return (frames * weights[:, None, None]).sum(-3, keepdim=True)
 
 
-def _whole(**values: int) -> None:
-    for key, value in values.items():
+def _check(config: FrameNetConfig, process: GaussianDiffusion, size: int) -> None:
+    if size % (config.patch * 2 ** (len(config.mults) - 1)):
+        raise UserError(
+            f"size={size} does not divide by patch={config.patch} and the halvings between"
+            f" {len(config.mults)} levels: take another size, or fewer mults."
+        )
+    if config.shortcut and process.prediction != "x0":
+        raise UserError("net.shortcut=true needs net.process.prediction=x0.")
+    for key in ("motion", "audio_context"):
+        value = getattr(config, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UserError(f"net.{key} must be a whole number, 0 or more, not {value}.")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from baselines.diffused_heads.net import FrameNet
+from baselines.diffused_heads.net import FrameNet, FrameNetConfig
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
@@ -18,7 +18,7 @@ from thbench.data.dataset import frame_range
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import sample_together
 from thbench.diffusion.vlb import bound_term
-from thbench.nn.normalize import shown_once
+from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask
 from thbench.training.stage import Stage, StageContext
 
@@ -28,19 +28,19 @@ BOUNDS = ("mean", "sum")
 
 @dataclass
 class Example:
-    """Frames to learn, with what they are made from.
+    """Frames to learn, and the conditions that they are generated from.
 
     Attributes:
         clean: (B, 3, 1, H, W) in [-1, 1].
-        portrait: (B, 3, H, W), likewise.
-        still: (B, dim, h, w).
-        sound: (B, width).
+        portrait: (B, 3, H, W) in [-1, 1].
+        static: (B, dim, h, w), the sum of the portrait's and the motion frames' features.
+        audio: (B, width), embedded.
     """
 
     clean: Tensor
     portrait: Tensor
-    still: Tensor
-    sound: Tensor
+    static: Tensor
+    audio: Tensor
 
 
 class FrameStage(Stage):
@@ -51,11 +51,11 @@ class FrameStage(Stage):
     number with ``bound: sum`` (eq. 10).
 
     A draw is one frame with ``context`` frames on either side; motion frames that lie before the
-    clip's start are the portrait (section 4.2), and sound beyond its ends is that of the end.
+    clip's start are the portrait (section 4.2), and audio beyond its ends is that of the end.
 
     Args:
         context: see ``Stage``.
-        net: arguments of ``FrameNet``.
+        net: ``FrameNetConfig``, as a mapping.
         w_lip: lambda_ls, of the mean error over the pixels of each frame's box; 0 is the ablation
             without.
         w_bound: lambda_vlb. The paper gives none; 1e-4 is the released code's, for the mean.
@@ -66,7 +66,7 @@ class FrameStage(Stage):
     """
 
     stable_name = "diffused_heads.frame"
-    config_blocks: ClassVar[Blocks] = {"net": FrameNet}
+    config_blocks: ClassVar[Blocks] = {"net": FrameNetConfig}
     net: FrameNet
     version: ClassVar[int] = 2
 
@@ -83,7 +83,7 @@ class FrameStage(Stage):
         super().__init__(context)
         if bound not in BOUNDS:
             raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
-        self.net = FrameNet(context.audio_dim, context.size, **(net or {}))
+        self.net = FrameNet(context.audio_dim, context.size, FrameNetConfig(**(net or {})))
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
         self.levels = self.net.process.steps if bound == "sum" else 1
 
@@ -126,15 +126,15 @@ class FrameStage(Stage):
     def prepare(self, batch: Batch) -> Example:
         """The middle frame of each sample, and what it is made from."""
         middle = _middle(batch)
-        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
+        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         portrait = _signed(batch.source)
-        still = self.net.still(portrait)
+        static = self.net.portrait_features(portrait)
         if self.net.motion:
-            still = still + self.net.moving(self._before(batch, portrait))
+            static = static + self.net.motion_features(self._before(batch, portrait))
         at = torch.tensor([middle], device=batch.audio.device)
-        sound = self.net.sound(batch.audio, at)[:, 0]
+        audio = self.net.audio_features(batch.audio, at)[:, 0]
         clean = _signed(batch.video[:, middle])[:, :, None]
-        return Example(clean, portrait, still, sound)
+        return Example(clean, portrait, static, audio)
 
     def _before(self, batch: Batch, portrait: Tensor) -> Tensor:
         """Motion frames (B, 3, motion, H, W); the portrait where there is none."""
@@ -146,7 +146,7 @@ class FrameStage(Stage):
 
     def _predict(self, example: Example, noisy: Tensor, t: Tensor) -> Tensor:
         """(B, 3 or 6, 1, H, W) of noisy frames (B, 3, 1, H, W) at levels (B, 1)."""
-        made = self.net(noisy[:, :, 0], t[:, 0], example.portrait, example.still, example.sound)
+        made = self.net(noisy[:, :, 0], t[:, 0], example.portrait, example.static, example.audio)
         return made[:, :, None]
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ class FrameDenoiser(Denoiser):
 
     def observe(self, clean: Tensor, frames: Tensor, conditions: FrameConditions) -> Tensor:
         """Portrait and motion frames in the first convolution, once for all steps of a frame."""
-        return conditions.still + self.net.moving(clean)
+        return conditions.static + self.net.motion_features(clean)
 
     def denoise(
         self,
@@ -39,11 +39,11 @@ class FrameDenoiser(Denoiser):
         context: Tensor | None,
     ) -> Tensor:
         windows, seen = noisy.shape[0], noisy.shape[2] - 1
-        still = conditions.still if context is None else context
-        alike = (x.expand(windows, -1, -1, -1) for x in (conditions.portrait, still))
-        sound = conditions.sound[0, frames[:, -1]]
-        made = self.net(noisy[:, :, -1], t[:, -1], *alike, sound)
-        # What is said of the observed frames is ignored.
+        static = conditions.static if context is None else context
+        alike = (x.expand(windows, -1, -1, -1) for x in (conditions.portrait, static))
+        audio = conditions.audio[0, frames[:, -1]]
+        made = self.net(noisy[:, :, -1], t[:, -1], *alike, audio)
+        # Predictions for observed frames are ignored.
         return torch.cat(
             [made.new_zeros(*made.shape[:2], seen, *made.shape[2:]), made[:, :, None]], 2
         )
@@ -64,7 +64,7 @@ class DiffusedHeads(Strategy):
     """
 
     stable_name = "diffused_heads"
-    roles: ClassVar[tuple[str, ...]] = ("frame",)
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"frame": FrameNet}
     space = "pixels"
 
     def __init__(
@@ -75,10 +75,8 @@ class DiffusedHeads(Strategy):
         sampler: SamplerConfig,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        net = self.nets["frame"]
-        assert isinstance(net, FrameNet)
-        self.net = net
-        _check(self.plan, net.motion)
+        self.net = self.network("frame", FrameNet)
+        _check(self.plan, self.net.motion)
 
     def encode(self, request: Request) -> FrameConditions:
         portrait = 2 * to_unit(request.source)[None] - 1

@@ -1,4 +1,4 @@
-"""A U-Net over single pictures that time and sound scale and shift.
+"""A U-Net over single images that time and audio scale and shift.
 
 The network of Dhariwal and Nichol (2021), "Diffusion Models Beat GANs on Image Synthesis", section
 3, with the conditioning of Diffused Heads (2024), eq. 17.
@@ -7,6 +7,7 @@ The network of Dhariwal and Nichol (2021), "Diffusion Models Beat GANs on Image 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,38 @@ from thbench.nn.unet3d import sinusoid
 from thbench.nn.zero_init import zero_init
 
 
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Sizes of ``UNet``; the defaults are the paper's, or where it gives none the released code's.
+
+    Attributes:
+        dim, mults: channels at the levels are ``dim`` times ``mults``.
+        blocks: residual blocks per level on the way down; one more on the way up.
+        dropout: in every block.
+        heads, head_dim: of the attention.
+        attention: heights of the image at which there is attention beside the middle's; the
+            released code has ``[32]``.
+        groups: of the group norms.
+    """
+
+    dim: int = 256
+    mults: Sequence[int] = (1, 2, 3)
+    blocks: int = 2
+    dropout: float = 0.1
+    heads: int = 4
+    head_dim: int = 64
+    attention: Sequence[int] = ()
+    groups: int = 32
+
+
 class FilmBlock(nn.Module):
-    """Two convolutions; between them time, then sound, scales and shifts what is normalised.
+    """Two convolutions; between them time, then audio, scales and shifts what is normalised.
 
     ``h = y_s (t_s GN(h) + t_b) + y_b`` (eq. 17), with scales written as 1 plus what is learned.
 
     Args:
         dim_in, dim_out: channels.
-        width: of the embedded time and sound.
+        width: of the embedded time and audio.
         groups: of the group norms.
         dropout: before the second convolution.
         resize: ``up`` or ``down`` by two inside the block, or None.
@@ -43,18 +68,18 @@ class FilmBlock(nn.Module):
         self.norm1 = nn.GroupNorm(groups, dim_in)
         self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
         self.time = nn.Linear(width, 2 * dim_out)
-        self.sound = nn.Linear(width, 2 * dim_out)
+        self.audio = nn.Linear(width, 2 * dim_out)
         self.norm2 = nn.GroupNorm(groups, dim_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(dim_out, dim_out, 3, padding=1))
         self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
         self.resize = resize
 
-    def forward(self, x: Tensor, time: Tensor, sound: Tensor) -> Tensor:
-        """(N, dim_in, h, w) with ``time`` and ``sound`` (N, width) to (N, dim_out, ...)."""
+    def forward(self, x: Tensor, time: Tensor, audio: Tensor) -> Tensor:
+        """(N, dim_in, h, w) with ``time`` and ``audio`` (N, width) to (N, dim_out, ...)."""
         h = self.conv1(self._resized(F.silu(self.norm1(x))))
         h = _film(self.norm2(h), self.time(F.silu(time)))
-        h = _film(h, self.sound(F.silu(sound)))
+        h = _film(h, self.audio(F.silu(audio)))
         h = self.conv2(self.dropout(F.silu(h)))
         return self.skip(self._resized(x)) + h
 
@@ -76,41 +101,27 @@ class UNet(nn.Module):
     result (see ``forward``), so that it is worked out once for all steps.
 
     Args:
-        channels: of the noisy picture.
+        channels: of the noisy image.
         outputs: channels of the output.
-        size: h = w of the picture.
-        dim, mults: channels at the levels are ``dim`` times ``mults``.
-        blocks: residual blocks per level on the way down; one more on the way up.
-        dropout: in every block.
-        heads, head_dim: of the attention.
-        attention: heights of the picture at which there is attention beside the middle's.
-        groups: of the group norms.
-        width: of the embedded time and sound.
+        size: h = w of the image.
+        width: of the embedded time and audio.
+        config: sizes of the network.
     """
 
     def __init__(
-        self,
-        channels: int,
-        outputs: int,
-        size: int,
-        *,
-        dim: int,
-        mults: Sequence[int],
-        blocks: int,
-        dropout: float,
-        heads: int,
-        head_dim: int,
-        attention: Sequence[int],
-        groups: int,
-        width: int,
+        self, channels: int, outputs: int, size: int, width: int, config: UNetConfig
     ) -> None:
         super().__init__()
+        dim, mults, blocks = config.dim, config.mults, config.blocks
         self.dim = dim
 
+        def attention(dim: int) -> SpatialAttention:
+            return SpatialAttention(dim, config.heads, config.head_dim)
+
         def layer(a: int, b: int, at: int, resize: str | None = None) -> _Layer:
-            block = FilmBlock(a, b, width, groups, dropout, resize)
-            attends = at in attention and resize is None
-            return _Layer(block, SpatialAttention(b, heads, head_dim) if attends else None)
+            block = FilmBlock(a, b, width, config.groups, config.dropout, resize)
+            attends = at in config.attention and resize is None
+            return _Layer(block, attention(b) if attends else None)
 
         self.time = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width))
         self.stem = nn.Conv2d(channels, dim, 3, padding=1)
@@ -126,7 +137,7 @@ class UNet(nn.Module):
                 kept.append(now)
                 at //= 2
         self.middle = nn.ModuleList(layer(now, now, 0) for _ in range(2))
-        self.attention = SpatialAttention(now, heads, head_dim)
+        self.attention = attention(now)
         for i, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
                 self.up.append(layer(now + kept.pop(), dim * mult, at))
@@ -134,30 +145,30 @@ class UNet(nn.Module):
             if i:
                 self.up.append(layer(now, now, at, "up"))
                 at *= 2
-        self.norm = nn.GroupNorm(groups, now)
+        self.norm = nn.GroupNorm(config.groups, now)
         self.head = zero_init(nn.Conv2d(now, outputs, 3, padding=1))
 
-    def forward(self, noisy: Tensor, t: Tensor, still: Tensor, sound: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, static: Tensor, audio: Tensor) -> Tensor:
         """The output, (N, outputs, h, w).
 
         Args:
             noisy: (N, channels, h, w).
             t: (N,) noise levels.
-            still: (N, dim, h, w), the rest of the first convolution.
-            sound: (N, width).
+            static: (N, dim, h, w), the rest of the first convolution.
+            audio: (N, width).
         """
         time = self.time(sinusoid(t, self.dim).to(noisy.dtype))
-        x = self.stem(noisy) + still
+        x = self.stem(noisy) + static
         kept = [x]
         for layer in _layers(self.down):
-            x = layer(x, time, sound)
+            x = layer(x, time, audio)
             kept.append(x)
         first, last = _layers(self.middle)
-        x = last(self.attention(first(x, time, sound)), time, sound)
+        x = last(self.attention(first(x, time, audio)), time, audio)
         for layer in _layers(self.up):
             if layer.block.resize is None:
                 x = torch.cat([x, kept.pop()], dim=1)
-            x = layer(x, time, sound)
+            x = layer(x, time, audio)
         return self.head(F.silu(self.norm(x)))
 
 
@@ -168,8 +179,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, x: Tensor, time: Tensor, sound: Tensor) -> Tensor:
-        x = self.block(x, time, sound)
+    def forward(self, x: Tensor, time: Tensor, audio: Tensor) -> Tensor:
+        x = self.block(x, time, audio)
         return x if self.attention is None else self.attention(x)
 
 

@@ -36,18 +36,18 @@ class ReferenceAutoencoder(Autoencoder):
         )
 
     def decode(self, latents: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Latents and those of their reference, both (B, d, h, w), to pictures in about [0, 1].
+        """Latents and those of their reference, both (B, d, h, w), to images in about [0, 1].
 
         Without a reference each latent is its own.
         """
         both = [self._entry(latents if reference is None else reference), self._entry(latents)]
-        return self.picture(self.vae.decoder(torch.cat(both, dim=1)), latents / self.scale)
+        return self.to_frames(self.vae.decoder(torch.cat(both, dim=1)), latents / self.scale)
 
-    def forward(self, reference: Tensor, pictures: Tensor) -> Tensor:
-        """D([E(F1), E(F2)]) of eq. 13, for pictures (B, 3, H, W) in [0, 1]."""
-        return self.decode(self.encode(pictures), self.encode(reference))
+    def forward(self, reference: Tensor, images: Tensor) -> Tensor:
+        """D([E(F1), E(F2)]) of eq. 13, for images (B, 3, H, W) in [0, 1]."""
+        return self.decode(self.encode(images), self.encode(reference))
 
-    def take(self, source: str) -> None:
+    def load_published(self, source: str) -> None:
         """Start from a published autoencoder.
 
         The substituted convolution has the published weights for the frame's latent and none for
@@ -97,7 +97,7 @@ class ReferenceAutoencoderStage(AutoencoderStage):
         return {"loss": total, **losses}
 
     def _rebuild(self, reference: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The pictures made anew, and the posterior's divergence per element."""
+        """The images reconstructed, (N, 3, H, W), and the posterior's divergence per element."""
         both = self.net.posterior(torch.cat([reference, frames]))
         latents = both.sample() if self.w_kl and self.training else both.mode()
         first, second = (latents * self.net.scale).chunk(2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +11,8 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
-from baselines.fd2talk.morphable import coefficients, needed
-from baselines.fd2talk.unet import UNet
+from baselines.fd2talk.morphable import coefficients
+from baselines.fd2talk.unet import UNet, UNetConfig
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
@@ -20,7 +21,7 @@ from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import sample_together
-from thbench.nn.input_init import level, share
+from thbench.nn.input_init import equal_shares, unit_gain
 from thbench.nn.normalize import RunningStats
 from thbench.nn.regions import box_mask
 from thbench.training.reconstruction import pairs
@@ -29,16 +30,11 @@ from thbench.training.stage import Stage, StageContext
 CONDITIONS = ("separate", "concatenated")
 
 
-class FrameNet(nn.Module):
-    """Denoises the latent of a frame from its motion and the portrait's latent.
+@dataclass(frozen=True, kw_only=True)
+class FrameNetConfig(UNetConfig):
+    """The ``net:`` block of ``FrameStage``; the paper names no sizes.
 
-    The defaults are LDM's widths for f = 4 (Rombach et al. 2022) on three levels; the paper names
-    none.
-
-    Args:
-        latent: d, channels of a latent.
-        side: a latent is ``side`` x ``side``.
-        expression: E, expression coefficients.
+    Attributes:
         conditions: ``separate`` cross-attentions, motion first and then the reference, or
             ``concatenated`` tokens under one, the ablation of Table 2.
         tokens: so many tokens are made of a frame's coefficients.
@@ -47,64 +43,59 @@ class FrameNet(nn.Module):
         shortcut: predict the latent as a correction of ``guess``, since a small network would take
             long to learn to copy the portrait.
         width: of the tokens; ``4 dim`` by default.
-        dim, mults, blocks, head_dim, groups: see ``UNet``.
         process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
 
     config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
+    conditions: str = "separate"
+    tokens: int = 1
+    portrait_motion: bool = False
+    shortcut: bool = False
+    width: int | None = None
+    process: Mapping[str, Any] | None = None
+
+
+class FrameNet(nn.Module):
+    """Denoises the latent of a frame from its motion and the portrait's latent.
+
+    Args:
+        latent: d, channels of a latent.
+        side: a latent is ``side`` x ``side``.
+        expression: E, expression coefficients.
+        config: sizes and switches.
+
+    Raises:
+        UserError: a value out of range, or a size that the levels do not divide.
+    """
+
     places: Tensor
 
-    def __init__(
-        self,
-        latent: int,
-        side: int,
-        expression: int,
-        *,
-        conditions: str = "separate",
-        tokens: int = 1,
-        portrait_motion: bool = False,
-        shortcut: bool = False,
-        width: int | None = None,
-        dim: int = 224,
-        mults: Sequence[int] = (1, 2, 3),
-        blocks: int = 2,
-        head_dim: int = 32,
-        groups: int = 32,
-        process: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, latent: int, side: int, expression: int, config: FrameNetConfig) -> None:
         super().__init__()
-        if conditions not in CONDITIONS:
-            raise UserError(f"net.conditions is one of {', '.join(CONDITIONS)}, not {conditions}.")
-        if side % 2 ** (len(mults) - 1):
-            raise UserError(f"Latents of {side} pixels do not halve {len(mults) - 1} times: mults.")
-        self.process = GaussianDiffusion(**{"prediction": "x0", **(process or {})})
-        if shortcut and self.process.prediction != "x0":
-            raise UserError("net.shortcut=true needs net.process.prediction=x0.")
+        self.process = GaussianDiffusion(**{"prediction": "x0", **(config.process or {})})
+        _check(config, self.process, side)
         self.shape = (latent, side, side)
-        self.joined, self.shortcut = conditions == "concatenated", shortcut
-        self.tokens, self.portrait_motion = tokens, portrait_motion
-        width = width or 4 * dim
-        motion = [expression, POSE_COEFFICIENTS] * (2 if portrait_motion else 1)
+        self.joined, self.shortcut = config.conditions == "concatenated", config.shortcut
+        self.tokens, self.portrait_motion = config.tokens, config.portrait_motion
+        width = config.width or 4 * config.dim
+        motion = [expression, POSE_COEFFICIENTS] * (2 if self.portrait_motion else 1)
         self.scale = RunningStats((1, 1, 1))
         self.change = RunningStats(self.shape)
         self.scale_motion = RunningStats((expression + POSE_COEFFICIENTS,))
-        self.motion_tokens = share(nn.Linear(sum(motion), tokens * width), motion)
-        self.reference_tokens = level(nn.Linear(latent, width))
+        self.motion_tokens = equal_shares(nn.Linear(sum(motion), self.tokens * width), motion)
+        self.reference_tokens = unit_gain(nn.Linear(latent, width))
         places = get_2d_sincos_pos_embed(width, side, output_type="pt")
         self.register_buffer("places", places.float(), persistent=False)
-        self.pixel_places = nn.Conv2d(width, dim, 1)
-        self.unet = UNet(
-            latent, dim=dim, mults=mults, blocks=blocks, width=width, head_dim=head_dim,
-            groups=groups, kinds=1 if self.joined else 2,
-        )  # fmt: skip
+        self.pixel_places = nn.Conv2d(width, config.dim, 1)
+        self.unet = UNet(latent, width, 1 if self.joined else 2, config)
 
     def to_latent(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents (N, d, h, w), scaled as a whole to unit variance."""
         return self.scale(latents)
 
     def from_latent(self, latents: Tensor) -> Tensor:
-        """Undo ``to_latent``."""
+        """Undo ``to_latent``: the autoencoder's latents (N, d, h, w)."""
         return self.scale.inverse(latents)
 
     def reference(self, latent: Tensor) -> Tensor:
@@ -156,22 +147,34 @@ class FrameNet(nn.Module):
         return made[0][:, :, 0], made[1][:, :, 0]
 
 
+def _check(config: FrameNetConfig, process: GaussianDiffusion, side: int) -> None:
+    if config.conditions not in CONDITIONS:
+        raise UserError(
+            f"net.conditions is one of {', '.join(CONDITIONS)}, not {config.conditions}."
+        )
+    halvings = len(config.mults) - 1
+    if side % 2**halvings:
+        raise UserError(f"Latents of {side} pixels do not halve {halvings} times: mults.")
+    if config.shortcut and process.prediction != "x0":
+        raise UserError("net.shortcut=true needs net.process.prediction=x0.")
+
+
 class FrameStage(Stage):
     """Trains ``FrameNet`` on frames of clips, each with its own coefficients (eq. 16).
 
-    The paper takes coefficients that the trained transformers make from the clip's sound. Those
+    The paper takes coefficients that the trained transformers make from the clip's audio. Those
     are a motion that the frame does not show, so here they are measured on the frame.
 
     Args:
         context: ``needs`` holds ``morphable`` and ``autoencoder``.
-        net: arguments of ``FrameNet``.
+        net: ``FrameNetConfig``, as a mapping.
         jitter: noise on the coefficients, in deviations, for those that will be predicted.
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
             none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times another.
     """
 
     stable_name = "fd2talk.frame"
-    config_blocks: ClassVar[Blocks] = {"net": FrameNet}
+    config_blocks: ClassVar[Blocks] = {"net": FrameNetConfig}
     net: FrameNet
     version: ClassVar[int] = 2
     uses_audio = False
@@ -185,10 +188,11 @@ class FrameStage(Stage):
         w_lip: float = 0.0,
     ) -> None:
         super().__init__(context)
-        model: Morphable = needed(self, "morphable")
-        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        model = self.needed("morphable", Morphable)
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
         side = context.size // auto.factor
-        self.net = FrameNet(auto.latent_dim, side, model.n_expression, **(net or {}))
+        config = FrameNetConfig(**(net or {}))
+        self.net = FrameNet(auto.latent_dim, side, model.n_expression, config)
         self.jitter, self.w_lip = jitter, w_lip
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -222,8 +226,8 @@ class FrameStage(Stage):
 
         N is B T.
         """
-        auto: ReferenceAutoencoder = needed(self, "autoencoder")
-        face = coefficients(needed(self, "morphable"), batch)
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        face = coefficients(self.needed("morphable", Morphable), batch)
         reference, frames = pairs(batch)
         made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
         motion, seen = face.motion.flatten(0, 1), batch.valid.flatten()
@@ -246,7 +250,7 @@ class FrameStage(Stage):
 
         noisy = torch.randn_like(clean)[:, :, None]
         made = sample_together(self.net.process, predict, noisy, SamplerConfig(steps=10))
-        auto: ReferenceAutoencoder = needed(self, "autoencoder")
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)
         return {"generated": torch.cat([reference, frames, seen], dim=-1)}

@@ -1,4 +1,4 @@
-"""The lip expert, which says whether lips belong to a sound (FD2Talk, section 3.4.1)."""
+"""The lip expert, which says whether lips belong to some audio (FD2Talk, section 3.4.1)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.fd2talk.morphable import coefficients, needed
+from baselines.fd2talk.morphable import coefficients
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import counted_mean
-from thbench.nn.normalize import RunningStats, shown_once, sound_stats
+from thbench.nn.normalize import RunningStats, audio_stats, unrepeated_frames
 from thbench.training.stage import Stage, StageContext
 
 EPSILON = 1e-6
 """Least P_sync: without it two embeddings that share nothing have an infinite loss."""
 
 
-def p_sync(lips: Tensor, sound: Tensor) -> Tensor:
+def p_sync(lips: Tensor, audio: Tensor) -> Tensor:
     """Cosine of embeddings (..., d), nowhere negative: (...) in [``EPSILON``, 1] (eq. 10)."""
-    sizes = (lips.norm(dim=-1) * sound.norm(dim=-1)).clamp(min=EPSILON)
-    return ((lips * sound).sum(-1) / sizes).clamp(EPSILON, 1.0)
+    sizes = (lips.norm(dim=-1) * audio.norm(dim=-1)).clamp(min=EPSILON)
+    return ((lips * audio).sum(-1) / sizes).clamp(EPSILON, 1.0)
 
 
 class Tower(nn.Sequential):
@@ -44,11 +44,12 @@ class Tower(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, channels) to (B, T, dim), none negative."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class LipExpert(nn.Module):
-    """Embeds mouth vertices and sound so that their cosine says whether they belong together.
+    """Embeds mouth vertices and audio so that their cosine says whether they belong together.
 
     After Wav2Lip's expert (Prajwal et al. 2020), with vertices in place of pixels.
 
@@ -62,25 +63,25 @@ class LipExpert(nn.Module):
     def __init__(self, vertices: int, audio_dim: int, *, width: int = 512, dim: int = 256) -> None:
         super().__init__()
         self.scale_lips = RunningStats((3 * vertices,), floor=0.1)
-        self.scale_sound = sound_stats(audio_dim)
+        self.scale_audio = audio_stats(audio_dim)
         self.lips_tower = Tower(3 * vertices, width, dim)
-        self.sound_tower = Tower(audio_dim, width, dim)
+        self.audio_tower = Tower(audio_dim, width, dim)
 
     def lips(self, vertices: Tensor) -> Tensor:
         """Mouth vertices (B, T, M, 3) of upright faces to embeddings (B, T, d), none negative."""
         return self.lips_tower(self.scale_lips(vertices.flatten(2)))
 
-    def sound(self, audio: Tensor) -> Tensor:
+    def audio(self, audio: Tensor) -> Tensor:
         """Audio (B, T, D) to embeddings (B, T, d), none negative."""
-        return self.sound_tower(self.scale_sound(audio))
+        return self.audio_tower(self.scale_audio(audio))
 
     def forward(self, vertices: Tensor, audio: Tensor) -> Tensor:
         """P_sync (B, T) of each frame."""
-        return p_sync(self.lips(vertices), self.sound(audio))
+        return p_sync(self.lips(vertices), self.audio(audio))
 
 
 class LipStage(Stage):
-    """Trains ``LipExpert`` to tell the sound of now from that of other moments and people.
+    """Trains ``LipExpert`` to tell the audio of now from that of other moments and people.
 
     Binary cross-entropy of the cosine (Wav2Lip, section 3.2), over all pairs of frames in a group
     of clips; true pairs weigh as much as all false ones. Frames next to each other are neither. The
@@ -114,7 +115,7 @@ class LipStage(Stage):
         super().__init__(context)
         if type(group) is not int or group < 1:
             raise UserError(f"group must be a whole number of clips, 1 or more, not {group}.")
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         self.net = LipExpert(len(model.mouth), context.audio_dim, **(net or {}))
         self.near, self.group = near, group
 
@@ -128,17 +129,17 @@ class LipStage(Stage):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        model: Morphable = needed(self, "morphable")
+        model = self.needed("morphable", Morphable)
         face = coefficients(model, batch)
         vertices = model.mouths(face.identity[:, None], face.motion[..., : model.n_expression])
         self.net.scale_lips.update(vertices.flatten(2)[batch.valid])
-        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
-        lips, sound = self.net.lips(vertices), self.net.sound(batch.audio)
-        return contrast_in_groups(lips, sound, batch.frames, batch.valid, self.near, self.group)
+        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
+        lips, audio = self.net.lips(vertices), self.net.audio(batch.audio)
+        return contrast_in_groups(lips, audio, batch.frames, batch.valid, self.near, self.group)
 
 
 def contrast_in_groups(
-    lips: Tensor, sound: Tensor, frames: Tensor, valid: Tensor, near: int, group: int
+    lips: Tensor, audio: Tensor, frames: Tensor, valid: Tensor, near: int, group: int
 ) -> dict[str, Tensor]:
     """``contrast`` of each ``group`` consecutive clips, as a mean over clips.
 
@@ -146,7 +147,7 @@ def contrast_in_groups(
     (``LipStage.check_part``).
     """
     found = []
-    for parts in zip(*(x.split(group) for x in (lips, sound, frames, valid)), strict=True):
+    for parts in zip(*(x.split(group) for x in (lips, audio, frames, valid)), strict=True):
         own_lips, own_sound, own_frames, seen = parts
         share = len(own_lips) / len(lips)
         found.append((share, contrast(own_lips, own_sound, own_frames, seen, near)))
@@ -154,13 +155,13 @@ def contrast_in_groups(
 
 
 def contrast(
-    lips: Tensor, sound: Tensor, frames: Tensor, valid: Tensor, near: int
+    lips: Tensor, audio: Tensor, frames: Tensor, valid: Tensor, near: int
 ) -> dict[str, Tensor]:
-    """Cross-entropy of P_sync over all pairs (lips of i, sound of j) of some clips.
+    """Cross-entropy of P_sync over all pairs (lips of i, audio of j) of some clips.
 
     Args:
         lips: (B, T, d).
-        sound: (B, T, d).
+        audio: (B, T, d).
         frames: (B, T), where they stand in their clips.
         valid: (B, T) bool; lips that were not seen belong to nothing.
         near: see ``LipStage``.
@@ -175,7 +176,7 @@ def contrast(
     seen = valid.flatten()[:, None]
     true = torch.eye(len(at), dtype=torch.bool, device=at.device) & seen
     false = ~(same & (apart <= near)) & seen
-    p = p_sync(lips.flatten(0, 1)[:, None], sound.flatten(0, 1)[None]).float()
+    p = p_sync(lips.flatten(0, 1)[:, None], audio.flatten(0, 1)[None]).float()
     # Binary cross-entropy of probabilities cannot run in half precision.
     with torch.autocast(p.device.type, enabled=False):
         p = p.clamp(EPSILON, 1 - EPSILON)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource
 from thbench.core.types import Batch
 from thbench.data.face.morphable import (
@@ -121,14 +120,3 @@ def coefficients(model: Morphable, batch: Batch) -> Coefficients:
         pose = pose_coefficients(batch.pose, portrait)
         source = torch.cat([still, pose_coefficients(portrait, portrait)[:, 0]], -1)
     return Coefficients(identity, source, torch.cat([moving, pose], -1))
-
-
-def needed(stage: Stage, name: str) -> Any:
-    """The trained network of a stage that this one builds on.
-
-    Raises:
-        UserError: its config does not name it.
-    """
-    if name not in stage.frozen:
-        raise UserError(f"{type(stage).__name__} builds on stage '{name}': add it to its needs.")
-    return stage.frozen[name].module

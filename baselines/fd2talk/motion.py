@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from baselines.fd2talk.lip import LipExpert
-from baselines.fd2talk.morphable import coefficients, needed
-from baselines.fd2talk.motion_net import MotionNet
+from baselines.fd2talk.morphable import coefficients
+from baselines.fd2talk.motion_net import MotionNet, MotionNetConfig
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
@@ -19,7 +19,7 @@ from thbench.data.dataset import fewest_frames
 from thbench.data.face.morphable import Morphable
 from thbench.diffusion.losses import clip_mean
 from thbench.generation import plans
-from thbench.nn.normalize import shown_once
+from thbench.nn.normalize import unrepeated_frames
 from thbench.training.stage import Stage, StageContext
 
 
@@ -32,13 +32,13 @@ class MotionStage(Stage):
 
     Args:
         context: ``needs`` holds ``morphable`` and, unless ``w_sync`` is 0, ``lip``.
-        net: arguments of ``MotionNet``.
+        net: ``MotionNetConfig``, as a mapping.
         plan: ``{name: sar, segment: ..., overlap: ...}`` or ``{name: nar}``: what is trained for.
         w_exp, w_pose, w_sync: the paper's lambdas, whose values it does not give.
     """
 
     stable_name = "fd2talk.motion"
-    config_blocks: ClassVar[Blocks] = {"net": MotionNet, "plan": plans.check_options}
+    config_blocks: ClassVar[Blocks] = {"net": MotionNetConfig, "plan": plans.check_options}
     net: MotionNet
     version: ClassVar[int] = 2
 
@@ -53,14 +53,15 @@ class MotionStage(Stage):
         w_sync: float = 0.1,
     ) -> None:
         super().__init__(context)
-        model: Morphable = needed(self, "morphable")
-        self.net = MotionNet(model.n_expression, context.audio_dim, **(net or {}))
+        model = self.needed("morphable", Morphable)
+        config = MotionNetConfig(**(net or {}))
+        self.net = MotionNet(model.n_expression, context.audio_dim, config)
         self.weights = {"exp": w_exp, "pose": w_pose, "sync": w_sync}
         self.plan = plans.filled(plan)
         if self.plan["name"] not in ("sar", "nar"):
             raise UserError("model.plan of FD2Talk's motion stage is sar or nar.")
         if w_sync:
-            needed(self, "lip")
+            self.needed("lip", LipExpert)
 
     @property
     def overlap(self) -> int:
@@ -79,9 +80,9 @@ class MotionStage(Stage):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        face = coefficients(needed(self, "morphable"), batch)
+        face = coefficients(self.needed("morphable", Morphable), batch)
         self.net.scale.update(face.motion[batch.valid])
-        self.net.scale_sound.update(batch.audio[shown_once(batch.frames)])
+        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         continues = bool(torch.randint(2, ()))
         shown = slice(0 if continues else self.overlap, None)
         frames, audio, valid = (x[:, shown] for x in (batch.frames, batch.audio, batch.valid))
@@ -115,7 +116,7 @@ class MotionStage(Stage):
             identity: (B, A), the portrait's.
             audio: (B, T, D).
         """
-        model: Morphable = needed(self, "morphable")
-        expert: LipExpert = needed(self, "lip")
+        model = self.needed("morphable", Morphable)
+        expert = self.needed("lip", LipExpert)
         lips = model.mouths(identity[:, None], motion[..., : self.net.expression])
         return -expert(lips, audio).log()

@@ -1,8 +1,9 @@
-"""FD2Talk's Diffusion Transformers: motion coefficients from sound (section 3.2)."""
+"""FD2Talk's Diffusion Transformers: motion coefficients from audio (section 3.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,13 +14,48 @@ from thbench.core.signatures import Blocks
 from thbench.data.face.morphable import POSE_COEFFICIENTS
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.attention import local_attention_mask, portrait_positions
-from thbench.nn.normalize import RunningStats, sound_stats
-from thbench.nn.transformer import stack
+from thbench.nn.normalize import RunningStats, audio_stats
+from thbench.nn.transformer import transformer_layers
 from thbench.nn.unet3d import sinusoid
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """Sizes of ``DiT``; the paper has 6 layers and names no width.
+
+    Attributes:
+        dim, depth, heads: of the transformer.
+        hidden: of the feed-forward layers; 4 ``dim`` by default.
+        dropout: within the layers.
+        align: k, or None for no mask.
+    """
+
+    dim: int = 512
+    depth: int = 6
+    heads: int = 8
+    hidden: int | None = None
+    dropout: float = 0.0
+    align: int | None = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionNetConfig(DiTConfig):
+    """The ``net:`` block of ``MotionStage``.
+
+    Attributes:
+        single: one transformer for expression and pose, the ablation of Table 2.
+        process: arguments of ``GaussianDiffusion``; the coefficients themselves are predicted
+            (eq. 3).
+    """
+
+    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
+
+    single: bool = False
+    process: Mapping[str, Any] | None = None
+
+
 class DiT(nn.Module):
-    """Denoises a sequence of coefficients that attends to time and sound.
+    """Denoises a sequence of coefficients that attends to time and audio.
 
     The condition of a frame is a linear layer over its embedded noise level and audio, joined; it
     enters by cross-attention alone, in which frame j sees the conditions i with |i - j| <= k
@@ -28,32 +64,27 @@ class DiT(nn.Module):
     Args:
         dim_in: coefficients of a frame.
         audio_dim: D, channels of the audio embedding.
-        dim, depth, heads: of the transformer; the paper has 6 layers and names no width.
-        hidden: of the feed-forward layers; 4 ``dim`` by default.
-        dropout: within the layers.
-        align: k, or None for no mask.
+        config: sizes and the mask.
+
+    Raises:
+        UserError: a mask of no frame.
     """
 
-    def __init__(
-        self,
-        dim_in: int,
-        audio_dim: int,
-        *,
-        dim: int = 512,
-        depth: int = 6,
-        heads: int = 8,
-        hidden: int | None = None,
-        dropout: float = 0.0,
-        align: int | None = 3,
-    ) -> None:
+    def __init__(self, dim_in: int, audio_dim: int, config: DiTConfig) -> None:
         super().__init__()
+        dim, align = config.dim, config.align
         if align is not None and (not isinstance(align, int) or align < 1):
             raise UserError(f"net.align must be 1 frame or more, or null for none, not {align}.")
         self.dim, self.align = dim, align
         self.entry = nn.Linear(dim_in, dim)
         self.condition = nn.Linear(dim + audio_dim, dim)
-        self.layers = stack(
-            dim, cross=True, depth=depth, heads=heads, hidden=hidden or 4 * dim, dropout=dropout
+        self.layers = transformer_layers(
+            dim,
+            cross=True,
+            depth=config.depth,
+            heads=config.heads,
+            hidden=config.hidden or 4 * dim,
+            dropout=config.dropout,
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, dim_in)
@@ -77,30 +108,18 @@ class MotionNet(nn.Module):
     Args:
         expression: E, expression coefficients.
         audio_dim: D, channels of the audio embedding.
-        single: one transformer for both, the ablation of Table 2.
-        process: arguments of ``GaussianDiffusion``; the coefficients are predicted (eq. 3).
-        dit: arguments of ``DiT``.
+        config: sizes and switches.
     """
 
-    config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion, "**": DiT}
-
-    def __init__(
-        self,
-        expression: int,
-        audio_dim: int,
-        *,
-        single: bool = False,
-        process: Mapping[str, Any] | None = None,
-        **dit: Any,
-    ) -> None:
+    def __init__(self, expression: int, audio_dim: int, config: MotionNetConfig) -> None:
         super().__init__()
         self.expression, self.channels = expression, expression + POSE_COEFFICIENTS
-        self.process = GaussianDiffusion(**{"prediction": "x0", **(process or {})})
-        sizes = [self.channels] if single else [expression, POSE_COEFFICIENTS]
+        self.process = GaussianDiffusion(**{"prediction": "x0", **(config.process or {})})
+        sizes = [self.channels] if config.single else [expression, POSE_COEFFICIENTS]
         self.sizes = sizes
-        self.transformers = nn.ModuleList(DiT(size, audio_dim, **dit) for size in sizes)
+        self.transformers = nn.ModuleList(DiT(size, audio_dim, config) for size in sizes)
         self.scale = RunningStats((self.channels,))
-        self.scale_sound = sound_stats(audio_dim)
+        self.scale_audio = audio_stats(audio_dim)
 
     def forward(self, noisy: Tensor, t: Tensor, frames: Tensor, audio: Tensor) -> Tensor:
         """The prediction (B, E + 6, T).
@@ -111,10 +130,10 @@ class MotionNet(nn.Module):
             frames: (B, T), true indices, or ``SOURCE``.
             audio: (B, T, D), of those frames.
         """
-        places, sound = portrait_positions(frames), self.scale_sound(audio)
+        places, audio = portrait_positions(frames), self.scale_audio(audio)
         parts = noisy.transpose(1, 2).split(self.sizes, dim=-1)
         made = [
-            transformer(part, t, places, sound)
+            transformer(part, t, places, audio)
             for transformer, part in zip(self.transformers, parts, strict=True)
         ]
         return torch.cat(made, -1).transpose(1, 2)
@@ -124,5 +143,5 @@ class MotionNet(nn.Module):
         return self.scale(motion).transpose(1, 2)
 
     def from_latent(self, latent: Tensor) -> Tensor:
-        """Undo ``to_latent``."""
+        """Undo ``to_latent``: coefficients (B, T, E + 6) of latents (B, E + 6, T)."""
         return self.scale.inverse(latent.transpose(1, 2))

@@ -16,7 +16,7 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.signatures import Blocks
 from thbench.core.types import Request, to_unit
-from thbench.data.face.morphable import Morphable, pose_coefficients, to_pose
+from thbench.data.face.morphable import Morphable, pose_coefficients
 from thbench.generation import plans
 from thbench.generation.strategy import Denoiser, GenerationPass, Strategy
 from thbench.training.stage import StageContext
@@ -26,25 +26,36 @@ COEFFICIENTS, LATENTS = "coefficients", "latents"
 
 @dataclass
 class Conditions:
-    """What a clip is made from.
+    """What a clip is generated from.
 
     Attributes:
         audio: (1, T, D).
         source_pose: (6,), the portrait's pose.
         source: (1, E + 6), the portrait's coefficients.
-        still: (1, d, h, w), its scaled latent.
-        reference: (1, h w, width), the tokens of it.
+        portrait: (1, d, h, w), its scaled latent.
+        reference: (1, h w, width), the tokens of that latent.
         pose: (T, 6), the pose to follow, or None.
-        motion: (T, E + 6), the coefficients to show; None until the first pass is done.
     """
 
     audio: Tensor
     source_pose: Tensor
     source: Tensor
-    still: Tensor
+    portrait: Tensor
     reference: Tensor
     pose: Tensor | None = None
-    motion: Tensor | None = None
+
+
+@dataclass
+class FrameConditions:
+    """What the frames of a clip are generated from, after the motion pass.
+
+    Attributes:
+        clip: the conditions of the whole clip.
+        motion: (T, E + 6), the coefficients to show.
+    """
+
+    clip: Conditions
+    motion: Tensor
 
 
 class MotionDenoiser(Denoiser):
@@ -62,7 +73,7 @@ class MotionDenoiser(Denoiser):
     def denoise(
         self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Conditions, context: None
     ) -> Tensor:
-        # The portrait, where a plan shows it, has no sound of its own: it takes the first frame's.
+        # The portrait, where a plan shows it, has no audio of its own: it takes the first frame's.
         audio = conditions.audio[0, frames.clamp(min=0)]
         return self.net(noisy, t, frames, audio)
 
@@ -73,18 +84,18 @@ class FrameDenoiser(Denoiser):
     def __init__(self, net: FrameNet) -> None:
         self.net = net
 
-    def latent_shape(self, conditions: Conditions) -> tuple[int, ...]:
+    def latent_shape(self, conditions: FrameConditions) -> tuple[int, ...]:
         return self.net.shape
 
-    def observe(self, clean: Tensor, frames: Tensor, conditions: Conditions) -> None:
+    def observe(self, clean: Tensor, frames: Tensor, conditions: FrameConditions) -> None:
         return None
 
     def denoise(
-        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Conditions, context: None
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FrameConditions, context: None
     ) -> Tensor:
-        assert conditions.motion is not None
-        motion = self.net.motion(conditions.motion[frames[:, 0]], conditions.source)
-        made = self.net(noisy[:, :, 0], t[:, 0], motion, conditions.reference, conditions.still)
+        clip = conditions.clip
+        motion = self.net.motion(conditions.motion[frames[:, 0]], clip.source)
+        made = self.net(noisy[:, :, 0], t[:, 0], motion, clip.reference, clip.portrait)
         return made[:, :, None]
 
 
@@ -106,7 +117,12 @@ class FD2Talk(Strategy):
 
     stable_name = "fd2talk"
     config_blocks: ClassVar[Blocks] = {"frame_sampler": SamplerConfig}
-    roles: ClassVar[tuple[str, ...]] = ("morphable", "motion", "autoencoder", "frame")
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {
+        "morphable": Morphable,
+        "motion": MotionNet,
+        "autoencoder": ReferenceAutoencoder,
+        "frame": FrameNet,
+    }
     space = LATENTS
 
     def __init__(
@@ -119,13 +135,10 @@ class FD2Talk(Strategy):
         frame_sampler: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        model, motion = self.nets["morphable"], self.nets["motion"]
-        auto, frame = self.nets["autoencoder"], self.nets["frame"]
-        assert isinstance(model, Morphable)
-        assert isinstance(motion, MotionNet)
-        assert isinstance(auto, ReferenceAutoencoder)
-        assert isinstance(frame, FrameNet)
-        self.morphable, self.motion_net, self.autoencoder, self.frame = model, motion, auto, frame
+        self.morphable = self.network("morphable", Morphable)
+        self.motion_net = self.network("motion", MotionNet)
+        self.autoencoder = self.network("autoencoder", ReferenceAutoencoder)
+        self.frame = self.network("frame", FrameNet)
         self.frame_sampler = _changed(sampler, frame_sampler or {})
 
     @property
@@ -134,17 +147,17 @@ class FD2Talk(Strategy):
 
     def encode(self, request: Request) -> Conditions:
         latent = self.autoencoder.encode(to_unit(request.source)[None])
-        still = self.frame.to_latent(latent.float())
-        portrait = request.source_pose[None]
+        portrait = self.frame.to_latent(latent.float())
+        pose = request.source_pose[None]
         with torch.autocast(latent.device.type, enabled=False):
-            expression = self.morphable.fit(request.source_landmarks[None], portrait)[1]
-        source = torch.cat([expression, pose_coefficients(portrait, portrait)], -1)
+            expression = self.morphable.fit(request.source_landmarks[None], pose)[1]
+        source = torch.cat([expression, pose_coefficients(pose, pose)], -1)
         return Conditions(
             audio=request.audio[None],
             source_pose=request.source_pose,
             source=source,
-            still=still,
-            reference=self.frame.reference(still),
+            portrait=portrait,
+            reference=self.frame.reference(portrait),
             pose=request.pose,
         )
 
@@ -152,33 +165,32 @@ class FD2Talk(Strategy):
         n = request.n_frames
         plan = plans.build(n=n, **self.plan)
         denoisers = dict.fromkeys(plans.models(plan), MotionDenoiser(self.motion_net))
-        made = {"main": FrameDenoiser(self.frame)}
+        frame_denoisers = {"main": FrameDenoiser(self.frame)}
         return [
             GenerationPass(COEFFICIENTS, plan, denoisers, self.motion_net.process, self.sampler),
-            GenerationPass(LATENTS, plans.frames(n), made, self.frame.process, self.frame_sampler),
+            GenerationPass(
+                LATENTS, plans.frames(n), frame_denoisers, self.frame.process, self.frame_sampler
+            ),
         ]
 
-    def after(self, done: GenerationPass, latents: Tensor, conditions: Conditions) -> Conditions:
+    def update_conditions(
+        self, done: GenerationPass, latents: Tensor, conditions: Conditions
+    ) -> FrameConditions:
+        """The coefficients (T, E + 6) of the motion pass; a pose to follow replaces its pose."""
         motion = self.motion_net.from_latent(latents.T[None])[0]
         if conditions.pose is not None:
             given = pose_coefficients(conditions.pose, conditions.source_pose[None])
             motion = torch.cat([motion[:, : self.motion_net.expression], given], -1)
-        return replace(conditions, motion=motion)
+        return FrameConditions(conditions, motion)
 
-    def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
-        reference = self.frame.from_latent(conditions.still)
+    def decode(self, latents: Tensor, frames: Tensor, conditions: FrameConditions) -> Tensor:
+        reference = self.frame.from_latent(conditions.clip.portrait)
         return self.autoencoder.decode(
             self.frame.from_latent(latents), reference.expand(len(latents), -1, -1, -1)
         )
 
     def motion(self, conditions: Conditions) -> tuple[Tensor | None, Tensor | None]:
         return conditions.pose, None
-
-    def pose_of(self, conditions: Conditions) -> Tensor:
-        """The pose (T, 6) of the coefficients that the first pass made."""
-        assert conditions.motion is not None
-        moved = conditions.motion[:, self.motion_net.expression :]
-        return to_pose(moved, conditions.source_pose[None])
 
     def source_latent(self, conditions: Conditions) -> Tensor:
         return self.motion_net.to_latent(conditions.source[None])[0, :, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,26 @@ from thbench.nn.unet3d import sinusoid
 from thbench.nn.zero_init import zero_init
 
 
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Sizes of ``UNet``; the defaults are LDM's for f = 4 (Rombach et al. 2022) on three levels.
+
+    Attributes:
+        dim, mults: channels at the levels are ``dim`` times ``mults``.
+        blocks: per level on the way down; one more on the way up.
+        head_dim: channels of a head of the cross-attentions.
+        groups: of the group norms.
+    """
+
+    dim: int = 224
+    mults: Sequence[int] = (1, 2, 3)
+    blocks: int = 2
+    head_dim: int = 32
+    groups: int = 32
+
+
 class CrossAttention(nn.Module):
-    """From pixels to tokens. Tokens that all pictures share are projected once.
+    """From pixels to tokens. Tokens that all images share are projected once.
 
     Args:
         dim: channels of the pixels.
@@ -66,8 +85,8 @@ class Conditioned(nn.Module):
         for attend in list(self.attend)[1:]:
             # Over the reference, a long sequence, attention at first is an average.
             assert isinstance(attend, CrossAttention)
-            input_init.level(attend.to_kv, slice(dim, None))
-            input_init.level(attend.to_out)
+            input_init.unit_gain(attend.to_kv, slice(dim, None))
+            input_init.unit_gain(attend.to_out)
         self.norm_feed = nn.LayerNorm(dim)
         self.feed = FeedForward(dim, mult=2, activation_fn="geglu")
         self.exit = zero_init(nn.Linear(dim, dim))
@@ -92,6 +111,7 @@ class Block(nn.Module):
         self.conditioned = Conditioned(dim, groups=groups, **attention)
 
     def forward(self, x: Tensor, time: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        """(N, dim_in, h, w) with time (N, 4 dim) and tokens to (N, dim, h, w)."""
         return self.conditioned(self.residual(x, time), conditions)
 
 
@@ -100,33 +120,21 @@ class UNet(nn.Module):
 
     Args:
         channels: of the input and of the output.
-        dim: channels of the first level.
-        mults: of the levels, in units of ``dim``.
-        blocks: per level on the way down; one more on the way up.
         width: of the tokens.
-        head_dim, groups: of attentions and norms.
-        kinds: see ``Conditioned``.
+        kinds: cross-attentions in a row, see ``Conditioned``.
+        config: sizes of the network.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        dim: int,
-        mults: Sequence[int],
-        blocks: int,
-        width: int,
-        head_dim: int,
-        groups: int,
-        kinds: int,
-    ) -> None:
+    def __init__(self, channels: int, width: int, kinds: int, config: UNetConfig) -> None:
         super().__init__()
+        dim, mults, blocks, groups = config.dim, config.mults, config.blocks, config.groups
+        attention = {"width": width, "head_dim": config.head_dim, "kinds": kinds}
         self.dim, time = dim, 4 * dim
         self.time = TimestepEmbedding(dim, time)
         self.stem = nn.Conv2d(channels, dim, 3, padding=1)
 
         def block(dim_in: int, dim_out: int) -> Block:
-            return Block(dim_in, dim_out, time, groups, width=width, head_dim=head_dim, kinds=kinds)
+            return Block(dim_in, dim_out, time, groups, **attention)
 
         widths, skips, now = [dim * m for m in mults], [dim], dim
         self.down = nn.ModuleList()

@@ -1,4 +1,4 @@
-"""Where the sound acts: lip, expression and pose regions of a clip (paper, eq. 7 to 10).
+"""Where the audio acts: lip, expression and pose regions of a clip (paper, eq. 7 to 10).
 
 The paper's boxes come from "activity ranges in training videos": in training the union over the
 clip's frames. At generation only the portrait is known, and its boxes are enlarged about their
@@ -58,7 +58,7 @@ def region_masks(
     """One mask per region on a grid of ``size`` x ``size`` cells.
 
     A cell belongs to the box of a region if the box reaches into it, so that the coarse levels of
-    a U-Net do not lose the lips. Of a box beyond the picture nothing is left.
+    a U-Net do not lose the lips. Of a box beyond the image nothing is left.
 
     Args:
         boxes: (B, 2, 2, 2), see ``boxes_around``.

@@ -1,4 +1,4 @@
-"""Hallo's network: denoiser, ReferenceNet, face, sound, time (Xu et al. 2024, section 3.3)."""
+"""Hallo's network: denoiser, ReferenceNet, face, audio, time (Xu et al. 2024, section 3.3)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from baselines.hallo.audio import AudioTokens, HierarchicalAttention
 from baselines.hallo.face import FaceTokens
 from baselines.hallo.masks import (
     ENLARGED,
@@ -19,21 +20,29 @@ from baselines.hallo.masks import (
     enlarge_boxes,
     region_masks,
 )
-from baselines.hallo.sound import HierarchicalAttention, SoundTokens
 from baselines.hallo.temporal import build_temporal, in_order
-from baselines.hallo.walk import build_unet, transformers, walk
+from baselines.hallo.unet_forward import UNetConfig, build_unet, transformers, unet_forward
 from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
-from thbench.nn.normalize import RunningStats, sound_stats
+from thbench.nn.normalize import RunningStats, audio_stats
+
+PROCESS = {
+    "schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction": "v",
+    "zero_snr": True,
+}
+"""The released code's noise process."""
 
 
 @dataclass
 class Portrait:
-    """All that is computed once per portrait.
+    """Everything that is computed once per portrait.
 
     Attributes:
         latent: (B, C, h, w), the autoencoder's.
-        features: what ReferenceNet's self-attentions see, (B, hw, C) for each.
+        features: inputs of ReferenceNet's self-attentions, (B, hw, C) for each transformer.
         face: (B, K, dim) tokens.
         masks: (B, regions, s, s) by size s of the feature map.
     """
@@ -45,7 +54,7 @@ class Portrait:
 
 
 @dataclass
-class Keep:
+class ConditionMask:
     """Which conditions of each clip the network is shown, (B,) bool each."""
 
     image: Tensor
@@ -53,27 +62,25 @@ class Keep:
     motion: Tensor
 
     @classmethod
-    def all(cls, b: int, device: torch.device, *, image: bool = True, audio: bool = True) -> Keep:
+    def all(
+        cls, b: int, device: torch.device, *, image: bool = True, audio: bool = True
+    ) -> ConditionMask:
         """The same for all ``b`` clips."""
         here = torch.ones(b, dtype=torch.bool, device=device)
         return cls(here & image, here & audio, here)
 
 
-class HalloNet(nn.Module):
-    """Denoises the latents of a segment, seeing portrait, sound and the frames before it.
+@dataclass(frozen=True, kw_only=True)
+class HalloNetConfig(UNetConfig):
+    """The ``net:`` block of ``HalloStage``; ``UNetConfig`` has the sizes of both U-Nets.
 
-    The defaults are the paper's (Stable Diffusion 1.5's layout) and, where it says nothing, those
-    of its released code.
+    The defaults are the paper's (Stable Diffusion 1.5's layout) and, where it gives none, those of
+    its released code.
 
-    Args:
-        audio_dim: D, channels of one frame's audio embedding.
-        latent_dim: channels of the autoencoder's latent.
-        size: h = w of that latent.
-        channels, attends, layers, heads, groups: of the U-Nets, see ``build_unet``.
-        token_dim: channels of the face's and the sound's tokens.
+    Attributes:
         face: see ``FaceTokens``; ``face_tokens`` of them, ``face_channels`` for ``encoder``.
-        audio_context, audio_hidden, audio_tokens: see ``SoundTokens``.
-        regions: where the sound acts; Table 4's rows are ``[full]``, ``[full, lip]``, ...
+        audio_context, audio_hidden, audio_tokens: see ``AudioTokens``.
+        regions: where the audio acts; Table 4's rows are ``[full]``, ``[full, lip]``, ...
         masks: see ``region_masks``.
         boxes: where the regions lie. ``clip``: in training what lips and face reach in the whole
             clip, at generation the portrait's boxes, enlarged. ``released``, as the authors' code:
@@ -87,83 +94,65 @@ class HalloNet(nn.Module):
         shortcut: latents are differences to the portrait's, scaled as a whole, the network corrects
             their best linear estimate from what is noisy (``GaussianDiffusion.estimate``). A small
             network would take long to learn to copy.
-        process: arguments of ``GaussianDiffusion``.
+        process: arguments of ``GaussianDiffusion``, beside those of ``PROCESS``.
     """
 
     config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
-    def __init__(
-        self,
-        audio_dim: int,
-        latent_dim: int,
-        size: int,
-        *,
-        channels: Sequence[int] = (320, 640, 1280, 1280),
-        attends: Sequence[bool] = (True, True, True, False),
-        layers: int = 2,
-        heads: int = 8,
-        groups: int = 32,
-        token_dim: int = 768,
-        face: str = "arcface",
-        face_tokens: int = 4,
-        face_channels: Sequence[int] = (32, 64, 128, 256),
-        audio_context: int = 2,
-        audio_hidden: int = 512,
-        audio_tokens: int = 32,
-        regions: Sequence[str] = ("lip", "expression", "pose"),
-        masks: str = "paper",
-        boxes: str = "clip",
-        fusion: str = "zero_conv",
-        motion: int = 2,
-        motion_heads: int = 8,
-        motion_max: int = 32,
-        motion_mid: bool = True,
-        shortcut: bool = False,
-        process: Mapping[str, Any] | None = None,
-    ) -> None:
+    face: str = "arcface"
+    face_tokens: int = 4
+    face_channels: Sequence[int] = (32, 64, 128, 256)
+    audio_context: int = 2
+    audio_hidden: int = 512
+    audio_tokens: int = 32
+    regions: Sequence[str] = ("lip", "expression", "pose")
+    masks: str = "paper"
+    boxes: str = "clip"
+    fusion: str = "zero_conv"
+    motion: int = 2
+    motion_heads: int = 8
+    motion_max: int = 32
+    motion_mid: bool = True
+    shortcut: bool = False
+    process: Mapping[str, Any] | None = None
+
+
+class HalloNet(nn.Module):
+    """Denoises the latents of a segment, seeing portrait, audio and the frames before it.
+
+    Args:
+        audio_dim: D, channels of one frame's audio embedding.
+        latent_dim: C, channels of the autoencoder's latent.
+        size: h = w of that latent.
+        config: sizes and switches.
+
+    Raises:
+        UserError: an unknown region, or a value out of range.
+    """
+
+    def __init__(self, audio_dim: int, latent_dim: int, size: int, config: HalloNetConfig) -> None:
         super().__init__()
-        check_regions(regions, masks)
-        check_boxes(boxes)
-        published = {
-            "schedule": "scaled_linear",
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "prediction": "v",
-            "zero_snr": True,
-        }
-        self.process = GaussianDiffusion(**{**published, **(process or {})})
+        check_regions(config.regions, config.masks)
+        check_boxes(config.boxes)
+        self.process = GaussianDiffusion(**{**PROCESS, **(config.process or {})})
         self.shape = (latent_dim, size, size)
-        self.regions, self.masks = tuple(regions), masks
-        self.boxes = boxes
-        self.motion, self.longest, self.shortcut = motion, motion_max, shortcut
-        sizes: dict[str, Any] = {
-            "channels": channels,
-            "attends": attends,
-            "layers": layers,
-            "heads": heads,
-            "groups": groups,
-            "token_dim": token_dim,
-        }
-        self.unet = build_unet(latent_dim, **sizes)
-        self.reference = build_unet(latent_dim, **sizes)
-        self.face = FaceTokens(face, tokens=face_tokens, dim=token_dim, channels=face_channels)
-        self.sound = SoundTokens(
-            audio_dim,
-            context=audio_context,
-            hidden=audio_hidden,
-            tokens=audio_tokens,
-            dim=token_dim,
+        self.regions, self.masks = tuple(config.regions), config.masks
+        self.boxes, self.shortcut = config.boxes, config.shortcut
+        self.motion, self.longest = config.motion, config.motion_max
+        self.unet = build_unet(latent_dim, config)
+        self.reference = build_unet(latent_dim, config)
+        self.face = FaceTokens(
+            config.face,
+            tokens=config.face_tokens,
+            dim=config.token_dim,
+            channels=config.face_channels,
         )
-        widths = [t.config.in_channels for t in transformers(self.unet)]
-        self.audio = nn.ModuleList(
-            HierarchicalAttention(width, token_dim, heads, len(regions), fusion) for width in widths
-        )
-        self.temporal = build_temporal(
-            channels, layers, heads=motion_heads, groups=groups, longest=motion_max, mid=motion_mid
-        )
-        self.grids = _grids(size, len(channels))
-        self.statistics = nn.ModuleDict({"audio": sound_stats(audio_dim)})
-        if shortcut:
+        self.audio_tokens = _audio_tokens(audio_dim, config)
+        self.audio_attention = _audio_attention(self.unet, config)
+        self.temporal = _temporal(config)
+        self.grids = _grids(size, len(config.channels))
+        self.statistics = nn.ModuleDict({"audio": audio_stats(audio_dim)})
+        if self.shortcut:
             self.statistics["latent"] = RunningStats(self.shape)
 
     @property
@@ -174,7 +163,7 @@ class HalloNet(nn.Module):
     def portrait(
         self,
         latent: Tensor,
-        picture: Tensor,
+        image: Tensor,
         landmarks: Tensor,
         extent: Tensor | None = None,
         enlarged: Mapping[str, float] = ENLARGED,
@@ -183,19 +172,19 @@ class HalloNet(nn.Module):
 
         Args:
             latent: (B, C, h, w), the autoencoder's.
-            picture: (B, 3, H, W) uint8.
+            image: (B, 3, H, W) uint8.
             landmarks: (B, 478, 3).
             extent: (B, 2, 478, 2) of the clips that are trained on, as ``Batch.extent``; None at
                 generation, where only the portrait is known.
             enlarged: by what the portrait's boxes are multiplied then, by part.
         """
-        face = self.face(picture, landmarks)
+        face = self.face(image, landmarks)
         boxes = self.boxes_of(landmarks, extent, enlarged)
         blurred = self.boxes == "released" and extent is None
         masks = {
             s: region_masks(boxes, s, self.regions, self.masks, blurred=blurred) for s in self.grids
         }
-        return Portrait(latent, self._look(latent, face).features, face, masks)
+        return Portrait(latent, self._reference_pass(latent, face).features, face, masks)
 
     def boxes_of(
         self,
@@ -213,7 +202,7 @@ class HalloNet(nn.Module):
         return enlarge_boxes(union, RELEASED_UNION) if self.boxes == "released" else union
 
     def motion_maps(self, clips: Tensor, portrait: Portrait) -> list[Tensor]:
-        """Feature maps of motion frames, once per segment: (B, motion, C, h, w) for each place.
+        """ReferenceNet's maps of motion frames, (B, motion, C, h, w) after each residual block.
 
         Args:
             clips: (B, C, motion, h, w), the frames before the segment, as ``to_latent`` gives them.
@@ -223,11 +212,19 @@ class HalloNet(nn.Module):
         latents = self.from_latent(
             clips.transpose(1, 2).flatten(0, 1), portrait.latent.repeat_interleave(n, 0)
         )
-        looked = self._look(latents, portrait.face.repeat_interleave(n, 0))
-        return [x.unflatten(0, (b, n)) for x in looked.maps]
+        seen = self._reference_pass(latents, portrait.face.repeat_interleave(n, 0))
+        return [x.unflatten(0, (b, n)) for x in seen.maps]
 
     def to_latent(self, clips: Tensor, portrait: Tensor) -> Tensor:
-        """The autoencoder's latents (B, C, T, h, w) as they are diffused; portrait (B, C, h, w)."""
+        """The autoencoder's latents (B, C, T, h, w), relative to the portrait's with ``shortcut``.
+
+        Args:
+            clips: (B, C, T, h, w), the autoencoder's latents.
+            portrait: (B, C, h, w).
+
+        Returns:
+            (B, C, T, h, w), what noise is added to.
+        """
         if not self.shortcut:
             return clips
         return (clips - portrait[:, :, None]) / self.change.size
@@ -248,80 +245,80 @@ class HalloNet(nn.Module):
             cast(RunningStats, stats).update(values[kind])
 
     def tokens(self, audio: Tensor, at: Tensor) -> Tensor:
-        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of sounds (B, T, D)."""
-        return self.sound(self.statistics["audio"](audio), at)
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of audio embeddings (B, T, D)."""
+        return self.audio_tokens(self.statistics["audio"](audio), at)
 
     def forward(
         self,
         noisy: Tensor,
         t: Tensor,
         portrait: Portrait,
-        keep: Keep,
-        sound: Tensor | None = None,
+        keep: ConditionMask,
+        audio_tokens: Tensor | None = None,
         motion: Sequence[Tensor] | None = None,
         weights: Sequence[float] | None = None,
     ) -> Tensor:
         """The prediction of the noise process's kind, shaped as ``noisy``.
 
         Args:
-            noisy: (B, C, T, h, w), frames to be made alone.
+            noisy: (B, C, T, h, w), the frames to generate, without observed ones.
             t: (B, T) noise levels.
             portrait: of B clips.
-            keep: what is shown of each clip.
-            sound: (B, T, tokens, dim), or None for single pictures: then there is neither sound
-                nor time.
+            keep: which conditions of each clip are shown.
+            audio_tokens: (B, T, tokens, dim), or None for single images: then there is neither
+                audio nor time.
             motion: see ``motion_maps``; None where no frame comes before.
             weights: of the regions; 1 each by default.
         """
         b, _, n = noisy.shape[:3]
         frames = noisy.transpose(1, 2).flatten(0, 1)
         face = (portrait.face * keep.image[:, None, None]).repeat_interleave(n, 0)
-        guide = _Denoising(self, n, portrait, keep, sound, motion, weights)
-        made = walk(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, guide)
-        made = made.unflatten(0, (b, n)).transpose(1, 2)
-        return self._correct(made, noisy, t) if self.shortcut else made
+        hook = _DenoisingHook(self, n, portrait, keep, audio_tokens, motion, weights)
+        output = unet_forward(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, hook)
+        output = output.unflatten(0, (b, n)).transpose(1, 2)
+        return self._correct(output, noisy, t) if self.shortcut else output
 
-    def _correct(self, made: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The prediction, if the network says by how many deviations an estimate is wrong."""
+    def _correct(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The prediction, where the network gives the error of an estimate in deviations."""
         size = self.change.size
         mean, deviation = self.change.mean / size, self.change.deviation / size
         guess, doubt = self.process.estimate(noisy, t, mean[:, None], deviation[:, None])
-        return self.process.from_clean(guess + doubt * made, noisy, t)
+        return self.process.from_clean(guess + doubt * output, noisy, t)
 
-    def _look(self, latents: Tensor, face: Tensor) -> _Looking:
-        """ReferenceNet on (N, C, h, w), which knows no noise."""
-        looking = _Looking()
+    def _reference_pass(self, latents: Tensor, face: Tensor) -> _FeatureRecorder:
+        """ReferenceNet's features of latents (N, C, h, w), at noise level 0."""
+        recorder = _FeatureRecorder()
         time = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
-        walk(self.reference, latents, time, face, looking)
-        return looking
+        unet_forward(self.reference, latents, time, face, recorder)
+        return recorder
 
 
-class _Looking:
-    """A guide that changes nothing and notes what it sees."""
+class _FeatureRecorder:
+    """A hook that records features and changes nothing."""
 
     def __init__(self) -> None:
         self.features: list[Tensor] = []
         self.maps: list[Tensor] = []
 
-    def see(self, transformer: int, x: Tensor) -> Tensor:
+    def key_values(self, transformer: int, x: Tensor) -> Tensor:
         self.features.append(x)
         return x
 
-    def after(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
+    def post_block(self, block: int, transformer: int | None, x: Tensor) -> Tensor:
         self.maps.append(x)
         return x
 
 
-class _Denoising:
-    """The guide of the denoiser: portrait, then sound, then time."""
+class _DenoisingHook:
+    """The denoiser's hook: attention to the portrait, then to the audio, then along time."""
 
     def __init__(
         self,
         net: HalloNet,
         n: int,
         portrait: Portrait,
-        keep: Keep,
-        sound: Tensor | None,
+        keep: ConditionMask,
+        audio_tokens: Tensor | None,
         motion: Sequence[Tensor] | None,
         weights: Sequence[float] | None,
     ) -> None:
@@ -329,41 +326,75 @@ class _Denoising:
         self.shown = keep.image.repeat_interleave(n)[:, None, None]
         self.modules = in_order(net.temporal)
         self.weights = weights or (1.0,) * len(net.regions)
-        self.sound = None
-        if sound is not None:
-            self.sound = (sound * keep.audio[:, None, None, None]).flatten(0, 1)
+        self.audio_tokens = None
+        if audio_tokens is not None:
+            self.audio_tokens = (audio_tokens * keep.audio[:, None, None, None]).flatten(0, 1)
         self.motion = motion
 
-    def see(self, transformer: int, x: Tensor) -> Tensor:
-        """The frame's own features beside the portrait's.
+    def key_values(self, transformer: int, x: Tensor) -> Tensor:
+        """The frame's own features and the portrait's, (N, 2 hw, C).
 
-        Where the portrait is hidden the own ones stand twice, which is self-attention without it.
+        Where the portrait is hidden the frame's own are there twice: plain self-attention.
         """
         reference = self.portrait.features[transformer].repeat_interleave(self.n, 0)
         return torch.cat([x, torch.where(self.shown, reference, x)], dim=1)
 
-    def after(self, place: int, transformer: int | None, x: Tensor) -> Tensor:
-        if self.sound is None:
+    def post_block(self, block: int, transformer: int | None, x: Tensor) -> Tensor:
+        if self.audio_tokens is None:
             return x
         if transformer is not None:
             masks = self.portrait.masks[x.shape[-1]].repeat_interleave(self.n, 0)
-            x = self.net.audio[transformer](x, self.sound, masks.to(x.dtype), self.weights)
-        module = self.modules[place]
-        return x if module is None else self._in_time(module, place, x)
+            x = self.net.audio_attention[transformer](
+                x, self.audio_tokens, masks.to(x.dtype), self.weights
+            )
+        module = self.modules[block]
+        return x if module is None else self._over_time(module, block, x)
 
-    def _in_time(self, module: nn.Module, place: int, x: Tensor) -> Tensor:
-        """Self-attention along time, over motion frames and the segment; motion frames drop out.
+    def _over_time(self, module: nn.Module, block: int, x: Tensor) -> Tensor:
+        """Self-attention along time, over motion frames and the segment: the segment's (N, ...).
 
-        Where there are none, or they are hidden, zeros stand in their place.
+        Motion frames that do not exist or are hidden are zeros.
         """
         clips = x.unflatten(0, (-1, self.n))
         if self.motion is None:
             before = clips.new_zeros(len(clips), self.net.motion, *clips.shape[2:])
         else:
-            before = self.motion[place] * self.keep.motion[:, None, None, None, None]
+            before = self.motion[block] * self.keep.motion[:, None, None, None, None]
         whole = torch.cat([before.to(clips.dtype), clips], dim=1)
         moved = module(whole.flatten(0, 1), num_frames=whole.shape[1]).view_as(whole)
         return moved[:, self.net.motion :].flatten(0, 1)
+
+
+def _audio_tokens(audio_dim: int, config: HalloNetConfig) -> AudioTokens:
+    return AudioTokens(
+        audio_dim,
+        context=config.audio_context,
+        hidden=config.audio_hidden,
+        tokens=config.audio_tokens,
+        dim=config.token_dim,
+    )
+
+
+def _audio_attention(unet: nn.Module, config: HalloNetConfig) -> nn.ModuleList:
+    """An attention to the audio for each of the U-Net's transformers."""
+    n = len(config.regions)
+    return nn.ModuleList(
+        HierarchicalAttention(
+            transformer.config.in_channels, config.token_dim, config.heads, n, config.fusion
+        )
+        for transformer in transformers(unet)
+    )
+
+
+def _temporal(config: HalloNetConfig) -> nn.Module:
+    return build_temporal(
+        config.channels,
+        config.layers,
+        heads=config.motion_heads,
+        groups=config.groups,
+        longest=config.motion_max,
+        mid=config.motion_mid,
+    )
 
 
 def _grids(size: int, levels: int) -> list[int]:
@@ -372,5 +403,5 @@ def _grids(size: int, levels: int) -> list[int]:
 
 
 def spatial_parts(net: HalloNet) -> list[nn.Module]:
-    """What the first training stage trains; the second trains the rest."""
+    """The modules of the first training stage; the second trains the others."""
     return [net.unet, net.reference, net.face]

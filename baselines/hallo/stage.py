@@ -1,4 +1,4 @@
-"""Training of Hallo: single pictures first, then clips with sound (section 3.4)."""
+"""Training of Hallo: single images first, then clips with audio (section 3.4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder, encode_clips
-from baselines.hallo.net import HalloNet, Keep, Portrait, spatial_parts
-from baselines.hallo.walk import unused_by_features
+from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig, Portrait, spatial_parts
+from baselines.hallo.unet_forward import unused_by_features
 from baselines.pretrained import fill_from
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.console import rank_zero_print
@@ -23,7 +23,7 @@ from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.diffusion.losses import frame_mean
 from thbench.diffusion.process import sample_together
-from thbench.nn.normalize import shown_once
+from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask
 from thbench.training.optim import build_optimizer
 from thbench.training.stage import Stage, StageContext
@@ -34,21 +34,21 @@ DROPS = {"image": 0.05, "audio": 0.05, "motion": 0.05}
 
 @dataclass
 class Example:
-    """Frames to learn, with what they are made from.
+    """Frames to learn, and the conditions that they are generated from.
 
     Attributes:
         clean: (B, C, T, h, w), as ``HalloNet.to_latent`` gives them.
         portrait: of B clips.
         landmarks, valid: (B, T, 478, 3) and (B, T), of these frames.
-        sound: (B, T, tokens, dim), or None.
-        motion: see ``HalloNet.motion_maps``, or None.
+        audio_tokens: (B, T, tokens, dim), or None for single images.
+        motion: (B, motion, C, h, w) for each residual block (``HalloNet.motion_maps``), or None.
     """
 
     clean: Tensor
     portrait: Portrait
     landmarks: Tensor
     valid: Tensor
-    sound: Tensor | None = None
+    audio_tokens: Tensor | None = None
     motion: list[Tensor] | None = None
 
 
@@ -57,7 +57,7 @@ class HalloStage(Stage):
 
     Args:
         context: ``needs`` holds ``vae``.
-        net: arguments of ``HalloNet``.
+        net: ``HalloNetConfig``, as a mapping.
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
         drop: how often ``image``, ``audio`` and ``motion`` are hidden, in place of ``DROPS``.
@@ -67,7 +67,7 @@ class HalloStage(Stage):
         chunk: frames that the autoencoder encodes at once.
     """
 
-    config_blocks: ClassVar[Blocks] = {"net": HalloNet, "drop": DROPS}
+    config_blocks: ClassVar[Blocks] = {"net": HalloNetConfig, "drop": DROPS}
 
     net: HalloNet
     version: ClassVar[int] = 2
@@ -92,23 +92,23 @@ class HalloStage(Stage):
         self.init_from, self.w_lip, self.chunk = init_from, w_lip, chunk
         vae = self.vae
         size = vae.latent_size(context.size)
-        self.net = HalloNet(context.audio_dim, vae.latent_dim, size, **(net or {}))
+        config = HalloNetConfig(**(net or {}))
+        self.net = HalloNet(context.audio_dim, vae.latent_dim, size, config)
         self.net.requires_grad_(False)
         for part in self.trained():
             part.requires_grad_(True)
 
     @property
     def vae(self) -> Autoencoder:
-        if "vae" not in self.frozen:
-            raise UserError("Hallo needs an autoencoder: needs: [vae].")
-        return self.frozen["vae"].module  # type: ignore[return-value]
+        """The trained autoencoder."""
+        return self.needed("vae", Autoencoder)
 
     def trained(self) -> Iterator[nn.Module]:
         """The parts that this stage trains."""
         raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Example:
-        """What a batch is to the network."""
+        """What the network is trained on, of a batch."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
@@ -132,7 +132,7 @@ class HalloStage(Stage):
         noise = torch.randn_like(example.clean)
         noisy = process.add_noise(example.clean, noise, t)
         shown = {kind: torch.rand(b, device=device) >= share for kind, share in self.drop.items()}
-        prediction = self._predict(example, Keep(**shown))(noisy, t)
+        prediction = self._predict(example, ConditionMask(**shown))(noisy, t)
         error = (prediction.float() - process.target(example.clean, noise, t)).square()
         counted = example.valid[:, None, :, None, None].float()
         simple = frame_mean(error, counted)
@@ -148,20 +148,20 @@ class HalloStage(Stage):
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
-        """The first clip: what was filmed beside what is made from noise in ten steps."""
+        """The first clip, filmed beside generated in ten steps: (T, 3, H, 2 W) in [0, 1]."""
         first = batch.map(lambda tensor: tensor[:1])
         example = self.prepare(first)
-        predict = self._predict(example, Keep.all(1, first.video.device))
+        predict = self._predict(example, ConditionMask.all(1, first.video.device))
         config = SamplerConfig(steps=10, eta=0, spacing="trailing")
         noise = torch.randn_like(example.clean)
         made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
         latents = self.net.from_latent(made, example.portrait.latent)
-        filmed = to_unit(self._made(first.video)[0, -len(made) :])
+        filmed = to_unit(self._without_context(first.video)[0, -len(made) :])
         return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}
 
-    def _predict(self, example: Example, keep: Keep) -> Callable[[Tensor, Tensor], Tensor]:
+    def _predict(self, example: Example, keep: ConditionMask) -> Callable[[Tensor, Tensor], Tensor]:
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
-            return self.net(noisy, t, example.portrait, keep, example.sound, example.motion)
+            return self.net(noisy, t, example.portrait, keep, example.audio_tokens, example.motion)
 
         return predict
 
@@ -171,23 +171,23 @@ class HalloStage(Stage):
             raise ValueError("Hallo trains on batches that know the extent of their clips")
         return self.net.portrait(latent, batch.source, batch.source_landmarks, batch.extent)
 
-    def _made(self, values: Tensor) -> Tensor:
-        """Values (B, T, ...) without those of frames that are there for their sound alone."""
+    def _without_context(self, values: Tensor) -> Tensor:
+        """Values (B, T, ...) without those of frames that only give the audio around others."""
         return values
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The autoencoder's latents of portraits (B, C, h, w) and frames (B, C, T, h, w)."""
-        frames = torch.cat([batch.source[:, None], self._made(batch.video)], dim=1)
+        frames = torch.cat([batch.source[:, None], self._without_context(batch.video)], dim=1)
         latents = encode_clips(self.vae, frames, self.chunk)
-        real = shown_once(batch.frames)
-        seen = self._made(real & batch.valid)
+        real = unrepeated_frames(batch.frames)
+        seen = self._without_context(real & batch.valid)
         change = (latents[:, :, 1:] - latents[:, :, :1]).transpose(1, 2)
         self.net.observe_statistics(change[seen], batch.audio[real])
         return latents[:, :, 0], latents[:, :, 1:]
 
 
 class ImageStage(HalloStage):
-    """A frame of a clip from another one; neither sound nor time (first stage).
+    """A frame of a clip from another one; neither audio nor time (first stage).
 
     ``init_from`` is Stable Diffusion 1.5: its U-Net fills the denoiser and ReferenceNet.
 
@@ -235,13 +235,13 @@ class ImageStage(HalloStage):
 
 
 class VideoStage(HalloStage):
-    """A segment of a clip, from sound and the frames before it (second stage).
+    """A segment of a clip, from audio and the frames before it (second stage).
 
-    The spatial modules stay as they are; attention to the sound and along time is trained.
+    The spatial modules stay as they are; attention to the audio and along time is trained.
     ``init_from`` is a motion module of AnimateDiff.
 
     A draw is the motion frames and the segment, with as many frames of context on either side as
-    the sound's tokens look at.
+    the audio's tokens look at.
 
     Args:
         segment: frames to be made.
@@ -255,7 +255,7 @@ class VideoStage(HalloStage):
         self.segment = segment
 
     def trained(self) -> Iterator[nn.Module]:
-        return iter([self.net.sound, self.net.audio, self.net.temporal])
+        return iter([self.net.audio_tokens, self.net.audio_attention, self.net.temporal])
 
     def trained_for(self) -> dict[str, Any]:
         plan = {"name": "sar", "segment": self.segment, "overlap": self.net.motion}
@@ -275,7 +275,7 @@ class VideoStage(HalloStage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError unless the draw is motion frames, a segment and context around them."""
-        around, frames = self.net.sound.context, self.net.motion + self.segment
+        around, frames = self.net.audio_tokens.context, self.net.motion + self.segment
         if frame_range(draw.frames) != (frames, frames) or draw.context != around or draw.least:
             raise UserError(
                 f"Hallo's second stage needs {self.net.motion} motion frames and a segment of"
@@ -284,7 +284,7 @@ class VideoStage(HalloStage):
             )
 
     def prepare(self, batch: Batch) -> Example:
-        motion, around = self.net.motion, self.net.sound.context
+        motion, around = self.net.motion, self.net.audio_tokens.context
         with torch.no_grad():
             source, clips = self._latents(batch)
             portrait = self._portrait(source, batch)
@@ -292,13 +292,13 @@ class VideoStage(HalloStage):
             before = self.net.motion_maps(whole[:, :, :motion], portrait) if motion else None
         made = slice(around + motion, batch.frames.shape[1] - around)
         at = torch.arange(batch.frames.shape[1], device=batch.audio.device)[made]
-        sound = self.net.tokens(batch.audio, at.expand(len(batch.audio), -1))
+        audio_tokens = self.net.tokens(batch.audio, at.expand(len(batch.audio), -1))
         clean = whole[:, :, motion:]
         shown = batch.landmarks[:, made], batch.valid[:, made]
-        return Example(clean, portrait, *shown, sound, before)
+        return Example(clean, portrait, *shown, audio_tokens, before)
 
-    def _made(self, values: Tensor) -> Tensor:
-        around = self.net.sound.context
+    def _without_context(self, values: Tensor) -> Tensor:
+        around = self.net.audio_tokens.context
         return values[:, around : values.shape[1] - around]
 
 

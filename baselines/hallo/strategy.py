@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder
 from baselines.hallo.masks import ENLARGED, REGIONS, check_enlarged
-from baselines.hallo.net import HalloNet, Keep, Portrait
+from baselines.hallo.net import ConditionMask, HalloNet, Portrait
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.signatures import Blocks
@@ -23,12 +23,11 @@ from thbench.training.stage import StageContext
 
 @dataclass
 class HalloConditions:
-    """What all segments of a video are made from.
+    """Conditions of all segments of a video.
 
     Attributes:
         portrait: everything that is computed once per portrait.
-        audio: (1, T, D), as given; each segment makes its own tokens, so memory does not grow by
-            them.
+        audio: (1, T, D), embeddings; each segment computes its own tokens, which saves memory.
     """
 
     portrait: Portrait
@@ -38,7 +37,7 @@ class HalloConditions:
 class HalloDenoiser(Denoiser):
     """``HalloNet`` as ``thbench.generation.runner`` runs it, with classifier-free guidance.
 
-    With ``e(image, audio)`` the prediction from portrait and sound (paper, section 4.4):
+    With ``e(image, audio)`` the prediction from portrait and audio (paper, section 4.4):
     ``e(-,-) + s_image (e(i,-) - e(-,-)) + s_audio (e(i,a) - e(i,-))``. Equal scales are the
     released code's joint guidance, and then the middle term is not computed.
 
@@ -80,13 +79,15 @@ class HalloDenoiser(Denoiser):
         seen = 0 if context is None else context[0].shape[1]
         made, t, frames = noisy[:, :, seen:], t[:, seen:], frames[:, seen:]
         portrait = _expand(conditions.portrait, len(noisy))
-        sound = self.net.tokens(conditions.audio.expand(len(noisy), -1, -1), frames)
+        audio_tokens = self.net.tokens(conditions.audio.expand(len(noisy), -1, -1), frames)
         total = torch.zeros_like(made)
         for (image, audio), share in self.shares.items():
             if share:
-                keep = Keep.all(len(made), made.device, image=image, audio=audio)
-                total += share * self.net(made, t, portrait, keep, sound, context, self.weights)
-        # What is said of the observed frames is ignored.
+                keep = ConditionMask.all(len(made), made.device, image=image, audio=audio)
+                total += share * self.net(
+                    made, t, portrait, keep, audio_tokens, context, self.weights
+                )
+        # Predictions for observed frames are ignored.
         return torch.cat([total.new_zeros(*total.shape[:2], seen, *total.shape[3:]), total], dim=2)
 
 
@@ -102,7 +103,7 @@ class Hallo(Strategy):
         plan: ``{name: sar, segment: 14, overlap: 2}``; the overlap is the number of motion frames
             that the network was built for.
         sampler: see ``Strategy``.
-        guidance: one scale for portrait and sound together, or ``{image: .., audio: ..}``
+        guidance: one scale for portrait and audio together, or ``{image: .., audio: ..}``
             (Table 6). 1 is none.
         weights: by region (``lip``, ``expression``, ``pose``), 1 being what was trained: more
             moves more (figure 11), 0 silences a region.
@@ -119,7 +120,7 @@ class Hallo(Strategy):
         "weights": REGIONS,
         "enlarge": ENLARGED,
     }
-    roles: ClassVar[tuple[str, ...]] = ("vae", "denoiser")
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"vae": Autoencoder, "denoiser": HalloNet}
     space = "vae"
 
     def __init__(
@@ -134,10 +135,8 @@ class Hallo(Strategy):
         enlarge: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        vae, net = self.nets["vae"], self.nets["denoiser"]
-        assert isinstance(vae, Autoencoder)
-        assert isinstance(net, HalloNet)
-        self.vae, self.net = vae, net
+        self.vae = self.network("vae", Autoencoder)
+        self.net = net = self.network("denoiser", HalloNet)
         _check_plan(self.plan, net)
         net.face.check()
         self.scales = _scales(guidance)

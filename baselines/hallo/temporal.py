@@ -14,9 +14,17 @@ from thbench.nn.zero_init import zero_init
 def build_temporal(
     channels: Sequence[int], layers: int, *, heads: int, groups: int, longest: int, mid: bool
 ) -> nn.Module:
-    """A module behind each residual block, with the names of published motion modules.
+    """A module after each residual block, with the names of published motion modules.
 
-    A new one changes nothing: its last layers start at zero, as AnimateDiff's did.
+    A new one leaves its input as it is: its last layers start at zero, as AnimateDiff's did.
+
+    Args:
+        channels: of the U-Net at each resolution.
+        layers: residual blocks of the U-Net at each resolution.
+        heads: of the modules' attentions.
+        groups: of the modules' group norms.
+        longest: most frames that a module attends over.
+        mid: whether there is a module in the middle block.
     """
     adapter: Any = MotionAdapter(
         block_out_channels=tuple(channels),
@@ -33,7 +41,7 @@ def build_temporal(
 
 
 def in_order(adapter: Any) -> list[nn.Module | None]:
-    """The modules in order of the U-Net's walk; None where there is none."""
+    """The modules in the order in which the U-Net's blocks run; None where there is none."""
     down = [m for block in adapter.down_blocks for m in block.motion_modules]
     middle = [None] if adapter.mid_block is None else list(adapter.mid_block.motion_modules)
     return [*down, *middle, *(m for block in adapter.up_blocks for m in block.motion_modules)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.diffused_heads.net import FrameNet, to_grey
+from baselines.diffused_heads.net import FrameNet, FrameNetConfig, to_grey
 from baselines.diffused_heads.stage import FrameStage
 from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
@@ -32,7 +32,7 @@ SMALL = {"dim": 8, "mults": (1, 2), "blocks": 1, "heads": 2, "head_dim": 4, "gro
 
 def net(**options):
     torch.manual_seed(0)
-    made = FrameNet(AUDIO, SIZE, **{**SMALL, **options})
+    made = FrameNet(AUDIO, SIZE, FrameNetConfig(**{**SMALL, **options}))
     spread(made)
     return made.eval()
 
@@ -99,7 +99,7 @@ def frames_of(made, asked):
 
 def paper(**options):
     with torch.device("meta"):
-        return FrameNet(1024, 128, **options)
+        return FrameNet(1024, 128, FrameNetConfig(**options))
 
 
 def test_the_paper_s_sizes():
@@ -156,7 +156,7 @@ def test_sound_scales_and_shifts_what_time_has_scaled_and_shifted():
     spread(block)
     x, time, sound = torch.randn(2, 8, 5, 5), torch.randn(2, 6), torch.randn(2, 6)
     t_s, t_b = block.time(F.silu(time))[:, :, None, None].chunk(2, 1)
-    y_s, y_b = block.sound(F.silu(sound))[:, :, None, None].chunk(2, 1)
+    y_s, y_b = block.audio(F.silu(sound))[:, :, None, None].chunk(2, 1)
     h = F.group_norm(block.conv1(F.silu(block.norm1(x))), 4, block.norm2.weight, block.norm2.bias)
     h = (1 + y_s) * ((1 + t_s) * h + t_b) + y_b  # eq. 17
     torch.testing.assert_close(block(x, time, sound), x + block.conv2(F.silu(h)))
@@ -178,7 +178,7 @@ def test_the_parts_of_the_stem_are_one_convolution_of_joined_channels(grey, patc
     weight = torch.cat([s.weight for s in stems], dim=1)
     expected = F.conv2d(joined, weight, made.unet.stem.bias, padding=1)
     split = made.unet.stem(F.pixel_unshuffle(noisy, patch))
-    split = split + made.still(portrait) + made.moving(before)
+    split = split + made.portrait_features(portrait) + made.motion_features(before)
     torch.testing.assert_close(split, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -186,9 +186,11 @@ def test_motion_frames_without_colour_leave_colour_to_the_portrait():
     red, blue = torch.zeros(2, 1, 3, 2, SIZE, SIZE)
     red[:, 0], blue[:, 2] = 0.114, 0.299  # equally bright
     grey, colour = net(), net(grey=False)
-    torch.testing.assert_close(grey.moving(red), grey.moving(blue))
-    assert (colour.moving(red) - colour.moving(blue)).abs().max() > 1e-3
-    assert (grey.still(red[:, :, 0]) - grey.still(blue[:, :, 0])).abs().max() > 1e-3
+    torch.testing.assert_close(grey.motion_features(red), grey.motion_features(blue))
+    assert (colour.motion_features(red) - colour.motion_features(blue)).abs().max() > 1e-3
+    assert (
+        grey.portrait_features(red[:, :, 0]) - grey.portrait_features(blue[:, :, 0])
+    ).abs().max() > 1e-3
     ones = torch.ones(3, 2, 2)
     torch.testing.assert_close(to_grey(ones), ones[:1])
 
@@ -197,10 +199,10 @@ def test_motion_frames_without_colour_leave_colour_to_the_portrait():
 def test_a_frame_hears_its_own_sound_and_as_many_embeddings_on_either_side(context):
     made, audio = net(audio_context=context), torch.randn(1, 20, AUDIO)
     at = torch.arange(20)
-    reference = made.sound(audio, at)
+    reference = made.audio_features(audio, at)
     changed = audio.clone()
     changed[:, 10] += 1
-    heard = (made.sound(changed, at) - reference).abs().amax(-1)[0] > 1e-6
+    heard = (made.audio_features(changed, at) - reference).abs().amax(-1)[0] > 1e-6
     assert heard.nonzero().flatten().tolist() == list(range(10 - context, 11 + context))
 
 
@@ -208,7 +210,7 @@ def test_beyond_the_ends_the_first_and_the_last_embedding_sound_again():
     made, audio = net(), torch.randn(1, 5, AUDIO)
     longer = torch.cat([audio[:, :1]] * 2 + [audio] + [audio[:, -1:]] * 2, dim=1)
     torch.testing.assert_close(
-        made.sound(audio, torch.arange(5)), made.sound(longer, torch.arange(2, 7))
+        made.audio_features(audio, torch.arange(5)), made.audio_features(longer, torch.arange(2, 7))
     )
 
 
@@ -231,12 +233,12 @@ def test_training_shows_what_generating_shows(k, options):
     window = plans.ar(100, motion=made.net.motion)[k][0]
     video = 2 * to_unit(everything.video[0]) - 1
     seen = [portrait[0] if i == plans.SOURCE else video[i] for i in window.observe]
-    still = given.still
+    still = given.static
     if seen:
         frames = torch.tensor([[*window.observe, k]])
         still = FrameDenoiser(made.net).observe(torch.stack(seen, 1)[None], frames, given)
-    torch.testing.assert_close(example.still[:1], still, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(example.sound[:1], given.sound[:, k])
+    torch.testing.assert_close(example.static[:1], still, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(example.audio[:1], given.audio[:, k])
     torch.testing.assert_close(example.clean[0, :, 0], video[k])
 
 
@@ -262,8 +264,8 @@ def test_what_does_not_change_is_worked_out_once():
 
 def test_stabilize_shows_the_portrait_in_place_of_the_oldest_motion_frame():
     made, shown = strategy(plan={"name": "ar", "motion": 2, "stabilize": 3}), []
-    real = made.net.moving
-    made.net.moving = lambda before: shown.append(before) or real(before)
+    real = made.net.motion_features
+    made.net.motion_features = lambda before: shown.append(before) or real(before)
     asked = ask(8)
     frames = frames_of(made, asked)
     portrait = 2 * to_unit(asked.source) - 1
@@ -370,7 +372,7 @@ def test_the_loss_is_the_formula_written_out(name, levels):
     abar = made.net.process.alpha_bar[t[:, 0]].float()[:, None, None, None]
     noisy = abar.sqrt() * clean + (1 - abar).sqrt() * noise
     example = made.prepare(given)
-    output = made.net(noisy, t[:, 0], example.portrait, example.still, example.sound)
+    output = made.net(noisy, t[:, 0], example.portrait, example.static, example.audio)
     error = (output[:, :3] - noise).square()
     inside = box_mask(given.landmarks[:, 3], "lips", SIZE, 0.05)[:, 0].bool()
     lip = torch.cat([e[:, mask].flatten() for e, mask in zip(error, inside, strict=True)]).mean()
@@ -483,13 +485,13 @@ def test_the_loss_reaches_every_parameter():
 def test_with_the_shortcut_a_new_network_predicts_the_portrait():
     torch.manual_seed(0)
     options = {**SMALL, "process": {"prediction": "x0"}}
-    made = FrameNet(AUDIO, SIZE, shortcut=True, **options)
+    made = FrameNet(AUDIO, SIZE, FrameNetConfig(shortcut=True, **options))
     noisy, portrait = torch.randn(2, 2, 3, SIZE, SIZE)
-    rest = (made.still(portrait), torch.randn(2, 32))
+    rest = (made.portrait_features(portrait), torch.randn(2, 32))
     output = made(noisy, torch.tensor([5, 900]), portrait, *rest)
     assert torch.equal(output[:, :3], portrait)
     assert not output[:, 3:].any()
-    plain = FrameNet(AUDIO, SIZE, **options)
+    plain = FrameNet(AUDIO, SIZE, FrameNetConfig(**options))
     assert not plain(noisy, torch.tensor([5, 900]), portrait, *rest).any()
 
 

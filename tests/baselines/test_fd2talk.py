@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder, ReferenceAutoencoderStage
-from baselines.fd2talk.frame import FrameNet, FrameStage
+from baselines.fd2talk.frame import FrameNet, FrameNetConfig, FrameStage
 from baselines.fd2talk.lip import EPSILON, LipExpert, LipStage, contrast, p_sync
 from baselines.fd2talk.morphable import MorphableStage, coefficients
 from baselines.fd2talk.motion import MotionStage
-from baselines.fd2talk.motion_net import DiT, MotionNet
-from baselines.fd2talk.strategy import FD2Talk
+from baselines.fd2talk.motion_net import DiT, DiTConfig, MotionNet, MotionNetConfig
+from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from baselines.fd2talk.unet import Conditioned, CrossAttention
 from tests.data.test_morphable import bfm, planted
 from tests.data.test_morphable import model as found_model
@@ -21,7 +21,7 @@ from thbench import config
 from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
-from thbench.data.face.morphable import pose_coefficients
+from thbench.data.face.morphable import pose_coefficients, to_pose
 from thbench.generation import plans
 from thbench.generation.runner import generate
 from thbench.nn.attention import local_attention_mask
@@ -92,9 +92,13 @@ def strategy(face, *, plan=None, **options):
     auto = spread(ReferenceAutoencoder(**AUTO))
     nets = {
         "morphable": face,
-        "motion": spread(MotionNet(face.n_expression, AUDIO, **DIT)),
+        "motion": spread(MotionNet(face.n_expression, AUDIO, MotionNetConfig(**DIT))),
         "autoencoder": auto,
-        "frame": spread(FrameNet(auto.latent_dim, SIZE // auto.factor, face.n_expression, **UNET)),
+        "frame": spread(
+            FrameNet(
+                auto.latent_dim, SIZE // auto.factor, face.n_expression, FrameNetConfig(**UNET)
+            )
+        ),
     }
     sampler = SamplerConfig(steps=2)
     return FD2Talk(nets, StageContext(SIZE, AUDIO), plan or PLAN, sampler, **options)
@@ -117,7 +121,7 @@ def test_the_alignment_mask_admits_exactly_k_frames_to_either_side(k):
     band = local_attention_mask(torch.arange(20)[None] + 7, 2 * k)
     n = 20
     seen = torch.zeros(n, n, dtype=torch.bool)
-    net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=k)).eval()
+    net = spread(DiT(4, AUDIO, DiTConfig(dim=8, depth=1, heads=2, align=k))).eval()
     # Frames do not see each other here, so what reaches frame i came through the mask.
     net.layers[0].attend[0].to_out.weight.data.zero_()
     x, t = torch.randn(1, n, 4), torch.full((1, n), 3)
@@ -138,7 +142,7 @@ def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
     x, t = torch.randn(1, 4, 4), torch.full((1, 4), 3)
     audio = torch.randn(1, 4, AUDIO)
     for align, heard in ((3, [True, True, False, False]), (None, [True] * 4)):
-        net = spread(DiT(4, AUDIO, dim=8, depth=1, heads=2, align=align)).eval()
+        net = spread(DiT(4, AUDIO, DiTConfig(dim=8, depth=1, heads=2, align=align))).eval()
         net.layers[0].attend[0].to_out.weight.data.zero_()
         changed = audio.clone()
         changed[:, 0] += 1
@@ -148,7 +152,7 @@ def test_the_mask_counts_true_frames_and_without_it_all_is_heard():
 
 @pytest.mark.parametrize("single", [False, True])
 def test_expression_and_pose_are_made_apart_unless_one_transformer_makes_both(single):
-    net = spread(MotionNet(3, AUDIO, single=single, **DIT)).eval()
+    net = spread(MotionNet(3, AUDIO, MotionNetConfig(single=single, **DIT))).eval()
     assert len(net.transformers) == 2 - single
     noisy, frames = torch.randn(1, 9, 6), torch.arange(6)[None]
     t, audio = torch.full((1, 6), 50), torch.randn(1, 6, AUDIO)
@@ -203,7 +207,7 @@ def test_embeddings_are_nowhere_negative(face):
     net = expert(face)
     vertices, audio = torch.randn(2, 6, len(face.mouth), 3), torch.randn(2, 6, AUDIO)
     assert (net.lips(vertices) >= 0).all()
-    assert (net.sound(audio) >= 0).all()
+    assert (net.audio(audio) >= 0).all()
     assert net(vertices, audio).shape == (2, 6)
 
 
@@ -345,7 +349,7 @@ def by_hand(face, stage, shown, noisy, t, made):
     expression = stage.net.from_latent(made)[..., :2]
     lips = face(truth.identity[:, None], expression)[:, :, face.mouth]
     expert = stage.frozen["lip"].module
-    v, a = expert.lips(lips), expert.sound(shown.audio[:, -n:])
+    v, a = expert.lips(lips), expert.audio(shown.audio[:, -n:])
     p = (v * a).sum(-1) / (v.norm(dim=-1) * a.norm(dim=-1)).clamp(min=EPSILON)
     sync = -p.clamp(min=EPSILON).log()
 
@@ -497,7 +501,7 @@ def test_the_autoencoder_learns_to_rebuild(kl):
 
 def frame_net(**options):
     torch.manual_seed(0)
-    return spread(FrameNet(2, 4, 3, **{**UNET, **options})).eval()
+    return spread(FrameNet(2, 4, 3, FrameNetConfig(**{**UNET, **options}))).eval()
 
 
 def made_by(net, motion, latent, t=10):
@@ -666,8 +670,7 @@ def test_two_passes_and_all_frames_in_one_round(face):
 
 def test_each_frame_shows_its_own_motion(face):
     made, seen = strategy(face), []
-    conditions = made.encode(ask(6))
-    conditions.motion = torch.randn(6, face.n_expression + 6)
+    conditions = FrameConditions(made.encode(ask(6)), torch.randn(6, face.n_expression + 6))
     real = made.frame.motion
     made.frame.motion = lambda motion, portrait: seen.append(motion) or real(motion, portrait)
     frames = torch.tensor([[2], [0], [5]])
@@ -687,11 +690,13 @@ def test_a_given_pose_takes_the_place_of_the_predicted_one(face):
         latents = torch.randn(
             9, made.motion_net.channels, generator=torch.Generator().manual_seed(1)
         )
-        shown[name] = made.after(made.passes(wanted)[0], latents, conditions)
+        shown[name] = made.update_conditions(made.passes(wanted)[0], latents, conditions)
         assert (made.motion(conditions)[0] is None) == (name == "own")
-    torch.testing.assert_close(made.pose_of(shown["given"]), pose)
-    assert not torch.allclose(made.pose_of(shown["own"]), pose, atol=0.01)
     e = face.n_expression
+    followed = to_pose(shown["given"].motion[:, e:], asked.source_pose[None])
+    own = to_pose(shown["own"].motion[:, e:], asked.source_pose[None])
+    torch.testing.assert_close(followed, pose)
+    assert not torch.allclose(own, pose, atol=0.01)
     torch.testing.assert_close(shown["given"].motion[:, :e], shown["own"].motion[:, :e])
 
 

@@ -8,13 +8,19 @@ from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel
 
 from baselines.autoencoder import Autoencoder
 from baselines.hallo import face as faces
+from baselines.hallo.audio import AudioTokens, HierarchicalAttention
 from baselines.hallo.masks import boxes_around, enlarge_boxes, region_masks
-from baselines.hallo.net import HalloNet, Keep
-from baselines.hallo.sound import HierarchicalAttention, SoundTokens
+from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig
 from baselines.hallo.stage import ImageStage, VideoStage
 from baselines.hallo.strategy import Hallo, HalloConditions, HalloDenoiser
 from baselines.hallo.temporal import in_order
-from baselines.hallo.walk import build_unet, places, transformers, walk
+from baselines.hallo.unet_forward import (
+    UNetConfig,
+    build_unet,
+    has_transformer,
+    transformers,
+    unet_forward,
+)
 from metrics.weights import WeightsMissing
 from tests.baselines.test_diffused_heads import spread
 from tests.toys import request
@@ -45,7 +51,7 @@ def autoencoder():
 
 def net(**options):
     torch.manual_seed(0)
-    made = HalloNet(AUDIO, LATENT, SIZE // 2, **{**SMALL, **options})
+    made = HalloNet(AUDIO, LATENT, SIZE // 2, HalloNetConfig(**{**SMALL, **options}))
     spread(made)
     return made.eval()
 
@@ -131,31 +137,33 @@ def counting(owner, name):
 
 
 class Through:
-    def see(self, transformer, x):
+    def key_values(self, transformer, x):
         return x
 
-    def after(self, place, transformer, x):
+    def post_block(self, place, transformer, x):
         return x
 
 
 @pytest.mark.parametrize("attends", [(True, True), (False, True), (True, False)])
 def test_the_walk_is_the_network_s_own_forward_pass(attends):
     torch.manual_seed(0)
-    unet = build_unet(LATENT, **{**UNET, "attends": attends}).eval()
+    unet = build_unet(LATENT, UNetConfig(**{**UNET, "attends": attends})).eval()
     x, tokens = torch.randn(2, LATENT, 6, 6), torch.randn(2, 5, 8)
     time = torch.tensor([3, 700])
     expected = unet(x, time, encoder_hidden_states=tokens).sample
-    torch.testing.assert_close(walk(unet, x, time, tokens, Through()), expected)
+    torch.testing.assert_close(unet_forward(unet, x, time, tokens, Through()), expected)
 
 
 def test_places_and_modules_of_the_walk_fit_each_other():
     made = net()
-    assert len(in_order(made.temporal)) == len(places(made.unet))
-    assert len(made.audio) == len(transformers(made.unet)) == sum(places(made.unet))
+    assert len(in_order(made.temporal)) == len(has_transformer(made.unet))
+    assert (
+        len(made.audio_attention) == len(transformers(made.unet)) == sum(has_transformer(made.unet))
+    )
     with torch.device("meta"):
-        unet = build_unet(4)
+        unet = build_unet(4, UNetConfig())
     # Two per level on the way down, the middle, three per level up; the deepest has none.
-    assert places(unet) == [True] * 6 + [False] * 2 + [True] + [False] * 3 + [True] * 9
+    assert has_transformer(unet) == [True] * 6 + [False] * 2 + [True] + [False] * 3 + [True] * 9
 
 
 # Masks
@@ -284,7 +292,7 @@ def test_training_sees_the_union_and_generation_the_enlarged_portrait():
 
 def test_a_frame_s_tokens_see_two_frames_on_either_side_and_no_further():
     torch.manual_seed(0)
-    tokens = SoundTokens(AUDIO, hidden=8, tokens=3, dim=8)
+    tokens = AudioTokens(AUDIO, hidden=8, tokens=3, dim=8)
     audio, at = torch.randn(1, 20, AUDIO), torch.arange(20)[None]
     plain = tokens(audio, at)
     assert plain.shape == (1, 20, 3, 8)
@@ -299,19 +307,19 @@ def test_a_frame_s_tokens_see_two_frames_on_either_side_and_no_further():
 def test_a_new_attention_changes_nothing_and_a_trained_one_only_its_region(fusion):
     torch.manual_seed(0)
     module = HierarchicalAttention(8, 8, 2, 3, fusion)
-    x, sound = torch.randn(1, 8, 8, 8), torch.randn(1, 3, 8)
+    x, audio_tokens = torch.randn(1, 8, 8, 8), torch.randn(1, 3, 8)
     masks = region_masks(boxes(), 8, ("lip", "expression", "pose"), "disjoint")
-    assert torch.equal(module(x, sound, masks, (1, 1, 1)), x)
+    assert torch.equal(module(x, audio_tokens, masks, (1, 1, 1)), x)
     spread(module)
-    plain = module(x, sound, masks, (1, 1, 1))
+    plain = module(x, audio_tokens, masks, (1, 1, 1))
     assert not torch.equal(plain, x)
     if fusion == "self_attention":  # regions of a location mix there, by design
         return
-    without = module(x, sound, masks, (0, 1, 1))
+    without = module(x, audio_tokens, masks, (0, 1, 1))
     changed = (plain != without).any(1)[0]
     assert torch.equal(changed, masks[0, 0].bool())
     torch.testing.assert_close(without * masks[:, :1], x * masks[:, :1])
-    double = module(x, sound, masks, (2, 1, 1))
+    double = module(x, audio_tokens, masks, (2, 1, 1))
     torch.testing.assert_close(double - plain, plain - without)
 
 
@@ -353,32 +361,32 @@ def given(made, b=1, n=4, seed=3):
     torch.manual_seed(seed)
     shape = (b, LATENT, n, SIZE // 2, SIZE // 2)
     portrait = made.portrait(torch.randn(b, *made.shape), asked.source, asked.source_landmarks)
-    sound = made.tokens(torch.randn(b, 12, AUDIO), torch.arange(n).expand(b, n))
+    audio_tokens = made.tokens(torch.randn(b, 12, AUDIO), torch.arange(n).expand(b, n))
     motion = made.motion_maps(torch.randn(b, LATENT, 2, *shape[3:]), portrait)
-    return torch.randn(shape), torch.full((b, n), 500), portrait, sound, motion
+    return torch.randn(shape), torch.full((b, n), 500), portrait, audio_tokens, motion
 
 
 @torch.no_grad()
 def test_the_output_depends_on_every_condition_and_on_none_that_is_hidden():
     made = net()
-    noisy, t, portrait, sound, motion = given(made)
+    noisy, t, portrait, audio_tokens, motion = given(made)
     other = given(made, seed=4)
-    kept = Keep.all(1, noisy.device)
-    plain = made(noisy, t, portrait, kept, sound, motion)
+    kept = ConditionMask.all(1, noisy.device)
+    plain = made(noisy, t, portrait, kept, audio_tokens, motion)
     hidden = {
-        "image": Keep(kept.image & False, kept.audio, kept.motion),
-        "audio": Keep(kept.image, kept.audio & False, kept.motion),
-        "motion": Keep(kept.image, kept.audio, kept.motion & False),
+        "image": ConditionMask(kept.image & False, kept.audio, kept.motion),
+        "audio": ConditionMask(kept.image, kept.audio & False, kept.motion),
+        "motion": ConditionMask(kept.image, kept.audio, kept.motion & False),
     }
     swapped = {
-        "image": (other[2], sound, motion),
+        "image": (other[2], audio_tokens, motion),
         "audio": (portrait, other[3], motion),
-        "motion": (portrait, sound, other[4]),
+        "motion": (portrait, audio_tokens, other[4]),
     }
     for kind, keep in hidden.items():
         image, audio, before = swapped[kind]
         assert not torch.allclose(made(noisy, t, image, kept, audio, before), plain)
-        without = made(noisy, t, portrait, keep, sound, motion)
+        without = made(noisy, t, portrait, keep, audio_tokens, motion)
         assert not torch.allclose(without, plain)
         torch.testing.assert_close(made(noisy, t, image, keep, audio, before), without)
 
@@ -387,7 +395,7 @@ def test_the_output_depends_on_every_condition_and_on_none_that_is_hidden():
 def test_hiding_the_portrait_is_self_attention_without_it():
     made = net()
     noisy, t, portrait, _, _ = given(made)
-    keep = Keep.all(1, noisy.device, image=False)
+    keep = ConditionMask.all(1, noisy.device, image=False)
     got = made(noisy[:, :, :1], t[:, :1], portrait, keep)[:, :, 0]
     tokens = torch.zeros_like(portrait.face)
     expected = made.unet(noisy[:, :, 0], t[:, 0] - 1, encoder_hidden_states=tokens).sample
@@ -397,8 +405,8 @@ def test_hiding_the_portrait_is_self_attention_without_it():
 @torch.no_grad()
 def test_clips_of_a_batch_do_not_see_each_other():
     made = net()
-    noisy, t, portrait, sound, motion = given(made, b=2)
-    both = made(noisy, t, portrait, Keep.all(2, noisy.device), sound, motion)
+    noisy, t, portrait, audio_tokens, motion = given(made, b=2)
+    both = made(noisy, t, portrait, ConditionMask.all(2, noisy.device), audio_tokens, motion)
     one = type(portrait)(
         portrait.latent[1:],
         [x[1:] for x in portrait.features],
@@ -406,7 +414,12 @@ def test_clips_of_a_batch_do_not_see_each_other():
         {s: m[1:] for s, m in portrait.masks.items()},
     )
     alone = made(
-        noisy[1:], t[1:], one, Keep.all(1, noisy.device), sound[1:], [m[1:] for m in motion]
+        noisy[1:],
+        t[1:],
+        one,
+        ConditionMask.all(1, noisy.device),
+        audio_tokens[1:],
+        [m[1:] for m in motion],
     )
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
 
@@ -433,14 +446,18 @@ def test_latents_and_differences_come_back():
 def test_with_the_shortcut_a_silent_network_estimates_the_portrait_from_noise():
     """At the last level nothing but the portrait is known, whatever the noise."""
     made = net(shortcut=True)
-    noisy, t, portrait, sound, motion = given(made, b=1)
+    noisy, t, portrait, audio_tokens, motion = given(made, b=1)
     zero_init(made.unet.conv_out)
-    keep = Keep.all(1, noisy.device)
+    keep = ConditionMask.all(1, noisy.device)
     last = torch.full_like(t, made.process.steps)
-    clean = made.process.to_clean(made(noisy, last, portrait, keep, sound, motion), noisy, last)
+    clean = made.process.to_clean(
+        made(noisy, last, portrait, keep, audio_tokens, motion), noisy, last
+    )
     torch.testing.assert_close(clean, torch.zeros_like(clean))
     first = torch.ones_like(t)
-    clean = made.process.to_clean(made(noisy, first, portrait, keep, sound, motion), noisy, first)
+    clean = made.process.to_clean(
+        made(noisy, first, portrait, keep, audio_tokens, motion), noisy, first
+    )
     torch.testing.assert_close(clean, noisy, atol=0.05, rtol=0.05)
 
 
@@ -473,7 +490,7 @@ def test_the_schedule_is_the_published_one_in_training_and_at_generation():
 class Terms(HalloNet):
     """Its prediction is 1 for nothing, +10 with the portrait, +100 with the sound."""
 
-    def forward(self, noisy, t, portrait, keep, sound=None, motion=None, weights=None):
+    def forward(self, noisy, t, portrait, keep, audio_tokens=None, motion=None, weights=None):
         self.calls += 1
         level = 1 + 10 * keep.image.float() + 100 * keep.audio.float()
         return level[:, None, None, None, None].expand_as(noisy)
@@ -520,8 +537,8 @@ def test_the_portrait_and_its_reference_are_encoded_once_and_motion_once_a_segme
     """Trap: ReferenceNet and the autoencoder run on the portrait again for every segment."""
     made = strategy(steps=3)
     looked = []
-    real = made.net._look
-    made.net.__dict__["_look"] = lambda z, f: (looked.append(len(z)), real(z, f))[1]
+    real = made.net._reference_pass
+    made.net.__dict__["_reference_pass"] = lambda z, f: (looked.append(len(z)), real(z, f))[1]
     with counting(made.vae, "encode") as encoded:
         frames_of(made, ask(14))
     assert encoded == [1]
@@ -591,7 +608,7 @@ def test_the_first_stage_trains_space_and_the_second_sound_and_time():
     first, second = stage(ImageStage), stage(VideoStage)
     for made, given_batch, parts in [
         (first, batch(n=1, around=0), {"unet", "reference", "face"}),
-        (second, batch(), {"sound", "audio", "temporal"}),
+        (second, batch(), {"audio_tokens", "audio_attention", "temporal"}),
     ]:
         made.loss(given_batch)["loss"].backward()
         trained = {k.split(".")[0] for k, p in made.net.named_parameters() if p.requires_grad}
@@ -614,11 +631,14 @@ def test_attention_alone_can_be_trained_as_the_paper_s_text_has_it():
 
 def test_a_new_second_stage_predicts_what_the_first_does():
     torch.manual_seed(0)
-    made = HalloNet(AUDIO, LATENT, SIZE // 2, **SMALL).eval()
-    noisy, t, portrait, sound, motion = given(made)
-    keep = Keep.all(1, noisy.device)
+    made = HalloNet(AUDIO, LATENT, SIZE // 2, HalloNetConfig(**SMALL)).eval()
+    noisy, t, portrait, audio_tokens, motion = given(made)
+    keep = ConditionMask.all(1, noisy.device)
     with torch.no_grad():
-        image, video = made(noisy, t, portrait, keep), made(noisy, t, portrait, keep, sound, motion)
+        image, video = (
+            made(noisy, t, portrait, keep),
+            made(noisy, t, portrait, keep, audio_tokens, motion),
+        )
     torch.testing.assert_close(image, video)
 
 
@@ -636,8 +656,8 @@ def test_the_loss_is_v_prediction_of_the_frames_to_be_made(kind):
     noise = torch.randn_like(example.clean)
     abar = made.net.process.alpha_bar[t].float()[:, None, :, None, None]
     noisy = abar.sqrt() * example.clean + (1 - abar).sqrt() * noise
-    keep = Keep.all(2, t.device)
-    prediction = made.net(noisy, t, example.portrait, keep, example.sound, example.motion)
+    keep = ConditionMask.all(2, t.device)
+    prediction = made.net(noisy, t, example.portrait, keep, example.audio_tokens, example.motion)
     error = (prediction - (abar.sqrt() * noise - (1 - abar).sqrt() * example.clean)).square()
     torch.testing.assert_close(losses["simple"], error.mean())
     lips = torch.zeros(8, 8)
@@ -681,7 +701,7 @@ def test_each_condition_of_each_clip_is_hidden_as_often_as_told_and_apart_from_t
     assert apart.max() < 0.3
 
 
-def test_the_second_stage_takes_its_frames_sound_and_motion_from_the_right_places():
+def test_the_second_stage_takes_its_frames_sound_and_motion_from_the_right_blocks():
     made, data = stage(), batch()
     example = made.prepare(data)
     latents = made.vae.encode(data.video[0].float() / 255).transpose(0, 1)
@@ -691,7 +711,7 @@ def test_the_second_stage_takes_its_frames_sound_and_motion_from_the_right_place
     ))  # fmt: skip
     torch.testing.assert_close(example.motion[0][:1], seen[0], atol=1e-4, rtol=1e-3)
     tokens = made.net.tokens(data.audio, torch.tensor([[4, 5, 6, 7]] * 2))
-    torch.testing.assert_close(example.sound, tokens)
+    torch.testing.assert_close(example.audio_tokens, tokens)
     made.check_draw(DrawConfig(6, context=2))
     for draw in (DrawConfig(5, context=2), DrawConfig(6), DrawConfig(6, context=2, least=3)):
         with pytest.raises(UserError, match=r"draw.frames=6, draw.context=2 and draw.least=null"):
@@ -779,7 +799,7 @@ def test_arcface_is_asked_for_the_aligned_portrait(monkeypatch):
 
 def test_stable_diffusion_fills_denoiser_and_reference_from_a_pipeline_s_folder(tmp_path):
     torch.manual_seed(9)
-    build_unet(LATENT, **UNET).save_pretrained(tmp_path / "unet")
+    build_unet(LATENT, UNetConfig(**UNET)).save_pretrained(tmp_path / "unet")
     theirs = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     made = stage(ImageStage, init_from=str(tmp_path))
     made.start()

@@ -8,8 +8,8 @@ from tests.dawn.test_traps import AUDIO, LATENT, LFG, SIZE
 from tests.toys import request
 from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
-from thbench.dawn.a2v_net import A2VNet
-from thbench.dawn.lfg import LatentFlowGenerator
+from thbench.dawn.a2v_net import A2VNet, A2VNetConfig
+from thbench.dawn.lfg import LatentFlowGenerator, LatentFlowGeneratorConfig
 from thbench.dawn.pbnet import PBNet
 from thbench.generation.runner import generate
 from thbench.training.stage import StageContext
@@ -18,7 +18,7 @@ SMALL = {"dim": 8, "mults": (1,), "heads": 1, "head_dim": 8, "normalize": "locat
 
 
 def net(features, scale, **options):
-    made = A2VNet(AUDIO, features, LATENT, **(SMALL | options))
+    made = A2VNet(AUDIO, features, LATENT, A2VNetConfig(**(SMALL | options)))
     stats = made.statistics["flow"]
     stats.mean.fill_(0.1 * scale)
     stats.variance.fill_(scale**2)
@@ -29,7 +29,7 @@ def net(features, scale, **options):
 def build():
     def made(plan=None, **options):
         torch.manual_seed(0)
-        lfg = LatentFlowGenerator(**LFG)
+        lfg = LatentFlowGenerator(LatentFlowGeneratorConfig(**LFG))
         pbnet = PBNet(AUDIO, latent=8, widths=[8, 8, 8], dim=8, hidden=16)
         nets = {
             "lfg": lfg,
@@ -85,7 +85,7 @@ def test_the_gaps_network_is_shown_the_keys_at_its_scale_and_its_own_conditions(
     assert torch.equal(seen[:, :, :2], context)
     assert torch.equal(seen[:, :, 2:], noisy[:, :, 2:])
     assert torch.equal(static, given.gaps.static)
-    assert not torch.equal(static, given.static)
+    assert not torch.equal(static, given.keys.flow.static)
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def test_each_frame_is_decoded_at_the_scale_of_the_network_that_made_it(build):
         strategy.gaps.to_latent(flow, occlusion),
         strategy.a2v.to_latent(flow, occlusion),
     )
-    wanted = strategy.lfg.decode(given.source, flow, occlusion)
+    wanted = strategy.lfg.decode(given.flow.source, flow, occlusion)
     made = strategy.decode(latents, torch.arange(9), given)
     torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-3)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from baselines.windows import WindowStage, take
+from baselines.windows import WindowStage, gather_frames
 from tests.dawn.test_a2v import AUDIO, SIZE, SMALL, Planted, batch
 from thbench.config import DrawConfig
 from thbench.core.errors import UserError
@@ -64,7 +64,7 @@ def test_training_shows_the_windows_of_the_plan_and_all_kinds_of_them(plan, wind
     found = set()
     for _ in range(200):
         chosen, high = trained.draw_window(drawn)
-        places = trained.lay(chosen, data).flatten(0, 1)
+        places = trained.place_windows(chosen, data).flatten(0, 1)
         assert places.max() < drawn
         n_seen = len(chosen.observe)
         t = trained.levels_of(chosen, high, places.shape[:1], "cpu")
@@ -78,7 +78,7 @@ def test_training_shows_the_windows_of_the_plan_and_all_kinds_of_them(plan, wind
 def test_a_window_is_laid_at_every_place_that_the_drawn_frames_have_for_it():
     trained, data = stage({"name": "sar", "segment": 6, "overlap": 3}, clip=[20, 20]), batch(2, 13)
     window = plans.sar(20, 6, 3)[1][0]
-    begins = torch.cat([trained.lay(window, data)[..., 0] for _ in range(50)], dim=1)
+    begins = torch.cat([trained.place_windows(window, data)[..., 0] for _ in range(50)], dim=1)
     for clip in begins:
         assert set(clip.tolist()) == set(range(13 - 9 + 1))
     assert not torch.equal(*begins)
@@ -139,7 +139,7 @@ def test_all_frames_at_once_is_the_training_of_dawn():
         stage({"name": "nar"}),
         A2VStage(StageContext(size=SIZE, audio_dim=AUDIO, needs={"lfg": Planted()}), net=SMALL),
     )
-    shown, latent, given = nar.show(data, nar.lay(*nar.draw_window(6)[:1], data))
+    shown, latent, given = nar.window_batch(data, nar.place_windows(*nar.draw_window(6)[:1], data))
     expected, wanted = dawn.prepare(data)
     torch.testing.assert_close(latent, expected)
     assert torch.equal(shown.frames, data.frames)
@@ -196,7 +196,7 @@ def test_only_frames_to_be_made_count_in_the_loss():
 
 def test_the_portrait_stands_in_for_missing_frames_and_is_no_statistic():
     data = batch(2, 5)
-    taken = take(data, torch.tensor([[SOURCE, SOURCE, 0], [SOURCE, 3, 4]]))
+    taken = gather_frames(data, torch.tensor([[SOURCE, SOURCE, 0], [SOURCE, 3, 4]]))
     assert taken.frames.tolist() == [[SOURCE, SOURCE, 3], [SOURCE, 6, 7]]
     assert torch.equal(taken.video[0, 1], data.source[0])
     assert torch.equal(taken.video[1, 1], data.video[1, 3])
@@ -227,7 +227,7 @@ def test_what_is_observed_is_put_to_use():
         return data
 
     def error(data):
-        shown, latent, given = trained.show(data, trained.lay(window, data))
+        shown, latent, given = trained.window_batch(data, trained.place_windows(window, data))
         t = torch.full(shown.frames.shape, 990)
         t[:, :2] = 0
         torch.manual_seed(7)

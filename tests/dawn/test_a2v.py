@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -6,8 +8,8 @@ from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.dawn.a2v import A2VStage, sample
-from thbench.dawn.a2v_net import A2VNet, FlowDenoiser
-from thbench.dawn.lfg import SourceFeatures
+from thbench.dawn.a2v_net import A2VNet, A2VNetConfig, FlowDenoiser
+from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.generation.plans import SOURCE
 from thbench.nn.regions import FACE, LIPS, region_mask
 from thbench.training.stage import StageContext
@@ -16,13 +18,13 @@ SIZE, LATENT, FEATURES, AUDIO = 16, 8, 5, 4
 SMALL = {"dim": 16, "mults": (1, 2), "heads": 2, "head_dim": 8}
 
 
-class Planted(nn.Module):
+class Planted(LatentFlowGenerator):
     """A latent flow generator whose flow is the mean colour of the frame."""
 
     latent_dim = FEATURES
 
     def __init__(self):
-        super().__init__()
+        nn.Module.__init__(self)
         self.calls = []
         self.weight = nn.Parameter(torch.ones(1))
 
@@ -90,12 +92,12 @@ def conditions(net, n=12, b=1, **changes):
 
 def small_net(**options):
     torch.manual_seed(1)
-    return A2VNet(AUDIO, FEATURES, LATENT, **(SMALL | options)).eval()
+    return A2VNet(AUDIO, FEATURES, LATENT, A2VNetConfig(**(SMALL | options))).eval()
 
 
 def test_paper_scale_has_the_published_size():
     with torch.device("meta"):
-        net = A2VNet(audio_dim=1024, feature_dim=256, latent_size=32)
+        net = A2VNet(1024, 256, 32, A2VNetConfig())
     size = sum(p.numel() for p in net.parameters())
     assert size == pytest.approx(49.9e6, rel=0.02)
     assert net.unet.stem.in_channels + net.unet.stem_static.in_channels == 275
@@ -354,7 +356,7 @@ def test_the_portrait_has_no_sound():
     noisy, t = torch.randn(1, 3, 3, LATENT, LATENT), torch.tensor([[0, 500, 500]])
     keep = torch.tensor([[False, True, True]])
     expected = net(noisy, t, torch.tensor([[5, 6, 7]]), given.at(frames), keep)
-    made = denoiser.denoise(noisy, t, frames, given, None)
+    made = denoiser.denoise(noisy, t, frames, SimpleNamespace(flow=given), None)
     torch.testing.assert_close(made, expected)
 
 
@@ -362,7 +364,7 @@ def test_the_portrait_has_no_sound():
 def test_windows_of_one_portrait_are_a_batch():
     net = small_net()
     denoiser = FlowDenoiser(net)
-    given = conditions(net)
+    given = SimpleNamespace(flow=conditions(net))
     frames = torch.tensor([[0, 1, 2], [6, 7, 8]])
     noisy, t = torch.randn(2, 3, 3, LATENT, LATENT), torch.randint(1, 1000, (2, 3))
     both = denoiser.denoise(noisy, t, frames, given, None)
@@ -376,7 +378,7 @@ def test_windows_of_one_portrait_are_a_batch():
 def test_guidance_extrapolates_from_the_prediction_without_conditions():
     net = small_net()
     frames = torch.arange(4)[None]
-    given = conditions(net)
+    given = SimpleNamespace(flow=conditions(net))
     args = (torch.randn(1, 3, 4, LATENT, LATENT), torch.full((1, 4), 500), frames, given, None)
     with_, without = FlowDenoiser(net).denoise(*args), FlowDenoiser(net, 0.0).denoise(*args)
     assert (with_ - without).abs().max() > 1e-4
@@ -431,7 +433,7 @@ def test_it_learns_flows_that_follow_the_sound():
     torch.manual_seed(0)
     one = {k: v[:1] for k, v in given.tokens.items()}
     given.tokens, given.static = one, given.static[:1]
-    made = sample(FlowDenoiser(trained.net), given, fresh.frames[:1], SamplerConfig(steps=8))
+    made = sample(trained.net, given, fresh.frames[:1], SamplerConfig(steps=8))
     pair = torch.stack([made[0].flatten(), truth[0].flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.6
 

@@ -7,7 +7,7 @@ from thbench.config import OptimConfig
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.dawn import lfg
-from thbench.dawn.lfg import LatentFlowGenerator, LFGStage
+from thbench.dawn.lfg import LatentFlowGenerator, LatentFlowGeneratorConfig, LFGStage
 from thbench.dawn.lfg_losses import pixel_weight, psnr
 from thbench.dawn.motion import (
     REACH,
@@ -39,7 +39,7 @@ REFINED = {**TINY, "refinement": [4, 16, 2], "own_gate": True, "sees_flow": True
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return LatentFlowGenerator(**REFINED).eval()
+    return LatentFlowGenerator(LatentFlowGeneratorConfig(**REFINED)).eval()
 
 
 def pictures(n, seed=0):
@@ -90,7 +90,7 @@ def spd(*shape, seed=0):
 
 def test_sizes_at_paper_scale_are_the_published_ones():
     with torch.device("meta"):
-        net = LatentFlowGenerator()
+        net = LatentFlowGenerator(LatentFlowGeneratorConfig())
     size = {
         name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()
     }
@@ -148,7 +148,7 @@ def test_region_maps_carry_driving_regions_onto_source_regions():
 
 @pytest.mark.parametrize("arguments", [TINY, REFINED])
 def test_shapes_and_ranges(arguments):
-    net = LatentFlowGenerator(**arguments).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**arguments)).eval()
     source, driving = pictures(3), pictures(3, seed=1)
     features = net.encode(source)
     assert features.latent.shape == (3, net.latent_dim, 16, 16)
@@ -165,7 +165,7 @@ def test_shapes_and_ranges(arguments):
 
 @pytest.mark.parametrize("arguments", [TINY, REFINED])
 def test_flows_of_several_frames_of_a_portrait_are_those_of_each_pair(arguments):
-    net = LatentFlowGenerator(**arguments).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**arguments)).eval()
     portraits, frames = pictures(2), pictures(6, seed=1)
     together = net.flow(portraits, frames)
     pairs = net.flow(portraits.repeat_interleave(3, dim=0), frames)
@@ -203,7 +203,7 @@ def test_portraits_and_frames_must_match(net):
 
 
 def test_occlusion_of_one_shows_the_warped_portrait():
-    net = LatentFlowGenerator(**TINY).eval()
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**TINY)).eval()
     source = pictures(1)
     flow = torch.zeros(1, 2, 16, 16)
     flow[:, 0] = 2 * 2 / 32  # two pixels
@@ -213,8 +213,8 @@ def test_occlusion_of_one_shows_the_warped_portrait():
 
 def test_the_flow_is_made_of_regions_and_background():
     """MRAA's bottleneck: the driving picture acts through these alone."""
-    net = LatentFlowGenerator(**TINY).eval()
-    image = net.shrink(pictures(1))
+    net = LatentFlowGenerator(LatentFlowGeneratorConfig(**TINY)).eval()
+    image = net.downsample(pictures(1))
     regions, background = net.region_predictor(image), torch.eye(2, 3)[None]
     flow, _ = net.flow_predictor(image, regions, regions, background)
     assert flow.abs().max() < 1e-4  # nothing moved
@@ -316,7 +316,7 @@ def test_the_loss_is_of_frames_made_from_their_own_portraits_with_its_weights(mo
     assert torch.equal(occlusion, found.occlusion)
     assert (flow - found.flow).std().item() == pytest.approx(0.5, rel=0.1)
     (_, shown, regions), (shift, affine) = seen["equivariance"]
-    torch.testing.assert_close(shown, training.net.shrink(frames))
+    torch.testing.assert_close(shown, training.net.downsample(frames))
     assert regions is found.regions
     flow = found.flow
     uneven = flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean()
@@ -397,7 +397,7 @@ def test_samples_are_portrait_frame_and_reconstruction():
 
 
 def test_wrong_options_are_told():
-    with pytest.raises(UserError, match="'regions'"):
+    with pytest.raises(TypeError, match="'region'"):  # ``build_stage`` says which is meant
         stage(net={"region": 3})
     with pytest.raises(UserError, match="perceptual must be"):
         stage(perceptual="lpips")

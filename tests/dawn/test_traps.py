@@ -19,9 +19,9 @@ from tests.toys import request
 from thbench.config import SamplerConfig
 from thbench.dawn import a2v_net
 from thbench.dawn.a2v import A2VStage
-from thbench.dawn.a2v_net import A2VNet
+from thbench.dawn.a2v_net import A2VNet, A2VNetConfig
 from thbench.dawn.dawn import DAWN
-from thbench.dawn.lfg import LatentFlowGenerator
+from thbench.dawn.lfg import LatentFlowGenerator, LatentFlowGeneratorConfig
 from thbench.dawn.pbnet import PBNet
 from thbench.generation.runner import generate
 from thbench.nn import attention, transformer
@@ -48,10 +48,10 @@ sys.addaudithook(_watch)  # cannot be taken away again, so it is idle outside of
 
 def dawn(plan=None, window=20, steps=2, threshold=0.9):
     torch.manual_seed(0)
-    lfg = LatentFlowGenerator(**LFG)
+    lfg = LatentFlowGenerator(LatentFlowGeneratorConfig(**LFG))
     nets = {
         "lfg": lfg,
-        "a2v": A2VNet(AUDIO, lfg.latent_dim, LATENT, window=window, **UNET),
+        "a2v": A2VNet(AUDIO, lfg.latent_dim, LATENT, A2VNetConfig(window=window, **UNET)),
         "pbnet": PBNet(AUDIO, window=window, **MOTION),
     }
     sampler = SamplerConfig(steps=steps, spacing="trailing", threshold=threshold)
@@ -98,7 +98,7 @@ def test_conditions_are_the_same_in_training_and_at_generation():
     stage.net.load_state_dict(strategy.a2v.state_dict())
     own = ("audio", "pose", "eyes", "source", "source_pose", "source_eyes", "source_landmarks")
     asked = replace(ask(6), **{name: getattr(clip, name)[0] for name in own})
-    shown, made = stage.eval().prepare(clip)[1], strategy.encode(asked)
+    shown, made = stage.eval().prepare(clip)[1], strategy.encode(asked).flow
     for kind in ("audio", "pose", "eyes"):
         torch.testing.assert_close(made.tokens[kind], shown.tokens[kind])
     torch.testing.assert_close(made.static, shown.static)

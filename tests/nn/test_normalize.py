@@ -5,11 +5,11 @@ from torch import nn
 from thbench.nn import normalize
 from thbench.nn.normalize import (
     RunningStats,
+    audio_stats,
     count_in_parts,
     eyes_stats,
     pose_stats,
-    shown_once,
-    sound_stats,
+    unrepeated_frames,
 )
 
 
@@ -71,7 +71,7 @@ def test_a_large_mean_costs_no_precision():
 
 def test_constant_channels_and_a_few_loud_ones_leave_the_others_alone():
     torch.manual_seed(0)
-    stats = sound_stats(20)
+    stats = audio_stats(20)
     size = torch.ones(20)
     size[0], size[1] = 0.0, 100.0
     values = torch.randn(4000, 20) * size + 3
@@ -79,7 +79,7 @@ def test_constant_channels_and_a_few_loud_ones_leave_the_others_alone():
     made = stats(values)
     assert made[:, 0].abs().max() < 0.01
     torch.testing.assert_close(made[:, 1:].std(0), torch.ones(19), rtol=0.05, atol=0)
-    silence = sound_stats(4)
+    silence = audio_stats(4)
     silence.update(torch.full((100, 4), -2.5))
     assert silence(torch.full((4,), -2.5) + 1e-6).abs().max() < 0.01
 
@@ -100,7 +100,7 @@ def test_poses_that_never_change_are_not_blown_up():
 
 def test_stand_ins_and_repeated_frames_are_no_data():
     frames = torch.tensor([[-1, -1, 0, 1], [3, 4, 4, 4], [0, 0, 1, 2]])
-    assert shown_once(frames).tolist() == [
+    assert unrepeated_frames(frames).tolist() == [
         [False, False, True, True],
         [True, True, False, False],
         [True, False, True, True],

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from thbench.nn.attention import local_attention_mask
-from thbench.nn.unet3d import TokenAttention, UNet3D, sinusoid
+from thbench.nn.unet3d import TokenAttention, UNet3D, UNet3DConfig, sinusoid
 
 KINDS = {"audio": 5, "pose": 6}
 
@@ -10,7 +10,7 @@ KINDS = {"audio": 5, "pose": 6}
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return UNet3D(3, 7, KINDS, dim=16, mults=(1, 2), heads=2, head_dim=8).eval()
+    return UNet3D(3, 7, KINDS, UNet3DConfig(dim=16, mults=(1, 2), heads=2, head_dim=8)).eval()
 
 
 def inputs(b=2, n=5, size=8):
@@ -25,7 +25,7 @@ def inputs(b=2, n=5, size=8):
 
 def test_shape_and_gradient_reach_every_parameter():
     torch.manual_seed(0)
-    net = UNet3D(3, 7, KINDS, dim=16, mults=(1, 2), heads=2, head_dim=8)
+    net = UNet3D(3, 7, KINDS, UNet3DConfig(dim=16, mults=(1, 2), heads=2, head_dim=8))
     noisy, t, _, tokens, keep, band = inputs()
     out = net(noisy, t, net.stem_static(torch.randn(2, 7, 8, 8)), tokens, keep, band)
     assert out.shape == noisy.shape
@@ -110,7 +110,7 @@ def test_token_attention_is_softmax_attention_over_token_and_null():
 
 @torch.no_grad()
 def test_a_net_without_conditions_runs():
-    net = UNet3D(3, 7, {}, dim=16, mults=(1, 2), heads=2, head_dim=8)
+    net = UNet3D(3, 7, {}, UNet3DConfig(dim=16, mults=(1, 2), heads=2, head_dim=8))
     noisy, t, static, _, keep, band = inputs()
     assert net(noisy, t, static, {}, keep, band).shape == noisy.shape
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from baselines.autoencoder import Autoencoder
 from baselines.hallo.temporal import build_temporal
-from baselines.hallo.walk import build_unet
+from baselines.hallo.unet_forward import UNetConfig, build_unet
 from metrics.extractors.synthetic import SyntheticFace
 from metrics.perceptual import build, lpips_distance
 from thbench.data.embedding.encoders import encoder
@@ -85,9 +85,10 @@ def test_states_of_sound(tmp_path, name, model, config, kind):
 
 
 def test_hallo_s_networks():
-    unet = build_unet(
-        4, channels=(8, 16), attends=(True, False), layers=1, heads=2, groups=4, token_dim=8
+    sizes = UNetConfig(
+        channels=(8, 16), attends=(True, False), layers=1, heads=2, groups=4, token_dim=8
     )
+    unet = build_unet(4, sizes)
     noise = planted(unet)(wave(2, 4, 8, 8), torch.tensor([3, 700]), wave(2, 5, 8)).sample
     assert summary(noise) == near([-0.008468, 0.315026, -0.226878, -0.046152, -0.20596], 1e-3)
     adapter = planted(build_temporal((8, 16), 1, heads=2, groups=4, longest=16, mid=False))

@@ -24,7 +24,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -246,6 +246,7 @@ def _declared(kind: type) -> dict[str, Any]:
 def _hints(owner: type) -> dict[str, Any]:
     """Types of a constructor's parameters; none where they cannot be evaluated."""
     try:
-        return typing.get_type_hints(vars(owner)["__init__"])
+        # A dataclass's constructor has the fields of other modules' dataclasses as well.
+        return typing.get_type_hints(owner if is_dataclass(owner) else vars(owner)["__init__"])
     except Exception:
         return {}

@@ -1,4 +1,4 @@
-"""Training of DAWN's audio-to-video flow diffusion: sound and motion to flows (section 3.3)."""
+"""Training of DAWN's audio-to-video flow diffusion: audio and motion to flows (section 3.3)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
-from thbench.dawn.a2v_net import A2VNet, FlowConditions, FlowDenoiser
+from thbench.dawn.a2v_net import A2VNet, A2VNetConfig, FlowConditions
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion.losses import frame_mean, region_mean
 from thbench.diffusion.process import sample_together
-from thbench.nn.normalize import shown_once
+from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask, region_mask
 from thbench.training.stage import Stage, StageContext
 
@@ -39,7 +39,7 @@ class A2VStage(Stage):
 
     Args:
         context: ``needs`` holds ``lfg``.
-        net: arguments of ``A2VNet``.
+        net: ``A2VNetConfig``, as a mapping.
         loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
             clean value's error.
         w_lip: weight of the lips' error in place of ``loss``'s; what it is divided by stays.
@@ -50,7 +50,7 @@ class A2VStage(Stage):
 
     stable_name = "dawn.a2v"
     neutral = ("chunk",)
-    config_blocks: ClassVar[Blocks] = {"net": A2VNet}
+    config_blocks: ClassVar[Blocks] = {"net": A2VNetConfig}
     net: A2VNet
     version: ClassVar[int] = 2
 
@@ -72,7 +72,8 @@ class A2VStage(Stage):
             raise UserError(f"levels must be 'clip' or 'frame', not '{levels}'.")
         lfg = self.lfg
         size = lfg.latent_size(context.size)
-        self.net = A2VNet(context.audio_dim, lfg.latent_dim, size, **(net or {}))
+        config = A2VNetConfig(**(net or {}))
+        self.net = A2VNet(context.audio_dim, lfg.latent_dim, size, config)
         self.w_lip, self.w_clean = LOSSES[loss]
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip
@@ -80,9 +81,8 @@ class A2VStage(Stage):
 
     @property
     def lfg(self) -> LatentFlowGenerator:
-        if "lfg" not in self.frozen:
-            raise UserError("The a2v stage needs a trained latent flow generator: needs: [lfg].")
-        return self.frozen["lfg"].module  # type: ignore[return-value]
+        """The trained latent flow generator."""
+        return self.needed("lfg", LatentFlowGenerator)
 
     def trained_for(self) -> dict[str, Any]:
         return {"observed": 0, "levels": self.levels}
@@ -143,7 +143,7 @@ class A2VStage(Stage):
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         flow, occlusion, source = self._flows(batch)
-        real = shown_once(batch.frames)
+        real = unrepeated_frames(batch.frames)
         seen = real & batch.valid
         self.net.observe_statistics(
             flow[seen.flatten()],
@@ -173,25 +173,30 @@ class A2VStage(Stage):
         """The first clip: what was filmed beside what is made from noise in ten steps."""
         first = batch.map(lambda tensor: tensor[:1])
         _, given = self.prepare(first)
-        latent = sample(FlowDenoiser(self.net), given, first.frames, SamplerConfig(steps=10))
+        latent = sample(self.net, given, first.frames, SamplerConfig(steps=10))
         made = self.lfg.decode(given.source, *self.net.from_latent(latent[0].transpose(0, 1)))
         return {"generated": torch.cat([to_unit(first.video[0]), made], dim=-1)}
 
 
 @torch.no_grad()
-def sample(
-    denoiser: FlowDenoiser, given: FlowConditions, frames: Tensor, config: SamplerConfig
-) -> Tensor:
-    """All frames of one clip at once, from torch's own noise: latents (1, 3, T, h, w).
+def sample(net: A2VNet, given: FlowConditions, frames: Tensor, config: SamplerConfig) -> Tensor:
+    """All frames of one clip at once, from torch's own noise, for a look during training.
 
-    For looking on during training; ``given`` has the conditions of frames (1, T) in that order.
-    Videos are made by ``thbench.generation.runner``.
+    ``thbench.generation.runner`` generates videos.
+
+    Args:
+        net: the denoising network.
+        given: conditions of exactly these frames.
+        frames: (1, T), their indices in the clip.
+        config: of the sampler.
+
+    Returns:
+        Latents (1, 3, T, h, w).
     """
-    process = denoiser.net.process
-    shape = (1, denoiser.net.shape[0], frames.shape[1], *denoiser.net.shape[1:])
+    shape = (1, net.shape[0], frames.shape[1], *net.shape[1:])
     keep = torch.ones_like(frames, dtype=torch.bool)
 
     def predict(noisy: Tensor, t: Tensor) -> Tensor:
-        return denoiser.net(noisy, t, frames, given, keep)
+        return net(noisy, t, frames, given, keep)
 
-    return sample_together(process, predict, torch.randn(shape, device=frames.device), config)
+    return sample_together(net.process, predict, torch.randn(shape, device=frames.device), config)

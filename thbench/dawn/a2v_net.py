@@ -7,9 +7,9 @@ portrait's, and all conditions normalised by the data's statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,17 +22,17 @@ from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
-from thbench.nn.input_init import share
-from thbench.nn.normalize import RunningStats, eyes_stats, pose_stats, sound_stats
+from thbench.nn.input_init import equal_shares
+from thbench.nn.normalize import RunningStats, audio_stats, eyes_stats, pose_stats
 from thbench.nn.regions import region_mask
-from thbench.nn.unet3d import UNet3D
+from thbench.nn.unet3d import UNet3D, UNet3DConfig
 
 FLOW_DIM = 3
 
 
 @dataclass
 class FlowConditions:
-    """What flows are made from; all windows of a clip share it.
+    """Conditions of flows, shared by all windows of a clip.
 
     Attributes:
         tokens: (B, T, width) by kind of condition (``audio``, ``pose``, ``eyes``), normalised.
@@ -47,22 +47,17 @@ class FlowConditions:
     def at(self, frames: Tensor) -> FlowConditions:
         """Conditions of one clip for windows of it, (B, T) true indices.
 
-        The portrait (a negative index) has no sound; ``A2VNet`` hides its tokens.
+        The portrait (a negative index) has no audio; ``A2VNet`` hides its tokens.
         """
         chosen = {kind: token[0, frames.clamp(min=0)] for kind, token in self.tokens.items()}
         return replace(self, tokens=chosen)
 
 
-class A2VNet(nn.Module):
-    """The denoising network with all that belongs to it: face mask, statistics, noise process.
+@dataclass(frozen=True, kw_only=True)
+class A2VNetConfig(UNet3DConfig):
+    """The ``net:`` block of ``A2VStage``; the defaults are the paper's.
 
-    The defaults are the paper's.
-
-    Args:
-        audio_dim: D, channels of the audio embedding.
-        feature_dim: channels of the portrait's latent.
-        latent_size: h = w of flow and latent.
-        dim, mults, heads, head_dim: see ``UNet3D``.
+    Attributes:
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the latent, moved to channels.
         mask_dim: channels of the embedded face mask.
         window: frames that temporal attention reaches over, half on either side, or None.
@@ -76,63 +71,54 @@ class A2VNet(nn.Module):
 
     config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
 
+    patch: int = 1
+    mask_dim: int = 16
+    window: int | None = 80
+    use_pose: bool = True
+    use_eyes: bool = True
+    normalize: str = "none"
+    floor: float = 0.3
+    shortcut: bool = False
+    process: Mapping[str, Any] | None = None
+
+
+class A2VNet(nn.Module):
+    """The denoising network with all that belongs to it: face mask, statistics, noise process.
+
+    Args:
+        audio_dim: D, channels of the audio embedding.
+        feature_dim: channels of the portrait's latent.
+        latent_size: h = w of flow and latent.
+        config: sizes and switches.
+
+    Raises:
+        UserError: a value out of range, or a size that the levels do not divide.
+    """
+
     def __init__(
-        self,
-        audio_dim: int,
-        feature_dim: int,
-        latent_size: int,
-        *,
-        dim: int = 64,
-        mults: Sequence[int] = (1, 2, 4, 8),
-        heads: int = 8,
-        head_dim: int = 32,
-        patch: int = 1,
-        mask_dim: int = 16,
-        window: int | None = 80,
-        use_pose: bool = True,
-        use_eyes: bool = True,
-        normalize: str = "none",
-        floor: float = 0.3,
-        shortcut: bool = False,
-        process: Mapping[str, Any] | None = None,
+        self, audio_dim: int, feature_dim: int, latent_size: int, config: A2VNetConfig
     ) -> None:
         super().__init__()
-        self.process = GaussianDiffusion(**(process or {}))
-        _check(normalize, shortcut, self.process, latent_size, patch * 2 ** (len(mults) - 1))
-        self.latent_size, self.patch, self.window = latent_size, patch, window
+        self.process = GaussianDiffusion(**(config.process or {}))
+        _check(config, self.process, latent_size)
+        self.latent_size, self.patch, self.window = latent_size, config.patch, config.window
         kinds = {"audio": audio_dim}
-        kinds |= {"pose": POSE_DIM} if use_pose else {}
-        kinds |= {"eyes": EYES_DIM} if use_eyes else {}
-        area = patch**2
-        self.unet = UNet3D(
-            FLOW_DIM * area,
-            (feature_dim + mask_dim) * area,
-            kinds,
-            dim=dim,
-            mults=mults,
-            heads=heads,
-            head_dim=head_dim,
-            token_heads=heads,
-            token_head_dim=head_dim,
-        )
-        self.mask_encoder = nn.Sequential(
-            nn.Conv2d(1, mask_dim // 2, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(mask_dim // 2, mask_dim, 3, stride=2, padding=1),
-            # What is the same everywhere says nothing, and would drown where the face is.
-            nn.InstanceNorm2d(mask_dim),
-        )
-        share(self.unet.stem_static, (feature_dim * area, mask_dim * area))
+        kinds |= {"pose": POSE_DIM} if config.use_pose else {}
+        kinds |= {"eyes": EYES_DIM} if config.use_eyes else {}
+        area, mask_dim = config.patch**2, config.mask_dim
+        self.unet = UNet3D(FLOW_DIM * area, (feature_dim + mask_dim) * area, kinds, config)
+        self.mask_encoder = _mask_encoder(mask_dim)
+        equal_shares(self.unet.stem_static, (feature_dim * area, mask_dim * area))
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
-        found = {"audio": sound_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
+        found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
-        if normalize == "location":
-            self.statistics["flow"] = RunningStats(shape, floor=floor)
+        if config.normalize == "location":
+            self.statistics["flow"] = RunningStats(shape, floor=config.floor)
         else:
             self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
-        if shortcut:
+        if config.shortcut:
             self.shortcut = nn.Linear(sum(kinds.values()), FLOW_DIM * latent_size**2, bias=False)
             nn.init.zeros_(self.shortcut.weight)
 
@@ -142,13 +128,19 @@ class A2VNet(nn.Module):
         return self.statistics["flow"](latent) if "flow" in self.statistics else latent
 
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo ``to_latent``; the occlusion is clamped to [0, 1]."""
+        """Undo ``to_latent``: flow (N, 2, h, w), occlusion (N, 1, h, w) clamped to [0, 1]."""
         if "flow" in self.statistics:
             latent = _stats(self.statistics["flow"]).inverse(latent)
         return latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
 
     def observe_statistics(self, flow: Tensor, occlusion: Tensor, **conditions: Tensor) -> None:
-        """Let training data count towards the statistics, while they are being found."""
+        """Add training data to the statistics until these are frozen.
+
+        Args:
+            flow: (N, 2, h, w).
+            occlusion: (N, 1, h, w) in [0, 1].
+            conditions: (M, width) by kind; M may differ between kinds.
+        """
         latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
         values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
@@ -169,8 +161,8 @@ class A2VNet(nn.Module):
             source: features of B portraits.
             landmarks: (B, 478, 3), theirs.
             audio: (B, T, D).
-            pose: (B, T, 6), differences to the portraits'; not looked at by a net without poses.
-            eyes: (B, T, 2), likewise.
+            pose: (B, T, 6), differences to the portraits'; ignored by a network without poses.
+            eyes: (B, T, 2), differences to the portraits'; ignored by a network without eyes.
         """
         given = {"audio": audio, "pose": pose, "eyes": eyes}
         tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
@@ -220,10 +212,10 @@ class A2VNet(nn.Module):
         static: Tensor,
         keep: Tensor,
     ) -> Tensor:
-        band = local_attention_mask(places, self.window, noisy.device)
+        local_mask = local_attention_mask(places, self.window, noisy.device)
         seen = self._standardised(noisy, t).transpose(1, 2)
         cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
-        made = self.unet(cells, t, static, tokens, keep, band).transpose(1, 2)
+        made = self.unet(cells, t, static, tokens, keep, local_mask).transpose(1, 2)
         made = F.pixel_shuffle(made, self.patch)
         if self.shortcut is not None:
             seen = torch.cat([tokens[kind] for kind in self.kinds], dim=-1) * keep[..., None]
@@ -244,6 +236,12 @@ class A2VNet(nn.Module):
         return (noisy - kept.sqrt() * mean) / (kept * deviation.square() + added).sqrt()
 
 
+class HasFlow(Protocol):
+    """Conditions of a clip, among them those of its flows."""
+
+    flow: FlowConditions
+
+
 class FlowDenoiser(Denoiser):
     """``A2VNet`` as ``thbench.generation.runner`` runs it.
 
@@ -256,16 +254,21 @@ class FlowDenoiser(Denoiser):
         self.net, self.guidance = net, guidance
         self.branches = 1 if guidance == 1 else 2
 
-    def latent_shape(self, conditions: FlowConditions) -> tuple[int, ...]:
+    def latent_shape(self, conditions: Any) -> tuple[int, ...]:
         return self.net.shape
 
-    def observe(self, clean: Tensor, frames: Tensor, conditions: FlowConditions) -> Any:
+    def observe(self, clean: Tensor, frames: Tensor, conditions: Any) -> Any:
         return None
 
+    def flow_conditions(self, conditions: Any) -> FlowConditions:
+        """Those of this network's flows, among the clip's conditions."""
+        has_flow: HasFlow = conditions
+        return has_flow.flow
+
     def denoise(
-        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: FlowConditions, context: Any
+        self, noisy: Tensor, t: Tensor, frames: Tensor, conditions: Any, context: Any
     ) -> Tensor:
-        given = conditions.at(frames)
+        given = self.flow_conditions(conditions).at(frames)
         keep = torch.ones_like(frames, dtype=torch.bool)
         prediction = self.net(noisy, t, frames, given, keep)
         if self.guidance == 1:
@@ -274,12 +277,22 @@ class FlowDenoiser(Denoiser):
         return torch.lerp(without, prediction, self.guidance)
 
 
-def _check(
-    normalize: str, shortcut: bool, process: GaussianDiffusion, latent_size: int, multiple: int
-) -> None:
-    if normalize not in ("location", "none"):
-        raise UserError(f"normalize must be 'location' or 'none', not '{normalize}'.")
-    if shortcut and process.prediction != "x0":
+def _mask_encoder(dim: int) -> nn.Sequential:
+    """Face masks (B, 1, 4 h, 4 w) to features (B, dim, h, w)."""
+    return nn.Sequential(
+        nn.Conv2d(1, dim // 2, 3, stride=2, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
+        # A constant over the frame carries no information, and would drown where the face is.
+        nn.InstanceNorm2d(dim),
+    )
+
+
+def _check(config: A2VNetConfig, process: GaussianDiffusion, latent_size: int) -> None:
+    if config.normalize not in ("location", "none"):
+        raise UserError(f"normalize must be 'location' or 'none', not '{config.normalize}'.")
+    multiple = config.patch * 2 ** (len(config.mults) - 1)
+    if config.shortcut and process.prediction != "x0":
         raise UserError("shortcut needs process.prediction=x0: conditions do not predict noise.")
     if latent_size % multiple:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,14 +22,16 @@ from thbench.training.stage import StageContext
 
 
 @dataclass
-class Conditions(FlowConditions):
-    """Conditions of the flows, and what they were made of.
+class Conditions:
+    """Conditions of a clip.
 
     Attributes:
+        flow: of its flows.
         portrait: (1, 3, H, W) in [0, 1].
         pose, eyes: (T, 6) and (T, 2), absolute, or None where the strategy follows none.
     """
 
+    flow: FlowConditions
     portrait: Tensor
     pose: Tensor | None
     eyes: Tensor | None
@@ -51,8 +53,8 @@ class DAWN(Strategy):
     """
 
     stable_name = "dawn"
-    roles: ClassVar[tuple[str, ...]] = ("lfg", "a2v")
-    optional_roles: ClassVar[tuple[str, ...]] = ("pbnet",)
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"lfg": LatentFlowGenerator, "a2v": A2VNet}
+    optional_roles: ClassVar[Mapping[str, type[nn.Module]]] = {"pbnet": PBNet}
     space = "flow"
 
     def __init__(
@@ -66,29 +68,29 @@ class DAWN(Strategy):
         window: int | str | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        lfg, a2v = self.nets["lfg"], self.nets["a2v"]
-        assert isinstance(lfg, LatentFlowGenerator)
-        assert isinstance(a2v, A2VNet)
-        self.lfg, self.a2v = lfg, a2v
+        self.lfg = self.network("lfg", LatentFlowGenerator)
+        self.a2v = self.network("a2v", A2VNet)
         self.guidance = _number(guidance)
         if window is not None:
-            for net in self.nets.values():
-                if isinstance(net, A2VNet):
-                    net.window = _window(window)
+            for net in self.denoising_networks():
+                net.window = _window(window)
+
+    def denoising_networks(self) -> list[A2VNet]:
+        """All networks that denoise flows."""
+        return [net for net in self.nets.values() if isinstance(net, A2VNet)]
 
     @property
     def follows(self) -> frozenset[str]:
-        nets = [net for net in self.nets.values() if isinstance(net, A2VNet)]
-        return frozenset({"pose", "eyes"} & {kind for net in nets for kind in net.kinds})
+        kinds = {kind for net in self.denoising_networks() for kind in net.kinds}
+        return frozenset({"pose", "eyes"} & kinds)
 
     def encode(self, request: Request) -> Conditions:
         portrait = to_unit(request.source)[None]
         pose, eyes = self._motion(request)
-        given = self.given(self.a2v, request, self.lfg.encode(portrait), pose, eyes)
-        base = {f.name: getattr(given, f.name) for f in fields(given)}
-        return Conditions(**base, portrait=portrait, pose=pose, eyes=eyes)
+        flow = self.flow_conditions(self.a2v, request, self.lfg.encode(portrait), pose, eyes)
+        return Conditions(flow, portrait, pose, eyes)
 
-    def given(
+    def flow_conditions(
         self,
         net: A2VNet,
         request: Request,
@@ -96,7 +98,15 @@ class DAWN(Strategy):
         pose: Tensor | None,
         eyes: Tensor | None,
     ) -> FlowConditions:
-        """What ``net`` makes the clip's flows from, for a motion (T, 6) and (T, 2) or none."""
+        """What ``net`` generates the clip's flows from.
+
+        Args:
+            net: the denoising network.
+            request: of T frames.
+            source: the portrait's features.
+            pose: (T, 6), absolute, or None where no network follows poses.
+            eyes: (T, 2), absolute, or None.
+        """
         return net.conditions(
             source,
             request.source_landmarks[None],
@@ -116,7 +126,7 @@ class DAWN(Strategy):
         return [GenerationPass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
-        return self.lfg.decode(conditions.source, *self.a2v.from_latent(latents))
+        return self.lfg.decode(conditions.flow.source, *self.a2v.from_latent(latents))
 
     def motion(self, conditions: Conditions) -> tuple[Tensor | None, Tensor | None]:
         return conditions.pose, conditions.eyes
@@ -135,12 +145,10 @@ class DAWN(Strategy):
             return request.pose, request.eyes
         if "pbnet" not in self.nets:
             raise UserError(
-                "This strategy follows a head motion but has no network that makes one: give a"
+                "This strategy follows a head motion but has no network that generates one: give a"
                 " motion (eval: a protocol with ground-truth poses), or nets.pbnet=pbnet."
             )
-        pbnet = self.nets["pbnet"]
-        assert isinstance(pbnet, PBNet)
-        pose, eyes = pbnet.sample(
+        pose, eyes = self.network("pbnet", PBNet).sample(
             request.audio,
             request.source_pose,
             request.source_eyes,

@@ -1,9 +1,9 @@
-"""DAWN's latent flow generator: a portrait and a motion to a picture (section 3.2 of the paper).
+"""DAWN's latent flow generator: a portrait and a motion to an image (section 3.2 of the paper).
 
-A flow (where each latent pixel samples the portrait) and an occlusion map (how far it can) are all
-that the picture of a moment needs beside the portrait. This net finds them between two pictures of
-a clip, and makes the second picture from the first and them. Later a diffusion model makes them
-from sound.
+A flow (where each latent pixel samples the portrait) and an occlusion map (how far it can) describe
+a frame relative to the portrait. This network estimates both between two frames of a clip, and
+reconstructs the second frame from the first and them. A diffusion model later generates them from
+audio.
 
 The nets are those of MRAA (Siarohin et al., 2021). The decoder also warps its skip connections and
 ends with a blend of what it painted and the warped portrait, which DAWN's Eq. 4 leaves out and its
@@ -12,7 +12,6 @@ released model has.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from thbench.core.errors import UserError, did_you_mean
+from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.dawn.lfg_losses import pixel_weight, psnr, variation
@@ -39,7 +38,7 @@ from thbench.nn.warp import resize_to, warp_by_flow
 from thbench.training.reconstruction import ReconstructionStage, pairs
 from thbench.training.stage import StageContext
 
-FLOW_GAIN = 10.0  # brings flows, a tenth of the picture or less, to about +-1
+FLOW_GAIN = 10.0  # brings flows, a tenth of the image or less, to about +-1
 EXACT = 1e-4  # an occlusion nearer to 0 or 1 than this has no finite logit worth moving
 
 
@@ -57,6 +56,7 @@ class SourceFeatures:
 
     @property
     def latent(self) -> Tensor:
+        """(B, C, h, w), the coarsest features."""
         return self.levels[-1]
 
     def expand(self, n: int) -> SourceFeatures:
@@ -70,7 +70,7 @@ class SourceFeatures:
 
 
 class Encoder(nn.Module):
-    """Pictures (B, 3, H, W) to features at 1, 1/2, ... of their size."""
+    """Images (B, 3, H, W) to features at 1, 1/2, ... of their size."""
 
     def __init__(self, widths: Sequence[int], kernel: int) -> None:
         super().__init__()
@@ -78,6 +78,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, widths[i], H / 2**i, W / 2**i), finest first."""
         levels = [self.stem(image)]
         for block in self.down:
             levels.append(block(levels[-1]))
@@ -85,13 +86,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Warped features to pictures.
+    """Warped features to images.
 
     Args:
         widths: of the encoder's levels, finest first.
         blocks: residual blocks at the latent.
         kernel: of the last convolution.
-        own_gate: the blend of painted and warped picture is the occlusion moved by a map that the
+        own_gate: the blend of painted and warped image is the occlusion moved by a map that the
             decoder draws at full resolution; else it is the occlusion itself, as in MRAA.
         sees_flow: flow and occlusion are among its inputs; else it must guess from what is warped,
             as in MRAA, that lips drawn apart want a mouth between them.
@@ -108,7 +109,13 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(widths[0], 4 if own_gate else 3, kernel, padding=kernel // 2)
 
     def forward(self, source: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """See ``LatentFlowGenerator.decode``; ``source`` has as many portraits as frames."""
+        """Images (B, 3, H, W) in [0, 1].
+
+        Args:
+            source: features of one portrait per frame.
+            flow: (B, 2, h, w), in [-1, 1] units.
+            occlusion: (B, 1, h, w) in [0, 1].
+        """
         *finer, latent = (warp_by_flow(level, flow) for level in source.levels)
         x = latent * occlusion.to(latent.dtype)
         if self.entry is not None:
@@ -125,64 +132,76 @@ class Decoder(nn.Module):
         return torch.lerp(drawn[:, :3].sigmoid(), warp_by_flow(source.image, flow), gate)
 
 
-class LatentFlowGenerator(nn.Module):
-    """Portrait and motion to picture, and two pictures to motion.
+@dataclass(frozen=True, kw_only=True)
+class LatentFlowGeneratorConfig:
+    """The ``net:`` block of ``LFGStage``; the defaults are the paper's sizes.
 
-    The defaults are the paper's sizes. Heights and widths of pictures must be divisible by
-    ``multiple``, which is ``2 ** (down + blocks of the region and flow nets)``.
-
-    Args:
+    Attributes:
         regions: K, whose motions the flow is put together from.
         expansion, max_features: width of the generator's first level, and the most it grows to.
-        down: halvings from picture to latent; motion is looked for at the latent's resolution.
+        down: halvings from image to latent; motion is looked for at the latent's resolution.
         bottleneck: residual blocks at the latent.
         region_net, background_net, flow_net: (expansion, max_features, blocks) of their hourglass.
         temperature: of the regions' soft-max.
         kernel: of the first and last convolutions and of the heads.
-        refinement: of the net that finds what regions are too coarse for, likewise, or None (MRAA);
-            see ``Refinement``.
+        refinement: (expansion, max_features, blocks) of ``Refinement``, which finds motion that
+            regions are too coarse for; None for none, as MRAA.
         own_gate, sees_flow: see ``Decoder``.
     """
 
-    def __init__(
-        self,
-        *,
-        regions: int = 10,
-        expansion: int = 64,
-        max_features: int = 512,
-        down: int = 2,
-        bottleneck: int = 6,
-        region_net: Sequence[int] = (32, 1024, 5),
-        background_net: Sequence[int] = (32, 1024, 5),
-        flow_net: Sequence[int] = (64, 1024, 5),
-        temperature: float = 0.1,
-        kernel: int = 7,
-        refinement: Sequence[int] | None = None,
-        own_gate: bool = False,
-        sees_flow: bool = False,
-    ) -> None:
+    regions: int = 10
+    expansion: int = 64
+    max_features: int = 512
+    down: int = 2
+    bottleneck: int = 6
+    region_net: Sequence[int] = (32, 1024, 5)
+    background_net: Sequence[int] = (32, 1024, 5)
+    flow_net: Sequence[int] = (64, 1024, 5)
+    temperature: float = 0.1
+    kernel: int = 7
+    refinement: Sequence[int] | None = None
+    own_gate: bool = False
+    sees_flow: bool = False
+
+
+class LatentFlowGenerator(nn.Module):
+    """Portrait and motion to image, and two images to motion.
+
+    Heights and widths of images must be divisible by ``multiple``, which is
+    ``2 ** (down + blocks of the region and flow nets)``.
+
+    Args:
+        config: sizes and switches.
+
+    Raises:
+        UserError: an hourglass that is not three numbers.
+    """
+
+    def __init__(self, config: LatentFlowGeneratorConfig) -> None:
         super().__init__()
-        widths = [min(max_features, expansion * 2**i) for i in range(down + 1)]
-        self.down = down
-        self.multiple = 2 ** (down + max(_size(region_net)[2], _size(flow_net)[2]))
+        c, regions = config, config.regions
+        widths = [min(c.max_features, c.expansion * 2**i) for i in range(c.down + 1)]
+        region_size, flow_size = _size(c.region_net), _size(c.flow_net)
+        self.down = c.down
+        self.multiple = 2 ** (c.down + max(region_size[2], flow_size[2]))
         self.latent_dim = widths[-1]
-        self.encoder = Encoder(widths, kernel)
-        self.decoder = Decoder(widths, bottleneck, kernel, own_gate, sees_flow)
-        self.region_predictor = RegionPredictor(regions, _size(region_net), temperature, kernel)
-        self.background_predictor = BackgroundPredictor(_size(background_net))
-        self.flow_predictor = FlowPredictor(regions, _size(flow_net), kernel)
-        self.refine = Refinement(_size(refinement), 2**down) if refinement else None
+        self.encoder = Encoder(widths, c.kernel)
+        self.decoder = Decoder(widths, c.bottleneck, c.kernel, c.own_gate, c.sees_flow)
+        self.region_predictor = RegionPredictor(regions, region_size, c.temperature, c.kernel)
+        self.background_predictor = BackgroundPredictor(_size(c.background_net))
+        self.flow_predictor = FlowPredictor(regions, flow_size, c.kernel)
+        self.refine = Refinement(_size(c.refinement), 2**c.down) if c.refinement else None
 
     def latent_size(self, size: int) -> int:
-        """Height and width of latent, flow and occlusion for pictures of ``size`` pixels."""
+        """Height and width of latent, flow and occlusion for images of ``size`` pixels."""
         return size // 2**self.down
 
     def encode(self, source: Tensor) -> SourceFeatures:
         """Features of portraits (B, 3, H, W) in [0, 1]."""
         return SourceFeatures(source, self.encoder(source))
 
-    def shrink(self, image: Tensor) -> Tensor:
-        """Pictures at the latent's resolution."""
+    def downsample(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) at the latent's resolution, (B, 3, h, w)."""
         h, w = image.shape[-2:]
         return resize_to(image, (self.latent_size(h), self.latent_size(w)))
 
@@ -191,8 +210,8 @@ class LatentFlowGenerator(nn.Module):
 
         Args:
             source: (N, 3, H, W) in [0, 1], N portraits.
-            driving: (B, 3, H, W) likewise, with B a multiple of N: B / N frames of each portrait,
-                one portrait's behind the other's.
+            driving: (B, 3, H, W) in [0, 1], B a multiple of N: B / N frames of the first portrait,
+                then as many of the second, and so on.
 
         Returns:
             flow (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units; occlusion
@@ -202,11 +221,11 @@ class LatentFlowGenerator(nn.Module):
         return found.flow, found.occlusion
 
     def motion(self, source: Tensor, driving: Tensor) -> Motion:
-        """``flow``'s results, and what training asks of beside them."""
+        """Flow, occlusion and the driving images' regions, for training; arguments as ``flow``."""
         times, rest = divmod(len(driving), len(source))
         if rest:
             raise ValueError(f"{len(driving)} frames cannot be of {len(source)} portraits alike")
-        small, wanted = self.shrink(source), self.shrink(driving)
+        small, wanted = self.downsample(source), self.downsample(driving)
         of, to = self.region_predictor(small).repeat(times), self.region_predictor(wanted)
         small = small.repeat_interleave(times, dim=0)
         background = self.background_predictor(small, wanted)
@@ -216,17 +235,17 @@ class LatentFlowGenerator(nn.Module):
         return Motion(flow, occlusion, to)
 
     def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1].
+        """Images (B, 3, H, W) in [0, 1].
 
         Args:
             features: of one portrait, for all frames, or of one per frame.
-            flow: (B, 2, h, w), as ``flow`` returns it.
-            occlusion: (B, 1, h, w), likewise.
+            flow: (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units.
+            occlusion: (B, 1, h, w) in [0, 1], 1 where the warped portrait can be shown.
         """
         return self.decoder(features.expand(len(flow)), flow, occlusion)
 
     def forward(self, source: Tensor, driving: Tensor) -> Tensor:
-        """``driving`` made from ``source`` and the motion between them."""
+        """``driving`` reconstructed from ``source`` and the motion between them: (B, 3, H, W)."""
         return self.decode(self.encode(source), *self.flow(source, driving))
 
 
@@ -238,7 +257,7 @@ class LFGStage(ReconstructionStage):
 
     Args:
         context: see ``Stage``.
-        net: arguments of ``LatentFlowGenerator``; the paper's sizes where not given.
+        net: ``LatentFlowGeneratorConfig``, as a mapping; the paper's sizes where not given.
         perceptual: ``vgg`` (as the paper) or ``pixel`` (pixels and their differences).
         reconstruction, equivariance, scales: the paper's weights, and pyramid levels.
         motion_weight: pixels count ``1 + motion_weight * m`` times, with m the blurred difference
@@ -247,7 +266,7 @@ class LFGStage(ReconstructionStage):
         region_weight: that much is added in the mouth's and the eyes' regions, which hold what
             speech moves and few pixels.
         warp_weight: weight of the same loss on the warped portrait alone. A refinement judged by
-            the decoded picture only draws the wanted picture into the flow, for the decoder to
+            the decoded image only draws the wanted image into the flow, for the decoder to
             read, and does not warp.
         smoothness: weight of the flow's total variation, against the same.
         flow_noise: deviation, in [-1, 1] units, of white noise that the flow gets before decoding.
@@ -257,8 +276,8 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
+    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGeneratorConfig}
     version: ClassVar[int] = 2
-    config_blocks: ClassVar[Blocks] = {"net": LatentFlowGenerator}
     net: LatentFlowGenerator
 
     def __init__(
@@ -278,7 +297,7 @@ class LFGStage(ReconstructionStage):
         vgg: nn.Module | None = None,
     ) -> None:
         super().__init__(context, perceptual, vgg)
-        self.net = LatentFlowGenerator(**_known_arguments(net or {}))
+        self.net = LatentFlowGenerator(LatentFlowGeneratorConfig(**(net or {})))
         if context.size % self.net.multiple:
             raise UserError(
                 f"size={context.size} does not divide by {self.net.multiple}, as the lfg stage's"
@@ -313,7 +332,7 @@ class LFGStage(ReconstructionStage):
             total = total + self.smoothness * losses["variation"]
         if self.shift_weight or self.affine_weight:
             shift, affine = equivariance(
-                self.net.region_predictor, self.net.shrink(driving), found.regions
+                self.net.region_predictor, self.net.downsample(driving), found.regions
             )
             losses |= {"shift": shift, "affine": affine}
             total = total + self.shift_weight * shift + self.affine_weight * affine
@@ -326,14 +345,6 @@ class LFGStage(ReconstructionStage):
         source, driving = pairs(first)
         made = self.net(source, driving)
         return {"reconstruction": torch.cat([source, driving, made], dim=-1)}
-
-
-def _known_arguments(net: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(LatentFlowGenerator).parameters
-    for name in net:
-        if name not in known:
-            raise UserError(f"The lfg stage has no key 'net.{name}'.{did_you_mean(name, known)}")
-    return dict(net)
 
 
 def _blend(warped: Tensor, painted: Tensor, occlusion: Tensor) -> Tensor:

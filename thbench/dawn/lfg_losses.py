@@ -21,7 +21,7 @@ def pixel_weight(
     Args:
         batch: B clips of T frames.
         source: (B * T, 3, H, W) in [0, 1], the portraits.
-        driving: likewise, the frames.
+        driving: (B * T, 3, H, W) in [0, 1], the frames.
         motion: weight of the blurred difference between portrait and frame.
         regions: added in the mouth's and the eyes' regions, where the face was seen.
     """
@@ -49,6 +49,6 @@ def variation(flow: Tensor) -> Tensor:
 
 
 def psnr(made: Tensor, wanted: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, mean over pictures (B, 3, H, W) in [0, 1]."""
+    """Peak signal-to-noise ratio in dB, mean over images (B, 3, H, W) in [0, 1]."""
     error = (made.detach() - wanted).square().mean((1, 2, 3))
     return -10 * torch.log10(error.clamp(min=1e-10)).mean()

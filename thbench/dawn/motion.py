@@ -1,8 +1,8 @@
-"""Motion between two pictures, unsupervised: regions, background, dense flow (MRAA).
+"""Motion between two images, unsupervised: regions, background, dense flow (MRAA).
 
 Siarohin et al., "Motion Representations for Articulated Animation" (2021), section 3, which DAWN's
 flow predictor follows. A network marks K regions as heat maps; the mean of a heat map is where its
-region is and its covariance how it lies and how large it is, so two pictures give an affine map
+region is and its covariance how it lies and how large it is, so two images give an affine map
 per region. A dense network decides, per pixel, which of these maps (or the background's) holds.
 
 Coordinates are those of ``thbench.nn.warp``. Everything here runs at the latent's resolution.
@@ -27,12 +27,12 @@ ISOTROPY = 0.05  # a region rounder than about this (0 a circle, 1 a line) has n
 
 @dataclass(frozen=True)
 class Motion:
-    """What a latent flow generator finds between two pictures.
+    """What a latent flow generator finds between two images.
 
     Attributes:
         flow: (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units.
         occlusion: (B, 1, h, w) in [0, 1], 1 where the warped source can be shown.
-        regions: of the driving picture.
+        regions: of the driving image.
     """
 
     flow: Tensor
@@ -53,7 +53,7 @@ class Regions:
     covariance: Tensor
 
     def repeat(self, times: int) -> Regions:
-        """Each picture's regions ``times`` times, one picture's behind the other's."""
+        """Each image's regions ``times`` times, those of one image before those of the next."""
         return Regions(*(x.repeat_interleave(times, 0) for x in (self.mean, self.covariance)))
 
     def gaussians(self, grid: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def moments(heatmap: Tensor) -> Regions:
 def affine_between(source: Tensor, driving: Tensor) -> Tensor:
     """The maps ``U_s S_s^1/2 S_d^-1/2 U_d^T`` between covariances U S U^T: (..., 2, 2) each.
 
-    They carry a region in the driving picture onto itself in the source (MRAA, eqs. 5-7). A
+    They carry a region in the driving image onto itself in the source (MRAA, eqs. 5-7). A
     singular value decomposition leaves the signs and the order of the axes open and has no bounded
     gradient near equal variances; for two dimensions it has a closed form without both faults.
     With z = ((a-d)/2, b) of each covariance, as a complex number whose argument is twice the angle
@@ -101,7 +101,7 @@ def affine_between(source: Tensor, driving: Tensor) -> Tensor:
 
 
 def region_maps(source: Regions, driving: Regions) -> Tensor:
-    """Each region's affine map ``[A | t]`` from the driving picture to the source: (B, K, 2, 3)."""
+    """Each region's affine map ``[A | t]`` from the driving image to the source: (B, K, 2, 3)."""
     affine = affine_between(source.covariance, driving.covariance)
     shift = source.mean[..., None] - product(affine, driving.mean[..., None])
     return torch.cat([affine, shift], dim=-1)
@@ -132,10 +132,10 @@ class RegionPredictor(nn.Module):
 
 
 def equivariance(predictor: nn.Module, image: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
-    """How far regions are from moving as the picture does: errors of mean and of covariance.
+    """How far regions are from moving as the image does: errors of mean and of covariance.
 
     Args:
-        predictor: of regions; it is asked again, on the deformed picture.
+        predictor: of regions; it is asked again, on the deformed image.
         image: (B, 3, h, w), at the latent's resolution.
         found: the regions of ``image``.
 
@@ -156,7 +156,7 @@ def equivariance(predictor: nn.Module, image: Tensor, found: Regions) -> tuple[T
 
 
 class BackgroundPredictor(nn.Module):
-    """Two pictures to the affine motion of what lies behind: (B, 2, 3), at first the identity."""
+    """Two images to the affine motion of what lies behind: (B, 2, 3), at first the identity."""
 
     def __init__(self, size: tuple[int, int, int]) -> None:
         super().__init__()
@@ -167,21 +167,22 @@ class BackgroundPredictor(nn.Module):
             self.head.bias.copy_(torch.eye(2, 3).flatten())
 
     def forward(self, source: Tensor, driving: Tensor) -> Tensor:
+        """Affine maps (B, 2, 3) from driving to source, both (B, 3, h, w) in [0, 1]."""
         features = self.contract(torch.cat([source, driving], dim=1))[-1]
         return self.head(features.mean((2, 3))).float().reshape(-1, 2, 3)
 
 
 class Refinement(nn.Module):
-    """What the regions' flow leaves: a dense offset, found with both pictures in sight.
+    """What the regions' flow leaves: a dense offset, found with both images in sight.
 
     Not in MRAA. Regions the size of an eye are found late, if ever, by a small net, so lids and
-    lips would not move. This net sees the portrait as the regions' flow warps it and the picture
+    lips would not move. This net sees the portrait as the regions' flow warps it and the image
     that is wanted, every pixel of both, and adds at most ``REACH`` to the flow. It has no say in
-    the occlusion: a net that has paints the wanted picture into that map.
+    the occlusion: a net that has paints the wanted image into that map.
 
     Args:
         size: (expansion, max_features, blocks) of the hourglass.
-        factor: side of the pictures over the side of the flow.
+        factor: side of the images over the side of the flow.
     """
 
     def __init__(self, size: tuple[int, int, int], factor: int) -> None:
@@ -195,16 +196,16 @@ class Refinement(nn.Module):
 
         Args:
             source: (B, 3, H, W) in [0, 1].
-            driving: likewise.
+            driving: (B, 3, H, W) in [0, 1].
             flow: (B, 2, h, w), what the regions say.
         """
-        pictures = torch.cat([warp_by_flow(source, flow), driving], dim=1)
-        cells = F.pixel_unshuffle(2 * pictures - 1, self.factor)
+        images = torch.cat([warp_by_flow(source, flow), driving], dim=1)
+        cells = F.pixel_unshuffle(2 * images - 1, self.factor)
         return flow + REACH * torch.tanh(self.head(self.hourglass(cells)).float())
 
 
 class FlowPredictor(nn.Module):
-    """Regions of both pictures and the source to a dense flow and an occlusion map.
+    """Regions of both images and the source to a dense flow and an occlusion map.
 
     Args:
         regions: K.
@@ -221,12 +222,12 @@ class FlowPredictor(nn.Module):
     def forward(
         self, image: Tensor, of: Regions, to: Regions, background: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Flow and occlusion from the source to the driving picture.
+        """Flow and occlusion from the source to the driving image.
 
         Args:
             image: (B, 3, h, w), the source at the latent's resolution.
             of: regions of the source.
-            to: regions of the driving picture.
+            to: regions of the driving image.
             background: (B, 2, 3).
 
         Returns:

@@ -117,12 +117,6 @@ def check(config: Config) -> type[Strategy]:
             for name, stage in config.stages.items()
         }
     _check_roles(config, kind)
-    for role, stage in config.nets.items():
-        if stage not in config.stages:
-            known = did_you_mean(stage, config.stages)
-            raise UserError(
-                f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.{known}"
-            )
     for name, settings in config.stages.items():
         check_keys(stages[name], settings.model, f"stages.{name}.model", leading=1)
         _check_training(settings, f"stages.{name}")
@@ -171,18 +165,32 @@ def _check_choice(where: str, value: Any, known: Collection[str]) -> None:
 
 
 def _check_roles(config: Config, kind: type[Strategy]) -> None:
-    for role in kind.roles:
-        if role not in config.nets:
+    """Each role has a stage that trains such a network, as far as the classes say."""
+    kind.check_roles(config.nets)
+    wanted = kind.role_classes()
+    for role, stage in config.nets.items():
+        if stage not in config.stages:
+            known = did_you_mean(stage, config.stages)
             raise UserError(
-                f"nets.{role} is missing: {kind.__name__} cannot do without it. Say nets.{role}="
-                f"STAGE, one of {', '.join(config.stages)}."
+                f"nets.{role}={stage}: strategy '{config.strategy}' has no such stage.{known}"
             )
-    known = (*kind.roles, *kind.optional_roles)
-    for role in config.nets:
-        if known and role not in known:
+        trained = _network_class(config, stage)
+        if role in wanted and not _may_be(trained, wanted[role]):
+            fitting = [s for s in config.stages if _may_be(_network_class(config, s), wanted[role])]
             raise UserError(
-                f"nets.{role}: {kind.__name__} has no such role.{did_you_mean(role, known)}"
+                f"nets.{role}={stage}: {kind.__name__} needs a {wanted[role].__name__}, and stage"
+                f" '{stage}' trains a {trained.__name__}. Set nets.{role}=STAGE, one of"
+                f" {', '.join(fitting) or 'none that this strategy has'}."
             )
+
+
+def _network_class(config: Config, stage: str) -> type[nn.Module]:
+    return resolve(config.stages[stage].target, Stage).network_class()  # type: ignore[type-abstract]
+
+
+def _may_be(declared: type[nn.Module], wanted: type[nn.Module]) -> bool:
+    """Whether a network declared as one class may be of another: as it, or more special."""
+    return issubclass(declared, wanted) or issubclass(wanted, declared)
 
 
 def bind_options(kind: type[Strategy], options: Mapping[str, Any]) -> None:

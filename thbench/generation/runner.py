@@ -61,7 +61,7 @@ def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) 
         latents = torch.cat(
             [latent for _, latent in execute(current, strategy, conditions, request, cost)]
         )
-        conditions = strategy.after(current, latents, conditions)
+        conditions = strategy.update_conditions(current, latents, conditions)
     for frames, latents in execute(last, strategy, conditions, request, cost):
         for part in iterate_slices(len(frames), strategy.decode_chunk):
             images = strategy.decode(latents[part], frames[part], conditions)

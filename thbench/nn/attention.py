@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
-from thbench.nn.input_init import level
+from thbench.nn.input_init import unit_gain
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _blocked(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
 
 
 def local_attention(
-    q: Tensor, k: Tensor, v: Tensor, band: LocalMask, bias: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, local_mask: LocalMask, bias: Tensor | None = None
 ) -> Tensor:
     """Softmax attention within a band.
 
@@ -122,26 +122,26 @@ def local_attention(
         q: (B, P, H, T, D); the P sequences of a window (its pixels) share their places in time.
         k: as ``q``.
         v: as ``q``.
-        band: from ``local_attention_mask``.
+        local_mask: from ``local_attention_mask``.
         bias: (G, H, blocks, queries, keys), added to the scores, or None.
 
     Returns:
         (B, P, H, T, D).
     """
     n = q.shape[3]
-    mask = band.allowed[:, None]
+    mask = local_mask.allowed[:, None]
     if bias is not None:
         mask = bias.masked_fill(~mask, float("-inf")).to(q.dtype)
     mask = mask.expand(-1, q.shape[2], -1, -1, -1).flatten(1, 2)
-    if band.half is not None:
-        q, k, v = _split(q, k, v, band.half)
+    if local_mask.half is not None:
+        q, k, v = _split(q, k, v, local_mask.half)
     parts = [(q, k, v)] if len(mask) == 1 else zip(*(x.split(1) for x in (q, k, v)), strict=True)
     made = []
     for part, seen in zip(parts, mask.split(1), strict=True):
         a, b, c = (x.flatten(0, 1) for x in part)
         made.append(F.scaled_dot_product_attention(a, b, c, attn_mask=seen))
     out = torch.cat(made).unflatten(0, q.shape[:2])
-    out = out.unflatten(2, (-1, band.blocks)).flatten(3, 4)
+    out = out.unflatten(2, (-1, local_mask.blocks)).flatten(3, 4)
     return out[:, :, :, :n]
 
 
@@ -204,19 +204,19 @@ class TemporalAttention(nn.Module):
         self.bias = nn.Embedding(buckets, heads)
         nn.init.zeros_(self.bias.weight)
         # At first attention averages over frames, and what a few of them say is faint.
-        level(self.to_qkv, slice(-heads * head_dim, None))
-        level(self.to_out)
+        unit_gain(self.to_qkv, slice(-heads * head_dim, None))
+        unit_gain(self.to_out)
 
-    def forward(self, x: Tensor, band: LocalMask) -> Tensor:
+    def forward(self, x: Tensor, local_mask: LocalMask) -> Tensor:
         """(B, T, C, h, w) to the same, with the residual added."""
         b, t, c, h, w = x.shape
         tokens = x.permute(0, 3, 4, 1, 2).reshape(b, h * w, t, c)
         qkv = self.to_qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
-        q, k = rope(q, band.positions), rope(k, band.positions)
-        bucket = relative_bucket(band.distance, self.buckets, self.furthest)
+        q, k = rope(q, local_mask.positions), rope(k, local_mask.positions)
+        bucket = relative_bucket(local_mask.distance, self.buckets, self.furthest)
         bias = self.bias(bucket).permute(0, 4, 1, 2, 3)
-        made = self.to_out(local_attention(q, k, v, band, bias).transpose(2, 3).flatten(-2))
+        made = self.to_out(local_attention(q, k, v, local_mask, bias).transpose(2, 3).flatten(-2))
         return x + made.view(b, h, w, t, c).permute(0, 3, 4, 1, 2)
 
 

@@ -1,7 +1,7 @@
 """Convolution blocks and the hourglass of Siarohin et al. (MRAA, 2021; after Newell et al., 2016).
 
 Where the originals have batch norm, these have group norm: as many parameters, but no state and no
-dependence on the rest of the batch. So a frame decodes to the same picture in any batch, small
+dependence on the rest of the batch. So a frame decodes to the same image in any batch, small
 batches and several devices train alike, and an average of weights needs no re-estimated statistics.
 """
 

@@ -12,7 +12,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 @torch.no_grad()
-def level(layer: Layer, rows: slice = slice(None)) -> Layer:
+def unit_gain(layer: Layer, rows: slice = slice(None)) -> Layer:
     """A new linear layer or convolution at a gain of 1: what comes in at unit size leaves so.
 
     PyTorch's own weights have a third of that variance, which a few layers in a row make little of.
@@ -27,7 +27,7 @@ def level(layer: Layer, rows: slice = slice(None)) -> Layer:
 
 
 @torch.no_grad()
-def share(layer: Layer, sizes: Sequence[int]) -> Layer:
+def equal_shares(layer: Layer, sizes: Sequence[int]) -> Layer:
     """A new linear layer or convolution whose joined inputs weigh alike, however many channels.
 
     Of independent channels at unit size, each part makes an equal share of the output's variance,

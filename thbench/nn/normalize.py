@@ -18,9 +18,9 @@ LEAST_POSE = (0.01, 0.01, 0.01, 0.005, 0.005, 0.005)
 """Least deviations of a pose, in its units (radians, fractions of the frame): about the error of
 measuring it. Pictures cropped to the face leave some elements nothing but that error."""
 LEAST_EYES = 0.01
-"""Likewise of the eyes' aspect ratios."""
-LEAST_SOUND = 1e-3
-"""Likewise of audio embeddings, whose channels deviate by .1 to 1; silence deviates by nothing."""
+"""Least deviation of the eyes' aspect ratios."""
+LEAST_AUDIO = 1e-3
+"""Least deviation of audio embeddings, whose channels have .1 to 1; silence has none."""
 
 
 class RunningStats(nn.Module):
@@ -108,13 +108,13 @@ class RunningStats(nn.Module):
         return (values - self.mean) / self.deviation
 
     def inverse(self, values: Tensor) -> Tensor:
-        """Undo ``forward``."""
+        """Undo ``forward``: (..., *shape) in the elements' own units."""
         return values * self.deviation + self.mean
 
 
-def sound_stats(width: int) -> RunningStats:
+def audio_stats(width: int) -> RunningStats:
     """Of audio embeddings of ``width`` channels."""
-    return RunningStats((width,), floor=0.1, least=LEAST_SOUND)
+    return RunningStats((width,), floor=0.1, least=LEAST_AUDIO)
 
 
 def pose_stats() -> RunningStats:
@@ -134,7 +134,7 @@ def count_in_parts(module: nn.Module, parts: int) -> None:
             stats.parts = parts
 
 
-def shown_once(frames: Tensor) -> Tensor:
+def unrepeated_frames(frames: Tensor) -> Tensor:
     """Which frames count as data: no stand-ins for the portrait, no repetitions at a clip's ends.
 
     Args:

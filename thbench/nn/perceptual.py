@@ -1,4 +1,4 @@
-"""Reconstruction losses: L1 between features of two pictures at several resolutions.
+"""Reconstruction losses: L1 between features of two images at several resolutions.
 
 With VGG-19 features this is the perceptual loss of Johnson et al. (2016) as MRAA and DAWN (Eq. 5)
 use it; with plain pixels and their differences it needs no weights.
@@ -24,7 +24,7 @@ Features = Callable[[Tensor], list[Tensor]]
 
 
 class VGG19(nn.Module):
-    """The first ReLU of each of VGG-19's five blocks, for pictures (B, 3, H, W) in [0, 1].
+    """The first ReLU of each of VGG-19's five blocks, for images (B, 3, H, W) in [0, 1].
 
     Args:
         weights: torchvision's, or None for random ones (tests). The file that `thbench weights pull
@@ -54,6 +54,7 @@ class VGG19(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of images (B, 3, H, W) in [0, 1], finest first."""
         x, features = (image - self.mean) / self.std, []
         for block in self.blocks:
             x = block(x)
@@ -62,7 +63,7 @@ class VGG19(nn.Module):
 
 
 def pixel_features(image: Tensor) -> list[Tensor]:
-    """The picture and its differences along x and y, (B, 3, H, W) each."""
+    """The image and its differences along x and y, (B, 3, H, W) each."""
     across = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
     down = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
     return [image, across, down]
@@ -78,11 +79,11 @@ def pyramid_l1(
     """Sum over scales and features of the mean absolute difference.
 
     Args:
-        features: picture to feature maps.
+        features: image to feature maps.
         prediction: (B, 3, H, W) in [0, 1].
-        target: likewise. No gradient flows into it.
+        target: (B, 3, H, W) in [0, 1]. No gradient flows into it.
         weight: (B, 1, H, W) importance of pixels, or None for 1 everywhere.
-        scales: the pictures are compared at 1, 1/2, 1/4, ... of their size.
+        scales: the images are compared at 1, 1/2, 1/4, ... of their size.
     """
     total = prediction.new_zeros(())
     for scale in range(scales):
@@ -111,13 +112,13 @@ def _layers(wanted: VGG19_Weights | None) -> nn.Sequential:
     return cast(nn.Sequential, net.features)
 
 
-def vgg_is_here() -> bool:
+def has_vgg_weights() -> bool:
     """Whether VGG-19's weights lie in one of the folders that they are taken from."""
     own = weight_files.folder() / weight_files.WEIGHTS["vgg19"].file
     return own.is_file() or (_hub() / Path(VGG_URL).name).is_file()
 
 
-def absent_vgg() -> str:
+def vgg_remedy() -> str:
     """What to do where they do not."""
     return (
         f"the perceptual loss needs VGG-19: run `thbench weights pull vgg19`, put {VGG_URL} into"
@@ -130,5 +131,5 @@ def _hub() -> Path:
 
 
 def _missing(error: Exception) -> str:
-    text = absent_vgg()
+    text = vgg_remedy()
     return f"{text[0].upper()}{text[1:]} (it could not be fetched: {error})."

@@ -87,7 +87,7 @@ def fill_box(low: Tensor, high: Tensor, size: int, *, touched: bool = False) -> 
         touched: every pixel that the box reaches into counts.
 
     Returns:
-        (..., 1, size, size), 0 or 1, float32; nothing of a box beyond the picture.
+        (..., 1, size, size), 0 or 1, float32; nothing of a box beyond the image.
     """
     reach = 0.5 / size if touched else 0.0
     centres = (torch.arange(size, device=low.device) + 0.5) / size
@@ -106,7 +106,7 @@ def soft_box(low: Tensor, high: Tensor, size: int, deviation: float) -> Tensor:
         deviation: of the Gaussian, as a fraction of the frame.
 
     Returns:
-        (..., 1, size, size) in [0, 1], float32; 0 of a box beyond the picture.
+        (..., 1, size, size) in [0, 1], float32; 0 of a box beyond the image.
     """
     low, high = low.clamp(0, 1), high.clamp(0, 1)
     centres = (torch.arange(size, device=low.device) + 0.5) / size

@@ -20,12 +20,12 @@ class Attention(nn.Module):
         self.to_kv = nn.Linear(dim, 2 * dim)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, memory: Tensor, band: LocalMask) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, local_mask: LocalMask) -> Tensor:
         """Queries ``x`` and keys ``memory``, both (B, T, dim)."""
         parts = torch.cat([self.to_q(x), self.to_kv(memory)], dim=-1)
         heads = parts.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)[:, :, None]
-        q, k = (rope(part, band.positions) for part in heads[:2])
-        made = local_attention(q, k, heads[2], band)[:, 0]
+        q, k = (rope(part, local_mask.positions) for part in heads[:2])
+        made = local_attention(q, k, heads[2], local_mask)[:, 0]
         return self.to_out(made.transpose(1, 2).flatten(-2))
 
 
@@ -44,25 +44,27 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        band: LocalMask,
+        local_mask: LocalMask,
         memory: Tensor | None = None,
-        reach: LocalMask | None = None,
+        memory_mask: LocalMask | None = None,
     ) -> Tensor:
         """(B, T, dim) to the same.
 
         Args:
             x: (B, T, dim).
-            band: which frames see each other.
+            local_mask: which frames see each other.
             memory: (B, T, dim), what ``x`` attends to with ``cross``.
-            reach: which frames of the memory a frame sees; ``band`` where not given.
+            memory_mask: which frames of the memory a frame sees; ``local_mask`` where not given.
         """
         for attend, norm in zip(self.attend, self.norms, strict=False):
             y = norm(x)
             own = attend is self.attend[0]
-            x = x + self.drop(attend(y, y if own else memory, band if own else reach or band))
+            x = x + self.drop(
+                attend(y, y if own else memory, local_mask if own else memory_mask or local_mask)
+            )
         return x + self.drop(self.feed(self.norms[-1](x)))
 
 
-def stack(dim: int, *, cross: bool, depth: int, **options: Any) -> nn.ModuleList:
+def transformer_layers(dim: int, *, cross: bool, depth: int, **options: Any) -> nn.ModuleList:
     """``depth`` transformer layers; ``options`` are those of ``Layer``."""
     return nn.ModuleList(Layer(dim, cross=cross, **options) for _ in range(depth))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,6 +21,24 @@ from thbench.nn.attention import (
     SpatialLinearAttention,
     TemporalAttention,
 )
+
+GROUPS = 8
+"""Groups of every group norm over feature maps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet3DConfig:
+    """Sizes of ``UNet3D``; the defaults are DAWN's.
+
+    Attributes:
+        dim, mults: channels at the levels are ``dim`` times ``mults``.
+        heads, head_dim: of all attentions: in time, in space and to the conditions.
+    """
+
+    dim: int = 64
+    mults: Sequence[int] = (1, 2, 4, 8)
+    heads: int = 8
+    head_dim: int = 32
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:
@@ -96,15 +115,15 @@ class ResidualBlock(nn.Module):
     """Two convolutions; time scales and shifts the first, then it attends to the conditions."""
 
     def __init__(
-        self, dim_in: int, dim_out: int, time_dim: int, attend: TokenAttention | None, groups: int
+        self, dim_in: int, dim_out: int, time_dim: int, attend: TokenAttention | None
     ) -> None:
         super().__init__()
         self.time = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, 2 * dim_out))
         self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
-        self.norm1 = nn.GroupNorm(groups, dim_out)
+        self.norm1 = nn.GroupNorm(GROUPS, dim_out)
         self.attend = attend
         self.conv2 = nn.Conv2d(dim_out, dim_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, dim_out)
+        self.norm2 = nn.GroupNorm(GROUPS, dim_out)
         self.act = nn.SiLU()
         self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
@@ -129,29 +148,40 @@ class Level(nn.Module):
         self.blocks, self.space, self.time = nn.ModuleList(blocks), space, time
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: LocalMask
+        self,
+        x: Tensor,
+        time: Tensor,
+        tokens: Mapping[str, Tensor],
+        keep: Tensor,
+        local_mask: LocalMask,
     ) -> Tensor:
         """(N, C, h, w), N = B * T in that order."""
         first, second = self.blocks
         x = second(first(x, time, tokens, keep), time, tokens, keep)
-        return over_time(self.time, self.space(x), band)
+        return over_time(self.time, self.space(x), local_mask)
 
 
 class Middle(Level):
-    """As ``Level``, with the attention between the two blocks."""
+    """Residual block, attention in space, attention in time, residual block."""
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, band: LocalMask
+        self,
+        x: Tensor,
+        time: Tensor,
+        tokens: Mapping[str, Tensor],
+        keep: Tensor,
+        local_mask: LocalMask,
     ) -> Tensor:
+        """(N, C, h, w), N = B * T in that order, to the same."""
         first, second = self.blocks
-        x = over_time(self.time, self.space(first(x, time, tokens, keep)), band)
+        x = over_time(self.time, self.space(first(x, time, tokens, keep)), local_mask)
         return second(x, time, tokens, keep)
 
 
-def over_time(attention: TemporalAttention, x: Tensor, band: LocalMask) -> Tensor:
+def over_time(attention: TemporalAttention, x: Tensor, local_mask: LocalMask) -> Tensor:
     """Run temporal attention on frames (B * T, C, h, w)."""
-    t = band.positions.shape[1]
-    return attention(x.unflatten(0, (-1, t)), band).flatten(0, 1)
+    t = local_mask.positions.shape[1]
+    return attention(x.unflatten(0, (-1, t)), local_mask).flatten(0, 1)
 
 
 class UNet3D(nn.Module):
@@ -165,11 +195,7 @@ class UNet3D(nn.Module):
         channels: of the noisy latent, and of the output.
         static: channels of what is constant over frames.
         kinds: width of the condition token by kind.
-        dim, mults: channels at the levels are ``dim`` times ``mults``.
-        groups: of the group norms.
-        heads, head_dim: of all attentions in time and space.
-        token_heads, token_head_dim: of the cross-attentions to conditions.
-        time_dim: width of the embedded noise level; 4 ``dim`` by default.
+        config: sizes of the network.
     """
 
     def __init__(
@@ -177,25 +203,19 @@ class UNet3D(nn.Module):
         channels: int,
         static: int,
         kinds: Mapping[str, int],
-        dim: int = 64,
-        mults: Sequence[int] = (1, 2, 4, 8),
-        groups: int = 8,
-        heads: int = 8,
-        head_dim: int = 32,
-        token_heads: int = 8,
-        token_head_dim: int = 32,
-        time_dim: int | None = None,
+        config: UNet3DConfig,
     ) -> None:
         super().__init__()
-        self.dim, self.depth = dim, len(mults)
-        time_dim = time_dim or 4 * dim
-        dims = [dim, *(dim * m for m in mults)]
+        dim, heads, head_dim = config.dim, config.heads, config.head_dim
+        self.dim, self.depth = dim, len(config.mults)
+        time_dim = 4 * dim
+        dims = [dim, *(dim * m for m in config.mults)]
 
         def block(a: int, b: int, conditioned: bool = True) -> ResidualBlock:
             attend = None
             if conditioned and kinds:
-                attend = TokenAttention(b, kinds, token_heads, token_head_dim)
-            return ResidualBlock(a, b, time_dim, attend, groups)
+                attend = TokenAttention(b, kinds, heads, head_dim)
+            return ResidualBlock(a, b, time_dim, attend)
 
         def level(a: int, b: int) -> Level:
             space = SpatialLinearAttention(b, heads, head_dim)
@@ -231,7 +251,7 @@ class UNet3D(nn.Module):
         static: Tensor,
         tokens: Mapping[str, Tensor],
         keep: Tensor,
-        band: LocalMask,
+        local_mask: LocalMask,
     ) -> Tensor:
         """The prediction.
 
@@ -241,7 +261,7 @@ class UNet3D(nn.Module):
             static: (B or 1, dim, h, w), ``stem_static`` of the clip's constant channels.
             tokens: (B, T, width) by kind.
             keep: (B, T) bool; False hides the conditions of a frame.
-            band: of these frames.
+            local_mask: of these frames.
         """
         b, _, n = noisy.shape[:3]
         time = self.time(sinusoid(t, self.dim)).flatten(0, 1)
@@ -249,16 +269,16 @@ class UNet3D(nn.Module):
         kept = keep.flatten()
         frames = noisy.transpose(1, 2).flatten(0, 1)
         x = self.stem(frames).unflatten(0, (b, n)) + static[:, None]
-        x = first = over_time(self.stem_time, x.flatten(0, 1), band)
+        x = first = over_time(self.stem_time, x.flatten(0, 1), local_mask)
         skips = []
         for i, level in enumerate(self.down):
-            x = level(x, time, flat, kept, band)
+            x = level(x, time, flat, kept, local_mask)
             skips.append(x)
             if i < self.depth - 1:
                 x = self.shrink[i](x)
-        x = self.middle(x, time, flat, kept, band)
+        x = self.middle(x, time, flat, kept, local_mask)
         for i, level in enumerate(self.up):
-            x = level(torch.cat([x, skips.pop()], dim=1), time, flat, kept, band)
+            x = level(torch.cat([x, skips.pop()], dim=1), time, flat, kept, local_mask)
             if i < self.depth - 1:
                 x = self.grow[i](x)
         x = self.head(self.last(torch.cat([x, first], dim=1), time, flat, kept))

@@ -14,9 +14,9 @@ from thbench.nn.perceptual import (
     VGG19,
     VGG_URL,
     Features,
-    absent_vgg,
+    has_vgg_weights,
     pixel_features,
-    vgg_is_here,
+    vgg_remedy,
 )
 from thbench.training.stage import Frozen, Stage, StageContext
 
@@ -52,8 +52,13 @@ class ReconstructionStage(Stage):
         super().on_fit_start()
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
-        if steps and self.perceptual == "vgg" and "vgg" not in self.frozen and not vgg_is_here():
-            yield MissingResource(absent_vgg(), is_fatal=not reachable(VGG_URL))
+        if (
+            steps
+            and self.perceptual == "vgg"
+            and "vgg" not in self.frozen
+            and not has_vgg_weights()
+        ):
+            yield MissingResource(vgg_remedy(), is_fatal=not reachable(VGG_URL))
 
     def use_placeholders(self) -> None:
         if self.perceptual == "vgg":

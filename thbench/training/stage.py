@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig, OptimConfig
+from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
 from thbench.training.optim import build_optimizer
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Frozen:
@@ -93,6 +96,39 @@ class Stage(Versioned, L.LightningModule, ABC):
         self.frozen = {name: Frozen(net) for name, net in context.needs.items()}
         self.terms: dict[str, Tensor] = {}
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def network_class(cls) -> type[nn.Module]:
+        """What ``net`` is declared to be; ``nn.Module`` where the class does not say."""
+        try:
+            declared = get_type_hints(cls).get("net")
+        except NameError:  # imported for type checkers alone
+            return nn.Module
+        return declared if isinstance(declared, type) else nn.Module
+
+    def needed(self, name: str, kind: type[Network]) -> Network:
+        """The trained network of a stage that this one builds on.
+
+        Args:
+            name: of that stage.
+            kind: the class that its network must have.
+
+        Raises:
+            UserError: ``needs:`` does not name the stage, or it trains another network.
+        """
+        own = type(self).__name__
+        if name not in self.frozen:
+            raise UserError(
+                f"{own} builds on stage '{name}', which trains a {kind.__name__}: add it to the"
+                f" stage's needs: [{name}]."
+            )
+        net = self.frozen[name].module
+        if not isinstance(net, kind):
+            raise UserError(
+                f"{own} builds on a {kind.__name__}, and stage '{name}' of its needs trains a"
+                f" {type(net).__name__}: name the stage that trains the former '{name}'."
+            )
+        return net
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How sound enters Hallo: tokens of each frame, and attention to them by region of the face."""
+"""How audio enters Hallo: tokens of each frame, and attention to them by region of the face."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
-from thbench.nn.input_init import level
+from thbench.nn.input_init import unit_gain
 from thbench.nn.zero_init import zero_init
 
 FUSIONS = ("zero_conv", "addition", "self_attention")
 
 
-class SoundTokens(nn.Module):
+class AudioTokens(nn.Module):
     """Three linear layers from the embeddings around a frame to its tokens (section 3.2).
 
     With wav2vec 2.0's twelve layers and two frames on either side: 46080 to 512 to 512 to
@@ -50,7 +50,7 @@ class SoundTokens(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, audio: Tensor, at: Tensor) -> Tensor:
-        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of a sound (B, T, D).
+        """Tokens (B, K, tokens, dim) of frames ``at`` (B, K) of audio embeddings (B, T, D).
 
         Beyond the ends, the first and the last embedding are repeated.
         """
@@ -61,13 +61,13 @@ class SoundTokens(nn.Module):
 
 
 class HierarchicalAttention(nn.Module):
-    """One cross-attention to the sound, shared out to regions and fused again (eq. 11 to 15).
+    """One cross-attention to the audio, shared out to regions and fused again (eq. 11 to 15).
 
     A new one changes nothing: what it adds starts at zero.
 
     Args:
         channels: of the feature map.
-        dim: of the sound's tokens.
+        dim: of the audio's tokens.
         heads: of the attention.
         regions: how many masks there are.
         fusion: Table 5's mechanism: ``zero_conv`` (a convolution per region, the paper's),
@@ -94,17 +94,19 @@ class HierarchicalAttention(nn.Module):
             self.mix = _attention(channels, heads)
             zero_init(self.mix.to_out[0])
 
-    def forward(self, x: Tensor, sound: Tensor, masks: Tensor, weights: Sequence[float]) -> Tensor:
-        """The feature map (N, C, h, w) with the sound's share added.
+    def forward(
+        self, x: Tensor, audio_tokens: Tensor, masks: Tensor, weights: Sequence[float]
+    ) -> Tensor:
+        """The feature map (N, C, h, w) with the audio's share added.
 
         Args:
             x: (N, C, h, w).
-            sound: (N, K, dim).
+            audio_tokens: (N, K, dim).
             masks: (N, regions, h, w).
             weights: of the regions, 1 for what was trained.
         """
         queries = self.norm(x.flatten(2).transpose(1, 2))
-        seen = self.attention(queries, encoder_hidden_states=sound)
+        seen = self.attention(queries, encoder_hidden_states=audio_tokens)
         seen = seen.transpose(1, 2).unflatten(-1, x.shape[-2:])
         parts = [seen * mask for mask in masks.split(1, dim=1)]
         for part, weight in zip(self._fused(parts), weights, strict=True):
@@ -125,6 +127,6 @@ class HierarchicalAttention(nn.Module):
 
 def _attention(channels: int, heads: int, dim: int | None = None) -> Attention:
     made = Attention(channels, dim, heads=heads, dim_head=channels // heads)
-    level(made.to_v)
-    level(made.to_out[0])
+    unit_gain(made.to_v)
+    unit_gain(made.to_out[0])
     return made
