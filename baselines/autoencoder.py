@@ -1,4 +1,4 @@
-"""A variational autoencoder of frames, in whose latents several baselines generate videos.
+"""A variational autoencoder of frames, for methods that generate in its latents.
 
 The network is diffusers' ``AutoencoderKL`` (Rombach et al. 2022, section 3.1). At paper scale it
 is Stable Diffusion's, frozen: ``init_from`` names its weights and the stage has no steps. Smaller
@@ -72,7 +72,7 @@ class BlockCosines(nn.Module):
         return F.conv2d(F.pixel_unshuffle(images, self.size), self.basis[:, :, None, None])
 
     def decode(self, coefficients: Tensor) -> Tensor:
-        """Pictures of coefficients; the nearest there are, if the rest is not known."""
+        """Images (N, 3, size h, size w) of coefficients (N, dim, h, w); dropped ones count as 0."""
         return F.pixel_shuffle(F.conv2d(coefficients, self.basis.T[:, :, None, None]), self.size)
 
 
@@ -119,7 +119,7 @@ class Autoencoder(nn.Module):
         )
         self.cosines = BlockCosines(self.factor, latent_dim) if cosines else None
         if cosines:
-            _start_silent(self.vae, latent_dim)
+            _zero_init_coder(self.vae, latent_dim)
 
     def latent_size(self, size: int) -> int:
         """Height and width of the latent of frames of ``size`` pixels.
@@ -145,7 +145,12 @@ class Autoencoder(nn.Module):
         return self.to_frames(self.vae.decode(latents).sample, latents)
 
     def to_frames(self, drawn: Tensor, latents: Tensor) -> Tensor:
-        """The frames, from what the decoder drew of unscaled latents."""
+        """Frames (N, 3, H, W) in about [0, 1].
+
+        Args:
+            drawn: (N, 3 patch**2, H / patch, W / patch), the decoder's output.
+            latents: (N, latent_dim, h, w), unscaled.
+        """
         frames = F.pixel_shuffle(drawn, self.patch)
         if self.cosines is not None:
             frames = frames + self.cosines.decode(latents)
@@ -159,8 +164,15 @@ class Autoencoder(nn.Module):
         """Frames (N, 3, H, W) in [0, 1], all N in one batch."""
         return self.draw(latents / self.scale).clamp(0, 1)
 
-    def take(self, source: str) -> None:
-        """Start from a published autoencoder: see ``baselines.pretrained.published``."""
+    def load_published(self, source: str) -> None:
+        """Load the weights of a published autoencoder.
+
+        Args:
+            source: a folder in diffusers' format, or a name on the hub.
+
+        Raises:
+            UserError: the weights cannot be had, or are of another layout.
+        """
         fill_from(self.vae, AutoencoderKL, source, "vae")
 
 
@@ -201,7 +213,7 @@ class AutoencoderStage(ReconstructionStage):
 
     def start(self) -> None:
         if self.init_from:
-            self.net.take(self.init_from)
+            self.net.load_published(self.init_from)
 
     def missing(self, steps: int) -> Iterator[MissingResource]:
         yield from super().missing(steps)
@@ -227,8 +239,8 @@ class AutoencoderStage(ReconstructionStage):
         return {"reconstructed": torch.cat([frames, self.net.decode(self.net.encode(frames))], -1)}
 
 
-def _start_silent(vae: Any, latent_dim: int) -> None:
-    """Let a network first say nothing but that it is certain."""
+def _zero_init_coder(vae: Any, latent_dim: int) -> None:
+    """Let an untrained network output zeros, with a small variance of the latents."""
     zero_init(vae.quant_conv)
     nn.init.constant_(vae.quant_conv.bias[latent_dim:], CERTAIN)
     zero_init(vae.decoder.conv_out)

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.strategy import FD2Talk, FrameConditions
 from benchmarks.held_out import (
     arguments,
@@ -177,7 +176,6 @@ def frames(strategy: FD2Talk, asked: SplitRequests, path: Path) -> dict[str, flo
 
 def render(strategy: FD2Talk, request: Request, motion: Tensor) -> Tensor:
     """The second pass over given coefficients (n, E + 6): frames (n, 3, H, W) in [0, 1]."""
-    assert isinstance(strategy.frame, FrameNet)
     conditions = FrameConditions(strategy.encode(request), motion)
     last = replace(strategy.passes(request)[-1], plan=plans.frames(len(motion)))
     parts = list(execute(last, strategy, conditions, request, Cost()))

@@ -24,7 +24,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass
 class FrameConditions:
-    """What all frames of a clip are made from, computed once per portrait and audio.
+    """Conditions of all frames of a clip, computed once per portrait and audio.
 
     Attributes:
         portrait: (B, 3, H, W) in [-1, 1].

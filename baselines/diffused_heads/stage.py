@@ -28,11 +28,11 @@ BOUNDS = ("mean", "sum")
 
 @dataclass
 class Example:
-    """Frames to learn, with what they are made from.
+    """Frames to learn, and the conditions that they are generated from.
 
     Attributes:
         clean: (B, 3, 1, H, W) in [-1, 1].
-        portrait: (B, 3, H, W), likewise.
+        portrait: (B, 3, H, W) in [-1, 1].
         static: (B, dim, h, w), the sum of the portrait's and the motion frames' features.
         audio: (B, width), embedded.
     """

@@ -43,7 +43,7 @@ class FrameDenoiser(Denoiser):
         alike = (x.expand(windows, -1, -1, -1) for x in (conditions.portrait, static))
         audio = conditions.audio[0, frames[:, -1]]
         made = self.net(noisy[:, :, -1], t[:, -1], *alike, audio)
-        # What is said of the observed frames is ignored.
+        # Predictions for observed frames are ignored.
         return torch.cat(
             [made.new_zeros(*made.shape[:2], seen, *made.shape[2:]), made[:, :, None]], 2
         )

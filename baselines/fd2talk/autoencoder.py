@@ -47,7 +47,7 @@ class ReferenceAutoencoder(Autoencoder):
         """D([E(F1), E(F2)]) of eq. 13, for images (B, 3, H, W) in [0, 1]."""
         return self.decode(self.encode(images), self.encode(reference))
 
-    def take(self, source: str) -> None:
+    def load_published(self, source: str) -> None:
         """Start from a published autoencoder.
 
         The substituted convolution has the published weights for the frame's latent and none for
@@ -97,7 +97,7 @@ class ReferenceAutoencoderStage(AutoencoderStage):
         return {"loss": total, **losses}
 
     def _rebuild(self, reference: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The images made anew, and the posterior's divergence per element."""
+        """The images reconstructed, (N, 3, H, W), and the posterior's divergence per element."""
         both = self.net.posterior(torch.cat([reference, frames]))
         latents = both.sample() if self.w_kl and self.training else both.mode()
         first, second = (latents * self.net.scale).chunk(2)

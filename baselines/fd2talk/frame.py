@@ -95,7 +95,7 @@ class FrameNet(nn.Module):
         return self.scale(latents)
 
     def from_latent(self, latents: Tensor) -> Tensor:
-        """Undo ``to_latent``."""
+        """Undo ``to_latent``: the autoencoder's latents (N, d, h, w)."""
         return self.scale.inverse(latents)
 
     def reference(self, latent: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Tower(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, channels) to (B, T, dim), none negative."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 

@@ -143,5 +143,5 @@ class MotionNet(nn.Module):
         return self.scale(motion).transpose(1, 2)
 
     def from_latent(self, latent: Tensor) -> Tensor:
-        """Undo ``to_latent``."""
+        """Undo ``to_latent``: coefficients (B, T, E + 6) of latents (B, E + 6, T)."""
         return self.scale.inverse(latent.transpose(1, 2))

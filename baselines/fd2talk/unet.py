@@ -111,6 +111,7 @@ class Block(nn.Module):
         self.conditioned = Conditioned(dim, groups=groups, **attention)
 
     def forward(self, x: Tensor, time: Tensor, conditions: Sequence[Tensor]) -> Tensor:
+        """(N, dim_in, h, w) with time (N, 4 dim) and tokens to (N, dim, h, w)."""
         return self.conditioned(self.residual(x, time), conditions)
 
 

@@ -214,7 +214,7 @@ def test_occlusion_of_one_shows_the_warped_portrait():
 def test_the_flow_is_made_of_regions_and_background():
     """MRAA's bottleneck: the driving picture acts through these alone."""
     net = LatentFlowGenerator(LatentFlowGeneratorConfig(**TINY)).eval()
-    image = net.shrink(pictures(1))
+    image = net.downsample(pictures(1))
     regions, background = net.region_predictor(image), torch.eye(2, 3)[None]
     flow, _ = net.flow_predictor(image, regions, regions, background)
     assert flow.abs().max() < 1e-4  # nothing moved
@@ -316,7 +316,7 @@ def test_the_loss_is_of_frames_made_from_their_own_portraits_with_its_weights(mo
     assert torch.equal(occlusion, found.occlusion)
     assert (flow - found.flow).std().item() == pytest.approx(0.5, rel=0.1)
     (_, shown, regions), (shift, affine) = seen["equivariance"]
-    torch.testing.assert_close(shown, training.net.shrink(frames))
+    torch.testing.assert_close(shown, training.net.downsample(frames))
     assert regions is found.regions
     flow = found.flow
     uneven = flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean()

@@ -186,7 +186,7 @@ def test_the_discriminator_learns_to_tell_made_motion_from_real():
     module._descend = judge_alone
     fit(module, 20)
     with torch.no_grad():
-        _, real, made = module.judge(batch(seed=999))
+        _, real, made = module.generator_losses(batch(seed=999))
         assert module.discriminator(real).mean() > 0.5 > -0.5 > module.discriminator(made).mean()
 
 
@@ -324,5 +324,5 @@ def test_a_batch_has_the_gradients_of_its_clips_one_by_one(monkeypatch):
 def test_statistics_are_of_frames_with_a_face():
     trained, data = stage().train(), batch(2, 30)
     data.pose[0, :10], data.valid[0, :10] = 1e3, False
-    trained.judge(data)
+    trained.generator_losses(data)
     assert trained.net.statistics["pose"].mean.abs().max() < 10

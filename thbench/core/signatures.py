@@ -246,7 +246,7 @@ def _declared(kind: type) -> dict[str, Any]:
 def _hints(owner: type) -> dict[str, Any]:
     """Types of a constructor's parameters; none where they cannot be evaluated."""
     try:
-        # A dataclass's inherited fields are written in the words of their own modules.
+        # A dataclass's constructor has the fields of other modules' dataclasses as well.
         return typing.get_type_hints(owner if is_dataclass(owner) else vars(owner)["__init__"])
     except Exception:
         return {}

@@ -32,7 +32,7 @@ FLOW_DIM = 3
 
 @dataclass
 class FlowConditions:
-    """What flows are made from; all windows of a clip share it.
+    """Conditions of flows, shared by all windows of a clip.
 
     Attributes:
         tokens: (B, T, width) by kind of condition (``audio``, ``pose``, ``eyes``), normalised.
@@ -128,13 +128,19 @@ class A2VNet(nn.Module):
         return self.statistics["flow"](latent) if "flow" in self.statistics else latent
 
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo ``to_latent``; the occlusion is clamped to [0, 1]."""
+        """Undo ``to_latent``: flow (N, 2, h, w), occlusion (N, 1, h, w) clamped to [0, 1]."""
         if "flow" in self.statistics:
             latent = _stats(self.statistics["flow"]).inverse(latent)
         return latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
 
     def observe_statistics(self, flow: Tensor, occlusion: Tensor, **conditions: Tensor) -> None:
-        """Let training data count towards the statistics, while they are being found."""
+        """Add training data to the statistics until these are frozen.
+
+        Args:
+            flow: (N, 2, h, w).
+            occlusion: (N, 1, h, w) in [0, 1].
+            conditions: (M, width) by kind; M may differ between kinds.
+        """
         latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
         values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
@@ -155,8 +161,8 @@ class A2VNet(nn.Module):
             source: features of B portraits.
             landmarks: (B, 478, 3), theirs.
             audio: (B, T, D).
-            pose: (B, T, 6), differences to the portraits'; not looked at by a net without poses.
-            eyes: (B, T, 2), likewise.
+            pose: (B, T, 6), differences to the portraits'; ignored by a network without poses.
+            eyes: (B, T, 2), differences to the portraits'; ignored by a network without eyes.
         """
         given = {"audio": audio, "pose": pose, "eyes": eyes}
         tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}

@@ -1,9 +1,9 @@
-"""DAWN's latent flow generator: a portrait and a motion to a image (section 3.2 of the paper).
+"""DAWN's latent flow generator: a portrait and a motion to an image (section 3.2 of the paper).
 
-A flow (where each latent pixel samples the portrait) and an occlusion map (how far it can) are all
-that the image of a moment needs beside the portrait. This net finds them between two images of
-a clip, and makes the second image from the first and them. Later a diffusion model makes them
-from audio.
+A flow (where each latent pixel samples the portrait) and an occlusion map (how far it can) describe
+a frame relative to the portrait. This network estimates both between two frames of a clip, and
+reconstructs the second frame from the first and them. A diffusion model later generates them from
+audio.
 
 The nets are those of MRAA (Siarohin et al., 2021). The decoder also warps its skip connections and
 ends with a blend of what it painted and the warped portrait, which DAWN's Eq. 4 leaves out and its
@@ -56,6 +56,7 @@ class SourceFeatures:
 
     @property
     def latent(self) -> Tensor:
+        """(B, C, h, w), the coarsest features."""
         return self.levels[-1]
 
     def expand(self, n: int) -> SourceFeatures:
@@ -69,7 +70,7 @@ class SourceFeatures:
 
 
 class Encoder(nn.Module):
-    """Pictures (B, 3, H, W) to features at 1, 1/2, ... of their size."""
+    """Images (B, 3, H, W) to features at 1, 1/2, ... of their size."""
 
     def __init__(self, widths: Sequence[int], kernel: int) -> None:
         super().__init__()
@@ -77,6 +78,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, widths[i], H / 2**i, W / 2**i), finest first."""
         levels = [self.stem(image)]
         for block in self.down:
             levels.append(block(levels[-1]))
@@ -107,7 +109,13 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(widths[0], 4 if own_gate else 3, kernel, padding=kernel // 2)
 
     def forward(self, source: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """See ``LatentFlowGenerator.decode``; ``source`` has as many portraits as frames."""
+        """Images (B, 3, H, W) in [0, 1].
+
+        Args:
+            source: features of one portrait per frame.
+            flow: (B, 2, h, w), in [-1, 1] units.
+            occlusion: (B, 1, h, w) in [0, 1].
+        """
         *finer, latent = (warp_by_flow(level, flow) for level in source.levels)
         x = latent * occlusion.to(latent.dtype)
         if self.entry is not None:
@@ -136,8 +144,8 @@ class LatentFlowGeneratorConfig:
         region_net, background_net, flow_net: (expansion, max_features, blocks) of their hourglass.
         temperature: of the regions' soft-max.
         kernel: of the first and last convolutions and of the heads.
-        refinement: of the net that finds what regions are too coarse for, likewise, or None (MRAA);
-            see ``Refinement``.
+        refinement: (expansion, max_features, blocks) of ``Refinement``, which finds motion that
+            regions are too coarse for; None for none, as MRAA.
         own_gate, sees_flow: see ``Decoder``.
     """
 
@@ -192,8 +200,8 @@ class LatentFlowGenerator(nn.Module):
         """Features of portraits (B, 3, H, W) in [0, 1]."""
         return SourceFeatures(source, self.encoder(source))
 
-    def shrink(self, image: Tensor) -> Tensor:
-        """Pictures at the latent's resolution."""
+    def downsample(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) at the latent's resolution, (B, 3, h, w)."""
         h, w = image.shape[-2:]
         return resize_to(image, (self.latent_size(h), self.latent_size(w)))
 
@@ -202,8 +210,8 @@ class LatentFlowGenerator(nn.Module):
 
         Args:
             source: (N, 3, H, W) in [0, 1], N portraits.
-            driving: (B, 3, H, W) likewise, with B a multiple of N: B / N frames of each portrait,
-                one portrait's behind the other's.
+            driving: (B, 3, H, W) in [0, 1], B a multiple of N: B / N frames of the first portrait,
+                then as many of the second, and so on.
 
         Returns:
             flow (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units; occlusion
@@ -213,11 +221,11 @@ class LatentFlowGenerator(nn.Module):
         return found.flow, found.occlusion
 
     def motion(self, source: Tensor, driving: Tensor) -> Motion:
-        """``flow``'s results, and what training asks of beside them."""
+        """Flow, occlusion and the driving images' regions, for training; arguments as ``flow``."""
         times, rest = divmod(len(driving), len(source))
         if rest:
             raise ValueError(f"{len(driving)} frames cannot be of {len(source)} portraits alike")
-        small, wanted = self.shrink(source), self.shrink(driving)
+        small, wanted = self.downsample(source), self.downsample(driving)
         of, to = self.region_predictor(small).repeat(times), self.region_predictor(wanted)
         small = small.repeat_interleave(times, dim=0)
         background = self.background_predictor(small, wanted)
@@ -227,17 +235,17 @@ class LatentFlowGenerator(nn.Module):
         return Motion(flow, occlusion, to)
 
     def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1].
+        """Images (B, 3, H, W) in [0, 1].
 
         Args:
             features: of one portrait, for all frames, or of one per frame.
-            flow: (B, 2, h, w), as ``flow`` returns it.
-            occlusion: (B, 1, h, w), likewise.
+            flow: (B, 2, h, w), sampling grid minus identity grid, in [-1, 1] units.
+            occlusion: (B, 1, h, w) in [0, 1], 1 where the warped portrait can be shown.
         """
         return self.decoder(features.expand(len(flow)), flow, occlusion)
 
     def forward(self, source: Tensor, driving: Tensor) -> Tensor:
-        """``driving`` made from ``source`` and the motion between them."""
+        """``driving`` reconstructed from ``source`` and the motion between them: (B, 3, H, W)."""
         return self.decode(self.encode(source), *self.flow(source, driving))
 
 
@@ -324,7 +332,7 @@ class LFGStage(ReconstructionStage):
             total = total + self.smoothness * losses["variation"]
         if self.shift_weight or self.affine_weight:
             shift, affine = equivariance(
-                self.net.region_predictor, self.net.shrink(driving), found.regions
+                self.net.region_predictor, self.net.downsample(driving), found.regions
             )
             losses |= {"shift": shift, "affine": affine}
             total = total + self.shift_weight * shift + self.affine_weight * affine

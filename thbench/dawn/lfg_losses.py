@@ -21,7 +21,7 @@ def pixel_weight(
     Args:
         batch: B clips of T frames.
         source: (B * T, 3, H, W) in [0, 1], the portraits.
-        driving: likewise, the frames.
+        driving: (B * T, 3, H, W) in [0, 1], the frames.
         motion: weight of the blurred difference between portrait and frame.
         regions: added in the mouth's and the eyes' regions, where the face was seen.
     """

@@ -167,6 +167,7 @@ class BackgroundPredictor(nn.Module):
             self.head.bias.copy_(torch.eye(2, 3).flatten())
 
     def forward(self, source: Tensor, driving: Tensor) -> Tensor:
+        """Affine maps (B, 2, 3) from driving to source, both (B, 3, h, w) in [0, 1]."""
         features = self.contract(torch.cat([source, driving], dim=1))[-1]
         return self.head(features.mean((2, 3))).float().reshape(-1, 2, 3)
 
@@ -195,7 +196,7 @@ class Refinement(nn.Module):
 
         Args:
             source: (B, 3, H, W) in [0, 1].
-            driving: likewise.
+            driving: (B, 3, H, W) in [0, 1].
             flow: (B, 2, h, w), what the regions say.
         """
         images = torch.cat([warp_by_flow(source, flow), driving], dim=1)

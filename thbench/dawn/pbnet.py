@@ -50,6 +50,14 @@ class Encoder(nn.Module):
         source: tuple[Tensor, Tensor],
         local_mask: LocalMask,
     ) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, T, latent) of the posterior; all inputs normalised.
+
+        Args:
+            motion: poses (B, T, 6) and eyes (B, T, 2), differences to the portrait's.
+            audio: (B, T, D).
+            source: the portrait's pose (B, 6) and eyes (B, 2).
+            local_mask: which frames attend to each other.
+        """
         pose = self.pose(motion[0]) + self.source_pose(source[0])[:, None]
         eyes = self.eyes(motion[1]) + self.source_eyes(source[1])[:, None]
         x = torch.cat([pose, eyes, self.audio(audio)], dim=-1)
@@ -60,7 +68,13 @@ class Encoder(nn.Module):
 
 
 class Branch(nn.Module):
-    """Decodes one kind of motion: frames of audio and portrait attend to latents."""
+    """Decodes one kind of motion: frames of audio and portrait attend to latents.
+
+    Args:
+        width: of the motion, such as 6 of a pose.
+        dim: of the transformer.
+        layer: its other options, as ``transformer_layers`` takes them.
+    """
 
     def __init__(self, width: int, dim: int, layer: dict[str, Any]) -> None:
         super().__init__()
@@ -70,6 +84,14 @@ class Branch(nn.Module):
         self.head = nn.Linear(dim, width)
 
     def forward(self, x: Tensor, memory: Tensor, source: Tensor, local_mask: LocalMask) -> Tensor:
+        """Motion (B, T, width), normalised.
+
+        Args:
+            x: (B, T, dim), of the audio.
+            memory: (B, T, dim), of the latents.
+            source: (B, width), the portrait's motion, normalised.
+            local_mask: which frames attend to each other.
+        """
         x = x + self.source(source)[:, None]
         for layer in self.layers:
             x = layer(x, local_mask, memory)
@@ -91,14 +113,21 @@ class Decoder(nn.Module):
     def forward(
         self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor], local_mask: LocalMask
     ) -> tuple[Tensor, Tensor]:
+        """Poses (B, T, 6) and eyes (B, T, 2), normalised differences to the portrait's.
+
+        Args:
+            latent: (B, T, latent).
+            audio: (B, T, D), normalised.
+            source: the portrait's pose (B, 6) and eyes (B, 2), normalised.
+            local_mask: which frames attend to each other.
+        """
         x, memory = self.audio(audio), self.latent(latent)
-        return self.pose(x, memory, source[0], local_mask), self.eyes(
-            x, memory, source[1], local_mask
-        )
+        pose = self.pose(x, memory, source[0], local_mask)
+        return pose, self.eyes(x, memory, source[1], local_mask)
 
 
 class PBNet(nn.Module):
-    """Makes head poses and blinks from audio. The defaults are the paper's sizes.
+    """Generates head poses and blinks from audio. The defaults are the paper's sizes.
 
     Args:
         audio_dim: D, channels of the audio embedding.
@@ -142,13 +171,13 @@ class PBNet(nn.Module):
         self, pose: Tensor, eyes: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, T, latent), all inputs normalised, (B, T, ...) and (B, ...)."""
-        return self.encoder((pose, eyes), audio, source, self._band(audio))
+        return self.encoder((pose, eyes), audio, source, self._local_mask(audio))
 
     def decode(
         self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Normalised differences of pose (B, T, 6) and eyes (B, T, 2) to the portrait's."""
-        return self.decoder(latent, audio, source, self._band(audio))
+        return self.decoder(latent, audio, source, self._local_mask(audio))
 
     @torch.no_grad()
     def sample(
@@ -182,15 +211,15 @@ class PBNet(nn.Module):
         return self.normalize("source_pose", pose), self.normalize("source_eyes", eyes)
 
     def normalize(self, kind: str, values: Tensor) -> Tensor:
-        """By the statistics of ``kind``."""
+        """Values (..., width) normalised by the statistics of ``kind``."""
         return self._stats(kind)(values)
 
     def restore(self, kind: str, values: Tensor) -> Tensor:
-        """Undo ``normalize``."""
+        """Undo ``normalize``: values (..., width) in their own units."""
         return self._stats(kind).inverse(values)
 
     def observe_statistics(self, **values: Tensor) -> None:
-        """Let training data count towards the statistics, while they are being found."""
+        """Add training data (..., width), by kind, to the statistics until these are frozen."""
         for kind, value in values.items():
             self._stats(kind).update(value.flatten(0, -2))
 
@@ -199,7 +228,7 @@ class PBNet(nn.Module):
         assert isinstance(stats, RunningStats)
         return stats
 
-    def _band(self, audio: Tensor) -> LocalMask:
+    def _local_mask(self, audio: Tensor) -> LocalMask:
         return local_attention_mask(torch.arange(audio.shape[1])[None], self.window, audio.device)
 
 
@@ -214,6 +243,7 @@ class Discriminator(nn.Sequential):
         super().__init__(*blocks[:-1])
 
     def forward(self, motion: Tensor) -> Tensor:
+        """Logits (B, patches) of normalised motion (B, T, 8)."""
         return super().forward(motion.transpose(1, 2))[:, 0]
 
 
@@ -275,10 +305,14 @@ class PBNetStage(Stage):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self.judge(batch)[0]
+        return self.generator_losses(batch)[0]
 
-    def judge(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The generator's losses, and motions (B, T, 8) as they were and as they are made."""
+    def generator_losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The generator's losses, and the motions that the discriminator compares.
+
+        Returns:
+            Losses by name, ``loss`` among them; real motion (B, T, 8); generated motion (B, T, 8).
+        """
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         given = {"pose": pose, "eyes": eyes, "audio": batch.audio}
@@ -302,19 +336,19 @@ class PBNetStage(Stage):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         generator, discriminator = cast("list[Any]", self.optimizers())
         self.toggle_optimizer(generator)
-        losses, real, made = self.judge(batch)
-        self._descend(losses["loss"], generator)
+        losses, real, made = self.generator_losses(batch)
+        self._optimizer_step(losses["loss"], generator)
         self.untoggle_optimizer(generator)
         self.toggle_optimizer(discriminator)
         judged = [self.discriminator(x.detach()) for x in (real, made)]
         losses["disc"] = (self._bce(judged[0], real=True) + self._bce(judged[1], real=False)) / 2
-        self._descend(losses["disc"], discriminator)
+        self._optimizer_step(losses["disc"], discriminator)
         self.untoggle_optimizer(discriminator)
         for scheduler in _listed(self.lr_schedulers()):
             scheduler.step()
         return self.log_losses("train", losses, len(batch)).detach()
 
-    def _descend(self, loss: Tensor, optimizer: Any) -> None:
+    def _optimizer_step(self, loss: Tensor, optimizer: Any) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()

@@ -18,9 +18,9 @@ LEAST_POSE = (0.01, 0.01, 0.01, 0.005, 0.005, 0.005)
 """Least deviations of a pose, in its units (radians, fractions of the frame): about the error of
 measuring it. Pictures cropped to the face leave some elements nothing but that error."""
 LEAST_EYES = 0.01
-"""Likewise of the eyes' aspect ratios."""
+"""Least deviation of the eyes' aspect ratios."""
 LEAST_AUDIO = 1e-3
-"""Likewise of audio embeddings, whose channels deviate by .1 to 1; silence deviates by nothing."""
+"""Least deviation of audio embeddings, whose channels have .1 to 1; silence has none."""
 
 
 class RunningStats(nn.Module):
@@ -108,7 +108,7 @@ class RunningStats(nn.Module):
         return (values - self.mean) / self.deviation
 
     def inverse(self, values: Tensor) -> Tensor:
-        """Undo ``forward``."""
+        """Undo ``forward``: (..., *shape) in the elements' own units."""
         return values * self.deviation + self.mean
 
 

@@ -54,6 +54,7 @@ class VGG19(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of images (B, 3, H, W) in [0, 1], finest first."""
         x, features = (image - self.mean) / self.std, []
         for block in self.blocks:
             x = block(x)
@@ -80,7 +81,7 @@ def pyramid_l1(
     Args:
         features: image to feature maps.
         prediction: (B, 3, H, W) in [0, 1].
-        target: likewise. No gradient flows into it.
+        target: (B, 3, H, W) in [0, 1]. No gradient flows into it.
         weight: (B, 1, H, W) importance of pixels, or None for 1 everywhere.
         scales: the images are compared at 1, 1/2, 1/4, ... of their size.
     """

@@ -162,7 +162,7 @@ class Level(nn.Module):
 
 
 class Middle(Level):
-    """As ``Level``, with the attention between the two blocks."""
+    """Residual block, attention in space, attention in time, residual block."""
 
     def forward(
         self,
@@ -172,6 +172,7 @@ class Middle(Level):
         keep: Tensor,
         local_mask: LocalMask,
     ) -> Tensor:
+        """(N, C, h, w), N = B * T in that order, to the same."""
         first, second = self.blocks
         x = over_time(self.time, self.space(first(x, time, tokens, keep)), local_mask)
         return second(x, time, tokens, keep)
