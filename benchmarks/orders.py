@@ -1,4 +1,4 @@
-"""The picture on README's first screen: the same clip in five orders of generation.
+"""The animation on README's first screen: the same clip in five orders of generation.
 
     python -m benchmarks.orders [--demo demo] [--out docs/orders.gif]
 

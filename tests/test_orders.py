@@ -1,4 +1,4 @@
-"""README's picture shows what the plans say."""
+"""README's animation shows what the plans say."""
 
 import numpy as np
 import pytest
