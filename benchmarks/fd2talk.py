@@ -120,7 +120,9 @@ def coefficients(strategy: FD2Talk, request: Request) -> Tensor:
     conditions = strategy.encode(request)
     first = strategy.passes(request)[0]
     parts = [latent for _, latent in execute(first, strategy, conditions, request, Cost())]
-    return strategy.update_conditions(first, torch.cat(parts), conditions).motion
+    motion = strategy.update_conditions(first, torch.cat(parts), conditions).motion
+    assert motion is not None
+    return motion
 
 
 def filmed(strategy: FD2Talk, request: Request, asked: SplitRequests, i: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -93,11 +93,11 @@ def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print a table with a column for each folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("folders", nargs="*", type=Path, default=[Path()], metavar="FOLDER")
-    folders = parser.parse_args().folders
+    folders = parser.parse_args(argv).folders
     columns = [measure(folder) for folder in folders]
     print("| | " + " | ".join(str(folder) for folder in folders) + " |")
     print("|---|" + "---|" * len(folders))

@@ -50,7 +50,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
         needs: names of the features it reads.
         recipes: for features that an extractor computes with options: the extractor's registered
             name and the options. A feature computed in two ways has two names.
-        own_motion: ``pose`` or ``eyes`` where the metric is of head motion or blinks alone. For
+        own_motion: ``pose`` or ``eyes`` where the metric is of head motion or blinks only. For
             clips that follow the reference's motion its value is the reference's, not the
             strategy's.
         least_frames: a clip with fewer adds nothing.

@@ -69,7 +69,7 @@ def pull(entry: Weights, mirror: str | None = None, progress: bool = True) -> Pa
 
 @functools.cache
 def reachable(url: str, timeout: float = 5.0) -> bool:
-    """Whether an address answers now. Asked once per process; nothing is downloaded."""
+    """Whether an address answers now. Checked once per process; nothing is downloaded."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=timeout):
@@ -147,23 +147,23 @@ def _unpack(archive: Path, entry: Weights, target: Path) -> None:
 
     Only this one member is read, and its name in the archive never becomes a path.
     """
-    made = target.with_name(f"{entry.file}.unpacked")
+    unpacked = target.with_name(f"{entry.file}.unpacked")
     try:
         with (
             zipfile.ZipFile(archive) as file,
             file.open(str(entry.member)) as source,
-            made.open("wb") as out,
+            unpacked.open("wb") as out,
         ):
             shutil.copyfileobj(source, out, BLOCK)
-        if not matches(made, entry):
+        if not matches(unpacked, entry):
             raise _WrongContent(f"the hash of its {entry.member} differs from the published one")
-        made.replace(target)
+        unpacked.replace(target)
     except KeyError as error:
         raise _WrongContent(f"it holds no {entry.member}") from error
     except zipfile.BadZipFile as error:
         raise _WrongContent("it is no whole zip archive") from error
     finally:
-        made.unlink(missing_ok=True)
+        unpacked.unlink(missing_ok=True)
 
 
 def _fetch(url: str, part: Path, progress: bool) -> None:
@@ -217,7 +217,7 @@ def _take(answer: http.client.HTTPResponse, part: Path, have: int, progress: boo
     ranged = answer.status == http.client.PARTIAL_CONTENT
     start = have if ranged and _start(answer.headers.get("Content-Range")) == have else 0
     if ranged and start != have:
-        part.unlink()  # the server sends another stretch than the one asked for
+        part.unlink()  # the server sends another range than the requested one
         return False
     length = answer.headers.get("Content-Length")
     total = start + int(length) if length else None

@@ -22,7 +22,7 @@ class FID(FrechetMetric):
 
 
 class PyramidDistance(FrechetMetric):
-    """Frechet distance of a hand-made image descriptor that needs no weights.
+    """Frechet distance of a hand-crafted image descriptor that needs no weights.
 
     Not FID and not comparable with it: it sees brightness, colour, contrast and the energy of
     edges at four scales in a 4 x 4 grid, in squared grey levels; it knows nothing of faces.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Basis:
-    """What a morphable model is made of.
+    """The parts of a morphable model.
 
     Attributes:
         mean: (N, 3), vertices of the mean face.

@@ -92,10 +92,10 @@ def canny_edges(luma: Image) -> Mask:
     high = float(np.argmax(counts.cumsum() > NOT_EDGES * strength.size) + 1) / BINS
     thin = _thin(strength, across, down, LOW_SHARE * high)
     # Hysteresis: connected parts of thin edge that are strong somewhere.
-    count, pieces = cv2.connectedComponents(thin.astype(np.uint8), connectivity=8)
+    count, parts = cv2.connectedComponents(thin.astype(np.uint8), connectivity=8)
     strong = np.zeros(count, bool)
-    strong[pieces[thin & (strength > high)]] = True
-    return strong[pieces]
+    strong[parts[thin & (strength > high)]] = True
+    return strong[parts]
 
 
 def _gaussian_gradient(luma: Image) -> tuple[Reals, Reals]:

@@ -7,7 +7,7 @@ later show whether, and where, they agree. The names LSE-D and LSE-C are Wav2Lip
 
 The embeddings come as one feature, by default ``syncnet``: (T', 2d), a row per window, the lips' d
 columns first, then the audio's. Any extractor of that layout will do. A clip without rows (too
-short, no face, silent) has no value.
+short, no face, silence) has no value.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_without_a_command_help_is_printed(capsys):
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(words):
     code = (
-        "import sys\nfrom thbench.cli.parser.parser import main\n"
+        "import sys\nfrom thbench.cli.parser import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         f"assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules)"
     )

@@ -76,7 +76,7 @@ def by_eval(strategy, folder):
 
 def by_timing(strategy, folder):
     rule = Timing(frames=4, repeats=1)
-    timing.timed(strategy, Asked(), rule, TRAINER, device="cpu", run="r", folder=folder)
+    timing.time_generation(strategy, Asked(), rule, TRAINER, device="cpu", run="r", folder=folder)
 
 
 def alone(strategy, folder):

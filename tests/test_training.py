@@ -380,7 +380,7 @@ def test_a_stage_without_steps_keeps_what_it_starts_from(root, tmp_path, monkeyp
     monkeypatch.setattr(toy.ToyStage, "start", start)
     made = toy.config(root, tmp_path, max_steps=0)
     fit.fit(made)
-    assert "as they are" in capsys.readouterr().out
+    assert "used unchanged" in capsys.readouterr().out
     net, metadata = load_net(made, "toy")
     assert (net[0].weight == 0.25).all()
     assert metadata["steps"] == 0

@@ -56,7 +56,7 @@ def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm and ReLU; or, as ``plain``, a convolution with bias alone."""
+    """Convolution, batch norm and ReLU; or, as ``plain``, only a convolution with bias."""
 
     def __init__(
         self, inside: int, out: int, kernel: int = 1, stride: int = 1, plain: bool = False

@@ -10,7 +10,7 @@ from tests.tiny import HDTF
 from thbench.core.errors import UserError
 from thbench.core.types import N_LANDMARKS
 from thbench.data import manifest
-from thbench.data.face.crop import Square, choose_square, cut
+from thbench.data.face.crop import Square, choose_square, crop_square
 from thbench.data.media import audio, video
 from thbench.data.prepare.prepare import Report, SourceVideo, prepare, read_report
 from thbench.data.prepare.segments import split
@@ -37,8 +37,8 @@ def test_square_shows_the_head_and_stays_inside() -> None:
 
 def test_cut_repeats_the_edge() -> None:
     frames = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).expand(2, 3, 8, 8)
-    assert torch.equal(cut(frames, Square(2, 1, 4), 4), frames[:, :, 1:5, 2:6])
-    beyond = cut(frames, Square(-2, -2, 12), 12)
+    assert torch.equal(crop_square(frames, Square(2, 1, 4), 4), frames[:, :, 1:5, 2:6])
+    beyond = crop_square(frames, Square(-2, -2, 12), 12)
     assert torch.equal(beyond[:, :, 2:10, 2:10], frames)
     assert (beyond[:, :, :3, :3] == 0).all()
     assert (beyond[:, :, 9:, 9:] == 63).all()

@@ -162,7 +162,7 @@ def test_an_unexpected_error_rejects_one_video_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = make_raw(tmp_path / "raw", "ab")
-    probe, cut = video.probe, process.cut
+    probe, cut = video.probe, process.crop_square
 
     def failing_probe(path: Path) -> video.VideoInfo:
         if path.stem == "a":
@@ -180,7 +180,7 @@ def test_an_unexpected_error_rejects_one_video_and_is_tried_again(
     (tmp_path / "out" / report.clips[1].video).unlink()
     with monkeypatch.context() as patch:
         calls = iter([cut, failing_cut, cut])  # a's segments, small as they are, are one chunk each
-        patch.setattr(process, "cut", lambda *args: next(calls, cut)(*args))
+        patch.setattr(process, "crop_square", lambda *args: next(calls, cut)(*args))
         report = run(sources, tmp_path / "out")
     lost = [(e.id, e.outcome, e.reason) for e in report.entries if not e.is_clip]
     assert lost == [("a~001", "dropped", "RuntimeError: a segment")]

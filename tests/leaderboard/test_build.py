@@ -50,7 +50,7 @@ def test_figures_over_time_stand_below_the_table(tmp_path):
         kept = replace(result(name), over_time={"PSNR": curve}, title=name.upper())
         write(kept, tmp_path / "results")
     _, md, _, numbers, picture = build(tmp_path / "results", tmp_path / "out")
-    assert f"![figures over time]({picture.name})" in md.read_text()
+    assert f"![values over time]({picture.name})" in md.read_text()
     lines = list(csv.reader(numbers.open()))
     assert lines[1] == ["PSNR", "A", "0", "24", "3.0", "4"]
     assert lines[3] == ["PSNR", "A", "50", "74", "", "1"]

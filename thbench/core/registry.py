@@ -1,7 +1,7 @@
 """Registries of classes by short names, imported lazily.
 
 Strategies and stages are named in YAML by ``module:Class``; a registry maps the short names that
-users type to such texts, so that ``thbench ls`` needs no torch. Other installed packages add names
+users type to those, so that ``thbench ls`` needs no torch. Other installed packages add names
 to a registry by entry points (``thbench.core.plugins``).
 """
 

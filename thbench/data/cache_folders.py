@@ -58,7 +58,7 @@ def writable(folder: Path) -> bool:
     """Whether files can be created in a folder, which is created where it is missing.
 
     This is tried: permissions do not tell of disks that are mounted read-only. A full disk
-    counts as writable; whoever then writes says what is wrong.
+    counts as writable; the error then comes with the first write.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ SEEN = 0.8
 POOL = 64
 """Batches that are sorted by length together, at most."""
 SOURCES = ("first", "random", "other")
-"""Where a training sample's portrait comes from; see ``DrawConfig``."""
+"""Where a training sample's portrait comes from (``DrawConfig.source``)."""
 
 
 @dataclass(frozen=True)

@@ -276,8 +276,8 @@ class LFGStage(ReconstructionStage):
     """
 
     stable_name = "dawn.lfg"
-    version: ClassVar[int] = 2
     config_blocks: ClassVar[Blocks] = {"net": LatentFlowGeneratorConfig}
+    version: ClassVar[int] = 2
     net: LatentFlowGenerator
 
     def __init__(

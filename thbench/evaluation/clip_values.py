@@ -84,7 +84,7 @@ class ValueCache:
     """Keeps the values of clips, a file for each pair of videos.
 
     Args:
-        folder: ``values`` is made in it.
+        folder: values are kept in its subfolder ``values``.
         meter: names the metrics whose values are kept.
         protocol_hash: of the protocol.
         fingerprints: of the extractors.

@@ -38,7 +38,7 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     follows = assembled.strategy.follows if protocol.pose == "reference" else frozenset()
     own_motion = protocol.of_own_motion(follows)
     protocols_used = [protocol] if own_motion is None else [protocol, own_motion]
-    # All processes generate all videos; the first one then goes on alone.
+    # All processes share the generation; only the first one scores.
     is_first = [_generate(config, assembled, used) for used in protocols_used]
     if not all(is_first):
         return None

@@ -90,7 +90,7 @@ def describe(timed: TimingSummary) -> str:
 def timing_method(timed: TimingSummary) -> str:
     """How a time was measured."""
     runs = "one run" if timed.repeats == 1 else f"median of {timed.repeats} runs"
-    return f"{runs} after {timed.warmup or 'no'} warm-up, sound encoded before"
+    return f"{runs} after {timed.warmup or 'no'} warm-up, audio encoded before"
 
 
 def notes_of(result: Result) -> dict[str, list[str]]:

@@ -195,7 +195,7 @@ class ClipRow:
         seed: with which it was generated.
         frames: that were compared, from the clip's start.
         lengths: frames of the generated video and of the reference's; of a video that was measured
-            without a reference its own alone.
+            without a reference, only its own.
         metrics: by the metric's name, None where it is not defined on the clip.
         reference: the reference clip's own values of metrics with direction ``reference``.
         over_time: by the metric's name, a value per bin, None where it is not defined there.
@@ -256,7 +256,7 @@ class Result:
 def write(result: Result, folder: Path) -> Path:
     """Write ``<run>.json`` and, beside it, ``<run>.clips.jsonl``; return the former.
 
-    Each file appears whole or not at all; the result last, so that it never stands alone.
+    Each file appears whole or not at all; the result last, so that it is never without its clips.
 
     Raises:
         UserError: the run's name is no file name, a field has a wrong value, or no room is left.

@@ -39,7 +39,7 @@ MAX_DAMAGED = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """The fields of ``Result`` that scoring fills; see there for what each holds."""
+    """The fields of ``Result`` that scoring fills, by their names."""
 
     protocol: ProtocolRef
     metrics: dict[str, MetricValue]

@@ -136,7 +136,7 @@ def rank_key(column: Column, cell: Cell) -> float | None:
 
 
 def _rank_interval(column: Column, cell: Cell, interval: Interval | None) -> Interval | None:
-    """The least and the greatest ``rank_key`` within an interval, by default of the value alone."""
+    """The least and the greatest ``rank_key`` within an interval, by default that of the value."""
     if cell.value is None:
         return None
     low, high = interval or (cell.value, cell.value)
@@ -284,7 +284,7 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
 
 
 def _titles(results: Sequence[Result]) -> list[str]:
-    """Of the rows: with the run's name where a title alone would name several."""
+    """Of the rows: with the run's name where several have the same title."""
     own = [r.title for r in results]
     return [f"{r.title} ({r.run})" if own.count(r.title) > 1 else r.title for r in results]
 

@@ -17,7 +17,7 @@ TIES = (
 )
 DIRECTIONS = {
     "zero": "`→0`: the nearer to zero the better.",
-    "reference": "`→ref`: the nearer to the reference's own figure the better.",
+    "reference": "`→ref`: the nearer to the reference's own value the better.",
 }
 OVER_TIME = "-over-time"
 """Follows a table's name in the names of its files of values over time."""
@@ -36,7 +36,7 @@ def markdown(table: Table) -> str:
     if table.notes:
         lines += ["", *(f"- {note}" for note in table.notes)]
     if table.curves:
-        lines += ["", "## Over time", "", f"![figures over time]({table.slug}{OVER_TIME}.png)"]
+        lines += ["", "## Over time", "", f"![values over time]({table.slug}{OVER_TIME}.png)"]
         lines += ["", f"In numbers: [{table.slug}{OVER_TIME}.csv]({table.slug}{OVER_TIME}.csv)"]
     return "\n".join(lines) + "\n"
 

@@ -50,7 +50,7 @@ class Preflight:
         self.report.findings.append(Finding(level, where, text, local))
 
     def add_error(self, where: str, error: UserError) -> None:
-        """Add what the user was to be told as an error."""
+        """Add a ``UserError`` as an error."""
         self.add(ERROR, where, str(error))
 
     @cached_property

@@ -1,9 +1,9 @@
-"""What training a stage takes, found without data, weights or a device.
+"""Estimating memory and operations of a training step without data, weights or a device.
 
 Networks are built and trained for one step on fake tensors, which have shapes and types but no
-content. Everything counted is arithmetic that a real step does as well: products and convolutions,
-forwards and backwards, and the tensors that live at the same time. What is not counted is what
-depends on a device: workspaces, fragments, kernels. So these are estimates, of memory from below.
+values. Counted are products and convolutions, forwards and backwards, and the tensors that are
+alive at the same time. Not counted is what depends on a device: workspaces, fragmentation, kernels.
+So these are estimates, of memory from below.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from thbench.training.stage import Stage
 
 aten = torch.ops.aten
 KEPT = 10_000
-"""Elements up to which whole numbers and flags are made for real: counters, indices, levels."""
+"""Elements up to which integers and flags have real values: counters, indices, levels."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "bf16-true": torch.bfloat16}
 EFFICIENCY = 0.4
 """Share of the rate of one large matrix product that training is assumed to reach."""
@@ -41,15 +41,14 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class Need:
-    """What one optimiser step of a stage takes on each device.
+    """Memory and operations of one optimiser step of a stage on each device.
 
     Attributes:
-        parameters: of the stage, frozen networks left out.
-        trained: those of them that get gradients.
+        parameters: number of the stage's parameters, without frozen networks.
+        trained: number of them that get gradients.
         saved: bytes of a checkpoint.
         held: bytes of weights (frozen networks too), Adam's moments and averages.
-        peak: bytes of what lives at most during a step beside ``held``, gradients among it; None
-            where not known.
+        peak: peak bytes of a step beside ``held``, with gradients; None where not known.
         flops: floating-point operations of one accumulated part of the batch; None where not known.
         why_not: why the last two are not known.
     """
@@ -64,7 +63,7 @@ class Need:
 
     @property
     def memory(self) -> int:
-        """Bytes on the device, as far as they are known."""
+        """Bytes on the device, as far as known."""
         return self.held + (FLOAT * self.trained if self.peak is None else self.peak)
 
 
@@ -85,7 +84,7 @@ class Networks:
         """The stage, with those that it needs.
 
         Raises:
-            UserError: what building it says.
+            UserError: its settings are wrong.
         """
         if name not in self._built:
             needs = {need: self.stage(need).net for need in self.config.stages[name].needs}
@@ -95,15 +94,15 @@ class Networks:
 
     @contextlib.contextmanager
     def tracing(self) -> Iterator[Trace]:
-        """Within, tensors are fake, and what they would take is counted."""
+        """Within the block tensors are fake, and their memory and operations are counted."""
         trace = Trace()
         with self.fake, trace:
             yield trace
 
     def need(self, name: str, part: int, trace: bool = True) -> Need:
-        """What a step of a stage takes with ``part`` clips at once on a device.
+        """Memory and operations of a step with ``part`` clips at once on a device.
 
-        Without ``trace`` no step is looked at, and ``peak`` and ``flops`` are not known.
+        Without ``trace`` no step is traced, and ``peak`` and ``flops`` are not known.
         """
         stage, settings = self.stage(name), self.config.stages[name]
         fixed = _fixed(stage, settings)
@@ -114,7 +113,7 @@ class Networks:
         try:
             with torch.random.fork_rng(devices=[]):
                 peak, flops = self._step(stage, settings, part)
-        except Exception as error:  # whatever a stage does that needs numbers
+        except Exception as error:  # a stage that needs real values
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Need(*fixed, why_not=lines[0].rstrip("."))
         return Need(*fixed, peak, flops)
@@ -163,14 +162,14 @@ class Networks:
 
 
 class Trace(TorchDispatchMode):
-    """Lets fake tensors through where a value is asked for, and counts the bytes that live.
+    """Gives values to fake tensors where they are read, and counts bytes and operations.
 
     Numbers that steer a step (frame indices, noise levels, counters) are computed for real; of
-    fake tensors every flag is true and every number 1, and a mask takes all.
+    fake tensors every flag is true, every number 1, and a mask selects all.
 
     Attributes:
-        live: bytes of fake tensors now.
-        peak: the most that there were.
+        live: bytes of fake tensors that are alive.
+        peak: the largest ``live`` so far.
         flops: operations of products and convolutions so far.
     """
 
@@ -201,7 +200,7 @@ class Trace(TorchDispatchMode):
         return made
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """Do not count what these take, nor what looks into them."""
+        """Do not count the memory of these tensors, nor of views of them."""
         self._known |= {id(tensor.untyped_storage()) for tensor in tensors}
 
     def _hold(self, tensor: Tensor) -> None:
@@ -255,7 +254,7 @@ def _fixed(stage: Stage, settings: StageConfig) -> tuple[int, int, int, int]:
 
 
 class _Fake(FakeTensorMode):
-    """Does not ask before each operation whether a GPU is there: all tensors are the CPU's."""
+    """Skips the check for a GPU before each operation: all tensors are on the CPU."""
 
     avoid_device_init = False
 
@@ -272,7 +271,7 @@ def _really(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Indices with each mask in place of which it takes everything."""
+    """Indices with each mask replaced by indices as many as it has elements."""
     found: list[Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype is torch.bool:
@@ -283,7 +282,7 @@ def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def _attention(query: Tensor, key: Tensor, *_: Any, **__: Any) -> int:
-    """Of (B, heads, T, d) and (B, heads, S, d): a product for weights, one for values."""
+    """Operations of attention of (B, heads, T, d) over (B, heads, S, d): weights, then values."""
     return 4 * query.numel() * key.shape[-2]
 
 

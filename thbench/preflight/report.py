@@ -19,7 +19,7 @@ class Finding:
         level: ``ok``, a ``warning`` or an ``error``.
         where: a stage, or what it is about.
         text: in one line, with the remedy.
-        local: it is so on this machine: what lies here, what room there is.
+        local: it depends on this machine: which files are here, how much memory and disk there is.
     """
 
     level: str

@@ -76,7 +76,7 @@ def _check_init_from(run: Preflight, name: str) -> None:
         return
     try:
         theirs, ours = (_shapes(run.networks.stage(n)) for n in (origin, name))
-    except Exception:  # the stage itself says why
+    except Exception:  # reported by the check of that stage
         return
     differ = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     if differ:

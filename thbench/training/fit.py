@@ -185,8 +185,8 @@ def build_trainer(
         use_distributed_sampler=False,
         benchmark=True,
     )
-    share = RankShard(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)
-    stage.check_part(len(share.slots(0)))
+    shard = RankShard(stage_config.batch_size, 0, trainer.world_size, settings.accumulate)
+    stage.check_part(len(shard.slots(0)))
     return trainer
 
 

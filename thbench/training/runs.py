@@ -3,8 +3,8 @@
 A stage's result is determined by its class, model, draw, optimiser, global batch size, averaging,
 clipping, precision, frame size, seed, data, the stages that it builds on and, where it uses
 audio, the audio encoder. The hash of these names its folder ``<runs>/<stage>-<hash>``, so
-strategies that share a stage share its training, and a run that is started again, on other
-devices or by a requeued job, resumes.
+strategies that share a stage share its training, and a run that is started again, on other devices
+or by a requeued job, resumes.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def claim(folder: Path, encoder: str) -> None:
 
 
 def check(folder: Path, encoder: str) -> None:
-    """Check that a folder's embeddings are of this encoder, as far as it says so itself.
+    """Check that a folder's embeddings are of this encoder, as far as its record tells.
 
     A folder without a record, as older versions left them, is accepted. Weights are
     compared where ``encoder`` names some; otherwise those that the folder names are accepted.

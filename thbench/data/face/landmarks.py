@@ -93,8 +93,8 @@ class FaceMesh:
         found = {k: faces[0] for k, faces in enumerate(self._detector.batch(images)) if faces}
         regions = [_region(face, images[k]) for k, face in found.items()]
         points = self._mesh([images[k] for k in found], regions)
-        by_picture = dict(zip(found, points, strict=True))
-        return [by_picture.get(k) for k in range(len(images))]
+        by_index = dict(zip(found, points, strict=True))
+        return [by_index.get(k) for k in range(len(images))]
 
 
 def _region(face: Detection, image: np.ndarray) -> Region:

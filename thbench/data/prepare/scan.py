@@ -136,10 +136,10 @@ class ShotFinder:
         before, after = self._recent[0], self._recent[1]
         faces = [self._locate.faces(frame, thorough=True) for frame in (before, after)]
         if all(faces):
-            pictures = [found[0].thumbnail for found in faces]
+            thumbnails = [found[0].thumbnail for found in faces]
         else:
-            pictures = [thumbnail(_small(frame), EVERYWHERE) for frame in (before, after)]
-        return correlation(*pictures) < ALIKE
+            thumbnails = [thumbnail(_small(frame), EVERYWHERE) for frame in (before, after)]
+        return correlation(*thumbnails) < ALIKE
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -151,11 +151,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _small(frame: Tensor) -> np.ndarray:
     """A small frame (H, W, 3) in OpenCV's order of colours."""
-    picture = frame.permute(1, 2, 0).numpy()
-    share = SHOT_SIZE / min(picture.shape[:2])
+    image = frame.permute(1, 2, 0).numpy()
+    share = SHOT_SIZE / min(image.shape[:2])
     if share < 1:
-        size = tuple(max(1, round(side * share)) for side in picture.shape[1::-1])
+        size = tuple(max(1, round(side * share)) for side in image.shape[1::-1])
         # Twice: whole steps are quick, and leave little to the slow one.
         step = max(1, math.floor(0.5 / share))
-        picture = cv2.resize(picture[::step, ::step], size, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(picture[..., ::-1])
+        image = cv2.resize(image[::step, ::step], size, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(image[..., ::-1])

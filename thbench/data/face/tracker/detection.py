@@ -1,4 +1,4 @@
-"""Where faces are in an image: MediaPipe's two detectors.
+"""Detecting faces in an image: MediaPipe's two detectors.
 
 BlazeFace (Bazarevsky et al. 2019, arXiv:1907.05047): a network scores boxes at fixed anchors; those
 above a score that overlap become one, their mean weighted by the scores.
@@ -43,7 +43,7 @@ class Detection:
         box: x0, y0, x1, y1 as fractions of the image's width and height; float32 (4,). They may
             lie beyond its edges.
         score: from 0 to 1.
-        points: both eyes (the left one first, as one looks), nose, mouth and both ears (6, 2), as
+        points: both eyes (the left one in the image first), nose, mouth and both ears (6, 2), as
             fractions too.
     """
 
@@ -53,9 +53,9 @@ class Detection:
 
 
 class FaceDetector:
-    """Finds faces.
+    """Detects faces.
 
-    Call it with uint8 (H, W, 3) RGB for its faces, the surest first.
+    Call it with uint8 (H, W, 3) RGB for its faces, the highest score first.
 
     Args:
         range: ``near``, for faces that fill much of the image (within 2 m of a phone's camera),
@@ -77,7 +77,7 @@ class FaceDetector:
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """The faces of each of several images, whose sizes may differ."""
+        """The faces of each of several images (H, W, 3), whose sizes may differ."""
         if not len(images):
             return []
         seen = [whole(p).cut(p, self._size, cv2.BORDER_CONSTANT) for p in images]
@@ -116,7 +116,7 @@ def _anchors(cells: int, each: int) -> np.ndarray:
 
 
 def _merge(places: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """Non-maximum suppression that averages: what overlaps the surest becomes one with it.
+    """Non-maximum suppression that averages: boxes that overlap the best one are merged with it.
 
     Args:
         places: boxes by two corners, then points (n, 2 + p, 2).
@@ -137,7 +137,7 @@ def _merge(places: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, flo
 
 
 def _overlap(one: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What a box shares with each of others, over the union of both."""
+    """Intersection over union of a box with each of others, (n,)."""
     low, high = np.maximum(one[0], places[:, 0]), np.minimum(one[1], places[:, 1])
     shared = (high - low).clip(0).prod(1)
     union = (places[:, 1] - places[:, 0]).prod(1) + (one[1] - one[0]).prod() - shared

@@ -22,7 +22,7 @@ SIZE = 192
 PRESENCE = 0.5
 OUTER_CORNERS = (33, 263)  # of the eyes
 
-# The points that each refined output replaces, in its order. Left is left as one looks. The first
+# The points that each refined output replaces, in its order. Left is left in the image. The first
 # 16 of an eye are its rim.
 LIPS = (
     61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409,
@@ -55,7 +55,7 @@ RIMS = {"output_left_iris": LEFT_EYE[:16], "output_right_iris": RIGHT_EYE[:16]}
 
 
 class Mesh:
-    """Finds the points of faces whose place is known.
+    """Measures the points of faces in known regions.
 
     Args:
         device: where the network runs.
@@ -87,7 +87,7 @@ class Mesh:
         values = {name: v.flatten(1).cpu().numpy() for name, v in found.items()}
         present = 1 / (1 + np.exp(-values["conv_faceflag"][:, 0])) > PRESENCE
         return [
-            _into_picture(points, region, image) if seen else None
+            _into_image(points, region, image) if seen else None
             for points, seen, region, image in zip(
                 _refine(values), present, regions, images, strict=True
             )
@@ -95,7 +95,7 @@ class Mesh:
 
 
 def following(points: np.ndarray, image: np.ndarray) -> Region:
-    """Where to look for the face in the next image, from its points in this one."""
+    """The region of the face in the next image, from its points (478, 3) in this one."""
     height, width = image.shape[:2]
     xy = points[:, :2] * (width, height)
     return around(xy.min(0), xy.max(0), xy[list(OUTER_CORNERS)])
@@ -113,7 +113,7 @@ def _refine(values: dict[str, np.ndarray]) -> np.ndarray:
     return points
 
 
-def _into_picture(points: np.ndarray, region: Region, image: np.ndarray) -> np.ndarray:
+def _into_image(points: np.ndarray, region: Region, image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     matrix = region.matrix(SIZE)
     xy = (points[:, :2] @ matrix[:, :2].T + matrix[:, 2]) / (width, height)

@@ -1,4 +1,4 @@
-"""Squares of an image that may be turned, and what is seen in them."""
+"""Squares of an image, possibly turned, and cutting them out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENLARGED = 1.5  # of the face's longer side, as Face Mesh's graph has it
 
 @dataclass(frozen=True)
 class Region:
-    """A square: its centre and side in pixels, its turn in radians, clockwise as one looks."""
+    """A square: its centre and side in pixels, its turn in radians, clockwise in the image."""
 
     x: float
     y: float
@@ -59,7 +59,7 @@ def around(low: np.ndarray, high: np.ndarray, eyes: np.ndarray) -> Region:
     Args:
         low: the upper left corner (2,) of a box around the face, in pixels.
         high: its lower right corner.
-        eyes: the left and the right eye (2, 2) as one looks.
+        eyes: the left and the right eye in the image (2, 2), in pixels.
     """
     x, y = (low + high) / 2
     along = eyes[1] - eyes[0]
