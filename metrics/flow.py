@@ -19,9 +19,6 @@ from metrics.base import Features, FrameMetric
 Mode = Literal["formula", "as-published"]
 MODES = ("formula", "as-published")
 
-STILL = 128 / 3
-"""The least OFM as published, 42.67: the mean of the colour that stands for no motion."""
-
 PUBLISHED_SIZE = 128
 
 Frame = NDArray[np.uint8]
