@@ -183,7 +183,7 @@ class AutoencoderStage(ReconstructionStage):
         context: see ``Stage``.
         net: arguments of ``Autoencoder``.
         init_from: weights to start from: a folder in diffusers' format, or a name on the hub.
-        perceptual: see ``PictureStage``.
+        perceptual: ``vgg`` or ``pixel``, what images are compared by (``ReconstructionStage``).
         w_perceptual, w_kl: weights of the terms beside the L1's 1.
         scales: of the perceptual term.
     """
