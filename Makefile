@@ -9,7 +9,7 @@ SYSTEM := $(shell uname -s -m)
 # For `make lock`: UPGRADE= follows pyproject.toml alone, UPGRADE='--upgrade-package av' renews one.
 UPGRADE ?= --upgrade
 
-.PHONY: demo test test-real test-paper test-lowest mutants lint type bench tables lock clean
+.PHONY: demo test test-real test-paper test-lowest mutants lint type bench tables docs lock clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
@@ -52,6 +52,10 @@ bench: $(READY)
 tables: $(READY)
 	$(BIN)/thbench leaderboard
 
+# The documentation as a site, in site/; open site/index.html.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .mkdocs/mkdocs.yml
+
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "thbench needs Python 3.11, 3.12 or 3.13: run make PYTHON=python3.11")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -60,14 +64,14 @@ ifeq ($(SYSTEM),Linux x86_64)
 	$(PIP) --no-deps --no-build-isolation -e .
 else
 	@echo "NOT LOCKED: requirements.lock is for Linux on x86-64, this is $(SYSTEM). Installing today's versions." >&2
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,docs]'
 endif
 	@touch $@
 
 # One lock for Python 3.11, 3.12 and 3.13.
 lock: $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 \
-		--extra dev --generate-hashes --only-binary :all: --fork-strategy fewest $(UPGRADE) \
+		--extra dev --extra docs --generate-hashes --only-binary :all: --fork-strategy fewest $(UPGRADE) \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 $(UV):
@@ -80,4 +84,4 @@ $(UV):
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* build dist *.egg-info
+	rm -rf $(VENV) .venv-* site build dist *.egg-info

@@ -1,4 +1,4 @@
-"""A variational autoencoder of frames, for methods that generate in its latents.
+"""A variational autoencoder of frames, in whose latents several baselines generate videos.
 
 The network is diffusers' ``AutoencoderKL`` (Rombach et al. 2022, section 3.1). At paper scale it
 is Stable Diffusion's, frozen: ``init_from`` names its weights and the stage has no steps. Smaller

@@ -1,4 +1,4 @@
-"""Do the metrics see what they should, and only that? Planted damage on synthetic faces.
+"""Do the metrics see what they should, and only that? Known damage on synthetic faces.
 
     python -m benchmarks.sensitivity [--people 12]
     python -m benchmarks.sensitivity --data data/vox

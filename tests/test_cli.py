@@ -131,7 +131,7 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("thbench.cli.parser.commands.show_config", interrupted)
+    monkeypatch.setattr("thbench.cli.commands.show_config", interrupted)
     assert main(["config", "dawn"]) == 130
     assert "run the same command again" in capsys.readouterr().err
 
@@ -212,7 +212,7 @@ def test_off_means_off(capsys):
         ("stages.lfg.optim.name=adma", "Did you mean 'adam'"),
         ("stages.lfg.draw.frames=1000", "has 1000 frames"),
         ("stages.lfg.batch_size=0", "batch_size=0"),
-        ("stages.lfg.precision=foo", "Precision 'foo'"),
+        ("stages.lfg.precision=foo", "stages.lfg.precision=foo is not known"),
         ("tracking.wandb=of", "Did you mean 'off'"),
         ("data.audio=mel", "no 'mel' embedding"),
     ],
@@ -236,7 +236,7 @@ def test_wrong_settings_stop_fit(word, says, bench, capsys, tmp_path):
         ("eval.protocol=synthtic", "Did you mean 'synthetic'"),
         ("seed=5", "is not trained"),
         ("data.root=/nowhere", "/nowhere is no prepared data set"),
-        ("options.guidance=x", "options.guidance must be a number"),
+        ("options.guidance=x", "options.guidance is 'x'"),
         ("options.window=x", "options.window must be"),
         ("sampler.spacing=foo", "No sampler spacing 'foo'"),
         ("sampler.steps=0", "sampler.steps"),
@@ -509,7 +509,7 @@ def test_other_writes_on_a_full_disk(code, monkeypatch, refused):
     def full(_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("thbench.cli.parser.commands.show_config", full)
+    monkeypatch.setattr("thbench.cli.commands.show_config", full)
     assert os.strerror(code) in refused("config", "dawn")
 
 
@@ -517,7 +517,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch):
     def fault(_):
         raise OSError("something else")
 
-    monkeypatch.setattr("thbench.cli.parser.commands.show_config", fault)
+    monkeypatch.setattr("thbench.cli.commands.show_config", fault)
     with pytest.raises(OSError, match="something else"):
         main(["config", "dawn"])
 

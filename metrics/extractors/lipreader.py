@@ -1,4 +1,4 @@
-"""A place for a lip reader, since none may be passed on."""
+"""A lip reader of the user's own, since none may be redistributed."""
 
 from __future__ import annotations
 

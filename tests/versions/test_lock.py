@@ -48,7 +48,8 @@ def pinned(entries, python):
 def wanted(python):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    every = [Requirement(r) for r in project["dependencies"] + extras["dev"] + extras["arcface"]]
+    groups = (project["dependencies"], extras["dev"], extras["arcface"], extras["docs"])
+    every = [Requirement(requirement) for group in groups for requirement in group]
     return [r for r in every if r.marker is None or r.marker.evaluate(environment(python))]
 
 

@@ -1,4 +1,4 @@
-"""What the commands do. ``thbench.cli.parser`` parses; this module is imported when one runs.
+"""What the commands do. Imported when one runs, after ``thbench.cli.parser``.
 
 Modules that take seconds to import are imported after the command line's words are checked.
 """

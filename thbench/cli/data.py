@@ -1,4 +1,4 @@
-"""The commands ``thbench data``: making, preparing and checking data sets."""
+"""The commands ``thbench data``: rendering, preparing and checking data sets."""
 
 from __future__ import annotations
 

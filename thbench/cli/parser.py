@@ -1,4 +1,4 @@
-"""The commands. Parsing is here; each command imports what it needs when it runs."""
+"""The commands and their arguments. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 

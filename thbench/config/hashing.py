@@ -1,4 +1,4 @@
-"""Configurations as text, and hashes of what they say."""
+"""Configurations as text, and their hashes."""
 
 from __future__ import annotations
 

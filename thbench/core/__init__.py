@@ -1,0 +1,1 @@
+"""What every other package rests on: data types, errors, registries, seeds, files."""

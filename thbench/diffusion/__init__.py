@@ -1,1 +1,1 @@
-"""The noise process and the sampler: a thin seam over diffusers' schedulers."""
+"""Noise processes and samplers, on diffusers' schedules."""

@@ -1,0 +1,1 @@
+"""Scoring of videos by a protocol, and the results."""

@@ -1,0 +1,1 @@
+"""Plans, strategies, and the runner that generates videos with them."""

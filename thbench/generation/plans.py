@@ -1,4 +1,4 @@
-"""Generation strategies as data: which frames are made together, seeing which others.
+"""Generation strategies as data: which frames are generated together, observing which others.
 
 A plan is a tuple of rounds, a round a tuple of windows. Windows of a round do not depend on each
 other. The idea of listing (frames to generate, frames observed) is Harvey et al. (2022),

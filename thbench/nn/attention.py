@@ -1,4 +1,4 @@
-"""Attention over time, within a band of frames, and over space.
+"""Attention over time, within a local window of frames, and over space.
 
 Frames are placed by their true index in the clip, so that the same layers serve contiguous frames,
 strided key frames and frames observed from elsewhere. A band of width w lets two frames see each

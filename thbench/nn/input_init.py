@@ -1,4 +1,4 @@
-"""How layers begin by which a network is given something, so that all it is given counts alike."""
+"""Initialisation of input layers, so that all inputs of a network contribute alike."""
 
 from __future__ import annotations
 

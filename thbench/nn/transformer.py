@@ -1,4 +1,4 @@
-"""Transformer layers over frames: RoPE by true frame indices, attention inside a band."""
+"""Transformer layers over frames: RoPE by true frame indices, local attention."""
 
 from __future__ import annotations
 

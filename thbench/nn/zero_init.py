@@ -1,4 +1,4 @@
-"""Layers that say nothing until they are trained."""
+"""Layers whose output is zero until they are trained."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What can be known of training and evaluation before the first step."""

@@ -1,0 +1,1 @@
+"""Training: stages, the trainer, run folders and checkpoints."""

@@ -1,0 +1,1 @@
+"""Faces in images: tracking, landmarks, pose, crops, and a morphable model."""

@@ -1,4 +1,4 @@
-"""Squares of an image, possibly turned, and cutting them out."""
+"""Rotated squares of an image, and sampling them."""
 
 from __future__ import annotations
 
