@@ -415,7 +415,7 @@ def _train(stage: Stage, shown: Batch, clip: float, callback: Callback) -> None:
     with console.quiet(), _given_faces(), tempfile.TemporaryDirectory() as folder:
         trainer = devices.make_trainer(
             settings,
-            in_turn=manual,
+            alternating=manual,
             max_epochs=1,
             gradient_clip_val=(clip or None) if not manual else None,
             logger=False,
