@@ -43,6 +43,7 @@ from torch.utils.data import DataLoader
 from baselines.fd2talk.morphable import MorphableStage
 from baselines.hallo import face
 from tests import toy_training as toy
+from tests.rotations import rotation_matrix
 from thbench import config
 from thbench.config import (
     Config,
@@ -285,7 +286,7 @@ def faces(clips: int, n: int) -> tuple[Tensor, Tensor]:
     shapes = mean + who + opened + 0.01 * free * rng.standard_normal((clips, n, 478, 3))
     found = np.empty_like(shapes)
     for clip, frame in np.ndindex(clips, n):
-        turned = shapes[clip, frame] @ pose.rotation_matrix(*rng.uniform(-0.2, 0.2, 3)).T
+        turned = shapes[clip, frame] @ rotation_matrix(*rng.uniform(-0.2, 0.2, 3)).T
         found[clip, frame] = 0.5 * turned + (0.5, 0.5, 0.1) + rng.uniform(-0.03, 0.03, 3)
     return torch.from_numpy(found).float(), torch.from_numpy(pose.pose(found)).float()
 
@@ -414,7 +415,7 @@ def _train(stage: Stage, shown: Batch, clip: float, callback: Callback) -> None:
     with console.quiet(), _given_faces(), tempfile.TemporaryDirectory() as folder:
         trainer = devices.make_trainer(
             settings,
-            in_turn=manual,
+            alternating=manual,
             max_epochs=1,
             gradient_clip_val=(clip or None) if not manual else None,
             logger=False,

@@ -383,7 +383,7 @@ def test_vgg_is_asked_for_only_when_training_starts(monkeypatch):
     def missing():
         raise UserError("VGG is not here")
 
-    monkeypatch.setattr("thbench.training.fit.reconstruction.VGG19", missing)
+    monkeypatch.setattr("thbench.training.reconstruction.VGG19", missing)
     waiting = stage(perceptual="vgg")  # a trained net is loaded through this, without VGG
     with pytest.raises(UserError, match="VGG is not here"):
         waiting.on_fit_start()

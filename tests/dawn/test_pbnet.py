@@ -177,13 +177,13 @@ def test_the_generator_wants_its_motion_to_be_taken_for_real():
 
 def test_the_discriminator_learns_to_tell_made_motion_from_real():
     module = stage()
-    real_descend = module._descend
+    real_optimizer_step = module._optimizer_step
 
     def judge_alone(loss, optimizer):
         if optimizer.param_groups[0]["params"][0] is module.discriminator[0].weight:
-            real_descend(loss, optimizer)
+            real_optimizer_step(loss, optimizer)
 
-    module._descend = judge_alone
+    module._optimizer_step = judge_alone
     fit(module, 20)
     with torch.no_grad():
         _, real, made = module.generator_losses(batch(seed=999))
@@ -194,7 +194,7 @@ def test_the_two_networks_learn_in_turn_and_only_their_own():
     module = stage()
     before = [p.clone() for p in (*module.net.parameters(), *module.discriminator.parameters())]
     seen = []
-    real = module._descend
+    real = module._optimizer_step
 
     def spy(loss, optimizer):
         mine = [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -202,7 +202,7 @@ def test_the_two_networks_learn_in_turn_and_only_their_own():
         others = [p for p in module.parameters() if id(p) not in mine]
         seen.append((len(mine), all(not p.requires_grad for p in others)))
 
-    module._descend = spy
+    module._optimizer_step = spy
     trainer = fit(module, 2)
     sizes = [len(list(m.parameters())) for m in (module.net, module.discriminator)]
     assert [count for count, _ in seen] == sizes * 2
@@ -217,14 +217,14 @@ def test_the_two_networks_learn_in_turn_and_only_their_own():
 def test_gradients_are_clipped_and_rates_fall():
     module = stage(clip=1e-3, schedule="cosine")
     norms = []
-    real = module._descend
+    real = module._optimizer_step
 
     def spy(loss, optimizer):
         real(loss, optimizer)
         grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         norms.append(torch.stack([g.norm() for g in grads]).norm().item())
 
-    module._descend = spy
+    module._optimizer_step = spy
     trainer = fit(module, 3)
     assert max(norms) < 1.01e-3
     assert all(o.param_groups[0]["lr"] < 3e-3 for o in trainer.optimizers)
