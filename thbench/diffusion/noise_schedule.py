@@ -173,7 +173,7 @@ class NoiseSchedule:
             noisy: (B, C, T, ...).
             t: (B, T).
             mean: of the clean value before anything noisy was seen; shaped to fit.
-            deviation: of it, likewise.
+            deviation: its standard deviation then; shaped to fit.
         """
         kept, added = self.variances(t, noisy)
         variance = deviation.float().square()
