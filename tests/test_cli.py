@@ -238,7 +238,7 @@ def test_wrong_settings_stop_fit(word, says, bench, capsys, tmp_path):
         ("data.root=/nowhere", "/nowhere is no prepared data set"),
         ("options.guidance=x", "options.guidance is 'x'"),
         ("options.window=x", "options.window must be"),
-        ("sampler.spacing=foo", "No sampler spacing 'foo'"),
+        ("sampler.spacing=foo", "sampler.spacing=foo is not known. Known: "),
         ("sampler.steps=0", "sampler.steps"),
         ("trainer.accelerator=foo", "there is no such device here"),
         ("trainer.devices=0", "devices"),
@@ -367,7 +367,7 @@ def test_the_protocol_that_nobody_named_is_told(bench, tmp_path, capsys, monkeyp
         taken.append((rule.name, named))
         raise UserError("enough")
 
-    monkeypatch.setattr("thbench.evaluation.score.score.score", scored)
+    monkeypatch.setattr("thbench.evaluation.score.score", scored)
     clips = bench.data / "clips"
     for reference, more in ((bench.data, []), (clips, []), (clips, ["--protocol", "synthetic"])):
         words = ["score", clips, "--reference", reference, *more]

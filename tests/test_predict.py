@@ -270,7 +270,7 @@ def test_a_watermark_changes_its_corner(generate):
 
 def test_a_video_follows_a_motion(generate, bench, files):
     from thbench import config
-    from thbench.generation.runner import assemble, requests
+    from thbench.generation import assemble, requests
 
     clips = bench.data / "clips"
     still = generate("own.mp4")

@@ -201,6 +201,8 @@ def load_net(
             been trained further since.
     """
     run = run or locate(config, name)
+    if not run.last.is_file():
+        run = _first_untrained(config, run)
     checkpoint = read_checkpoint(run)
     meta: dict[str, Any] = checkpoint[META]
     check_needs(run, meta)
@@ -242,6 +244,15 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> No
             f"The weights of stage '{checkpoint[META]['stage']}' do not fit {what} ({reason}):"
             " give both the same model, or train anew."
         ) from error
+
+
+def _first_untrained(config: Config, missing: StageRun) -> StageRun:
+    """Of a run without a checkpoint and those that it builds on, the first one to be trained.
+
+    A setting of that one alone gives all that follow other hashes, which would explain nothing.
+    """
+    runs = [locate(config, each) for each in order(config, missing.name)]
+    return next((run for run in runs if not run.last.is_file()), missing)
 
 
 def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
