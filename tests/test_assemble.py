@@ -65,10 +65,10 @@ def videos(folder):
         ("plan={name: rolling, window: 4}", "take sampler.steps=4"),
         ("options.guidence=1", "Did you mean 'guidance'"),
         ("stages.a2v2.model.w_lips=3", "Did you mean 'w_lip'"),
-        ("nets.lfg=null", "nets.lfg is missing: DAWN needs a LatentFlowGenerator. Set nets.lfg="),
+        ("nets.lfg=null", "nets.lfg is missing: DAWN needs the class LatentFlowGenerator. Set "),
         (
             "nets.a2v=pbnet",
-            "nets.a2v=pbnet: DAWN needs a A2VNet, and stage 'pbnet' trains a PBNet. Set"
+            "nets.a2v=pbnet: DAWN needs the class A2VNet, and stage 'pbnet' trains PBNet. Set"
             " nets.a2v=STAGE, one of a2v1, a2v2",
         ),
         ("nets.pbnte=pbnet", "DAWN has no such role. Did you mean 'pbnet'"),

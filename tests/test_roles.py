@@ -31,9 +31,12 @@ FLOW, POSE = Flows(1, 1), nn.GRU(1, 1)
 @pytest.mark.parametrize(
     ("nets", "says"),
     [
-        ({}, r"nets\.flow is missing: WithRoles needs a Linear\. Set nets\.flow=STAGE"),
-        ({"flow": POSE}, r"nets\.flow: WithRoles needs a Linear, not a GRU\. Set nets\.flow=STAGE"),
-        ({"flow": FLOW, "pose": FLOW}, r"nets\.pose: WithRoles needs a GRU, not a Flows"),
+        ({}, r"nets\.flow is missing: WithRoles needs the class Linear\. Set nets\.flow=STAGE"),
+        (
+            {"flow": POSE},
+            r"nets\.flow: WithRoles needs the class Linear, not a GRU\. Set nets\.flow=STAGE",
+        ),
+        ({"flow": FLOW, "pose": FLOW}, r"nets\.pose: WithRoles needs the class GRU, not a Flows"),
         ({"flow": FLOW, "pse": POSE}, r"nets\.pse: WithRoles has no such role.*mean 'pose'"),
     ],
 )
@@ -46,9 +49,9 @@ def test_a_network_of_a_role_is_had_as_its_class():
     made = WithRoles({"flow": FLOW})
     assert made.network("flow", nn.Linear) is FLOW
     assert WithRoles({"flow": FLOW, "pose": POSE}).network("pose", nn.GRU) is POSE
-    with pytest.raises(UserError, match=r"nets\.pose: WithRoles needs a GRU, not none"):
+    with pytest.raises(UserError, match=r"nets\.pose: WithRoles needs the class GRU, not none"):
         made.network("pose", nn.GRU)
-    with pytest.raises(UserError, match="needs a Conv2d, not a Flows"):
+    with pytest.raises(UserError, match="needs the class Conv2d, not a Flows"):
         made.network("flow", nn.Conv2d)
 
 

@@ -178,8 +178,9 @@ def _check_roles(config: Config, kind: type[Strategy]) -> None:
         if role in wanted and not _may_be(trained, wanted[role]):
             fitting = [s for s in config.stages if _may_be(_network_class(config, s), wanted[role])]
             raise UserError(
-                f"nets.{role}={stage}: {kind.__name__} needs a {wanted[role].__name__}, and stage"
-                f" '{stage}' trains a {trained.__name__}. Set nets.{role}=STAGE, one of"
+                f"nets.{role}={stage}: {kind.__name__} needs the class"
+                f" {wanted[role].__name__}, and stage '{stage}' trains {trained.__name__}. Set"
+                f" nets.{role}=STAGE, one of"
                 f" {', '.join(fitting) or 'none that this strategy has'}."
             )
 

@@ -152,7 +152,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
         for role, wanted in cls.roles.items():
             if role not in nets:
                 raise UserError(
-                    f"nets.{role} is missing: {cls.__name__} needs a {wanted.__name__}. Set"
+                    f"nets.{role} is missing: {cls.__name__} needs the class {wanted.__name__}. Set"
                     f" nets.{role}=STAGE, a stage that trains one."
                 )
         for role in nets:
@@ -176,7 +176,7 @@ class Strategy(Versioned, L.LightningModule, ABC):
             return net
         got = "none" if net is None else f"a {type(net).__name__}"
         raise UserError(
-            f"nets.{role}: {cls.__name__} needs a {kind.__name__}, not {got}. Set"
+            f"nets.{role}: {cls.__name__} needs the class {kind.__name__}, not {got}. Set"
             f" nets.{role}=STAGE, a stage that trains one."
         )
 
