@@ -1,6 +1,7 @@
 """What every metric must keep, tested over the registry: a new one is tested by being named."""
 
 import ast
+import functools
 import importlib
 import math
 import socket
@@ -61,6 +62,7 @@ def lpips_net():
 
 
 @cache
+@functools.lru_cache(maxsize=64)
 def clip(i, n=None):
     """Made-up features of one clip, whatever a metric may need."""
     generator = torch.Generator().manual_seed(i)
