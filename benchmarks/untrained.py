@@ -85,6 +85,7 @@ def batch(loaded: Config, name: str, size: int) -> Batch:
         "eyes": 0.3 + 0.05 * torch.rand(size, n, EYES_DIM),
         "landmarks": _face(size, n),
     }
+    points = given["landmarks"][..., :2]
     return Batch(
         video=torch.randint(0, 256, (size, n, 3, side, side), dtype=torch.uint8),
         source=torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8),
@@ -95,6 +96,7 @@ def batch(loaded: Config, name: str, size: int) -> Batch:
         frames=torch.arange(n).expand(size, n).clone(),
         source_frame=torch.zeros(size, dtype=torch.int64),
         ids=tuple(f"random-{i}" for i in range(size)),
+        extent=torch.stack([points.amin(1), points.amax(1)], dim=1),
     )
 
 

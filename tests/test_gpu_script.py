@@ -119,3 +119,16 @@ def test_a_dry_run_of_everything_fits_its_time(tmp_path, without):
     assert trained == {row["strategy"] for row in found["generation"]}
     assert trained == set(config.names("strategy"))
     assert all(row["measured_share"] == 1 for row in found["generation"])
+
+
+def test_hallo_learns_from_its_random_batches():
+    """Its stages want more of a batch than others do: the extent of each clip."""
+    loaded = config.load("hallo", ["data=synthetic", "data.audio=logmel"])
+    nets = {}
+    for name in ("vae", "image", "video"):
+        with untrained.random_faces():
+            stage = untrained.untrained(loaded, name, nets, "cpu")
+            nets[name] = stage.net
+            if name != "vae":
+                loss = stage.loss(untrained.batch(loaded, name, 1))["loss"]
+                assert torch.isfinite(loss), name
