@@ -17,6 +17,7 @@ from thbench.evaluation.pipeline import videos_folder
 from thbench.evaluation.protocol import Intervals, OverTime, Timing
 from thbench.generation.assemble import Assembled
 from thbench.generation.strategy import Strategy
+from thbench.training import sources
 from thbench.training.runs import remember_sources, stage_run
 from thbench.training.sources import content_of
 from thbench.training.stage import Stage
@@ -290,3 +291,15 @@ def test_what_changes_memory_alone_changes_no_hash(root, tmp_path):
     assert stage_run(loaded, "image").hash == plain
     loaded.stages["image"].model["w_lip"] = 1
     assert stage_run(loaded, "image").hash != plain
+
+
+def test_files_from_outside_are_read_once_and_again_where_they_change(tmp_path, monkeypatch):
+    read, real = [], sources.sha256
+    monkeypatch.setattr(sources, "sha256", lambda path: read.append(path) or real(path))
+    (tmp_path / "config.json").write_text("{}")
+    first = content_of(str(tmp_path), tmp_path / "runs")
+    assert content_of(str(tmp_path), tmp_path / "runs") == first
+    assert len(read) == 1
+    (tmp_path / "config.json").write_text('{"other": 1}')
+    assert content_of(str(tmp_path), tmp_path / "runs") != first
+    assert len(read) == 2

@@ -1,5 +1,6 @@
 """Which networks a stage builds on."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -75,3 +76,18 @@ def test_of_several_runs_the_nearest_is_named_and_an_untrained_one_is_not(tmp_pa
     (near / "last.ckpt").unlink()
     with pytest.raises(UserError, match=r"is trained with clip=1\.0.*, ema=0.5"):
         load_net(made, "toy")
+
+
+def test_runs_of_before_fingerprints_are_passed_over(tmp_path):
+    """Folders of an older thbench may lie beside those of today."""
+    made = trained(tmp_path)
+    old = tmp_path / "runs" / "toy-0123456789ab"
+    old.mkdir()
+    (old / "last.ckpt").touch()
+    (old / "stage.json").write_text('{"stage": "toy", "hash": "0123456789ab", "determines": {}}')
+    made.stages["toy"].clip = 7.0
+    with pytest.raises(UserError, match=r"is trained with clip=1\.0"):
+        load_net(made, "toy")
+    made.stages["toy"].clip = 1.0
+    shutil.move(made.data.root, tmp_path / "elsewhere")
+    assert load_net(made, "toy")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from metrics.base import BenchMetric
-
-Features = Mapping[str, Any]
+from thbench.evaluation.clip_values import Features
 
 
 class SetFeatures:

@@ -9,11 +9,12 @@ or by a requeued job, resumes.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,7 @@ def locate(config: Config, name: str) -> StageRun:
         return stage_run(config, name)
     order(config, name)
     wanted = _own(_fingerprint(config, name, ""))
-    notes = [_read_run(path.parent) for path in Path(config.runs).glob(f"{name}-*/stage.json")]
-    found = [run for run in notes if _own(run.fingerprint) == wanted]
+    found = [run for run in _runs_of(name, Path(config.runs)) if _own(run.fingerprint) == wanted]
     if len(found) == 1:
         return found[0]
     several = f"{len(found)} runs" if found else "no run"
@@ -340,17 +340,24 @@ def _read_run(folder: Path) -> StageRun:
     return StageRun(note["stage"], note["hash"], folder, note["fingerprint"])
 
 
+def _runs_of(name: str, runs: Path) -> Iterator[StageRun]:
+    """All runs of a stage that were named as runs are today; older ones have no fingerprint."""
+    for path in sorted(runs.glob(f"{name}-*/stage.json")):
+        with contextlib.suppress(KeyError, ValueError):
+            yield _read_run(path.parent)
+
+
 def _nearest_run(run: StageRun) -> str:
     """A line on the trained run of the same stage whose settings differ least."""
     found: list[tuple[int, str]] = []
     own = _flat(run.fingerprint)
-    for path in sorted(run.folder.parent.glob(f"{run.name}-*/stage.json")):
-        if not (path.parent / "last.ckpt").is_file():
+    for trained in _runs_of(run.name, run.folder.parent):
+        if not trained.last.is_file():
             continue
-        other = _flat(_read_run(path.parent).fingerprint)
+        other = _flat(trained.fingerprint)
         keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
         listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
-        found.append((len(keys), f" {path.parent} is trained with {listed}."))
+        found.append((len(keys), f" {trained.folder} is trained with {listed}."))
     if not found or min(found)[0] > NEAR:
         return ""
     return min(found)[1]
@@ -385,7 +392,7 @@ def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
     for key in kind.sources:
         if given := own["model"].get(key):
             own["model"][key] = content_of(str(given), Path(config.runs))
-    own |= {"audio": _sound(config)} if kind.uses_audio else {}
+    own |= {"audio": _audio_encoder(config)} if kind.uses_audio else {}
     own["precision"] = stage.precision or config.trainer.precision
     return {
         **own,
@@ -397,7 +404,7 @@ def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
     }
 
 
-def _sound(config: Config) -> dict[str, str]:
+def _audio_encoder(config: Config) -> dict[str, str]:
     """The audio encoder and its version, with the content of its weights in place of their path."""
     kind, _, source = config.data.audio.partition("=")
     found = {"encoder": kind}

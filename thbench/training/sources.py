@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from thbench.core.errors import UserError
@@ -34,6 +35,12 @@ def content_of(source: str, runs: Path) -> str:
         return known["content"] if known else source
     if known and known["stamp"] == _stamp(files):
         return known["content"]
+    return _digest(tuple(files), _stamp(files))
+
+
+@cache
+def _digest(files: Sequence[tuple[str, Path]], stamp: str) -> str:
+    """Read once per process, since many hashes hold it; ``stamp`` tells when files change."""
     rows = [[name, sha256(path)] for name, path in files]
     return f"sha256:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}"
 
