@@ -22,6 +22,7 @@ def synth(arguments: argparse.Namespace) -> None:
         size=arguments.size,
         seed=arguments.seed,
         workers=arguments.workers,
+        liveliness=arguments.liveliness,
     )
     print(report)
 

@@ -267,6 +267,12 @@ def _data(commands: Commands) -> None:
     synth.add_argument("--clips", type=int, default=1, help="clips of each face (default 1)")
     synth.add_argument("--seconds", type=float, default=4.0, help="length of a clip (default 4)")
     synth.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    synth.add_argument(
+        "--liveliness",
+        type=float,
+        default=1.0,
+        help="how far heads turn, 0 to 1; filmed speakers are near 0.5 (default 1)",
+    )
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     prepare = _command(

@@ -59,9 +59,10 @@ def perform(
     n_frames: int,
     *,
     blink_rate: float = motion.BLINK_RATE,
+    liveliness: float = 1.0,
 ) -> Performance:
     """The ``clip``-th performance of a person; a pure function of its arguments."""
     rng = identity.generator(seed, "clip", person, clip)
     said = speech.speak(n_frames, speech.voice(seed, person), rng)
-    moved = motion.move(n_frames, said.beats, rng, blink_rate=blink_rate)
+    moved = motion.move(n_frames, said.beats, rng, blink_rate=blink_rate, liveliness=liveliness)
     return Performance(identity.draw(seed, person), said, moved)
