@@ -63,7 +63,9 @@ class GapDenoiser(FlowDenoiser):
     def observe(self, clean: Tensor, frames: Tensor, conditions: TTRConditions) -> Tensor:
         """The observed latents (B, 3, n, h, w) at the scale of this network."""
         rows = clean.transpose(1, 2)
-        moved = self.net.to_latent(*self.keys.from_latent(rows.flatten(0, 1)))
+        of_keys = conditions.flow.at(frames).motion.flatten(0, 1)
+        of_gaps = conditions.gaps.at(frames).motion.flatten(0, 1)
+        moved = self.net.to_latent(*self.keys.from_latent(rows.flatten(0, 1), of_keys), of_gaps)
         return moved.unflatten(0, rows.shape[:2]).transpose(1, 2)
 
     def denoise(
@@ -125,6 +127,13 @@ class TTR(DAWN):
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: TTRConditions) -> Tensor:  # type: ignore[override]
         in_gap = conditions.in_gap[frames][:, None, None, None]
-        parts = zip(self.a2v.from_latent(latents), self.gaps.from_latent(latents), strict=True)
+        of_keys, of_gaps = (
+            given.at(frames[None]).motion[0] for given in (conditions.flow, conditions.gaps)
+        )
+        parts = zip(
+            self.a2v.from_latent(latents, of_keys),
+            self.gaps.from_latent(latents, of_gaps),
+            strict=True,
+        )
         flow, occlusion = (torch.where(in_gap, b, a) for a, b in parts)
         return self.lfg.decode(conditions.flow.source, flow, occlusion)

@@ -90,7 +90,8 @@ class WindowStage(A2VStage):
         }
 
     def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError if the draw is too short for the plan's windows."""
+        """Raise a UserError if the draw is too short for the plan's windows, or the parent refuses it."""
+        super().check_draw(draw)
         name, fewest = self.plan["name"], frame_range(draw.frames)[0]
         rounds = self._rounds(plans.build(n=self.clip[1], **self.plan)) if self.clip else []
         needed = max((_span(window) for round_ in rounds for window in round_), default=1)
@@ -207,6 +208,7 @@ class WindowStage(A2VStage):
         given = replace(
             given,
             tokens={kind: rows(token) for kind, token in given.tokens.items()},
+            motion=rows(given.motion),
             static=given.static.repeat_interleave(k, dim=0),
         )
         return shown, rows(latent.transpose(1, 2)).transpose(1, 2), given
@@ -238,7 +240,8 @@ class WindowStage(A2VStage):
 
         noise, config = torch.randn_like(wanted), SamplerConfig(steps=10)
         made = sample_together(self.net.process, predict, noise, config)[0].transpose(0, 1)
-        images = self.lfg.decode(given.source, *self.net.from_latent(made))
+        motion = given.motion[0, n_seen:]
+        images = self.lfg.decode(given.source, *self.net.from_latent(made, motion))
         filmed = to_unit(first.video[0, places[0, 0, n_seen:]])
         return {"generated": torch.cat([filmed, images], dim=-1)}
 

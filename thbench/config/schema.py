@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-SCALES = ("paper", "tiny")
+SCALES = ("paper", "small", "tiny")
 
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -47,8 +47,9 @@ class DrawConfig:
     """How a stage draws training samples from clips.
 
     ``frames`` is the number of consecutive frames, or ``[least, most]``, drawn once per batch.
-    ``source`` is where the portrait comes from: ``first`` of those frames, a ``random`` frame of
-    the clip, or any ``other`` than those frames. ``jitter`` is colour jitter (brightness, contrast,
+    ``source`` is where the portrait comes from: ``first`` of those frames, ``opening`` (the clip's
+    first frame with a face, always), a ``random`` frame of the clip, or any ``other`` than those
+    frames. ``jitter`` is colour jitter (brightness, contrast,
     saturation, hue), one draw per sample, the same for all its frames. With ``video: false`` no
     frame is decoded: the batch has pose, eyes, landmarks and audio only. ``context`` frames are
     shown on either side as well; beyond the clip's ends its first or last frame is shown again, and

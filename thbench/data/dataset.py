@@ -34,7 +34,7 @@ SEEN = 0.8
 """Windows with at least this share of frames in which the face was found are preferred."""
 POOL = 64
 """Batches that are sorted by length together, at most."""
-SOURCES = ("first", "random", "other")
+SOURCES = ("first", "opening", "random", "other")
 """Where a training sample's portrait comes from (``DrawConfig.source``)."""
 
 
@@ -76,9 +76,8 @@ class PreparedDataset:
         self.fewest, self.most = frame_range(draw.frames)
         self.least = least_frames(draw)
         if draw.source not in SOURCES:
-            raise UserError(
-                f"draw.source must be 'first', 'random' or 'other', not '{draw.source}'."
-            )
+            known = ", ".join(SOURCES)
+            raise UserError(f"draw.source must be one of {known}, not '{draw.source}'.")
         if len(draw.jitter) != 4 or min(draw.jitter) < 0 or draw.jitter[3] > 0.5:
             raise UserError("draw.jitter must be four numbers >= 0, the last (hue) <= 0.5.")
         if draw.context < 0:
@@ -119,7 +118,10 @@ class PreparedDataset:
         if self.draw.source == "other":
             valid = valid.copy()
             valid[start : start + self.length(batch)] = False
-        source = start if first else int(rng.choice(np.flatnonzero(valid)))
+        if first or self.draw.source == "opening":
+            source = start if first else self.store.portrait(clip)
+        else:
+            source = int(rng.choice(np.flatnonzero(valid)))
         return SampleSpec(clip, start, source, rng)
 
     def batch(self, batch: int, slots: Sequence[int]) -> Batch:

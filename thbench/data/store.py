@@ -104,6 +104,14 @@ class Store:
         """In which frames of clip ``i`` the face was found, bool (n_frames,)."""
         return self._motion[self.offsets[i] : self.offsets[i + 1], -1] > 0
 
+    def portrait(self, i: int) -> int:
+        """The first frame of clip ``i`` in which the face was found, 0 where there is none."""
+        return int(self.valid(i).argmax())
+
+    def cache_path(self, kind: str) -> Path:
+        """Of the file for ``kind`` among this split's caches, there or not yet."""
+        return self._path(kind)
+
     def extent(self, i: int) -> np.ndarray:
         """Least and greatest x and y of each landmark over clip ``i``, float32 (2, 478, 2).
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from thbench.config import SamplerConfig
+from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
-from thbench.dawn.a2v_net import A2VNet, A2VNetConfig, FlowConditions
+from thbench.data.frozen_cache import FrozenCache, weights_hash
+from thbench.data.store import Store
+from thbench.dawn.a2v_net import FLOW_DIM, A2VNet, A2VNetConfig, FlowConditions
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion.losses import frame_mean, region_mean
 from thbench.diffusion.process import sample_together
@@ -46,10 +48,12 @@ class A2VStage(Stage):
         dropout: how often all conditions of a clip are hidden, for guidance.
         levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
         chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
+        cache: keep the flows of all frames beside the data, see ``FrozenCache``. Needs ``draw``
+            with ``source: opening`` and no jitter; the result is the same.
     """
 
     stable_name = "dawn.a2v"
-    neutral = ("chunk",)
+    neutral = ("chunk", "cache")
     config_blocks: ClassVar[Blocks] = {"net": A2VNetConfig}
     net: A2VNet
     version: ClassVar[int] = 2
@@ -64,6 +68,7 @@ class A2VStage(Stage):
         dropout: float = 0.1,
         levels: str = "clip",
         chunk: int = 64,
+        cache: bool = False,
     ) -> None:
         super().__init__(context)
         if loss not in LOSSES:
@@ -77,7 +82,34 @@ class A2VStage(Stage):
         self.w_lip, self.w_clean = LOSSES[loss]
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip
-        self.dropout, self.levels, self.chunk = dropout, levels, chunk
+        self.dropout, self.levels, self.chunk, self.cache = dropout, levels, chunk, cache
+        self._kept: FrozenCache | None = None
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if flows are to be kept that are not always the same."""
+        if self.cache and (draw.source != "opening" or any(draw.jitter)):
+            raise UserError(
+                "model.cache keeps flows from a fixed portrait: it needs draw.source=opening and"
+                " draw.jitter=[0,0,0,0]."
+            )
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.cache:
+            self.keep_flows(self.trainer.datamodule.stores.values())  # type: ignore[attr-defined]
+
+    def keep_flows(self, stores: Iterable[Store]) -> None:
+        """Open the kept flows of these splits, and find them first where they are missing."""
+        lfg = self.lfg
+        size = self.net.latent_size
+
+        def compute(portrait: Tensor, frames: Tensor) -> Tensor:
+            device = next(lfg.parameters()).device
+            flow, occlusion = lfg.flow(to_unit(portrait.to(device)), to_unit(frames.to(device)))
+            return torch.cat([flow, occlusion], dim=1)
+
+        name = f"flow-{weights_hash(lfg)}"
+        self._kept = FrozenCache(stores, name, (FLOW_DIM, size, size), compute)
 
     @property
     def lfg(self) -> LatentFlowGenerator:
@@ -152,14 +184,20 @@ class A2VStage(Stage):
             pose=pose[seen],
             eyes=eyes[seen],
         )
-        latent = self.net.to_latent(flow, occlusion).unflatten(0, batch.frames.shape)
         given = self.net.conditions(source, batch.source_landmarks, batch.audio, pose, eyes)
+        latent = self.net.to_latent(flow, occlusion, given.motion.flatten(0, 1))
+        latent = latent.unflatten(0, batch.frames.shape)
         return latent.transpose(1, 2), given
 
     @torch.no_grad()
     def _flows(self, batch: Batch) -> tuple[Tensor, Tensor, SourceFeatures]:
         """Flow (B*T, 2, h, w), occlusion (B*T, 1, h, w), and the portraits' features."""
         lfg, portraits = self.lfg, to_unit(batch.source)
+        if self._kept is not None:
+            # The portrait among the frames is the clip's frame that it is.
+            frames = torch.where(batch.frames < 0, batch.source_frame[:, None], batch.frames)
+            rows = self._kept.rows(batch.ids, frames).to(portraits.device).flatten(0, 1)
+            return rows[:, :2], rows[:, 2:], lfg.encode(portraits)
         driving = to_unit(batch.video)
         slices = iterate_slices(len(portraits), max(1, self.chunk // driving.shape[1]))
         # Flows are small differences of positions, and what is learned: not in half precision.
@@ -174,7 +212,9 @@ class A2VStage(Stage):
         first = batch.map(lambda tensor: tensor[:1])
         _, given = self.prepare(first)
         latent = sample(self.net, given, first.frames, SamplerConfig(steps=10))
-        made = self.lfg.decode(given.source, *self.net.from_latent(latent[0].transpose(0, 1)))
+        made = self.lfg.decode(
+            given.source, *self.net.from_latent(latent[0].transpose(0, 1), given.motion[0])
+        )
         return {"generated": torch.cat([to_unit(first.video[0]), made], dim=-1)}
 
 

@@ -23,11 +23,13 @@ from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.input_init import equal_shares
-from thbench.nn.normalize import RunningStats, audio_stats, eyes_stats, pose_stats
+from thbench.nn.normalize import ConditionalStats, RunningStats, audio_stats, eyes_stats, pose_stats
 from thbench.nn.regions import region_mask
 from thbench.nn.unet3d import UNet3D, UNet3DConfig
 
 FLOW_DIM = 3
+NORMALIZE = ("none", "location", "motion")
+"""What latents are normalised by, see ``A2VNetConfig``."""
 
 
 @dataclass
@@ -36,21 +38,27 @@ class FlowConditions:
 
     Attributes:
         tokens: (B, T, width) by kind of condition (``audio``, ``pose``, ``eyes``), normalised.
+        motion: (B, T, known), poses and eyes as far as the network follows them, as differences to
+            the portrait's; what ``normalize: motion`` knows of a frame.
         static: (B, dim, h, w), what the portrait puts into the network's stem.
         source: the portrait's features, which ``decode`` needs.
     """
 
     tokens: dict[str, Tensor]
+    motion: Tensor
     static: Tensor
     source: SourceFeatures
 
     def at(self, frames: Tensor) -> FlowConditions:
         """Conditions of one clip for windows of it, (B, T) true indices.
 
-        The portrait (a negative index) has no audio; ``A2VNet`` hides its tokens.
+        The portrait (a negative index) has no audio; ``A2VNet`` hides its tokens. It does not
+        differ from itself.
         """
-        chosen = {kind: token[0, frames.clamp(min=0)] for kind, token in self.tokens.items()}
-        return replace(self, tokens=chosen)
+        places = frames.clamp(min=0)
+        chosen = {kind: token[0, places] for kind, token in self.tokens.items()}
+        motion = self.motion[0, places] * (frames >= 0)[..., None]
+        return replace(self, tokens=chosen, motion=motion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +70,9 @@ class A2VNetConfig(UNet3DConfig):
         mask_dim: channels of the embedded face mask.
         window: frames that temporal attention reaches over, half on either side, or None.
         use_pose, use_eyes: False leaves the condition out (the paper's "w/o PBNet" leaves both).
-        normalize: of the latent: ``location`` (mean and deviation of each location) or ``none``
-            (the paper's). Conditions are always normalised.
+        normalize: of the latent: ``none`` (the paper's), ``location`` (mean and deviation of each
+            location) or ``motion`` (mean given pose and eyes, and the deviation that is left, of
+            each location). Conditions are always normalised.
         floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
@@ -113,8 +122,11 @@ class A2VNet(nn.Module):
         self.kinds, self.shape = kinds, shape
         found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
+        self.known = sum(width for kind, width in kinds.items() if kind != "audio")
         if config.normalize == "location":
             self.statistics["flow"] = RunningStats(shape, floor=config.floor)
+        elif config.normalize == "motion":
+            self.statistics["left"] = ConditionalStats(self.known, shape, floor=config.floor)
         else:
             self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
@@ -122,14 +134,24 @@ class A2VNet(nn.Module):
             self.shortcut = nn.Linear(sum(kinds.values()), FLOW_DIM * latent_size**2, bias=False)
             nn.init.zeros_(self.shortcut.weight)
 
-    def to_latent(self, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """(N, 2, h, w) and (N, 1, h, w) in [0, 1] to latents (N, 3, h, w)."""
+    def to_latent(self, flow: Tensor, occlusion: Tensor, motion: Tensor) -> Tensor:
+        """Flows (N, 2, h, w) and occlusions (N, 1, h, w) in [0, 1] to latents (N, 3, h, w).
+
+        Args:
+            flow: in [-1, 1] units.
+            occlusion: in [0, 1].
+            motion: (N, known), see ``FlowConditions``.
+        """
         latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        if "left" in self.statistics:
+            return _conditional(self.statistics["left"])(latent, motion)
         return self.statistics["flow"](latent) if "flow" in self.statistics else latent
 
-    def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def from_latent(self, latent: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``to_latent``: flow (N, 2, h, w), occlusion (N, 1, h, w) clamped to [0, 1]."""
-        if "flow" in self.statistics:
+        if "left" in self.statistics:
+            latent = _conditional(self.statistics["left"]).inverse(latent, motion)
+        elif "flow" in self.statistics:
             latent = _stats(self.statistics["flow"]).inverse(latent)
         return latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
 
@@ -139,11 +161,15 @@ class A2VNet(nn.Module):
         Args:
             flow: (N, 2, h, w).
             occlusion: (N, 1, h, w) in [0, 1].
-            conditions: (M, width) by kind; M may differ between kinds.
+            conditions: (M, width) by kind; M may differ between kinds, but poses and eyes are those
+                of the flows.
         """
         latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
         values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
+            if kind == "left":
+                _conditional(module).update(latent, self.motion(conditions))
+                continue
             stats = _stats(module)
             stats.update(values[kind].reshape(-1, *stats.mean.shape))
 
@@ -166,7 +192,13 @@ class A2VNet(nn.Module):
         """
         given = {"audio": audio, "pose": pose, "eyes": eyes}
         tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
-        return FlowConditions(tokens, self.static(source.latent, landmarks), source)
+        static = self.static(source.latent, landmarks)
+        return FlowConditions(tokens, self.motion(given), static, source)
+
+    def motion(self, conditions: Mapping[str, Tensor]) -> Tensor:
+        """(..., known), what ``normalize: motion`` knows: poses and eyes that are followed."""
+        parts = [conditions[kind] for kind in self.kinds if kind != "audio"]
+        return torch.cat(parts, dim=-1) if parts else conditions["audio"][..., :0]
 
     def static(self, features: Tensor, landmarks: Tensor) -> Tensor:
         """The part of the stem that is the same for all frames, (B, dim, h, w) of the U-Net."""
@@ -289,8 +321,12 @@ def _mask_encoder(dim: int) -> nn.Sequential:
 
 
 def _check(config: A2VNetConfig, process: GaussianDiffusion, latent_size: int) -> None:
-    if config.normalize not in ("location", "none"):
-        raise UserError(f"normalize must be 'location' or 'none', not '{config.normalize}'.")
+    if config.normalize not in NORMALIZE:
+        raise UserError(
+            f"normalize must be one of {', '.join(NORMALIZE)}, not '{config.normalize}'."
+        )
+    if config.normalize == "motion" and not (config.use_pose or config.use_eyes):
+        raise UserError("normalize=motion needs use_pose or use_eyes: take normalize=location.")
     multiple = config.patch * 2 ** (len(config.mults) - 1)
     if config.shortcut and process.prediction != "x0":
         raise UserError("shortcut needs process.prediction=x0: conditions do not predict noise.")
@@ -299,6 +335,11 @@ def _check(config: A2VNetConfig, process: GaussianDiffusion, latent_size: int) -
             f"A flow latent of {latent_size} x {latent_size} does not divide by {multiple}:"
             " take fewer mults, a smaller patch, or another size."
         )
+
+
+def _conditional(module: nn.Module) -> ConditionalStats:
+    assert isinstance(module, ConditionalStats)
+    return module
 
 
 def _stats(module: nn.Module) -> RunningStats:

@@ -126,7 +126,9 @@ class DAWN(Strategy):
         return [GenerationPass(self.space, plan, denoisers, self.a2v.process, self.sampler)]
 
     def decode(self, latents: Tensor, frames: Tensor, conditions: Conditions) -> Tensor:
-        return self.lfg.decode(conditions.flow.source, *self.a2v.from_latent(latents))
+        given = conditions.flow
+        motion = given.at(frames[None]).motion[0]
+        return self.lfg.decode(given.source, *self.a2v.from_latent(latents, motion))
 
     def motion(self, conditions: Conditions) -> tuple[Tensor | None, Tensor | None]:
         return conditions.pose, conditions.eyes
@@ -135,7 +137,8 @@ class DAWN(Strategy):
         # In full precision, as the flows were on which the denoiser was trained.
         with torch.autocast(conditions.portrait.device.type, enabled=False):
             flow, occlusion = self.lfg.flow(conditions.portrait, conditions.portrait)
-        return self.a2v.to_latent(flow, occlusion)[0]
+        still = conditions.flow.motion.new_zeros(1, self.a2v.known)
+        return self.a2v.to_latent(flow, occlusion, still)[0]
 
     def _motion(self, request: Request) -> tuple[Tensor | None, Tensor | None]:
         """The motion to follow: each of pose and eyes from the request, else from PBNet."""

@@ -112,6 +112,116 @@ class RunningStats(nn.Module):
         return values * self.deviation + self.mean
 
 
+class ConditionalStats(nn.Module):
+    """Mean and deviation of each element of data given what is known about it, linearly.
+
+    The mean is a least-squares fit on the known values, the deviation that of what it leaves. As ``RunningStats``, it is found over the first
+    ``batches`` global batches and then frozen. A diffusion about such a mean, at such a scale,
+    spends its noise levels on what is not known yet (data-dependent priors: Lee et al. 2022,
+    "PriorGrad").
+
+    Args:
+        known: number of known values of a row.
+        shape: of one element's statistics, a map (C, h, w).
+        batches: how many global batches count.
+        floor: least deviation, see ``RunningStats``.
+        ridge: added to the unit variance of each known value.
+
+    Attributes:
+        parts: calls of ``update`` that make a global batch (``trainer.accumulate``).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    center: Tensor
+    gram: Tensor
+    cross: Tensor
+    rows: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        known: int,
+        shape: Sequence[int],
+        batches: int = 64,
+        floor: float = 0.0,
+        ridge: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.batches, self.floor, self.ridge = batches, floor, ridge
+        self.parts, self._part = 1, 0
+        self.shape = tuple(shape)
+        self.register_buffer("mean", torch.zeros(*shape))
+        self.register_buffer("variance", torch.ones(*shape))
+        self.register_buffer("center", torch.zeros(known))
+        self.register_buffer("gram", torch.zeros(known, known))
+        self.register_buffer("cross", torch.zeros(known, *shape))
+        self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, values: Tensor, known: Tensor) -> None:
+        """Take in rows until frozen. All ranks must call together; nothing happens in eval mode.
+
+        Args:
+            values: (N, *shape), N may be 0.
+            known: (N, known).
+        """
+        if not self.training or int(self.count) >= self.batches:
+            return
+        values, known = values.float(), known.float()
+        flat = torch.cat([known, values.flatten(1)], dim=1)
+        sums = _over_ranks(torch.cat([flat.sum(0), flat.new_tensor([len(flat)])]))
+        n, seen, width = round(float(sums[-1])), int(self.rows), known.shape[1]
+        if n:
+            # About the mean, as in ``RunningStats``; batches are merged as by Chan et al. (1983).
+            away = sums[:-1] / n - torch.cat([self.center, self.mean.flatten()])
+            centred = flat - sums[:-1] / n
+            share = n / (seen + n)
+            spread = _over_ranks(centred[:, :width].mT @ centred)
+            mixed = away[:width, None] * away * (share * (1 - share))
+            total = spread / (seen + n) + mixed
+            square = _over_ranks(centred[:, width:].square().sum(0)) / (seen + n)
+            square = square + away[width:].square() * (share * (1 - share))
+            self.gram.mul_(1 - share).add_(total[:, :width])
+            self.cross.mul_(1 - share).add_(total[:, width:].view_as(self.cross))
+            self.variance.mul_(1 - share).add_(square.view_as(self.variance))
+            self.center.add_(away[:width] * share)
+            self.mean.add_(away[width:].view_as(self.mean) * share)
+            self.rows += n
+        self._part += 1
+        if self._part >= self.parts:
+            self._part = 0
+            self.count += 1
+
+    def fit(self) -> tuple[Tensor, Tensor]:
+        """Slopes (known, *shape), and the deviation (*shape) of what they leave."""
+        size = self.gram.diagonal().clamp(min=1e-12).sqrt()
+        unit = self.gram / (size[:, None] * size)
+        unit = unit + self.ridge * torch.eye(len(unit), device=unit.device)
+        scaled = self.cross.flatten(1) / size[:, None]
+        slopes = torch.linalg.solve(unit, scaled)
+        explained = (slopes * (2 * scaled - (unit @ slopes))).sum(0).view(self.shape)
+        left = (self.variance - explained).clamp(min=0)
+        typical = left.mean((1, 2), keepdim=True)
+        deviation = torch.maximum(left, self.floor**2 * typical).clamp(min=1e-12).sqrt()
+        return (slopes / size[:, None]).view(-1, *self.shape), deviation
+
+    def expected(self, known: Tensor) -> Tensor:
+        """The mean (N, *shape) given ``known`` (N, known)."""
+        slopes, _ = self.fit()
+        away = known.float() - self.center
+        return self.mean + (away @ slopes.flatten(1)).view(-1, *self.shape)
+
+    def forward(self, values: Tensor, known: Tensor) -> Tensor:
+        """(N, *shape), normalised."""
+        return (values - self.expected(known)) / self.fit()[1]
+
+    def inverse(self, values: Tensor, known: Tensor) -> Tensor:
+        """Undo ``forward``: (N, *shape) in the elements' own units."""
+        return values * self.fit()[1] + self.expected(known)
+
+
 def audio_stats(width: int) -> RunningStats:
     """Of audio embeddings of ``width`` channels."""
     return RunningStats((width,), floor=0.1, least=LEAST_AUDIO)
@@ -130,7 +240,7 @@ def eyes_stats() -> RunningStats:
 def count_in_parts(module: nn.Module, parts: int) -> None:
     """Tell all statistics of a network that a global batch comes in so many parts."""
     for stats in module.modules():
-        if isinstance(stats, RunningStats):
+        if isinstance(stats, RunningStats | ConditionalStats):
             stats.parts = parts
 
 
