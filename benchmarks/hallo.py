@@ -25,6 +25,7 @@ from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
 from benchmarks.held_out import (
+    amplitude,
     arguments,
     correlation,
     generate,
@@ -53,7 +54,7 @@ WEIGHTS = (0.0, 1.0, 2.0)
 FRAMES = 44  # of a generated clip: a first segment, two whole ones, and a rest
 BATCHES = 12  # of held-out clips, for a loss
 OTHER = "1, another's audio"
-MOTION, HEARD = "mouth, deviation", "r with planted mouth"
+MOTION, HEARD, AMPLITUDE = "mouth, deviation", "r with planted mouth", "amplitude"
 COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 0.4, 1.0)}
 
 
@@ -148,6 +149,7 @@ def motion(
         MOTION: float(np.mean([m.std() for m in read])),
         "lips, change": float(np.mean(changes)),
         HEARD: float(np.nanmean(agreements)),
+        AMPLITUDE: float(np.nanmean([amplitude(m, t) for m, t in zip(read, planted, strict=True)])),
         "clips": [round(float(m.std()), 4) for m in read],
     }
 
@@ -207,8 +209,8 @@ def page(found: dict[str, Any], people: str) -> str:
         "",
         "Deviation within a clip of the mouth opening that `synthetic-face` reads; mean change from"
         " frame to frame in the box around the portrait's lips, in grey levels; correlation with"
-        " the opening that was planted beside the clip's own audio. Guidance and steps are the tiny"
-        " scale's.",
+        " the opening that was planted beside the clip's own audio, and the deviation over the"
+        " planted opening's (amplitude, 1 is right). Guidance and steps are the tiny scale's.",
         "",
         verdict(weights),
         "",

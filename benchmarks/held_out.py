@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from metrics import motion
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.types import Request
@@ -76,6 +77,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or b.std() == 0:
         return float("nan")
     return 0.0 if a.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1])
+
+
+def amplitude(made: np.ndarray, wanted: np.ndarray) -> float:
+    """Ratio of the deviations of two openings (T,) in the same unit; NaN if ``wanted`` is still."""
+    return motion.amplitude(torch.from_numpy(made), torch.from_numpy(wanted))
 
 
 def psnr(made: Tensor, wanted: Tensor) -> float:

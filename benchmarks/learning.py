@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import flow_to_image, save_image
 
-from benchmarks.held_out import correlation, generate, psnr
+from benchmarks.held_out import amplitude, correlation, generate, psnr
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.files import write_atomic
@@ -262,6 +262,8 @@ def _pairs(seen: Track, read: dict[str, np.ndarray], truth: Any, n: int) -> dict
     if closure.max() < 0.5:
         del measured["blink"], measured["blink, expert"]  # nobody blinks in this clip
     values = {key: correlation(a[valid], b[valid]) for key, (a, b) in measured.items()}
+    # Of the net alone: Face Mesh reads the opening in another unit than the planted one's.
+    values["amplitude, expert"] = amplitude(read["mouth"][valid], truth["mouth"][:n][valid])
     return values | {"face found": float(valid.mean())}
 
 
@@ -313,7 +315,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, stage in zip(np.atleast_1d(axes), stages, strict=True):
         mine = sorted((r for r in rows if r["stage"] == stage), key=lambda r: r["step"])
         for key in mine[-1]["figures"]:
-            if key not in ("psnr", "copy", "gain", "face found"):
+            if key not in ("psnr", "copy", "gain", "face found", "amplitude, expert"):
                 style = "--" if "shuffled" in key else "-"
                 values = [r["figures"].get(key, math.nan) for r in mine]
                 axis.plot([r["step"] for r in mine], values, style, marker="o", label=key)
