@@ -49,6 +49,7 @@ class A2VStage(Stage):
     """
 
     stable_name = "dawn.a2v"
+    audio_loss = "lip"
     neutral = ("chunk",)
     config_blocks: ClassVar[Blocks] = {"net": A2VNetConfig}
     net: A2VNet
