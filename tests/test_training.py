@@ -200,7 +200,8 @@ def test_two_ranks_see_what_one_sees(root, whole, tmp_path):
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
     # Two devices exchange audio within their own parts, as one process does in two parts.
     heard = [curves(tmp_path / name)["val/heard"][-1][1] for name in ("runs", "in-2")]
-    assert heard[0] == pytest.approx(heard[1], rel=1e-4) != 1
+    assert heard[0] == pytest.approx(heard[1], rel=1e-4)
+    assert heard[0] > 10
 
 
 def weights(runs):
