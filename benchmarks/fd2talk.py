@@ -109,7 +109,7 @@ def videos(strategy: FD2Talk, asked: SplitRequests, root: Path) -> dict[str, lis
         films = [generate(strategy, _unled(given)) for given in (request, swapped)]
         films.append(asked.store.frames(i, np.arange(request.n_frames)))
         read = [mouth(film) for film in films]
-        found.append([(correlation(each, planted), amplitude(each, planted)) for each in read])
+        found.append([(correlation(each, planted), amplitude(each, read[-1])) for each in read])
     names = ("own audio", "another's audio", "filmed frames")
     return dict(zip(names, np.nanmean(found, axis=0).tolist(), strict=True))
 
@@ -219,7 +219,7 @@ _GOALS = (
 
 _READ = (
     "Correlation within clips of the mouth opening that `synthetic-face` reads off the images"
-    " with the ground-truth one, and its deviation over the latter's."
+    " with the ground-truth one, and its deviation over that of the opening read off filmed frames."
 )
 
 

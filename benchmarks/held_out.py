@@ -63,7 +63,7 @@ def generate(strategy: Strategy, request: Request) -> Tensor:
 
 
 def mouth(video: Tensor) -> np.ndarray:
-    """Mouth opening (T,) that ``synthetic-face`` reads off a video, in the renderer's units."""
+    """Mouth opening (T,) that ``synthetic-face`` reads off a video, in its own units."""
     return _reader().read(video)[:, READS.index("mouth")].numpy()
 
 
@@ -80,7 +80,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def amplitude(made: np.ndarray, wanted: np.ndarray) -> float:
-    """Ratio of the deviations of two openings (T,) in the same unit; NaN if ``wanted`` is still."""
+    """Ratio of the deviations of two openings (T,); NaN if ``wanted`` is still.
+
+    Both must be read alike: what is read off generated frames has another unit than what the
+    renderer planted, so ``wanted`` is read off the true frames.
+    """
     return motion.amplitude(torch.from_numpy(made), torch.from_numpy(wanted))
 
 

@@ -5,8 +5,8 @@
 Needs what ``benchmarks.learning``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
 Each strategy makes the same clips from portrait and audio, with no motion to follow, and once more
 with another clip's audio. The mouth opening that ``synthetic-face`` reads off the images is
-compared, within clips, with the one planted beside the clip's own audio: their correlation, and
-how far the mouth moves (the ratio of standard deviations). Resumable.
+correlated, within clips, with the one planted beside the clip's own audio; how far it moves is its
+standard deviation over that of the opening read off the true frames. Resumable.
 Writes ``mouths.json`` and ``mouths.md`` to ``--report``.
 """
 
@@ -66,8 +66,8 @@ def page(rows: dict[str, list[str]], asked: dict[str, Any]) -> str:
         f"r of the mouth opening read off {asked['clips']} clips of {asked['frames']} frames"
         f" ({asked['split']} people; portrait and audio alone, no motion to follow) with the"
         " planted one: the mean, its range over clips, and the mean with another clip's audio."
-        " Amplitude: its standard deviation over that of the planted one, mean over clips; 1 is"
-        " right.",
+        " Amplitude: its standard deviation over that of the opening read off the true frames, mean"
+        " over clips; 1 is right.",
         "",
         *table([["", "own audio", "least and most", "amplitude", "another's audio"], *best]),
         "",
@@ -88,10 +88,11 @@ def heard(name: str, given: argparse.Namespace) -> list[str]:
     )
     clips = told(asked, Path(loaded.data.root))
     found = []
-    for request, swapped, planted in tqdm(clips, name, total=given.clips):
-        read, other = (mouth(generate(strategy, asked)) for asked in (request, swapped))
-        values = correlation(read, planted), amplitude(read, planted), correlation(other, planted)
-        found.append(values)
+    for i, (request, swapped, planted) in enumerate(tqdm(clips, name, total=given.clips)):
+        read, other = (mouth(generate(strategy, each)) for each in (request, swapped))
+        filmed = mouth(asked.store.frames(i, np.arange(request.n_frames)))
+        far = amplitude(read, filmed)
+        found.append((correlation(read, planted), far, correlation(other, planted)))
     own, far, other = np.array(found).T
     span = f"{own.min():.2f} to {own.max():.2f}"
     return [loaded.title, f"{own.mean():.2f}", span, f"{far.mean():.2f}", f"{other.mean():.2f}"]
