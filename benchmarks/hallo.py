@@ -216,7 +216,8 @@ def page(found: dict[str, Any], people: str) -> str:
         "Deviation within a clip of the mouth opening that `synthetic-face` reads; mean change from"
         " frame to frame in the box around the portrait's lips, in grey levels; correlation with"
         " the opening that was planted beside the clip's own audio, and the deviation over"
-        " that in the true frames (amplitude, 1 is right). Guidance and steps are the tiny scale's.",
+        " that in the true frames (amplitude, 1 is right). Guidance and steps are the tiny"
+        " scale's.",
         "",
         verdict(weights),
         "",
