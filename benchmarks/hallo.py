@@ -25,6 +25,7 @@ from torchvision.utils import save_image
 
 from baselines.hallo.masks import ENLARGED, boxes_around, enlarge_boxes, region_masks
 from benchmarks.held_out import (
+    amplitude,
     arguments,
     correlation,
     generate,
@@ -53,7 +54,7 @@ WEIGHTS = (0.0, 1.0, 2.0)
 FRAMES = 44  # of a generated clip: a first segment, two whole ones, and a rest
 BATCHES = 12  # of held-out clips, for a loss
 OTHER = "1, another's audio"
-MOTION, HEARD = "mouth, deviation", "r with planted mouth"
+MOTION, HEARD, AMPLITUDE = "mouth, deviation", "r with planted mouth", "amplitude"
 COLOURS = {"lip": (1.0, 0.2, 0.2), "expression": (0.2, 0.9, 0.2), "pose": (0.3, 0.4, 1.0)}
 
 
@@ -124,30 +125,37 @@ def lip_weights(
     """Mouth motion of generated held-out clips by the lip region's weight."""
     asked = SplitRequests(loaded.data, split, loaded.size, limit=clips, frames=FRAMES)
     requests, swapped, planted = zip(*told(asked, Path(loaded.data.root)), strict=True)
+    films = [asked.store.frames(i, np.arange(FRAMES)) for i in range(len(requests))]
     found, rows = {}, []
     for name, weight, given in (*((f"{w:g}", w, requests) for w in WEIGHTS), (OTHER, 1, swapped)):
         options = {**loaded.options, "weights": {"lip": weight}}
         strategy = assemble.assemble(replace(loaded, options=options)).strategy
         videos = [generate(strategy, request) for request in given]
-        found[name] = motion(videos, requests, planted)
+        found[name] = motion(videos, requests, planted, films)
         rows += [to_unit(videos[0][t]) for t in range(0, FRAMES, 6)]
-    films = [asked.store.frames(i, np.arange(FRAMES)) for i in range(len(requests))]
-    found["true frames"] = motion(films, requests, planted)
+    found["true frames"] = motion(films, requests, planted, films)
     sheet(rows, len(rows) // (len(WEIGHTS) + 1), path)
     return found
 
 
 def motion(
-    videos: Sequence[Tensor], requests: Sequence[Request], planted: Sequence[np.ndarray]
+    videos: Sequence[Tensor],
+    requests: Sequence[Request],
+    planted: Sequence[np.ndarray],
+    films: Sequence[Tensor],
 ) -> dict[str, Any]:
-    """How mouths move in videos; ``clips`` holds the deviation of each."""
-    read = [mouth(video) for video in videos]
+    """How mouths move in videos, ``films`` being the true ones.
+
+    ``clips`` holds the deviation of each.
+    """
+    read, filmed = ([mouth(video) for video in side] for side in (videos, films))
     changes = [lip_change(v, r) for v, r in zip(videos, requests, strict=True)]
     agreements = [correlation(m, t) for m, t in zip(read, planted, strict=True)]
     return {
         MOTION: float(np.mean([m.std() for m in read])),
         "lips, change": float(np.mean(changes)),
         HEARD: float(np.nanmean(agreements)),
+        AMPLITUDE: float(np.nanmean([amplitude(m, t) for m, t in zip(read, filmed, strict=True)])),
         "clips": [round(float(m.std()), 4) for m in read],
     }
 
@@ -207,7 +215,8 @@ def page(found: dict[str, Any], people: str) -> str:
         "",
         "Deviation within a clip of the mouth opening that `synthetic-face` reads; mean change from"
         " frame to frame in the box around the portrait's lips, in grey levels; correlation with"
-        " the opening that was planted beside the clip's own audio. Guidance and steps are the tiny"
+        " the opening that was planted beside the clip's own audio, and the deviation over"
+        " that in the true frames (amplitude, 1 is right). Guidance and steps are the tiny"
         " scale's.",
         "",
         verdict(weights),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from metrics import motion
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.types import Request
@@ -62,7 +63,7 @@ def generate(strategy: Strategy, request: Request) -> Tensor:
 
 
 def mouth(video: Tensor) -> np.ndarray:
-    """Mouth opening (T,) that ``synthetic-face`` reads off a video, in the renderer's units."""
+    """Mouth opening (T,) that ``synthetic-face`` reads off a video, in its own units."""
     return _reader().read(video)[:, READS.index("mouth")].numpy()
 
 
@@ -76,6 +77,15 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or b.std() == 0:
         return float("nan")
     return 0.0 if a.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1])
+
+
+def amplitude(made: np.ndarray, wanted: np.ndarray) -> float:
+    """Ratio of the deviations of two openings (T,); NaN if ``wanted`` is still.
+
+    Both must be read alike: what is read off generated frames has another unit than what the
+    renderer planted, so ``wanted`` is read off the true frames.
+    """
+    return motion.amplitude(torch.from_numpy(made), torch.from_numpy(wanted))
 
 
 def psnr(made: Tensor, wanted: Tensor) -> float:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import flow_to_image, save_image
 
-from benchmarks.held_out import correlation, generate, psnr
+from benchmarks.held_out import amplitude, correlation, generate, mouth, psnr
 from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.files import write_atomic
@@ -175,7 +175,8 @@ def reconstruct(held_out: HeldOut, stage: str) -> dict[str, float]:
     save_image(looks, held_out.sheet, nrow=6)
     figures = {"psnr": float(np.mean(copies) + np.mean(gains)), "copy": float(np.mean(copies))}
     figures["gain"] = float(np.mean(gains))
-    return figures | agreement([store.clips[i].id for i in chosen], made, loaded)
+    films = [store.frames(i, np.arange(store.clips[i].n_frames)) for i in chosen]
+    return figures | agreement([store.clips[i].id for i in chosen], made, films, loaded)
 
 
 def read_truth(held_out: HeldOut) -> dict[str, float]:
@@ -186,7 +187,7 @@ def read_truth(held_out: HeldOut) -> dict[str, float]:
     )
     chosen = range(min(held_out.clips, len(store.clips)))
     films = [store.frames(i, np.arange(store.clips[i].n_frames)) for i in chosen]
-    return agreement([store.clips[i].id for i in chosen], films, loaded)
+    return agreement([store.clips[i].id for i in chosen], films, films, loaded)
 
 
 def _look(
@@ -220,30 +221,37 @@ def follow(held_out: HeldOut, stage: str) -> dict[str, float]:
     )
     requests = [asked[i] for i in range(len(asked))]
     ids = [request.id for request in requests]
-    figures = agreement(ids, [generate(strategy, r) for r in requests], loaded)
+    films = [asked.store.frames(i, np.arange(r.n_frames)) for i, r in enumerate(requests)]
+    figures = agreement(ids, [generate(strategy, r) for r in requests], films, loaded)
     swapped = [
         replace(r, audio=other.audio[: r.n_frames])
         for r, other in zip(requests, [*requests[1:], requests[0]], strict=True)
     ]
-    shuffled = agreement(ids, [generate(strategy, r) for r in swapped], loaded)
+    shuffled = agreement(ids, [generate(strategy, r) for r in swapped], films, loaded)
     names = ("mouth", "mouth, expert")
     return figures | {f"{name}, shuffled audio": shuffled[name] for name in names}
 
 
 def agreement(
-    ids: Sequence[str], videos: Sequence[Tensor], loaded: config.Config
+    ids: Sequence[str], videos: Sequence[Tensor], films: Sequence[Tensor], loaded: config.Config
 ) -> dict[str, float]:
-    """Correlations within clips of what Face Mesh reads with what was planted, mean over clips."""
+    """Correlations within clips of what Face Mesh reads with what was planted, mean over clips.
+
+    How far the mouth moves, by its deviation over that in ``films``, the true frames, is of the
+    net's reading alone.
+    """
     root = Path(loaded.data.root)
     rows = {clip.id: clip for clip in manifest.read(root)}
     found: dict[str, list[float]] = {}
     reader = SyntheticFace()
-    for name, video in zip(ids, videos, strict=True):
+    for name, video, film in zip(ids, videos, films, strict=True):
         read = dict(zip(READS, reader.read(video).T.numpy(), strict=True))
         seen = landmarks.track(vision.resize(video, [MESH, MESH], antialias=True))
         with np.load(root / rows[name].extra["truth"]) as truth:
-            for key, value in _pairs(seen, read, truth, len(video)).items():
-                found.setdefault(key, []).append(value)
+            values = _pairs(seen, read, truth, len(video))
+        values["amplitude, expert"] = amplitude(read["mouth"], mouth(film))
+        for key, value in values.items():
+            found.setdefault(key, []).append(value)
     return {key: float(np.nanmean(values)) for key, values in found.items()}
 
 
@@ -313,7 +321,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, stage in zip(np.atleast_1d(axes), stages, strict=True):
         mine = sorted((r for r in rows if r["stage"] == stage), key=lambda r: r["step"])
         for key in mine[-1]["figures"]:
-            if key not in ("psnr", "copy", "gain", "face found"):
+            if key not in ("psnr", "copy", "gain", "face found", "amplitude, expert"):
                 style = "--" if "shuffled" in key else "-"
                 values = [r["figures"].get(key, math.nan) for r in mine]
                 axis.plot([r["step"] for r in mine], values, style, marker="o", label=key)

@@ -142,7 +142,12 @@ DAMAGES: dict[str, tuple[Damage, tuple[float, ...], tuple[str, ...], tuple[str, 
     "audio late, frames": (late, (1, 2, 4, 8), ("|AV offset|",), (*PICTURE, "CSIM", "Blink/s")),
     "still head, share": (stiff, (0.3, 0.6, 1.0), ("Pose error", "Diversity"), ("|AV offset|",)),
     "no blinks, share": (staring, (0.35, 0.7, 1.0), ("Blink/s",), ("|AV offset|", "CSIM")),
-    "small mouth, share": (mumble, (0.3, 0.6, 1.0), ("LMD", "LSE-C"), ("Blink/s",)),
+    "small mouth, share": (
+        mumble,
+        (0.3, 0.6, 1.0),
+        ("LMD", "LSE-C", "Mouth amplitude"),
+        ("Blink/s",),
+    ),
     "jitter, px": (jitter, (0.7, 1.5, 3.0), ("FVD16-synthetic", "OFM"), ("Blink/s", "CSIM")),
 }
 

@@ -38,7 +38,7 @@ LONG_SEED, LONG_SECONDS = 2, 8.0
 COLUMNS = (
     *("Depth", "Frames evaluated", "Samples seen"),
     *("FD-pyramid", "FD-synthetic", "FVD16-synthetic", "PSNR", "CSIM (synthetic-identity)"),
-    *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Pose error"),
+    *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Mouth amplitude", "Pose error"),
     *("DR25 (pyramid)", "DR50 (pyramid)"),
 )
 

@@ -25,6 +25,7 @@ METRICS = {
     "lpips": "metrics.perceptual:LPIPS",
     "lse-c": "metrics.syncnet:LSEC",
     "lse-d": "metrics.syncnet:LSED",
+    "mouth-amplitude": "metrics.motion:MouthAmplitude",
     "mouth-r": "metrics.motion:MouthCorrelation",
     "mse": "metrics.image:MSE",
     "ofm": "metrics.flow:OFM",

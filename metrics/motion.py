@@ -35,6 +35,24 @@ def correlation(first: Tensor, second: Tensor) -> float:
     return float((a @ b / scale).clamp(-1, 1)) if scale > floor else math.nan
 
 
+def amplitude(generated: Tensor, reference: Tensor) -> float:
+    """Ratio of two series' standard deviations, generated over reference.
+
+    Args:
+        generated: (T,).
+        reference: (T,), the same frames.
+
+    Returns:
+        0 or more; NaN with fewer than three values or a constant reference.
+    """
+    if len(reference) < MIN_FRAMES:
+        return math.nan
+    own, wanted = (x.double().std(correction=0) for x in (generated, reference))
+    # Rounding leaves a constant series a deviation of about 1e-16 times its size.
+    floor = 1e-6 * reference.double().abs().max()
+    return float(own / wanted) if wanted > floor else math.nan
+
+
 class PoseError(ClipMetric):
     """Head pose against the reference's, over frames where both show a face. See ``pose_error``."""
 
@@ -73,6 +91,36 @@ class MouthCorrelation(ClipMetric):
         if reference is None:
             return math.nan
         return correlation(generated["mouth"][both], reference["mouth"][both])
+
+
+class MouthAmplitude(ClipMetric):
+    """How far the mouth moves: the deviation of its opening over the reference's (``amplitude``).
+
+    1 is best: below it mouths move too little, above it too much. Correlation does not see that: a
+    mouth that moves a tenth as far as it should still has r = 1.
+
+    The value is the mean over clips of each clip's ratio, so all clips weigh the same, loud
+    speakers and quiet ones. Jitter of the tracker counts as motion; read it beside ``Mouth r``.
+    """
+
+    direction = "reference"
+    bounds = (0.0, math.inf)
+    needs = ("mouth", "valid")
+
+    @property
+    def name(self) -> str:
+        return "Mouth amplitude"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        both = _both(generated, reference)
+        if reference is None:
+            return math.nan
+        return amplitude(generated["mouth"][both], reference["mouth"][both])
+
+    def measure_clip(self, generated: Features, reference: Features | None) -> tuple[float, float]:
+        """The clip's ratio and the reference's over itself, 1; both NaN where not defined."""
+        value = self.measure(generated, reference)
+        return value, math.nan if math.isnan(value) else 1.0
 
 
 def _both(generated: Features, reference: Features | None) -> Tensor:

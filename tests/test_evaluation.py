@@ -86,6 +86,9 @@ def test_a_folder_is_scored(folders, synthetic):
     assert psnr.interval[0] < psnr.value < psnr.interval[1]
     assert (psnr.n, psnr.missing, psnr.direction, psnr.unit) == (4, 0, "higher", "dB")
     assert result.metrics["Mouth r"].value == pytest.approx(1, abs=0.01)
+    amplitude = result.metrics["Mouth amplitude"]
+    assert (amplitude.direction, amplitude.reference, amplitude.n) == ("reference", 1, 4)
+    assert amplitude.value == pytest.approx(0.8, abs=0.05)
     assert result.metrics["FD-pyramid"].value > 10
     assert result.metrics["FD-pyramid"].extractors == ("pyramid-1",)
     assert result.metrics["Blink/s"].value == result.metrics["Blink/s"].reference == 0

@@ -3,6 +3,7 @@
 The nets are as small as they can be and see a step or two: this is about the machinery.
 """
 
+import math
 import shutil
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from thbench.generation.runner import generate
 from thbench.generation.strategy import Strategy
 from thbench.training import fit
 from thbench.training.fit import stage_data
+from thbench.training.loggers import read_curves
 from thbench.training.runs import build_stage, load_net, locate, order, stage_run
 from thbench.training.stage import Stage
 
@@ -175,6 +177,21 @@ def test_every_weight_that_is_trained_takes_part(made):
             stage.loss(data.dataset("train").batch(k, range(2)))["loss"].backward()
         idle = [key for key, p in stage.named_parameters() if p.requires_grad and p.grad is None]
         assert not idle, f"{name}: {idle}"
+
+
+def test_validation_says_of_each_stage_that_hears_whether_it_does(made):
+    for name in order(made.config):
+        if not made.config.stages[name].max_steps:
+            continue
+        kind = resolve(made.config.stages[name].target, Stage)
+        logged = read_curves(stage_run(made.config, name).folder / "metrics.csv")
+        assert "val/loss" in logged, name
+        heard = [value for _, value in logged.get("val/heard", [])]
+        assert bool(heard) == (kind.uses_audio and bool(kind.audio_loss)), name
+        assert all(0 < value < math.inf for value in heard), name
+        if heard:
+            both = [logged[f"{whose}/{kind.audio_loss}"] for whose in ("val", "val_other_audio")]
+            assert heard[-1] == pytest.approx(both[1][-1][1] / both[0][-1][1], rel=1e-4), name
 
 
 @pytest.mark.parametrize("n", [1, 7, 60])

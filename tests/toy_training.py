@@ -117,7 +117,12 @@ class Needy(ToyStage):
 
 
 class Pairs(ToyStage):
-    """Compares clips two by two, without chance: what a pair is must not depend on the devices."""
+    """Compares clips two by two, without chance: what a pair is must not depend on the devices.
+
+    ``told`` is how far the frames' grey is from what the audio says of it.
+    """
+
+    audio_loss = "told"
 
     def __init__(self, setting, **options):
         super().__init__(setting, **options)
@@ -130,7 +135,10 @@ class Pairs(ToyStage):
     def loss(self, batch):
         self.shown(batch)
         first, second = self.net(batch.audio / 10).mean(1).unflatten(0, (-1, 2)).unbind(1)
-        return {"loss": nn.functional.softplus(1 - (first - second).square().sum(-1)).mean()}
+        t, both = batch.audio[..., 0], batch.audio[..., 1]
+        away = 20 * (both - t) + 8 * t - batch.video.float().mean((2, 3, 4))
+        loss = nn.functional.softplus(1 - (first - second).square().sum(-1)).mean()
+        return {"loss": loss, "told": 1 + away.square().mean()}
 
 
 class ByHand(ToyStage):

@@ -66,6 +66,7 @@ class FrameStage(Stage):
     """
 
     stable_name = "diffused_heads.frame"
+    audio_loss = "lip"
     config_blocks: ClassVar[Blocks] = {"net": FrameNetConfig}
     net: FrameNet
     version: ClassVar[int] = 2
@@ -112,7 +113,7 @@ class FrameStage(Stage):
         simple = error.mean()
         losses = {"simple": simple}
         total = simple
-        if self.w_lip:
+        if self.w_lip or not self.training:
             box = box_mask(batch.landmarks[:, middle], "lips", self.net.size, self.lip_margin)
             box = box * batch.valid[:, middle, None, None, None]
             losses["lip"] = clip_mean(error[:, :, 0].mean(1, keepdim=True), box)

@@ -38,6 +38,7 @@ class MotionStage(Stage):
     """
 
     stable_name = "fd2talk.motion"
+    audio_loss = "lip"
     config_blocks: ClassVar[Blocks] = {"net": MotionNetConfig, "plan": plans.check_options}
     net: MotionNet
     version: ClassVar[int] = 2
@@ -102,11 +103,31 @@ class MotionStage(Stage):
             k: clip_mean(part.mean(1), counted)
             for k, part in zip(("exp", "pose"), parts, strict=True)
         }
+        predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
         if self.weights["sync"]:
-            predicted = self.net.from_latent(self.net.process.to_clean(made, noisy, t))
             losses["sync"] = clip_mean(self.sync_loss(predicted, face.identity, audio), counted)
         total = torch.stack([self.weights[k] * v for k, v in losses.items()]).sum()
+        if not self.training:
+            lips = self.lip_error(predicted, face.motion[:, shown], face.identity)
+            losses["lip"] = clip_mean(lips, counted)
         return {"loss": total, **losses}
+
+    def lip_error(self, predicted: Tensor, true: Tensor, identity: Tensor) -> Tensor:
+        """Mean squared distance (B, T) of the mouth's vertices, in heights of the face.
+
+        For validation: L_exp weighs coefficients that hardly move the mouth like those that do.
+
+        Args:
+            predicted: (B, T, E + 6), coefficients.
+            true: (B, T, E + 6).
+            identity: (B, A), the portrait's.
+        """
+        model = self.needed("morphable", Morphable)
+        made, wanted = (
+            model.mouths(identity[:, None], motion[..., : self.net.expression])
+            for motion in (predicted, true)
+        )
+        return (made - wanted).square().sum(-1).mean(-1)
 
     def sync_loss(self, motion: Tensor, identity: Tensor, audio: Tensor) -> Tensor:
         """-log P_sync (eq. 11) of each frame, (B, T).

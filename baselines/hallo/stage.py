@@ -138,7 +138,7 @@ class HalloStage(Stage):
         simple = frame_mean(error, counted)
         losses = {"simple": simple}
         total = simple
-        if self.w_lip:
+        if self.w_lip or (self.hears and not self.training):
             # On a coarse latent, lips may hold no cell's centre.
             lips = box_mask(example.landmarks, "lips", self.net.shape[-1], touched=True)
             lips = lips.transpose(1, 2)
@@ -198,6 +198,7 @@ class ImageStage(HalloStage):
     """
 
     stable_name = "hallo.image"
+    audio_loss = ""
 
     def __init__(self, context: StageContext, *, trains: str = "all", **options: Any) -> None:
         if trains not in ("all", "attention"):
@@ -249,6 +250,7 @@ class VideoStage(HalloStage):
     """
 
     stable_name = "hallo.video"
+    audio_loss = "lip"
 
     def __init__(self, context: StageContext, *, segment: int = 14, **options: Any) -> None:
         super().__init__(context, **options)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.motion import MouthCorrelation, PoseError, correlation, pose_error
+from metrics.motion import (
+    MouthAmplitude,
+    MouthCorrelation,
+    PoseError,
+    amplitude,
+    correlation,
+    pose_error,
+)
 
 
 def features(n=50, seed=0):
@@ -35,7 +42,35 @@ def test_correlation_is_pearsons():
     assert math.isnan(correlation(torch.rand(2), torch.rand(2)))
 
 
-@pytest.mark.parametrize(("metric", "perfect"), [(PoseError(), 0.0), (MouthCorrelation(), 1.0)])
+def test_amplitude_is_a_ratio_of_deviations():
+    wanted = torch.rand(40)
+    assert amplitude(0.3 + wanted / 2, wanted) == pytest.approx(0.5, rel=1e-6)
+    assert amplitude(-3 * wanted, wanted) == pytest.approx(3, rel=1e-6)
+    assert amplitude(torch.full((40,), 0.2), wanted) == 0
+    assert math.isnan(amplitude(wanted, torch.full((40,), 0.3)))
+    assert math.isnan(amplitude(wanted, torch.zeros(40)))
+    assert math.isnan(amplitude(torch.rand(2), torch.rand(2)))
+
+
+def test_mouths_that_move_half_as_far_agree_all_the_same():
+    made, filmed = features(), features()
+    made["mouth"] = 0.4 + made["mouth"] / 2
+    assert MouthCorrelation().measure(made, filmed) == pytest.approx(1, abs=1e-6)
+    metric = MouthAmplitude()
+    assert metric.measure_clip(made, filmed) == (pytest.approx(0.5, rel=1e-5), 1.0)
+    metric.update(made, filmed)
+    metric.update(filmed, filmed)
+    metric.update(made, {**filmed, "mouth": torch.full((50,), 0.1)})  # of a mouth that keeps still
+    metric.update(made, {**filmed, "valid": torch.zeros(50, dtype=torch.bool)})
+    assert float(metric.compute()) == pytest.approx(0.75, rel=1e-5)
+    assert float(metric.compute_reference()) == 1
+    assert math.isnan(metric.measure(made, None))
+
+
+PERFECT = [(PoseError(), 0.0), (MouthCorrelation(), 1.0), (MouthAmplitude(), 1.0)]
+
+
+@pytest.mark.parametrize(("metric", "perfect"), PERFECT)
 def test_only_frames_with_two_faces_count(metric, perfect):
     a, b = features(), features()
     a["pose"][10:20], a["mouth"][10:20] = 3.0, 9.0

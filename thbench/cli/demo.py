@@ -29,7 +29,8 @@ COLUMNS = (
         "FD-pyramid",
         "FVD16-synthetic",
     ),
-    *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Pose error", "DR25 (pyramid)"),
+    *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Mouth amplitude"),
+    *("Pose error", "DR25 (pyramid)"),
 )
 """Columns of the table that is printed last."""
 

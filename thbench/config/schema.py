@@ -116,6 +116,8 @@ class TrainerConfig:
     as long with two as with one, and loader workers want a core too. ``frames_per_call`` is the
     memory that generation may take, counted in frames of one network call: windows of a round that
     are more go in several calls, with the same result; a window is never split.
+    A validation, ``validate_batches`` global batches every ``validate_every`` steps, takes a second
+    forward pass for stages that hear (``val/heard``).
     """
 
     accelerator: str = "auto"

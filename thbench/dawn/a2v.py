@@ -53,6 +53,7 @@ class A2VStage(Stage):
     """
 
     stable_name = "dawn.a2v"
+    audio_loss = "lip"
     neutral = ("chunk", "cache")
     config_blocks: ClassVar[Blocks] = {"net": A2VNetConfig}
     net: A2VNet

@@ -265,6 +265,7 @@ class PBNetStage(Stage):
     """
 
     stable_name = "dawn.pbnet"
+    audio_loss = "rec"
     config_blocks: ClassVar[Blocks] = {"net": PBNet}
     net: PBNet
     version: ClassVar[int] = 2

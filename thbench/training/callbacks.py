@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
+from thbench.training.hearing import HEARD, OWN
 from thbench.training.stage import Stage
 
 
@@ -288,8 +289,8 @@ class ProgressBar(Callback):
     def _losses(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
         assert isinstance(pl_module, Stage)
         losses = {k: v for k, v in pl_module.terms.items() if k == "train/loss"}
-        if "val/loss" in trainer.callback_metrics:
-            losses["val/loss"] = trainer.callback_metrics["val/loss"]
+        logged = trainer.callback_metrics
+        losses |= {name: logged[name] for name in (f"{OWN}/loss", HEARD) if name in logged}
         return ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
 
 

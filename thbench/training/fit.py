@@ -31,6 +31,7 @@ from thbench.nn.normalize import count_in_parts
 from thbench.training.callbacks import Ema, NanGuard, ProgressBar, StepCounter, Throughput
 from thbench.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from thbench.training.devices import make_trainer
+from thbench.training.hearing import Validation
 from thbench.training.loggers import finish, loggers
 from thbench.training.optim import build_optimizer
 from thbench.training.runs import (
@@ -282,6 +283,8 @@ def _finish(trainer: L.Trainer, run: StageRun, stage: Stage) -> None:
     rank_zero_print(
         f"{run.name}: done, {steps.done} steps in {steps.seconds:.0f} s, {speed.summary(device)}"
     )
+    if validation := Validation.read(trainer.callback_metrics, stage.audio_loss):
+        rank_zero_print(f"{run.name}: {validation}")
 
 
 def _callbacks(

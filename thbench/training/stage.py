@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from thbench.config import DrawConfig, OptimConfig
-from thbench.core.errors import UserError
+from thbench.core.errors import UserError, did_you_mean
 from thbench.core.hub import MissingResource
 from thbench.core.seeding import derive_seed
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
+from thbench.training.hearing import HEARD, OTHER, OWN, HeardRatio, with_other_audio
 from thbench.training.optim import build_optimizer
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -82,6 +83,9 @@ class Stage(Versioned, L.LightningModule, ABC):
     """The version of this class and of the trainer, part of all stages' hashes."""
     uses_audio: ClassVar[bool] = True
     """Whether the result depends on the audio; if not, strategies of any encoder share it."""
+    audio_loss: ClassVar[str] = "loss"
+    """The loss that audio should lower most, on the lips where there is one: validation measures it
+    with another clip's audio as well. "" for a stage whose losses do not depend on audio."""
     neutral: ClassVar[tuple[str, ...]] = ()
     """Keys of ``model:`` that change time and memory alone, and so are not hashed."""
     sources: ClassVar[tuple[str, ...]] = ()
@@ -95,6 +99,7 @@ class Stage(Versioned, L.LightningModule, ABC):
         self.context = context
         self.frozen = {name: Frozen(net) for name, net in context.needs.items()}
         self.terms: dict[str, Tensor] = {}
+        self.heard = HeardRatio()
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
     @classmethod
@@ -132,7 +137,10 @@ class Stage(Versioned, L.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar losses by name. ``"loss"`` is minimised, the others are logged."""
+        """Scalar losses by name. ``"loss"`` is minimised, the others are logged.
+
+        In eval mode there may be more of them, for validation alone.
+        """
 
     def start(self) -> None:
         """Load published weights, before the first step of a run that does not resume.
@@ -198,15 +206,43 @@ class Stage(Versioned, L.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.log_losses("train", self.loss(batch), len(batch))
 
+    @property
+    def hears(self) -> bool:
+        """Whether audio should lower a loss of this stage."""
+        return self.uses_audio and bool(self.audio_loss)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # The same noise at every validation, or its curve would be mostly noise. Training draws
-        # its own seed at its next batch, so there is no state to put back.
+        """Log the losses of a batch and, of a stage that hears, those with other audio."""
+        own = self._validation_losses(batch, batch_idx)
+        self.log_losses(OWN, own, len(batch))
+        swapped = with_other_audio(batch) if self.hears else None
+        if swapped is None:
+            return
+        name = self.audio_loss
+        if name not in own:
+            raise UserError(
+                f"{type(self).__name__}.audio_loss is '{name}', and its loss() gives"
+                f" {', '.join(own)}.{did_you_mean(name, own)}"
+            )
+        other = self._validation_losses(swapped, batch_idx)
+        self.log_losses(OTHER, other, len(batch))
+        self.heard.add(own[name], other[name], len(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        ratio = self.heard.take(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        if ratio is not None:
+            self.log(HEARD, ratio, sync_dist=True)
+
+    def _validation_losses(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        # The same noise at every validation, or its curve would be mostly noise, and with whatever
+        # audio. Training draws its own seed at its next batch, so there is no state to put back.
         torch.manual_seed(derive_seed(self.context.seed, batch_idx, self.global_rank, "val"))
-        self.log_losses("val", self.loss(batch), len(batch))
+        return self.loss(batch)
 
     def log_losses(self, split: str, losses: Mapping[str, Tensor], n: int) -> Tensor:
         """Log each loss as ``split/name`` and return the one to minimise."""
         named = {f"{split}/{name}": value.detach() for name, value in losses.items()}
         self.terms = named
-        self.log_dict(named, batch_size=n, sync_dist=split == "val", on_epoch=split == "val")
+        validates = split != "train"
+        self.log_dict(named, batch_size=n, sync_dist=validates, on_epoch=validates)
         return losses["loss"]
