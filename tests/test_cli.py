@@ -162,7 +162,7 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
         (["data", "synth", "--size", "10", "--out", "/nowhere/x"], "64 or more"),
         (["fit", "dwan"], "Did you mean 'dawn'"),
         (["config", "nofile.yaml"], "There is no file nofile.yaml"),
-        (["config", "dawn", "scale=big"], "Known: paper, tiny"),
+        (["config", "dawn", "scale=big"], "Known: paper, small, tiny"),
         (["config", "dawn", "word"], "'word' is not of the form key=value"),
         (["config", "dawn", "--foo"], "'--foo' is not understood here"),
         (["config", "dawn", "size=[1"], "not valid YAML"),

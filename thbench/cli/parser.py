@@ -31,7 +31,7 @@ CONFIG_DIR_HELP = (
     " repeated, and $THBENCH_CONFIG_DIR names more"
 )
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
+OVERRIDES = "configuration as key=value: scale=small data=hdtf trainer.devices=8 plan.name=sar"
 
 IDENTITY = (
     "who is seen, for kind folder: a level of folders (1 first below DIR, -1 the file's own), file"
@@ -379,7 +379,7 @@ def _ls(commands: Commands) -> None:
     parser.add_argument(
         "--params",
         action="store_true",
-        help="strategies: parameters of each network's parts, at both scales",
+        help="strategies: parameters of each network's parts, at each scale",
     )
 
 

@@ -1,7 +1,7 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
 from thbench.config.hashing import content_hash, to_yaml
-from thbench.config.loading import load, read_data, read_yaml
+from thbench.config.loading import load, made_by, read_data, read_yaml, scales
 from thbench.config.schema import (
     DECODERS,
     PRECISIONS,
@@ -37,11 +37,13 @@ __all__ = [
     "content_hash",
     "find",
     "load",
+    "made_by",
     "names",
     "origin",
     "package_of",
     "read_data",
     "read_yaml",
+    "scales",
     "searching",
     "to_yaml",
 ]

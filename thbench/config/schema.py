@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-SCALES = ("paper", "tiny")
+SCALES = ("paper", "small", "tiny")
+"""Sizes of networks, from the largest. A strategy has those that its ``scales:`` block names."""
 
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
