@@ -24,13 +24,14 @@ COMMANDS = [
     "leaderboard",
     "data",
     "weights",
+    "zoo",
     "ls",
     "config",
     "check",
 ]
 COMMANDS += ["demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
-ACTIONS += ["weights list", "weights pull", "weights check"]
+ACTIONS += ["weights list", "weights pull", "weights check", "zoo list", "zoo add"]
 HEAVY = ("torch", "lightning", "cv2", "transformers", "wandb")
 
 

@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 
 from thbench.config import merge as layering
 from thbench.config import search
-from thbench.config.schema import DECODERS, PRECISIONS, SCALES, Config
+from thbench.config.schema import DECODERS, PRECISIONS, SCALES, WEIGHTS, Config
 from thbench.core.errors import UserError, did_you_mean
 
 MADE_BY = "made_by"
@@ -87,7 +87,8 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     _check_scale(scale, _scales_of(blocks), content["strategy"])
     content["scale"] = scale
     switches = content.pop("switches", {})
-    layers = [content, blocks.get(scale) or {}, *layering.take_switches(switches, words)]
+    block: dict[str, Any] = blocks.get(scale) or {}
+    layers = [content, block, *layering.take_switches(switches, words)]
     layers += list(_data_layers(layers, words))
     if isinstance(words.get("eval.data"), str):
         layers.append({"eval": {"data": read_data(words.pop("eval.data"))}})
@@ -192,6 +193,9 @@ def _checked(config: Config) -> Config:
         raise UserError(
             f"sampler.precision={config.sampler.precision}: use {', '.join(PRECISIONS)}.{hint}"
         )
+    if config.weights not in WEIGHTS:
+        hint = did_you_mean(config.weights, WEIGHTS)
+        raise UserError(f"weights={config.weights}: use {', '.join(WEIGHTS)}.{hint}")
     for key, data in (("data", config.data), ("eval.data", config.eval.data)):
         if data.decoder not in DECODERS:
             hint = did_you_mean(data.decoder, DECODERS)
