@@ -87,7 +87,7 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     _check_scale(scale, _scales_of(blocks), content["strategy"])
     content["scale"] = scale
     switches = content.pop("switches", {})
-    block: dict[str, Any] = blocks.get(scale) or {}
+    block: Any = blocks.get(scale) or {}
     layers = [content, block, *layering.take_switches(switches, words)]
     layers += list(_data_layers(layers, words))
     if isinstance(words.get("eval.data"), str):

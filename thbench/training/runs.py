@@ -338,9 +338,10 @@ def _check_same(config: Config, meta: Mapping[str, Any], parent: Mapping[str, An
 
 def describe_weights(config: Config, meta: Mapping[str, Any]) -> str:
     """A stage's weights in a few words, from ``load_net``'s metadata."""
-    where = Path(config.runs) / f"{meta['stage']}-{meta['hash']}"
-    how = f"shipped, {meta['dtype']}" if meta.get("shipped") else str(where)
-    return f"{meta['stage']} {meta['hash']} ({how}, {meta['steps']} steps)"
+    stage, digest, steps = meta["stage"], meta["hash"], f"{meta['steps']} steps"
+    if meta.get("shipped"):
+        return f"{stage} {digest} (shipped, {meta['dtype']}, {steps})"
+    return f"{stage} ({Path(config.runs) / f'{stage}-{digest}'}, {steps})"
 
 
 def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
