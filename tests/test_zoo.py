@@ -78,7 +78,7 @@ def same(a, b):
 
 
 def test_what_was_trained_comes_back(folder, trained, made):
-    names = zoo_add.add(trained, ["scale=tiny", "runs=/home/me"], "float32")
+    names = zoo_add.add(trained, ["scale=tiny", "runs=/home/me", "data=/home/me/faces"], "float32")
     assert names == [f"{n}-{stage_run(trained, n).hash}" for n in ("toy", "second")]
     assert sorted(path.stem for path in folder.iterdir()) == sorted(names)
     wanted, before = load_nets(trained, ["second", "toy"])
@@ -88,7 +88,7 @@ def test_what_was_trained_comes_back(folder, trained, made):
         assert meta["shipped"]
         assert {**meta, **before[name], "shipped": True} == meta, "all that the checkpoint says"
     meta = metas["second"]
-    assert meta["command"] == "thbench fit toys scale=tiny"
+    assert meta["command"] == "thbench fit toys scale=tiny data=faces"
     assert (meta["dtype"], meta["data"]) == ("float32", {"name": "toy"})
     assert (meta["samples_seen"], meta["frames_seen"]) == (4, 12)
     assert sum(meta["samples"].values()) == 4 + 8

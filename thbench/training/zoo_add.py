@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -139,7 +140,9 @@ def _origin(run: StageRun) -> Meta:
 
 
 def _shared(words: Iterable[str]) -> list[str]:
-    return [word for word in words if not word.startswith(LOCAL)]
+    """The words that others need as well; a data set by its name, wherever it lies here."""
+    kept = [word for word in words if not word.startswith(LOCAL)]
+    return [f"data={Path(w[5:]).name}" if w.startswith("data=") else w for w in kept]
 
 
 def _check_whole(contents: Mapping[str, bytes], added: Mapping[str, Meta]) -> None:
