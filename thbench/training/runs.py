@@ -52,7 +52,7 @@ class StageRun:
         hash: of ``fingerprint``.
         folder: ``<runs>/<name>-<hash>``.
         fingerprint: everything that the result depends on.
-        shipped: the zoo's weights of this hash, where they are used; ``folder`` has none then.
+        shipped: the zoo's weights of this hash, where these are used in place of the folder's.
     """
 
     name: str
@@ -182,10 +182,10 @@ def _locate_shipped(config: Config, name: str) -> StageRun:
 def _locate_without_data(config: Config, name: str) -> StageRun:
     wanted, runs = _own(_fingerprint(config, name, "")), Path(config.runs)
     found = [run for run in _runs_of(name, runs) if _own(run.fingerprint) == wanted]
-    trained = [run for run in found if run.is_trained]
-    alike = shipped_alike(config, name) if config.weights == "auto" else []
-    shipped = [_from_zoo(each, runs) for each in alike]
-    candidates = trained or shipped or found
+    candidates = [run for run in found if run.is_trained]
+    if not candidates and config.weights == "auto":
+        candidates = [_from_zoo(shipped, runs) for shipped in shipped_alike(config, name)]
+    candidates = candidates or found
     if len(candidates) == 1:
         return candidates[0]
     several = f"{len(candidates)} runs" if candidates else "no run"
