@@ -165,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         roots = {name: write(name, Path(folder) / name) for name in DATA}
         for strategy in arguments.strategies:
+            if arguments.scale not in configs.scales(strategy):
+                continue
             for name, root in roots.items():
                 first = strategy not in reports  # costs are the same on all data
                 report = look(strategy, name, root, arguments.scale, details=True, costs=first)

@@ -2,9 +2,9 @@
 
     python -m tests.conditions
 
-prints, for every network of every strategy at both scales, the answer to one standard deviation of
-each condition and writes it to ``docs/sensitivity-conditions.md``; ``tests/test_conditions.py``
-holds the answers of one network to a factor of each other.
+prints, for every network of every strategy at each of its scales, the answer to one standard
+deviation of each condition and writes it to ``docs/sensitivity-conditions.md``;
+``tests/test_conditions.py`` holds the answers of one network to a factor of each other.
 
 A condition of one clip is replaced by that of another clip, all else staying as it is. The root
 mean square of what this changes in the output, over that of the output, is divided by the root of
@@ -484,13 +484,17 @@ Case = tuple[str, str, Callable[[], Network]]
 
 
 def cases(scale: str, *, whole: bool = True) -> Iterator[Case]:
-    """Strategy, network and how to build it, at a scale.
+    """Strategy, network and how to build it, of the strategies that have a scale.
 
     Args:
-        scale: ``paper`` or ``tiny``.
+        scale: one of ``config.SCALES``; strategies without it are left out.
         whole: at paper scale the networks as they are, but for pictures of fewer pixels and fewer
             frames; else with fewer levels, blocks or channels.
     """
+    return (case for case in _cases(scale, whole) if scale in configs.scales(case[0]))
+
+
+def _cases(scale: str, whole: bool) -> Iterator[Case]:
     shrink = scale == "paper" and not whole
 
     def words(stage: str, *given: str) -> list[str]:
@@ -510,11 +514,11 @@ def cases(scale: str, *, whole: bool = True) -> Iterator[Case]:
     yield "ttr", "denoiser of gaps", flow("ttr", "gaps1", **({"stride": 4} if shrink else {}))
     for part in ("encoder", "pose", "eyes"):
         yield "dawn", f"PBNet, {part}", functools.partial(pbnet, scale, part)
-    size = {"paper": ["size=64"], "tiny": []}[scale]
+    size = ["size=64"] if scale == "paper" else []
     tiles = ["size=32"] if shrink else size
     yield "fd2talk", "motion", lambda: fd2talk_motion(scale, words("motion"))
     yield "fd2talk", "frame", lambda: fd2talk_frame(scale, words("frame", *size))
-    side = [] if scale == "tiny" else [f"size={64 if shrink else 128}"]
+    side = [] if scale != "paper" else [f"size={64 if shrink else 128}"]
     yield "hallo", "stage 1", lambda: hallo(scale, words("image", *side), clips=False)
     yield "hallo", "stage 2", lambda: hallo(scale, words("image", *side))
     yield "diffused_heads", "frame", lambda: diffused_heads(scale, words("frame", *tiles))

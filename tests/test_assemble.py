@@ -119,7 +119,7 @@ def test_a_wrong_network_of_a_late_stage_stops_fit_before_the_first(word, says, 
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("scale", config.scales("dawn"))
 @pytest.mark.parametrize("name", ["dawn", "ar", "sar", "ttr", "rolling"])
 def test_without_pbnet_none_is_trained_and_nothing_is_led(name, scale):
     """Table 4 of DAWN, for every order of frames."""

@@ -24,13 +24,14 @@ COMMANDS = [
     "leaderboard",
     "data",
     "weights",
+    "zoo",
     "ls",
     "config",
     "check",
 ]
 COMMANDS += ["demo"]
 ACTIONS = ["data synth", "data prepare", "data check"]
-ACTIONS += ["weights list", "weights pull", "weights check"]
+ACTIONS += ["weights list", "weights pull", "weights check", "zoo list", "zoo add"]
 HEAVY = ("torch", "lightning", "cv2", "transformers", "wandb")
 
 
@@ -162,7 +163,11 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
         (["data", "synth", "--size", "10", "--out", "/nowhere/x"], "64 or more"),
         (["fit", "dwan"], "Did you mean 'dawn'"),
         (["config", "nofile.yaml"], "There is no file nofile.yaml"),
-        (["config", "dawn", "scale=big"], "Known: paper, tiny"),
+        (["config", "dawn", "scale=big"], "Known: paper, small, tiny"),
+        (["config", "hallo", "scale=small"], "has no scale 'small'. It has: paper, tiny"),
+        (["config", "dawn", "weights=zo"], "Did you mean 'zoo'"),
+        (["zoo", "add", "dwan"], "Did you mean 'dawn'"),
+        (["fit", "dawn", "weights=zoo", "data=hdtf"], "prepare hdtf FOLDER --out data/hdtf`"),
         (["config", "dawn", "word"], "'word' is not of the form key=value"),
         (["config", "dawn", "--foo"], "'--foo' is not understood here"),
         (["config", "dawn", "size=[1"], "not valid YAML"),

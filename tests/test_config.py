@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from thbench import config
 from thbench.core.errors import UserError
 
+SCALED = [(name, scale) for name in config.names("strategy") for scale in config.scales(name)]
 TEXT = """
 title: Toy
 target: a:B
@@ -27,8 +28,7 @@ def toy(tmp_path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("scale", config.SCALES)
-@pytest.mark.parametrize("name", config.names("strategy"))
+@pytest.mark.parametrize(("name", "scale"), SCALED)
 def test_every_strategy_file_fits_the_schema_at_every_scale(name, scale):
     loaded = config.load(name, [f"scale={scale}"])
     assert loaded.scale == scale
@@ -201,3 +201,39 @@ def test_the_data_to_test_on_is_the_training_data_unless_said_otherwise(toy, tmp
     cached = config.load(toy, [f"eval.data={tmp_path}", "data.cache=here"])
     assert cached.eval_data.cache == "here"
     assert config.load(toy, [f"eval.data={tmp_path}", "eval.data.cache=x"]).eval_data.cache == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("scales: {tiny: {size: 64}, paper: {size: 128}}", ("paper", "tiny")),
+        ("scales: {small: {size: 64}}", ("paper", "small")),
+        ("size: 64", ("paper", "tiny")),
+        ("base: [strategy/dawn.yaml]", ("paper", "small", "tiny")),
+        ("base: [strategy/dawn.yaml], scales: {small: null}", ("paper", "tiny")),
+    ],
+)
+def test_a_scale_that_a_strategy_lacks_is_refused(text, has, tmp_path):
+    """Else a strategy without small networks would be trained with the paper's."""
+    path = tmp_path / "toy.yaml"
+    path.write_text(f"{{{text}, title: Toy, target: 'a:B'}}")
+    assert config.scales(str(path)) == has
+    for scale in config.SCALES:
+        if scale in has:
+            assert config.load(str(path), [f"scale={scale}"]).scale == scale
+            continue
+        with pytest.raises(UserError, match=f"no scale '{scale}'. It has: {', '.join(has)}"):
+            config.load(str(path), [f"scale={scale}"])
+
+
+def test_small_networks_learn_from_the_small_data_unless_others_are_named():
+    for name in ("dawn", "sar", "ttr"):
+        assert config.load(name, ["scale=small"]).data.root == "data/small"
+        assert config.load(name, ["scale=small", "data=hdtf"]).data.root == "data/hdtf"
+    assert config.load("dawn", ["scale=small"]).data.audio == "logmel"
+
+
+def test_the_command_that_makes_a_data_set_is_known_by_its_folder():
+    assert config.made_by("data/small").startswith("thbench data synth --out data/small --id")
+    assert config.made_by("data/elsewhere") == ""
+    assert "made_by" not in config.read_data("small")

@@ -18,7 +18,7 @@ from thbench.generation.strategy import Strategy
 from thbench.training.runs import build_stage
 from thbench.training.stage import Stage
 
-CASES = [(name, scale) for name in config.names("strategy") for scale in config.SCALES]
+CASES = [(name, scale) for name in config.names("strategy") for scale in config.scales(name)]
 
 
 def paths(kind, block, leading=None, given=()):

@@ -35,8 +35,9 @@ def load(strategy: str | Path, *overrides: str) -> Assembled:
         overrides: ``key=value`` words, as on the command line.
 
     Returns:
-        The strategy, in eval mode on the CPU (``.strategy``), its configuration (``.config``), and
-        what each network's checkpoint says of itself (``.metadata``).
+        The strategy, in eval mode on the CPU (``.strategy``), its configuration (``.config``),
+        what each network's checkpoint says of itself (``.metadata``), and in words which weights it
+        has, own runs' or those shipped with thbench (``.weights``).
 
     Raises:
         UserError: a key or value is wrong, or a stage is not trained.
@@ -80,7 +81,7 @@ def generate(
         seed: of the noise: the same seed gives the same video.
         watermark: draw a visible mark.
         overwrite: replace ``out`` where it exists.
-        progress: show a progress bar.
+        progress: say which weights are used, and show a progress bar.
 
     Returns:
         The path of the mp4 (25 fps, with the audio), and what generating it cost: seconds, network
@@ -266,6 +267,8 @@ def write_generation(
     else:
         assert config is not None
         assembled = assemble.assemble(config)
+        if progress:
+            print(f"weights: {', '.join(assembled.weights)}", flush=True)
     request = requests.from_files(
         image, audio, config.data.audio, config.size, motion=motion, seed=seed
     )

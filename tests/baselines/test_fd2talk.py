@@ -263,7 +263,7 @@ def test_a_group_of_clips_is_not_divided(face):
             LipStage(context(morphable=face), group=group)
 
 
-@pytest.mark.parametrize("scale", config.SCALES)
+@pytest.mark.parametrize("scale", config.scales("fd2talk"))
 def test_shipped_batches_hold_whole_groups(scale):
     lip = config.load("fd2talk", [f"scale={scale}"]).stages["lip"]
     assert lip.batch_size % lip.model["group"] == 0

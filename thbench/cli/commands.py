@@ -17,7 +17,7 @@ from thbench.core.files import check_writable
 
 def fit(arguments: argparse.Namespace) -> None:
     """Train what is missing."""
-    only, words = _take_word(arguments.overrides, "stage")
+    only, words = take_word(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
     for name, folder in api.fit_config(config, only).items():
         print(f"{name}: {folder}")
@@ -25,7 +25,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Report all that stands against a training, without training."""
-    only, words = _take_word(arguments.overrides, "stage")
+    only, words = take_word(arguments.overrides, "stage")
     config = configs.load(arguments.strategy, words)
     from thbench.core import console
     from thbench.preflight import checks, report
@@ -119,7 +119,7 @@ def show_config(arguments: argparse.Namespace) -> None:
     print(configs.to_yaml(configs.load(arguments.strategy, arguments.overrides)), end="")
 
 
-def _take_word(words: Iterable[str], key: str) -> tuple[str | None, list[str]]:
+def take_word(words: Iterable[str], key: str) -> tuple[str | None, list[str]]:
     """The value of the word ``key=...``, and the other words."""
     found, rest = None, []
     for word in words:

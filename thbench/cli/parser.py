@@ -31,7 +31,7 @@ CONFIG_DIR_HELP = (
     " repeated, and $THBENCH_CONFIG_DIR names more"
 )
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OVERRIDES = "configuration as key=value: scale=paper data=hdtf trainer.devices=8 plan.name=sar"
+OVERRIDES = "configuration as key=value: scale=small data=hdtf trainer.devices=8 plan.name=sar"
 
 IDENTITY = (
     "who is seen, for kind folder: a level of folders (1 first below DIR, -1 the file's own), file"
@@ -137,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     _score(commands)
     _leaderboard(commands)
     _data(commands)
+    _zoo(commands)
     _weights(commands)
     _ls(commands)
     _config(commands)
@@ -340,7 +341,9 @@ def _data(commands: Commands) -> None:
 
 
 def _weights(commands: Commands) -> None:
-    parser = commands.add_parser("weights", help="list, fetch and verify the weights of metrics")
+    parser = commands.add_parser(
+        "weights", help="list, fetch and verify the published weights that metrics need"
+    )
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _command(
@@ -361,6 +364,35 @@ def _weights(commands: Commands) -> None:
     check.add_argument("names", nargs="*", metavar="NAME", help="these alone, which must be here")
 
 
+def _zoo(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "zoo", help="list the strategies' trained weights that are shipped with thbench"
+    )
+    parser.set_defaults(parser=parser)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    show = _command(
+        actions,
+        "list",
+        "thbench.cli.zoo:show",
+        "list the strategies' trained weights that are shipped with thbench",
+    )
+    show.epilog = (
+        "generate and eval use them where a stage is not trained here. Weights of the networks that"
+        " metrics read are another thing: `thbench weights list`."
+    )
+    show.add_argument("--json", action="store_true", help="all that is known of each, as JSON")
+    add = _strategy_command(
+        actions, "add", "thbench.cli.zoo:add", "put a strategy's trained stages among them"
+    )
+    add.epilog = "For developers: it writes into the package. stage=NAME adds one stage alone."
+    add.add_argument(
+        "--dtype",
+        default="float16",
+        choices=("float16", "float32"),
+        help="of parameters; buffers keep theirs (default float16)",
+    )
+
+
 def _ls(commands: Commands) -> None:
     parser = _command(
         commands,
@@ -379,7 +411,7 @@ def _ls(commands: Commands) -> None:
     parser.add_argument(
         "--params",
         action="store_true",
-        help="strategies: parameters of each network's parts, at both scales",
+        help="strategies: parameters of each network's parts, at each scale",
     )
 
 

@@ -1,12 +1,13 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
 from thbench.config.hashing import content_hash, to_yaml
-from thbench.config.loading import load, read_data, read_yaml
+from thbench.config.loading import load, made_by, read_data, read_yaml, scales
 from thbench.config.schema import (
     DECODERS,
     PRECISIONS,
     SCALES,
     TRAINING_PRECISIONS,
+    WEIGHTS,
     Config,
     DataConfig,
     DrawConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "PRECISIONS",
     "SCALES",
     "TRAINING_PRECISIONS",
+    "WEIGHTS",
     "Config",
     "DataConfig",
     "DrawConfig",
@@ -37,11 +39,13 @@ __all__ = [
     "content_hash",
     "find",
     "load",
+    "made_by",
     "names",
     "origin",
     "package_of",
     "read_data",
     "read_yaml",
+    "scales",
     "searching",
     "to_yaml",
 ]

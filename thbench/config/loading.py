@@ -19,8 +19,11 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 
 from thbench.config import merge as layering
 from thbench.config import search
-from thbench.config.schema import DECODERS, PRECISIONS, SCALES, Config
+from thbench.config.schema import DECODERS, PRECISIONS, SCALES, WEIGHTS, Config
 from thbench.core.errors import UserError, did_you_mean
+
+MADE_BY = "made_by"
+"""Key of a file in configs/data: the command that makes the data set."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,14 +81,14 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     path = search.find("strategy", strategy)
     content = read_yaml(path)
     words = _parse(overrides)
-    scales = content.pop("scales", {})
+    blocks = content.pop("scales", {})
     scale = words.pop("scale", content.get("scale", Config.scale))
-    if scale not in SCALES:
-        raise UserError(f"There is no scale '{scale}'.{did_you_mean(str(scale), SCALES)}")
     content.setdefault("strategy", path.stem)
+    _check_scale(scale, _scales_of(blocks), content["strategy"])
     content["scale"] = scale
     switches = content.pop("switches", {})
-    layers = [content, scales.get(scale, {}), *layering.take_switches(switches, words)]
+    block: Any = blocks.get(scale) or {}
+    layers = [content, block, *layering.take_switches(switches, words)]
     layers += list(_data_layers(layers, words))
     if isinstance(words.get("eval.data"), str):
         layers.append({"eval": {"data": read_data(words.pop("eval.data"))}})
@@ -102,6 +105,36 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
         raise UserError(_explain(error, merged)) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path.name}: {str(error).splitlines()[0]}") from error
+
+
+def scales(strategy: str) -> tuple[str, ...]:
+    """The scales that a strategy has, in the order of ``SCALES``.
+
+    Args:
+        strategy: a name in configs/strategy, or a path to a YAML file.
+
+    Raises:
+        UserError: there is no such strategy, or its file is not valid.
+    """
+    return _scales_of(read_yaml(search.find("strategy", strategy)).get("scales", {}))
+
+
+def _scales_of(blocks: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of ``scales:``, where the paper's, which the file itself has, needs no block.
+
+    A file without ``scales:`` has one size, which is asked for as the paper's or as tiny.
+    """
+    named = {scale for scale in blocks if blocks[scale] is not None} if blocks else {"tiny"}
+    return tuple(scale for scale in SCALES if scale == "paper" or scale in named)
+
+
+def _check_scale(scale: Any, known: tuple[str, ...], strategy: str) -> None:
+    if scale not in SCALES:
+        raise UserError(f"There is no scale '{scale}'.{did_you_mean(str(scale), SCALES)}")
+    if scale not in known:
+        raise UserError(
+            f"Strategy '{strategy}' has no scale '{scale}'. It has: {', '.join(known)}."
+        )
 
 
 def _data_layers(
@@ -131,7 +164,7 @@ def read_data(name: str) -> dict[str, Any]:
     A folder is looked for as given and below ``data/``.
     """
     if name in search.names("data"):
-        return read_yaml(search.find("data", name))
+        return {k: v for k, v in _data_file(name).items() if k != MADE_BY}
     for folder in (Path(name), Path("data") / name):
         if (folder / "manifest.jsonl").is_file():
             return {"name": folder.name, "root": str(folder)}
@@ -142,6 +175,16 @@ def read_data(name: str) -> dict[str, Any]:
     )
 
 
+def made_by(root: str) -> str:
+    """The command that makes the data set at ``root``, as configs/data says; "" where none does."""
+    files = (_data_file(name) for name in search.names("data"))
+    return next((str(f.get(MADE_BY, "")) for f in files if f.get("root") == root), "")
+
+
+def _data_file(name: str) -> dict[str, Any]:
+    return read_yaml(search.find("data", name))
+
+
 def _checked(config: Config) -> Config:
     if config.size < 16 or config.size % 2:
         raise UserError(f"size={config.size}: frames need an even number of pixels, 16 or more.")
@@ -150,6 +193,9 @@ def _checked(config: Config) -> Config:
         raise UserError(
             f"sampler.precision={config.sampler.precision}: use {', '.join(PRECISIONS)}.{hint}"
         )
+    if config.weights not in WEIGHTS:
+        hint = did_you_mean(config.weights, WEIGHTS)
+        raise UserError(f"weights={config.weights}: use {', '.join(WEIGHTS)}.{hint}")
     for key, data in (("data", config.data), ("eval.data", config.eval.data)):
         if data.decoder not in DECODERS:
             hint = did_you_mean(data.decoder, DECODERS)

@@ -6,6 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 SCALES = ("paper", "small", "tiny")
+"""Sizes of networks, from the largest. A strategy has those that its ``scales:`` block names."""
+
+
+WEIGHTS = ("auto", "runs", "zoo")
+"""Where trained stages are taken from to generate, as ``Config.weights`` says."""
 
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -193,6 +198,10 @@ class Config:
     role that nobody plays; ``options`` are the strategy's own switches; ``protocol`` is that of its
     paper; ``demo`` holds the steps of each stage in ``thbench demo``, which leaves a strategy out
     where it is empty.
+
+    ``weights`` says where trained stages are taken from. ``auto``: the user's own runs, and where
+    there is none the weights that are shipped for the same hash. ``runs``: own runs alone. ``zoo``:
+    shipped weights alone, those with the same settings, whatever data set ``data`` names.
     """
 
     strategy: str = ""
@@ -215,6 +224,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     demo: dict[str, int] = field(default_factory=dict)
+    weights: str = "auto"
 
     @property
     def eval_data(self) -> DataConfig:

@@ -16,7 +16,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from thbench.config import DataConfig, DrawConfig
+from thbench.config import DataConfig, DrawConfig, made_by
 from thbench.core.errors import UserError
 from thbench.core.types import Batch
 from thbench.data import manifest
@@ -220,9 +220,10 @@ def check_root(root: str) -> None:
         UserError: it is none.
     """
     if not root or not (Path(root) / "manifest.jsonl").is_file():
+        command = made_by(root)
+        run = f"`{command}`" if command else "`thbench data prepare` or `thbench data synth`"
         raise UserError(
-            f"There is no prepared data set at '{root}': run `thbench data prepare` or"
-            " `thbench data synth`, or point data.root at one."
+            f"There is no prepared data set at '{root}': run {run}, or point data.root at one."
         )
 
 

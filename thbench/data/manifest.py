@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from thbench.config import made_by
 from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
 from thbench.core.types import Clip
@@ -37,7 +38,8 @@ def read(root: str | Path) -> list[Clip]:
     path = Path(root) / NAME
     if not path.is_file():
         raise UserError(
-            f"{root} is no prepared data set: {NAME} is missing. Run `thbench data prepare`."
+            f"{root} is no prepared data set: {NAME} is missing. Run"
+            f" `{made_by(str(root)) or 'thbench data prepare'}`."
         )
     try:
         text = path.read_text("utf-8")

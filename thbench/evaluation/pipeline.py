@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from thbench.config import Config, content_hash
+from thbench.core.console import rank_zero_print
 from thbench.data import manifest
 from thbench.evaluation import protocol as protocols
 from thbench.evaluation import results
 from thbench.evaluation.protocol import Protocol
-from thbench.evaluation.results import Result
+from thbench.evaluation.results import Result, WeightsRef
 from thbench.evaluation.score import score, with_own_motion
 from thbench.evaluation.timing import time_generation
 from thbench.generation import execution
@@ -35,6 +36,7 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     protocol = protocol_of(config)
     requests = requests_of(config, protocol)
     assembled = assemble(config)
+    rank_zero_print(f"weights: {', '.join(assembled.weights)}")
     follows = assembled.strategy.follows if protocol.pose == "reference" else frozenset()
     own_motion = protocol.of_own_motion(follows)
     protocols_used = [protocol] if own_motion is None else [protocol, own_motion]
@@ -83,9 +85,10 @@ def _fields(
         "device": device,
         "progress": config.trainer.progress,
         "config_hash": content_hash(config),
+        "weights": _weights(assembled),
         "samples_seen": assembled.samples_seen,
         "space": assembled.strategy.space,
-        "notes": (*assembled.zero_shot(requests.longest), *_trained_on(config)),
+        "notes": (*assembled.zero_shot(requests.longest), *_trained_on(config, assembled)),
         "data": config.eval_data.name,
         "named": config.eval.protocol is not None,
     }
@@ -129,8 +132,27 @@ def requests_of(config: Config, protocol: Protocol) -> SplitRequests:
     )
 
 
-def _trained_on(config: Config) -> list[str]:
-    return [f"trained on {config.data.name}"] if config.eval.data.root else []
+def _weights(assembled: Assembled) -> dict[str, WeightsRef]:
+    owns = sorted(assembled.metadata.values(), key=lambda own: str(own["stage"]))
+    return {
+        own["stage"]: WeightsRef(
+            own["hash"], own["steps"], bool(own.get("shipped")), own.get("dtype")
+        )
+        for own in owns
+    }
+
+
+def _trained_on(config: Config, assembled: Assembled) -> list[str]:
+    """A note where the data set is not the one that was trained on.
+
+    Shipped weights say themselves which one that was.
+    """
+    digest = manifest.digest(config.eval_data.root)
+    shipped = [own for own in assembled.metadata.values() if own.get("shipped")]
+    names = {own["data"]["name"] for own in shipped if own["fingerprint"]["data"] != digest}
+    if config.eval.data.root and len(shipped) < len(assembled.metadata):
+        names.add(config.data.name)
+    return [f"trained on {', '.join(sorted(names))}"] if names else []
 
 
 def videos_folder(config: Config, assembled: Assembled, protocol: Protocol) -> Path:

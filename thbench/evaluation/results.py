@@ -97,6 +97,23 @@ class DataRef:
 
 
 @dataclass(frozen=True)
+class WeightsRef:
+    """The trained weights of a stage.
+
+    Attributes:
+        hash: of the run that trained them.
+        steps: that they were trained.
+        shipped: they came with thbench, not from a run of the user's.
+        dtype: that shipped ones are stored in, or None.
+    """
+
+    hash: str
+    steps: int
+    shipped: bool = False
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
 class Damage:
     """Frames that the decoder could not restore, and that were scored as it returned them.
 
@@ -223,6 +240,7 @@ class Result:
         metrics: values by the metric's name, in the protocol's order.
         timed: time and memory, measured as the protocol says, or None.
         space: what the strategy generates in ("flow", "pixels", ...).
+        weights: of the strategy's trained stages, by stage; empty where nothing was generated.
         samples_seen: by the trained networks, or None.
         over_time: values over bins of frames, by the metric's name.
         over_time_unavailable: metrics that could not be followed, and the remedy.
@@ -243,6 +261,7 @@ class Result:
     timed: TimingSummary | None = None
     seeds: tuple[int, ...] = ()
     config_hash: str | None = None
+    weights: dict[str, WeightsRef] = field(default_factory=dict)
     samples_seen: int | None = None
     space: str | None = None
     notes: tuple[str, ...] = ()

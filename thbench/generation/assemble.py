@@ -20,7 +20,7 @@ from thbench.generation import plans
 from thbench.generation.strategy import Strategy
 from thbench.training.loggers import MODES
 from thbench.training.optim import check_optim
-from thbench.training.runs import load_nets, locate, order
+from thbench.training.runs import describe_weights, load_nets, locate, samples_seen
 from thbench.training.stage import Stage, StageContext
 
 
@@ -41,7 +41,7 @@ class Assembled:
     @property
     def run(self) -> str:
         """Names what determines this strategy's videos, given a request."""
-        trained = {role: (a["hash"], a["steps"]) for role, a in sorted(self.metadata.items())}
+        trained = {role: _content(own) for role, own in sorted(self.metadata.items())}
         config = self.config
         kind = resolve(config.target, Strategy).fingerprint()  # type: ignore[type-abstract]
         recipe = [kind, config.plan, asdict(config.sampler), config.options, trained]
@@ -50,10 +50,16 @@ class Assembled:
     @property
     def samples_seen(self) -> int:
         """Training samples shown to its networks, those of stages they started from included."""
-        config = self.config
-        return sum(
-            locate(config, stage).steps * config.stages[stage].batch_size for stage in order(config)
-        )
+        found: dict[str, int] = {}
+        for stage in set(self.config.nets.values()):
+            found |= samples_seen(self.config, locate(self.config, stage))
+        return sum(found.values())
+
+    @property
+    def weights(self) -> list[str]:
+        """Which weights each stage has, in a few words: own run or shipped, and the steps."""
+        by_stage = {own["stage"]: own for own in self.metadata.values()}
+        return [describe_weights(self.config, by_stage[stage]) for stage in sorted(by_stage)]
 
     def zero_shot(self, n: int) -> list[str]:
         """How a plan of ``n`` frames goes beyond what the networks were trained for.
@@ -124,6 +130,12 @@ def check(config: Config) -> type[Strategy]:
     _check_plan(config)
     bind_options(kind, config.options)
     return kind
+
+
+def _content(own: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What names a stage's weights. Half precision is other weights than those of the run."""
+    halved = own.get("shipped") and own["dtype"] != "float32"
+    return (own["hash"], own["steps"], *([own["dtype"]] if halved else []))
 
 
 def _check_training(settings: StageConfig, where: str) -> None:

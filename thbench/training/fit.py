@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from thbench.training.runs import (
     order,
     read_checkpoint,
     remember_sources,
+    shipped_alike,
     stage_run,
     write_config,
 )
@@ -56,7 +57,7 @@ __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "
 
 
 def fit(config: Config, only: str | None = None) -> dict[str, Path]:
-    """Train the stages that are not trained yet.
+    """Train the stages that are not trained yet; weights that are shipped count as none.
 
     Args:
         config: a strategy's configuration.
@@ -69,7 +70,10 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
         UserError: the stage cannot be built or trained as configured, training diverged, or the
             disk is full. The last good checkpoint stays.
     """
+    if config.weights == "zoo":
+        raise UserError("fit trains anew: leave out weights=zoo, which is for generate and eval.")
     names = order(config, only)
+    _mention_shipped(config, [only] if only else names)
     wanted = [only] if only else names
     for name in names:
         if not _is_trained(config, name):
@@ -81,6 +85,21 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
                 )
             fit_stage(config, name)
     return {name: stage_run(config, name).folder for name in wanted}
+
+
+def _mention_shipped(config: Config, names: Sequence[str]) -> None:
+    """Say once which stages that are to be trained have shipped weights, which stay unused."""
+    with contextlib.suppress(UserError):  # a damaged file of the zoo is no matter here
+        found = [
+            name
+            for name in names
+            if not stage_run(config, name).last.is_file() and shipped_alike(config, name)
+        ]
+        if found:
+            rank_zero_print(
+                f"{', '.join(found)}: weights with these settings are shipped (`thbench zoo list`);"
+                " generate and eval use them without training, fit trains anew"
+            )
 
 
 def fit_stage(config: Config, name: str) -> StageRun:

@@ -24,7 +24,7 @@ def build(strategy: str, scale: str) -> dict[str, nn.Module]:
 
     Args:
         strategy: a name in configs/strategy, or a YAML file.
-        scale: ``paper`` or ``tiny``, each with the audio encoder that the strategy's YAML names.
+        scale: one that the strategy has, with the audio encoder that the strategy's YAML names.
     """
     loaded = configs.load(strategy, [f"scale={scale}"])
     encoder = ENCODERS.load(kind_of(loaded.data.audio))
@@ -52,18 +52,21 @@ def count_parts(net: nn.Module) -> dict[str, int]:
 
 
 def table() -> list[tuple[str, ...]]:
-    """Rows of all strategies: strategy, role, part, and its parameters at each scale."""
+    """Rows of all strategies: strategy, role, part, and its parameters at each scale.
+
+    Where a strategy has no such scale, or the scale no such part, stands ``-``.
+    """
     rows: list[tuple[str, ...]] = [("strategy", "role", "part", *configs.SCALES)]
     for strategy in configs.names("strategy"):
         try:
             with blame(configs.package_of(strategy), f"strategy '{strategy}'"):
-                counts = {scale: count(strategy, scale) for scale in configs.SCALES}
+                counts = {scale: count(strategy, scale) for scale in configs.scales(strategy)}
         except UserError as error:
             rows.append((strategy, f"unusable: {error}", "", *("" for _ in configs.SCALES)))
             continue
         roles = dict.fromkeys(role for found in counts.values() for role in found)
         for role in roles:
-            found = [counts[scale].get(role, {}) for scale in configs.SCALES]
+            found = [counts.get(scale, {}).get(role, {}) for scale in configs.SCALES]
             names = dict.fromkeys(name for parts in found for name in parts if name != TOTAL)
             for part in (*names, TOTAL):
                 sizes = (f"{parts[part]:,}" if part in parts else "-" for parts in found)

@@ -5,6 +5,9 @@ clipping, precision, frame size, seed, data, the stages that it builds on and, w
 audio, the audio encoder. The hash of these names its folder ``<runs>/<stage>-<hash>``, so
 strategies that share a stage share its training, and a run that is started again, on other devices
 or by a requeued job, resumes.
+
+Where a stage is not trained here, ``locate`` finds the weights of its hash that are shipped with
+thbench (``thbench.training.zoo``), which training itself never uses.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,11 @@ from thbench.core.seeding import derive_seed
 from thbench.core.signatures import check_keys
 from thbench.data.datamodule import read_digest
 from thbench.data.embedding.encoders import ENCODERS
+from thbench.training import zoo
 from thbench.training.sources import content_of, remember
 from thbench.training.stage import Stage, StageContext
 
-META = "thbench"
+META = zoo.KEY
 """Key of a checkpoint that holds its metadata."""
 NEAR = 3
 """A run that differs in at most so many settings is named where the requested one is missing."""
@@ -48,12 +52,14 @@ class StageRun:
         hash: of ``fingerprint``.
         folder: ``<runs>/<name>-<hash>``.
         fingerprint: everything that the result depends on.
+        shipped: the zoo's weights of this hash, where these are used in place of the folder's.
     """
 
     name: str
     hash: str
     folder: Path
     fingerprint: Mapping[str, Any]
+    shipped: zoo.Shipped | None = None
 
     @property
     def last(self) -> Path:
@@ -66,14 +72,34 @@ class StageRun:
         return self.folder / "best.ckpt"
 
     @property
+    def is_trained(self) -> bool:
+        """Whether there are weights, to whatever step they were trained."""
+        return self.shipped is not None or self.last.is_file()
+
+    @property
     def steps(self) -> int:
-        """Optimiser steps in the newest checkpoint; 0 without one."""
+        """Optimiser steps in the newest checkpoint or the shipped weights; 0 without any."""
+        if self.shipped:
+            return int(self.shipped.meta["steps"])
         return int(read_checkpoint(self)[META]["steps"]) if self.last.is_file() else 0
 
     def parent(self, name: str) -> StageRun:
-        """The run of a stage that this one needs."""
+        """The run of a stage that this one needs: of shipped weights, the shipped ones.
+
+        Raises:
+            UserError: it is neither among the runs nor shipped.
+        """
         digest = self.fingerprint["needs"][name]
-        return _read_run(self.folder.parent / f"{name}-{digest}")
+        folder = self.folder.parent / f"{name}-{digest}"
+        if not self.shipped and (folder / "stage.json").is_file():
+            return _read_run(folder)
+        found = zoo.find(name, digest)
+        if not found:
+            where = zoo.path_of(name, digest) if self.shipped else folder
+            raise UserError(
+                f"Stage '{self.name}' was trained on '{name}' in {where}, which is gone."
+            )
+        return _from_zoo(found, self.folder.parent)
 
     def update_record(self, **entries: Any) -> None:
         """Merge entries, such as status, steps and seconds, into ``stage.json``."""
@@ -124,25 +150,85 @@ def stage_run(config: Config, name: str) -> StageRun:
 
 
 def locate(config: Config, name: str) -> StageRun:
-    """The run folder of a trained stage, also where its data set is not here.
+    """Where a stage's weights are: the run folder, or the zoo, as ``config.weights`` says.
 
-    Without the data set, the one run that agrees in everything else is used.
+    Without the data set at hand, the one run that agrees in everything else is used, or else the
+    one in the zoo. A run of the user's own comes first, however far it is trained.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: without the data set, or in the zoo alone, there is none or more than one.
     """
-    if (Path(config.data.root) / "manifest.jsonl").is_file():
-        return stage_run(config, name)
     order(config, name)
-    wanted = _own(_fingerprint(config, name, ""))
-    found = [run for run in _runs_of(name, Path(config.runs)) if _own(run.fingerprint) == wanted]
-    if len(found) == 1:
-        return found[0]
-    several = f"{len(found)} runs" if found else "no run"
+    if config.weights == "zoo":
+        return _locate_shipped(config, name)
+    if not (Path(config.data.root) / "manifest.jsonl").is_file():
+        return _locate_without_data(config, name)
+    run = stage_run(config, name)
+    if run.is_trained or config.weights == "runs":
+        return run
+    return replace(run, shipped=zoo.find(name, run.hash))
+
+
+def _locate_shipped(config: Config, name: str) -> StageRun:
+    if found := shipped_alike(config, name):
+        return _from_zoo(found[0], Path(config.runs))  # `zoo add` takes no second one
+    raise UserError(
+        f"weights=zoo: no weights of stage '{name}' with these settings are shipped"
+        f" (`thbench zoo list`).{_shipped_hint(config, name)} Without weights=zoo, your own runs"
+        " are taken."
+    )
+
+
+def _locate_without_data(config: Config, name: str) -> StageRun:
+    wanted, runs = _own(_fingerprint(config, name, "")), Path(config.runs)
+    found = [run for run in _runs_of(name, runs) if _own(run.fingerprint) == wanted]
+    candidates = [run for run in found if run.is_trained]
+    if not candidates and config.weights == "auto":
+        candidates = [_from_zoo(shipped, runs) for shipped in shipped_alike(config, name)]
+    candidates = candidates or found
+    if len(candidates) == 1:
+        return candidates[0]
+    several = f"{len(candidates)} runs" if candidates else "no run"
     raise UserError(
         f"There is no data set at '{config.data.root}', and {several} of stage '{name}' in"
         f" {config.runs} with these settings: point data.root at the data set it was trained on."
+        f"{_shipped_hint(config, name)}"
     )
+
+
+def shipped_alike(config: Config, name: str) -> list[zoo.Shipped]:
+    """The zoo's weights of a stage that agree with a configuration in all but the data set."""
+    candidates = list(zoo.entries(name))
+    wanted = settings_hash(config, name) if candidates else ""
+    return [shipped for shipped in candidates if shipped.meta["settings"] == wanted]
+
+
+def settings_hash(config: Config, name: str) -> str:
+    """A hash of all that a stage's result depends on but the data, parents' settings included."""
+    return content_hash(_fingerprint(config, name, ""))
+
+
+def samples_seen(config: Config, run: StageRun) -> dict[str, int]:
+    """Training samples by the hashes of a stage and of all that it builds on or started from.
+
+    Args:
+        config: the strategy.
+        run: where the stage was trained. What is no longer there counts nothing.
+    """
+    if run.shipped:
+        return dict(run.shipped.meta["samples"])
+    stage, runs = _stage(config, run.name), run.folder.parent
+    found = {run.hash: run.steps * stage.batch_size}
+    before = {**run.fingerprint["needs"]}
+    if stage.init_from:
+        before[stage.init_from] = run.fingerprint["init_from"]
+    for name, digest in before.items():
+        folder = runs / f"{name}-{digest}"
+        if (folder / "stage.json").is_file():
+            found |= samples_seen(config, _read_run(folder))
+        elif shipped := zoo.find(name, digest):
+            found |= samples_seen(config, _from_zoo(shipped, runs))
+    return found
 
 
 def build_stage(config: Config, name: str, needs: Mapping[str, nn.Module], audio_dim: int) -> Stage:
@@ -192,19 +278,21 @@ def load_net(
         run: where it was trained, if that is known.
 
     Returns:
-        The network on the CPU in eval mode, and the checkpoint's metadata: stage,
-        class, hash, steps, needs, trained_for, size, audio and audio_dim, where the last two are
-        None and 0 of a stage that uses no audio.
+        The network on the CPU in eval mode, and the checkpoint's metadata: stage, class, hash,
+        steps, needs, trained_for, size, audio and audio_dim, where the last two are None and 0 of a
+        stage that uses no audio. Of shipped weights it also holds what ``zoo.Shipped`` names, and
+        ``shipped`` is True.
 
     Raises:
         UserError: it is not trained, was trained as something else, or the stages it needs have
             been trained further since.
     """
     run = run or locate(config, name)
-    if not run.last.is_file():
+    if not run.is_trained:
         run = _first_untrained(config, run)
+        raise _untrained(run, run.last, _shipped_hint(config, run.name))
     checkpoint = read_checkpoint(run)
-    meta: dict[str, Any] = checkpoint[META]
+    meta: dict[str, Any] = {**checkpoint[META], "shipped": run.shipped is not None}
     check_needs(run, meta)
     nets = dict(needs or {})
     for need in _stage(config, name).needs:
@@ -220,12 +308,40 @@ def load_net(
 def load_nets(
     config: Config, names: Sequence[str] | None = None
 ) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
-    """Networks and metadata of several stages (all by default), each loaded once."""
+    """Networks and metadata of several stages (all by default), each loaded once.
+
+    Raises:
+        UserError: as ``load_net``; or a stage was trained on another one than that which is loaded,
+            as where own runs and shipped weights come together.
+    """
     nets: dict[str, nn.Module] = {}
     metas: dict[str, dict[str, Any]] = {}
     for name in names or order(config):
         nets[name], metas[name] = load_net(config, name, nets)
+    for meta in metas.values():
+        for need in meta["needs"].keys() & metas.keys():
+            _check_same(config, meta, metas[need])
     return nets, metas
+
+
+def _check_same(config: Config, meta: Mapping[str, Any], parent: Mapping[str, Any]) -> None:
+    """Check that a stage was trained on the very weights of a parent that are loaded beside it."""
+    before = meta["needs"][parent["stage"]]
+    if (before["hash"], before["steps"]) == (parent["hash"], parent["steps"]):
+        return
+    both = f"{describe_weights(config, meta)} was trained on {parent['stage']} {before['hash']}"
+    raise UserError(
+        f"{both} at {before['steps']} steps, but found is {describe_weights(config, parent)}: train"
+        " both (`thbench fit`), or take both from the zoo (weights=zoo)."
+    )
+
+
+def describe_weights(config: Config, meta: Mapping[str, Any]) -> str:
+    """A stage's weights in a few words, from ``load_net``'s metadata."""
+    stage, digest, steps = meta["stage"], meta["hash"], f"{meta['steps']} steps"
+    if meta.get("shipped"):
+        return f"{stage} {digest} (shipped, {meta['dtype']}, {steps})"
+    return f"{stage} ({Path(config.runs) / f'{stage}-{digest}'}, {steps})"
 
 
 def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], what: str) -> None:
@@ -252,21 +368,29 @@ def _first_untrained(config: Config, missing: StageRun) -> StageRun:
     A setting of that one alone gives all that follow other hashes, which would explain nothing.
     """
     runs = [locate(config, each) for each in order(config, missing.name)]
-    return next((run for run in runs if not run.last.is_file()), missing)
+    return next((run for run in runs if not run.is_trained), missing)
+
+
+def _untrained(run: StageRun, path: Path, hint: str = "") -> UserError:
+    return UserError(
+        f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first."
+        f"{_nearest_run(run)}{hint}"
+    )
 
 
 def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
-    """A checkpoint of a run, the newest by default. Tensors are read when they are used.
+    """A checkpoint of a run, the newest by default, or its shipped weights.
+
+    Tensors of a checkpoint are read when they are used.
 
     Raises:
         UserError: it is missing, damaged, or of another stage or program.
     """
+    if run.shipped and path is None:
+        return zoo.read(run.shipped)
     path = path or run.last
     if not path.is_file():
-        raise UserError(
-            f"Stage '{run.name}' is not trained: no {path}. Run `thbench fit` first."
-            f"{_nearest_run(run)}"
-        )
+        raise _untrained(run, path)
     try:
         checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
@@ -311,11 +435,17 @@ def check_needs(run: StageRun, meta: Mapping[str, Any]) -> None:
     """
     now = _needs(run)
     for name, before in meta["needs"].items():
-        if now[name]["steps"] != before["steps"]:
+        if now[name]["steps"] == before["steps"]:
+            continue
+        if run.shipped:
             raise UserError(
-                f"Stage '{run.name}' was trained on '{name}' at {before['steps']} steps, which is"
-                f" now at {now[name]['steps']}: delete {run.folder} and train it again."
+                f"The shipped stages '{run.name}' and '{name}' do not fit each other"
+                f" ({before['steps']} and {now[name]['steps']} steps): install thbench again."
             )
+        raise UserError(
+            f"Stage '{run.name}' was trained on '{name}' at {before['steps']} steps, which is"
+            f" now at {now[name]['steps']}: delete {run.folder} and train it again."
+        )
 
 
 def write_config(config: Config, run: StageRun) -> None:
@@ -361,6 +491,30 @@ def _nearest_run(run: StageRun) -> str:
     if not found or min(found)[0] > NEAR:
         return ""
     return min(found)[1]
+
+
+def _shipped_hint(config: Config, name: str) -> str:
+    """A line on the zoo's weights of a stage that were asked for or differ least."""
+    if alike := shipped_alike(config, name):
+        data, digest = alike[0].meta["data"]["name"], alike[0].meta["fingerprint"]["data"]
+        return (
+            f" Weights with these settings are shipped, trained on '{data}' (digest"
+            f" {str(digest)[:8]}): weights=zoo takes them."
+        )
+    own = _flat(_own(_fingerprint(config, name, "")))
+    found: list[tuple[int, str]] = []
+    for shipped in zoo.entries(name):
+        other = _flat(_own(shipped.meta["fingerprint"]))
+        keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
+        listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
+        listed = listed or "the settings of the stages that it builds on"
+        found.append((len(keys), f" The shipped {name} {shipped.hash} differs in {listed}."))
+    return min(found)[1] if found and min(found)[0] <= NEAR else ""
+
+
+def _from_zoo(shipped: zoo.Shipped, runs: Path) -> StageRun:
+    folder = runs / f"{shipped.stage}-{shipped.hash}"
+    return StageRun(shipped.stage, shipped.hash, folder, shipped.meta["fingerprint"], shipped)
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
