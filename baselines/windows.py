@@ -40,7 +40,7 @@ class WindowStage(A2VStage):
     Where the batch's clips are too short for the window, it is one of the plan for clips as short.
 
     Args:
-        context, net, loss, w_lip, dropout, chunk: see ``A2VStage``.
+        context, net, loss, w_lip, dropout, chunk, cache: see ``A2VStage``.
         plan: ``{"name": ..., options}``.
         window: windows of which model are trained, where the plan has more than one.
         clip: lengths ``[least, most]`` of the clips whose plans are taken; by default clips are
@@ -68,8 +68,11 @@ class WindowStage(A2VStage):
         w_lip: float | None = None,
         dropout: float = 0.1,
         chunk: int = 64,
+        cache: bool = False,
     ) -> None:
-        super().__init__(context, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk)
+        super().__init__(
+            context, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk, cache=cache
+        )
         if levels not in ("plan", "frame"):
             raise UserError(f"levels must be 'plan' or 'frame', not '{levels}'.")
         self.plan, self.window, self.levels = dict(plan), window, levels
@@ -90,7 +93,7 @@ class WindowStage(A2VStage):
         }
 
     def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError if the draw is too short for the plan's windows, or the parent refuses it."""
+        """Raise a UserError if the draw is too short for the plan's windows, or not fixed."""
         super().check_draw(draw)
         name, fewest = self.plan["name"], frame_range(draw.frames)[0]
         rounds = self._rounds(plans.build(n=self.clip[1], **self.plan)) if self.clip else []
@@ -223,7 +226,7 @@ class WindowStage(A2VStage):
         Returns:
             ``generated``: (frames, 3, H, 2 W) in [0, 1].
         """
-        first = batch.map(lambda tensor: tensor[:1])
+        first = batch.first()
         window, high = self.draw_window(first.frames.shape[1])
         if high > 1 and self.levels == "plan":
             return {}

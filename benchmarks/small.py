@@ -110,9 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def cases(loaded: config.Config, split: str, clips: int, frames: int) -> Iterator[Case]:
     """The first clips of a split."""
     root = Path(loaded.data.root)
-    asked = SplitRequests(
-        loaded.data, split, loaded.size, limit=clips, frames=frames, follow=True
-    )
+    asked = SplitRequests(loaded.data, split, loaded.size, limit=clips, frames=frames, follow=True)
     truths = {clip.id: clip.extra["truth"] for clip in manifest.read(root)}
     store = Store(root, split, loaded.size, loaded.data.audio, cache_gb=0)
     places = {clip.id: i for i, clip in enumerate(store.clips)}
@@ -195,7 +193,8 @@ def ridge(loaded: config.Config, clips: Sequence[Case], every: int = 4) -> float
     found = []
     for case in clips:
         audio = (case.request.audio.numpy() - mean) / size
-        found.append(correlation(np.c_[audio, np.ones(len(audio))] @ weights, case.planted["mouth"]))
+        opening = np.c_[audio, np.ones(len(audio))] @ weights
+        found.append(correlation(opening, case.planted["mouth"]))
     return float(np.mean(found))
 
 
@@ -209,10 +208,10 @@ def page(rows: dict[str, dict[str, list[float]]], asked: dict[str, Any], heard: 
     lines = [
         "# DAWN at the small scale",
         "",
-        f"{asked['clips']} clips of {asked['frames']} frames of {asked['split']} people. r is within"
-        " clips, with what was planted; amplitude is the mouth's standard deviation over that read"
-        " in the true frames; PSNR in dB without the first frame. A ridge regression from one frame"
-        f" of log-mel to the planted opening reaches r {heard:.2f} on them.",
+        f"{asked['clips']} clips of {asked['frames']} frames of {asked['split']} people. r is"
+        " within clips, with what was planted; amplitude is the mouth's standard deviation over"
+        " that read in the true frames; PSNR in dB without the first frame. A ridge regression from"
+        f" one frame of log-mel to the planted opening reaches r {heard:.2f} on them.",
         "",
         *table([["", *KEYS], *body]),
         "",
@@ -227,7 +226,7 @@ def page(rows: dict[str, dict[str, list[float]]], asked: dict[str, Any], heard: 
 
 
 def show(strategy: DAWN, clips: Sequence[Case], folder: Path) -> None:
-    """Strips: own audio, another's audio and ground truth, one above the other; and whole frames."""
+    """Strips of mouths (own audio, another's audio, ground truth), and a sheet of whole frames."""
     strips, sheet = [], []
     for case in clips:
         names = ("own motion", "own motion, another's audio", "ground truth")

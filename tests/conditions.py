@@ -263,7 +263,8 @@ def dawn(strategy: str, name: str, scale: str, words: Sequence[str] = (), **plan
         given["mask"] = marks(people)
         if seen:
             clean = flows(people, seen, net.latent_size).transpose(1, 2).flatten(0, 1)
-            latent = net.to_latent(clean[:, :2], (clean[:, 2:] + 1) / 2)
+            still = clean.new_zeros(len(clean), net.known)
+            latent = net.to_latent(clean[:, :2], (clean[:, 2:] + 1) / 2, still)
             given["motion frames"] = latent.unflatten(0, (2, seen)).transpose(1, 2)
         return given
 

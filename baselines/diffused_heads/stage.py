@@ -153,7 +153,7 @@ class FrameStage(Stage):
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Portrait, frame, and what is made from noise in few steps, of the first clip."""
-        first = batch.map(lambda tensor: tensor[:1])
+        first = batch.first()
         example = self.prepare(first)
         config = SamplerConfig(steps=min(50, self.net.process.steps), threshold=0)
         noisy = torch.randn_like(example.clean)

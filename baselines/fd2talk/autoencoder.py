@@ -106,5 +106,5 @@ class ReferenceAutoencoderStage(AutoencoderStage):
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Portrait, frame and reconstruction, side by side, of the first clip."""
-        reference, frames = pairs(batch.map(lambda tensor: tensor[:1]))
+        reference, frames = pairs(batch.first())
         return {"reconstruction": torch.cat([reference, frames, self.net(reference, frames)], -1)}

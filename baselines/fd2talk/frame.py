@@ -241,7 +241,7 @@ class FrameStage(Stage):
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Portrait, frame and what is made from noise in ten steps, of the first clip."""
-        first = batch.map(lambda tensor: tensor[:1])
+        first = batch.first()
         clean, still, motion, portrait = self.prepare(first)
         given = self.net.motion(motion, portrait), self.net.reference(still)
 

@@ -149,7 +149,7 @@ class HalloStage(Stage):
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """The first clip, filmed beside generated in ten steps: (T, 3, H, 2 W) in [0, 1]."""
-        first = batch.map(lambda tensor: tensor[:1])
+        first = batch.first()
         example = self.prepare(first)
         predict = self._predict(example, ConditionMask.all(1, first.video.device))
         config = SamplerConfig(steps=10, eta=0, spacing="trailing")

@@ -51,15 +51,18 @@ def flows(n):
 def test_keys_are_taken_to_the_scale_of_the_gaps_network(build):
     strategy = build()
     flow, occlusion = flows(4)
-    of_keys = strategy.a2v.to_latent(flow, occlusion)
-    of_gaps = strategy.gaps.to_latent(flow, occlusion)
+    given = strategy.encode(request(9, size=SIZE, audio_dim=AUDIO))
+    frames = torch.tensor([[0, 4], [4, 8]])
+    motion = given.flow.at(frames).motion.flatten(0, 1)
+    of_keys = strategy.a2v.to_latent(flow, occlusion, motion)
+    of_gaps = strategy.gaps.to_latent(flow, occlusion, motion)
     assert (of_keys - of_gaps).abs().max() > 0.5
 
     def stand(latent):  # two windows of two keys
         return latent.unflatten(0, (2, 2)).transpose(1, 2)
 
     denoiser = GapDenoiser(strategy.gaps, strategy.a2v)
-    moved = denoiser.observe(stand(of_keys), torch.zeros(2, 2), None)
+    moved = denoiser.observe(stand(of_keys), frames, given)
     torch.testing.assert_close(moved, stand(of_gaps), rtol=1e-4, atol=1e-4)
 
 
@@ -94,10 +97,11 @@ def test_each_frame_is_decoded_at_the_scale_of_the_network_that_made_it(build):
     given = strategy.encode(request(9, size=SIZE, audio_dim=AUDIO))
     assert given.in_gap.tolist() == [i % 4 != 0 for i in range(9)]
     flow, occlusion = flows(9)
+    motion = given.flow.motion[0]
     latents = torch.where(
         given.in_gap[:, None, None, None],
-        strategy.gaps.to_latent(flow, occlusion),
-        strategy.a2v.to_latent(flow, occlusion),
+        strategy.gaps.to_latent(flow, occlusion, motion),
+        strategy.a2v.to_latent(flow, occlusion, motion),
     )
     wanted = strategy.lfg.decode(given.flow.source, flow, occlusion)
     made = strategy.decode(latents, torch.arange(9), given)

@@ -59,3 +59,10 @@ def test_each_split_has_its_own_frames_and_measurements(root):
             assert id == f"person{person}/clip"
             assert person in people
             assert abs(picture.float().mean() - toy.grey(person, torch.tensor(frame))) <= 3
+
+
+def test_the_opening_is_the_same_portrait_for_all_windows_of_a_clip(root):
+    dataset = make(root, frames=4, source="opening")
+    plans = [dataset.plan(k, j) for k in BATCHES for j in range(4)]
+    assert {plan.source for plan in plans} == {0}
+    assert len({plan.start for plan in plans}) > 4

@@ -168,16 +168,18 @@ def test_the_mask_is_of_the_whole_face():
     assert not torch.equal(net.static(features, oval), before)
 
 
-@pytest.mark.parametrize("normalize", ["none", "location"])
+@pytest.mark.parametrize("normalize", ["none", "location", "motion"])
 def test_flows_come_back_from_latents(normalize):
     trained = stage(net={"normalize": normalize})
     for seed in range(3):
         trained.prepare(batch(seed=seed))
     flow, occlusion = torch.randn(5, 2, LATENT, LATENT), torch.rand(5, 1, LATENT, LATENT)
-    back = trained.net.from_latent(trained.net.to_latent(flow, occlusion))
+    motion = torch.randn(5, trained.net.known)
+    back = trained.net.from_latent(trained.net.to_latent(flow, occlusion, motion), motion)
     torch.testing.assert_close(back[0], flow, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(back[1], occlusion, rtol=1e-4, atol=1e-5)
     assert ("flow" in trained.net.statistics) == (normalize == "location")
+    assert ("left" in trained.net.statistics) == (normalize == "motion")
 
 
 def test_conditions_are_differences_to_the_portrait():

@@ -162,7 +162,9 @@ def test_nothing_goes_through_files_between_networks(monkeypatch):
     strategy, latents = dawn(), []
     real = a2v_net.A2VNet.from_latent
     monkeypatch.setattr(
-        a2v_net.A2VNet, "from_latent", lambda net, x: latents.append(x) or real(net, x)
+        a2v_net.A2VNet,
+        "from_latent",
+        lambda net, x, *given: latents.append(x) or real(net, x, *given),
     )
     frames_of(strategy, ask(4))  # what is imported or opened once, is now
     monkeypatch.setattr(sys.modules[__name__], "_opened", [])

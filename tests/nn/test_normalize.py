@@ -4,6 +4,7 @@ from torch import nn
 
 from thbench.nn import normalize
 from thbench.nn.normalize import (
+    ConditionalStats,
     RunningStats,
     audio_stats,
     count_in_parts,
@@ -145,3 +146,50 @@ def test_validation_teaches_nothing_and_a_checkpoint_keeps_everything():
 def test_before_any_data_it_changes_nothing():
     values = torch.randn(2, 3)
     torch.testing.assert_close(RunningStats((3,))(values), values)
+
+
+def conditional(batches=4):
+    """Statistics of planted data, the data, and what is known of it."""
+    torch.manual_seed(0)
+    known = torch.randn(batches, 50, 2) * torch.tensor([0.1, 3.0]) + 1
+    slopes = torch.randn(2, 3, 4, 4)
+    left = torch.randn(batches, 50, 3, 4, 4) * 0.2
+    values = torch.einsum("bnk,kchw->bnchw", known, slopes) + left + 7
+    stats = ConditionalStats(2, (3, 4, 4), batches=batches, ridge=0.0)
+    for part in zip(values, known, strict=True):
+        stats.update(*part)
+    return stats, values.flatten(0, 1), known.flatten(0, 1)
+
+
+def test_conditional_statistics_are_least_squares_on_all_rows():
+    stats, values, known = conditional()
+    design = torch.cat([known, torch.ones(len(known), 1)], dim=1).double()
+    wanted = torch.linalg.lstsq(design, values.flatten(1).double()).solution
+    left = values.flatten(1) - design @ wanted
+    torch.testing.assert_close(
+        stats(values, known).flatten(1).double(),
+        left / left.square().mean(0).sqrt(),
+        rtol=1e-2,
+        atol=1e-2,
+    )
+    torch.testing.assert_close(stats.inverse(stats(values, known), known), values)
+
+
+def test_conditional_statistics_freeze_and_do_not_move_in_evaluation():
+    stats, values, known = conditional()
+    before = stats.expected(known)
+    stats.update(values + 100, known)
+    assert torch.equal(stats.expected(known), before)
+    fresh = ConditionalStats(2, (3, 4, 4)).eval()
+    fresh.update(values, known)
+    assert int(fresh.rows) == 0
+
+
+def test_all_ranks_find_the_same_conditional_statistics(monkeypatch):
+    stats, values, known = conditional(batches=1)
+    half = ConditionalStats(2, (3, 4, 4), batches=1, ridge=0.0)
+    # Two ranks with the same rows: every sum is twice what one of them finds.
+    monkeypatch.setattr(normalize, "_over_ranks", lambda sums: 2 * sums)
+    half.update(values, known)
+    torch.testing.assert_close(half.expected(known), stats.expected(known))
+    torch.testing.assert_close(half.fit()[1], stats.fit()[1])

@@ -119,3 +119,20 @@ def test_sinusoid_tells_all_levels_apart():
     codes = sinusoid(torch.arange(1001), 32)
     assert codes.shape == (1001, 32)
     assert torch.cdist(codes, codes).fill_diagonal_(1).min() > 1e-3
+
+
+@torch.no_grad()
+def test_conditions_that_modulate_are_heard_without_attention_and_hidden_with_it():
+    torch.manual_seed(0)
+    config = UNet3DConfig(dim=16, mults=(1, 2), heads=2, head_dim=8, modulate=True)
+    net = UNet3D(3, 7, KINDS, config).eval()
+    for part in net.modules():
+        if isinstance(part, TokenAttention):
+            part.forward = lambda x, *_: torch.zeros_like(x)
+    args = inputs()
+    before = net(*args)
+    args[3] = {**args[3], "audio": args[3]["audio"] + 1}
+    assert (net(*args) - before).abs().max() > 1e-3
+    hidden = [*args[:4], torch.zeros_like(args[4]), args[5]]
+    other = [*hidden[:3], {k: v + 1 for k, v in args[3].items()}, *hidden[4:]]
+    assert torch.equal(net(*hidden), net(*other))

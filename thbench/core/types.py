@@ -126,6 +126,10 @@ class Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: function(v) for k, v in values.items() if isinstance(v, Tensor)})
 
+    def first(self) -> Batch:
+        """The first clip alone."""
+        return replace(self.map(lambda tensor: tensor[:1]), ids=self.ids[:1])
+
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """A copy on another device (Lightning calls this). Data types stay."""
         return self.map(lambda tensor: tensor.to(*args, **kwargs))

@@ -210,7 +210,7 @@ class A2VStage(Stage):
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """The first clip: what was filmed beside what is made from noise in ten steps."""
-        first = batch.map(lambda tensor: tensor[:1])
+        first = batch.first()
         _, given = self.prepare(first)
         latent = sample(self.net, given, first.frames, SamplerConfig(steps=10))
         made = self.lfg.decode(

@@ -341,7 +341,7 @@ class LFGStage(ReconstructionStage):
     @torch.no_grad()
     def samples(self, batch: Batch) -> dict[str, Tensor]:
         """Portrait, frame and reconstruction, side by side, of the first clip."""
-        first = batch.map(lambda tensor: tensor[:1])
+        first = batch.first()
         source, driving = pairs(first)
         made = self.net(source, driving)
         return {"reconstruction": torch.cat([source, driving, made], dim=-1)}

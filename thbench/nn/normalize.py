@@ -115,10 +115,10 @@ class RunningStats(nn.Module):
 class ConditionalStats(nn.Module):
     """Mean and deviation of each element of data given what is known about it, linearly.
 
-    The mean is a least-squares fit on the known values, the deviation that of what it leaves. As ``RunningStats``, it is found over the first
-    ``batches`` global batches and then frozen. A diffusion about such a mean, at such a scale,
-    spends its noise levels on what is not known yet (data-dependent priors: Lee et al. 2022,
-    "PriorGrad").
+    The mean is a least-squares fit on the known values, the deviation that of what it leaves. As
+    ``RunningStats``, both are found over the first ``batches`` global batches and then frozen. A
+    diffusion about such a mean, at such a scale, spends its noise levels on what is not known yet
+    (a data-dependent prior: Lee et al. 2022, "PriorGrad").
 
     Args:
         known: number of known values of a row.

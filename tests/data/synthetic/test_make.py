@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +64,17 @@ def test_other_settings_are_refused(made):
         synthesize(made, **SMALL | {"seed": 6})
 
 
+def test_a_folder_from_before_heads_could_be_calmed_is_known_again(tmp_path, made):
+    shutil.copytree(made, tmp_path / "old")
+    path = tmp_path / "old" / "synthetic.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("liveliness") == 1.0
+    path.write_text(json.dumps(settings))
+    synthesize(tmp_path / "old", **SMALL)
+    with pytest.raises(UserError, match="other settings"):
+        synthesize(tmp_path / "old", **SMALL | {"liveliness": 0.5})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -70,6 +82,7 @@ def test_other_settings_are_refused(made):
         ({"identities": 0}, "identities"),
         ({"seconds": 0.1}, "seconds"),
         ({"blink_rate": 9.0}, "blink_rate"),
+        ({"liveliness": 1.5}, "liveliness"),
         ({"splits": {}}, "splits"),
     ],
 )
