@@ -40,7 +40,7 @@ class WindowStage(A2VStage):
     Where the batch's clips are too short for the window, it is one of the plan for clips as short.
 
     Args:
-        context, net, loss, w_lip, dropout, chunk, cache: see ``A2VStage``.
+        context, net, loss, w_lip, w_eyes, dropout, chunk, cache: see ``A2VStage``.
         plan: ``{"name": ..., options}``.
         window: windows of which model are trained, where the plan has more than one.
         clip: lengths ``[least, most]`` of the clips whose plans are taken; by default clips are
@@ -66,12 +66,20 @@ class WindowStage(A2VStage):
         net: Mapping[str, Any] | None = None,
         loss: str = "paper",
         w_lip: float | None = None,
+        w_eyes: float = 0.0,
         dropout: float = 0.1,
         chunk: int = 64,
         cache: bool = False,
     ) -> None:
         super().__init__(
-            context, net=net, loss=loss, w_lip=w_lip, dropout=dropout, chunk=chunk, cache=cache
+            context,
+            net=net,
+            loss=loss,
+            w_lip=w_lip,
+            w_eyes=w_eyes,
+            dropout=dropout,
+            chunk=chunk,
+            cache=cache,
         )
         if levels not in ("plan", "frame"):
             raise UserError(f"levels must be 'plan' or 'frame', not '{levels}'.")

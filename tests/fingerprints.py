@@ -307,8 +307,11 @@ def _stage_case(loaded: Config, name: str, scale: str) -> Case:
     few = dict(FEW.get(label, {}))
     if net := few.pop("net", None):
         few["net"] = {**loaded.stages[name].model["net"], **net}
-    own = loaded.stages[name] = _with(loaded.stages[name], **few)
+    own = _with(loaded.stages[name], **few)
     kind: type[Stage] = resolve(own.target, Stage)  # type: ignore[type-abstract]
+    # What changes no result may need a data set, as kept flows do.
+    own = replace(own, model={k: v for k, v in own.model.items() if k not in kind.neutral})
+    loaded.stages[name] = own
     needs = [loaded.stages[need].model for need in own.needs]
     # Of the draw, only this reaches the batch; the rest is a case of its own.
     draw = [own.draw.video, own.draw.context]

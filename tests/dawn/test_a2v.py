@@ -182,6 +182,40 @@ def test_flows_come_back_from_latents(normalize):
     assert ("left" in trained.net.statistics) == (normalize == "motion")
 
 
+def test_the_eyes_count_where_they_are_given_a_weight():
+    torch.manual_seed(0)
+    plain, weighted = (stage(w_eyes=w).loss(batch()) for w in (0.0, 7.0))
+    assert "eyes" not in plain
+    assert weighted["eyes"] > 0
+    rest = weighted["loss"] - 7 * weighted["eyes"]
+    torch.testing.assert_close(rest, weighted["simple"] + weighted["lip"])
+
+
+def test_motion_normalises_what_motion_leaves():
+    """Flows that follow the pose alone are all but nothing in the latent."""
+    trained = stage(net={"normalize": "motion"})
+    motion = torch.randn(64, 8) * 0.1
+    slopes = torch.randn(8, 3, LATENT, LATENT)
+    latent = torch.einsum("nk,kchw->nchw", motion, slopes) * 0.1
+    flow, occlusion = latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
+    trained.net.train()
+    for _ in range(3):
+        noise = 0.01 * torch.randn_like(flow)
+        trained.net.observe_statistics(
+            flow + noise, occlusion, audio=torch.randn(64, AUDIO), pose=motion[:, :6],
+            eyes=motion[:, 6:],
+        )  # fmt: skip
+    made = trained.net.to_latent(flow, occlusion, motion)
+    assert made[:, :2].std() < 0.5
+    other = trained.net.to_latent(flow, occlusion, motion.flip(0))
+    assert other[:, :2].std() > 1
+
+
+def test_motion_needs_a_motion_that_is_followed():
+    with pytest.raises(UserError, match="normalize=motion"):
+        stage(net={"normalize": "motion", "use_pose": False, "use_eyes": False})
+
+
 def test_conditions_are_differences_to_the_portrait():
     trained = stage()
     one, other = batch(), batch()

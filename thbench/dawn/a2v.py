@@ -45,6 +45,7 @@ class A2VStage(Stage):
         loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
             clean value's error.
         w_lip: weight of the lips' error in place of ``loss``'s; what it is divided by stays.
+        w_eyes: weight of the error within the eyes' outlines, divided by all cells; 0 in the paper.
         dropout: how often all conditions of a clip are hidden, for guidance.
         levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
         chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
@@ -66,6 +67,7 @@ class A2VStage(Stage):
         net: Mapping[str, Any] | None = None,
         loss: str = "paper",
         w_lip: float | None = None,
+        w_eyes: float = 0.0,
         dropout: float = 0.1,
         levels: str = "clip",
         chunk: int = 64,
@@ -83,6 +85,7 @@ class A2VStage(Stage):
         self.w_lip, self.w_clean = LOSSES[loss]
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip
+        self.w_eyes = w_eyes
         self.dropout, self.levels, self.chunk, self.cache = dropout, levels, chunk, cache
         self._kept: FrozenCache | None = None
 
@@ -97,7 +100,10 @@ class A2VStage(Stage):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.cache:
-            self.keep_flows(self.trainer.datamodule.stores.values())  # type: ignore[attr-defined]
+            data = getattr(self.trainer, "datamodule", None)
+            if data is None:
+                raise UserError("model.cache keeps flows beside a data set, and there is none.")
+            self.keep_flows(data.stores.values())
 
     def keep_flows(self, stores: Iterable[Store]) -> None:
         """Open the kept flows of these splits, and find them first where they are missing."""
@@ -153,6 +159,10 @@ class A2VStage(Stage):
         simple, lip = frame_mean(error, counted), self._lip_error(error, batch.landmarks, counted)
         losses = {"simple": simple, "lip": lip}
         total = simple + self.w_lip * lip
+        if self.w_eyes:
+            eyes = region_mask(batch.landmarks, "eyes", self.net.latent_size).transpose(1, 2)
+            losses["eyes"] = frame_mean(error * eyes, counted)
+            total = total + self.w_eyes * losses["eyes"]
         if self.w_clean:
             clean = process.to_clean(prediction, noisy, t).clamp(-10, 10)
             losses["clean"] = frame_mean((clean - latent).square(), counted)
