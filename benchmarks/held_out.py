@@ -62,9 +62,14 @@ def generate(strategy: Strategy, request: Request) -> Tensor:
     return torch.cat(list(runner.generate(strategy, request).chunks))
 
 
+def readings(video: Tensor) -> dict[str, np.ndarray]:
+    """What ``synthetic-face`` reads off a video, (T,) by name, in its own units."""
+    return dict(zip(READS, _reader().read(video).T.numpy(), strict=True))
+
+
 def mouth(video: Tensor) -> np.ndarray:
     """Mouth opening (T,) that ``synthetic-face`` reads off a video, in its own units."""
-    return _reader().read(video)[:, READS.index("mouth")].numpy()
+    return readings(video)["mouth"]
 
 
 @cache

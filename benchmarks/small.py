@@ -18,7 +18,6 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from torchvision.transforms.v2 import functional as vision
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from benchmarks.held_out import correlation, generate, psnr, table
+from benchmarks.held_out import amplitude, correlation, generate, mouth, psnr, readings, table
 from metrics.blink import blink_rate
-from metrics.extractors.synthetic import READS, SyntheticFace
 from thbench import config
 from thbench.core.files import write_atomic
 from thbench.core.types import FPS, Request, to_uint8, to_unit
@@ -145,10 +143,7 @@ def make(strategy: DAWN, row: str, case: Case) -> Tensor:
 
 def figures(case: Case, video: Tensor) -> dict[str, float]:
     """What a video shows against what was planted; NaN where there is nothing to compare."""
-    reader = _reader()
-    read = dict(zip(READS, reader.read(video).T.numpy(), strict=True))
-    true = dict(zip(READS, reader.read(case.film).T.numpy(), strict=True))
-    planted = case.planted
+    read, planted = readings(video), case.planted
     seen = landmarks.track(vision.resize(video, [MESH, MESH], antialias=True))
     heads = {
         f"{name} r": correlation(read[name], planted["pose"][:, k]) for k, name in enumerate(HEAD)
@@ -156,18 +151,13 @@ def figures(case: Case, video: Tensor) -> dict[str, float]:
     blinks = planted["closure"].max() > 0.5
     return {
         "mouth r": correlation(read["mouth"], planted["mouth"]),
-        "amplitude": float(read["mouth"].std() / true["mouth"].std()),
+        "amplitude": amplitude(read["mouth"], mouth(case.film)),
         **heads,
         "blink r": correlation(read["closure"], planted["closure"]) if blinks else float("nan"),
         "blinks/s": blink_rate(seen.eyes.mean(1), seen.valid, fps=FPS),
         "PSNR": psnr(to_unit(video), to_unit(case.film)),
         "face found": float(seen.valid.mean()),
     }
-
-
-@cache
-def _reader() -> SyntheticFace:
-    return SyntheticFace()
 
 
 def ridge(loaded: config.Config, clips: Sequence[Case], every: int = 4) -> float:
@@ -231,14 +221,16 @@ def show(strategy: DAWN, clips: Sequence[Case], folder: Path) -> None:
         videos = [make(strategy, name, case) for name in names]
         given = make(strategy, "given motion", case)
         moments = np.linspace(5, len(case.film) - 5, MOMENTS).round().astype(int)
-        strips += [_mouth(video[t]) for video in videos for t in range(30, 30 + 2 * MOMENTS, 2)]
+        strips += [
+            _lower_face(video[t]) for video in videos for t in range(30, 30 + 2 * MOMENTS, 2)
+        ]
         sheet += [video[t] for video in (given, case.film) for t in moments]
     save_image(_enlarged(strips, 3), folder / "strips.png", nrow=MOMENTS, padding=1)
     save_image(_enlarged(sheet, 2), folder / "sheet.png", nrow=MOMENTS, padding=1)
 
 
-def _mouth(frame: Tensor) -> Tensor:
-    """The lower half of a frame's middle, where the mouth is."""
+def _lower_face(frame: Tensor) -> Tensor:
+    """A frame's middle from the eyes down."""
     size = frame.shape[-1]
     return frame[:, size * 3 // 8 : size * 15 // 16, size * 3 // 16 : size * 13 // 16]
 

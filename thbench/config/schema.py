@@ -54,11 +54,10 @@ class DrawConfig:
     ``frames`` is the number of consecutive frames, or ``[least, most]``, drawn once per batch.
     ``source`` is where the portrait comes from: ``first`` of those frames, ``opening`` (the clip's
     first frame with a face, always), a ``random`` frame of the clip, or any ``other`` than those
-    frames. ``jitter`` is colour jitter (brightness, contrast,
-    saturation, hue), one draw per sample, the same for all its frames. With ``video: false`` no
-    frame is decoded: the batch has pose, eyes, landmarks and audio only. ``context`` frames are
-    shown on either side as well; beyond the clip's ends its first or last frame is shown again, and
-    ``Batch.frames`` says so.
+    frames. ``jitter`` is colour jitter (brightness, contrast, saturation, hue), one draw per
+    sample, the same for all its frames. With ``video: false`` no frame is decoded: the batch has
+    pose, eyes, landmarks and audio only. ``context`` frames are shown on either side as well;
+    beyond the clip's ends its first or last frame is shown again, and ``Batch.frames`` says so.
 
     A clip needs all ``frames`` unless ``least`` says how few will do. Shorter clips are then shown
     whole: clips of like length share a batch, whose frames are as many as its shortest clip has.

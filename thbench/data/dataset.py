@@ -118,8 +118,10 @@ class PreparedDataset:
         if self.draw.source == "other":
             valid = valid.copy()
             valid[start : start + self.length(batch)] = False
-        if first or self.draw.source == "opening":
-            source = start if first else self.store.portrait(clip)
+        if first:
+            source = start
+        elif self.draw.source == "opening":
+            source = self.store.portrait(clip)
         else:
             source = int(rng.choice(np.flatnonzero(valid)))
         return SampleSpec(clip, start, source, rng)

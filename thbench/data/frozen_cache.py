@@ -8,16 +8,14 @@ of a split. The name holds hashes of the network's weights and of the data.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from thbench.core.console import is_rank_zero
-from thbench.data.store import Store, build_once
+from thbench.core.tensors import tensors_digest
+from thbench.data.store import Store, build_once, progress
 
 CHUNK = 64
 """Frames that the network sees at once."""
@@ -25,11 +23,7 @@ CHUNK = 64
 
 def weights_hash(net: nn.Module, length: int = 12) -> str:
     """Hex digits that change with any weight or buffer of a network."""
-    digest = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:length]
+    return tensors_digest(net.state_dict())[:length]
 
 
 class FrozenCache:
@@ -52,7 +46,7 @@ class FrozenCache:
         shape: Sequence[int],
         compute: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        self.shape, self.compute = tuple(shape), compute
+        self.compute = compute
         self._rows: dict[str, tuple[np.ndarray, int]] = {}
         """By a clip's id: the rows of all clips of its split, and the first one of the clip."""
         for store in stores:
@@ -78,9 +72,7 @@ class FrozenCache:
         @torch.no_grad()
         def fill(out: np.ndarray) -> None:
             title = f"{name.split('-')[0]}, {store.split}"
-            hidden = None if is_rank_zero() else True
-            clips = tqdm(store.clips, title, unit="clip", leave=False, disable=hidden)
-            for i, clip in enumerate(clips):
+            for i, clip in enumerate(progress(store.clips, title)):
                 portrait = store.frames(i, np.array([store.portrait(i)]))
                 for start in range(0, clip.n_frames, CHUNK):
                     indices = np.arange(start, min(start + CHUNK, clip.n_frames))

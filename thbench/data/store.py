@@ -94,11 +94,11 @@ class Store:
         self.embeddings.prepare()
         self._check_audio()
         self._report_cache_folder()
-        build_once(self._path("motion"), self._motion_shape, np.float32, self._fill_motion)
-        build_once(self._path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
-        build_once(self._path("extent"), self._extent_shape, np.float16, self._fill_extent)
+        build_once(self.cache_path("motion"), self._motion_shape, np.float32, self._fill_motion)
+        build_once(self.cache_path("landmarks"), self._mesh_shape, np.float16, self._fill_landmarks)
+        build_once(self.cache_path("extent"), self._extent_shape, np.float16, self._fill_extent)
         if self.caches_frames:
-            build_once(self._path("frames"), self._frames_shape, np.uint8, self._fill_frames)
+            build_once(self.cache_path("frames"), self._frames_shape, np.uint8, self._fill_frames)
 
     def valid(self, i: int) -> np.ndarray:
         """In which frames of clip ``i`` the face was found, bool (n_frames,)."""
@@ -107,10 +107,6 @@ class Store:
     def portrait(self, i: int) -> int:
         """The first frame of clip ``i`` in which the face was found, 0 where there is none."""
         return int(self.valid(i).argmax())
-
-    def cache_path(self, kind: str) -> Path:
-        """Of the file for ``kind`` among this split's caches, there or not yet."""
-        return self._path(kind)
 
     def extent(self, i: int) -> np.ndarray:
         """Least and greatest x and y of each landmark over clip ``i``, float32 (2, 478, 2).
@@ -122,7 +118,7 @@ class Store:
     @property
     def is_packed(self) -> bool:
         """Whether measurements are packed already."""
-        return self._path("motion").is_file()
+        return self.cache_path("motion").is_file()
 
     def valid_if_known(self, i: int) -> np.ndarray | None:
         """``valid`` (n_frames,) without building caches; None where no file has it."""
@@ -139,8 +135,8 @@ class Store:
         frames = {"frames": self._frame_bytes} if video and self.caches_frames else {}
         motion, mesh = (int(np.prod(s)) for s in (self._motion_shape, self._mesh_shape))
         for kind, size in {"motion": 4 * motion, "landmarks": 2 * mesh, **frames}.items():
-            if not self._path(kind).is_file():
-                yield self._path(kind), size
+            if not self.cache_path(kind).is_file():
+                yield self.cache_path(kind), size
 
     def track(self, i: int, indices: np.ndarray) -> Track:
         """Measurements on frames ``indices`` (n,) of clip ``i``."""
@@ -179,19 +175,19 @@ class Store:
 
     @cached_property
     def _motion(self) -> np.ndarray:
-        return np.load(self._path("motion"), mmap_mode="r")
+        return np.load(self.cache_path("motion"), mmap_mode="r")
 
     @cached_property
     def _landmarks(self) -> np.ndarray:
-        return np.load(self._path("landmarks"), mmap_mode="r")
+        return np.load(self.cache_path("landmarks"), mmap_mode="r")
 
     @cached_property
     def _extent(self) -> np.ndarray:
-        return np.load(self._path("extent"), mmap_mode="r")
+        return np.load(self.cache_path("extent"), mmap_mode="r")
 
     @cached_property
     def _frames(self) -> np.ndarray:
-        return np.load(self._path("frames"), mmap_mode="r")
+        return np.load(self.cache_path("frames"), mmap_mode="r")
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled as its content; each process opens its own.
@@ -221,7 +217,8 @@ class Store:
     def _digest(self) -> str:
         return content_hash([manifest.digest(self.root), self.split])
 
-    def _path(self, kind: str) -> Path:
+    def cache_path(self, kind: str) -> Path:
+        """Of the file for ``kind`` among this split's caches, there or not yet."""
         name = f"{kind}-{self.size}" if kind == "frames" else kind
         beside = self.root / "cache" / f"{name}-{self._digest}.npy"
         return beside if beside.is_file() else self._new / beside.name
@@ -257,7 +254,7 @@ class Store:
             out[i] = [points.min(0), points.max(0)] if len(points) else np.nan
 
     def _tracks(self, title: str) -> Iterator[tuple[int, Clip, Any]]:
-        for a, clip in zip(self.offsets, _progress(self.clips, title), strict=False):
+        for a, clip in zip(self.offsets, progress(self.clips, title), strict=False):
             path = self.root / clip.track
             if not path.is_file():
                 raise UserError(f"{path} is missing: prepare the data set again.")
@@ -281,7 +278,7 @@ class Store:
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             try:
                 list(
-                    _progress(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips))
+                    progress(pool.map(decode, range(len(self.clips))), "decoding", len(self.clips))
                 )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -343,7 +340,8 @@ def _build(
         part.unlink(missing_ok=True)
 
 
-def _progress(items: Any, title: str, total: int | None = None) -> Any:
+def progress(items: Any, title: str, total: int | None = None) -> Any:
+    """``items``, with a bar over clips on terminals."""
     length = total if total is not None else len(items)
     return tqdm(items, title, total=length, unit="clip", leave=False, disable=None)
 

@@ -116,7 +116,7 @@ class SplitRequests(Dataset[Request]):
         if not len(seen):
             raise UserError(f"Clip '{self.store.clips[i].id}' shows no face: prepare it anew.")
         if self.source_frame == "first":
-            return int(seen[0])
+            return self.store.portrait(i)
         return int(np.random.default_rng(derive_seed(seed, self.store.clips[i].id)).choice(seen))
 
 

@@ -178,7 +178,9 @@ class ConditionalStats(nn.Module):
             away = sums[:-1] / n - torch.cat([self.center, self.mean.flatten()])
             centred = flat - sums[:-1] / n
             share = n / (seen + n)
-            spread = _over_ranks(centred[:, :width].mT @ centred)
+            with _full_precision(centred):
+                spread = centred[:, :width].mT @ centred
+            spread = _over_ranks(spread)
             mixed = away[:width, None] * away * (share * (1 - share))
             total = spread / (seen + n) + mixed
             square = _over_ranks(centred[:, width:].square().sum(0)) / (seen + n)
@@ -200,26 +202,35 @@ class ConditionalStats(nn.Module):
         unit = self.gram / (size[:, None] * size)
         unit = unit + self.ridge * torch.eye(len(unit), device=unit.device)
         scaled = self.cross.flatten(1) / size[:, None]
-        slopes = torch.linalg.solve(unit, scaled)
-        explained = (slopes * (2 * scaled - (unit @ slopes))).sum(0).view(self.shape)
+        with _full_precision(unit):
+            slopes = torch.linalg.solve(unit, scaled)
+            explained = (slopes * (2 * scaled - unit @ slopes)).sum(0).view(self.shape)
         left = (self.variance - explained).clamp(min=0)
         typical = left.mean((1, 2), keepdim=True)
         deviation = torch.maximum(left, self.floor**2 * typical).clamp(min=1e-12).sqrt()
         return (slopes / size[:, None]).view(-1, *self.shape), deviation
 
-    def expected(self, known: Tensor) -> Tensor:
-        """The mean (N, *shape) given ``known`` (N, known)."""
-        slopes, _ = self.fit()
-        away = known.float() - self.center
-        return self.mean + (away @ slopes.flatten(1)).view(-1, *self.shape)
+    def moments(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean (N, *shape) given ``known`` (N, known), and the deviation (*shape)."""
+        slopes, deviation = self.fit()
+        with _full_precision(known):
+            moved = (known.float() - self.center) @ slopes.flatten(1)
+        return self.mean + moved.view(-1, *self.shape), deviation
 
     def forward(self, values: Tensor, known: Tensor) -> Tensor:
         """(N, *shape), normalised."""
-        return (values - self.expected(known)) / self.fit()[1]
+        mean, deviation = self.moments(known)
+        return (values - mean) / deviation
 
     def inverse(self, values: Tensor, known: Tensor) -> Tensor:
         """Undo ``forward``: (N, *shape) in the elements' own units."""
-        return values * self.fit()[1] + self.expected(known)
+        mean, deviation = self.moments(known)
+        return values * deviation + mean
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """Products within are not taken in half precision: what is left is a small difference."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def audio_stats(width: int) -> RunningStats:

@@ -9,7 +9,6 @@ index beside. No torch is imported until tensors are read, and nothing is unpick
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from thbench.core.errors import UserError
 from thbench.core.files import replacing
+from thbench.core.tensors import tensors_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +169,7 @@ def read(shipped: Shipped) -> dict[str, Any]:
         tensors = load_file(shipped.path, "cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(shipped.path, " ".join(str(error).split())) from error
-    if digest_of(tensors) != shipped.meta.get("sha256"):
+    if tensors_digest(tensors) != shipped.meta.get("sha256"):
         raise _damaged(shipped.path, "its tensors are not those that were written")
     return {"state_dict": {f"net.{k}": v for k, v in tensors.items()}, KEY: dict(shipped.meta)}
 
@@ -184,7 +184,7 @@ def encode(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
     from safetensors.torch import save
 
     whole = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    text = json.dumps({**meta, "sha256": digest_of(whole)}, sort_keys=True, ensure_ascii=False)
+    text = json.dumps({**meta, "sha256": tensors_digest(whole)}, sort_keys=True, ensure_ascii=False)
     return bytes(save(whole, {KEY: text}))
 
 
@@ -198,18 +198,6 @@ def write(content: bytes, stage: str, digest: str) -> Path:
     with replacing(path) as part:
         part.write_bytes(content)
     return path
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hex digest of tensors' names, shapes, types and values."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def frames_seen(samples: int, draw: Mapping[str, Any]) -> int:
