@@ -19,11 +19,13 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
+from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
+from thbench.data.frozen_cache import FrozenRows
 from thbench.nn.perceptual import pyramid_l1
 from thbench.nn.zero_init import zero_init
 from thbench.training.reconstruction import ReconstructionStage
@@ -244,6 +246,22 @@ def _zero_init_coder(vae: Any, latent_dim: int) -> None:
     zero_init(vae.quant_conv)
     nn.init.constant_(vae.quant_conv.bias[latent_dim:], CERTAIN)
     zero_init(vae.decoder.conv_out)
+
+
+def latent_rows(net: Autoencoder, size: int) -> FrozenRows:
+    """Latents of frames of ``size`` pixels, for ``model.cache`` of stages that learn them."""
+    side = net.latent_size(size)
+
+    def compute(portrait: Tensor, frames: Tensor) -> Tensor:
+        return net.encode(to_unit(frames.to(next(net.parameters()).device)))
+
+    return FrozenRows("latent", net, (net.latent_dim, side, side), compute)
+
+
+def check_latents_fixed(cache: bool, draw: DrawConfig) -> None:
+    """Raise a UserError if latents are to be kept that are not always the same."""
+    if cache and any(draw.jitter):
+        raise UserError("model.cache keeps latents of frames: it needs draw.jitter=[0,0,0,0].")
 
 
 @torch.no_grad()

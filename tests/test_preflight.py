@@ -20,6 +20,8 @@ from thbench.core import hub
 from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource
 from thbench.data import manifest
+from thbench.data.frozen_cache import FrozenRows
+from thbench.data.store import Store
 from thbench.generation.strategy import Strategy
 from thbench.preflight import checks, compute, disk, estimate
 from thbench.preflight import report as reports
@@ -51,6 +53,15 @@ class Line(Stage):
 
     def loss(self, batch):
         return {"loss": self.net(batch.audio).sum()}
+
+
+class Keeping(Line):
+    """Keeps a megabyte of each frame."""
+
+    cache = True
+
+    def frozen_rows(self):
+        return FrozenRows("square", self.net, (500, 500), lambda portrait, frames: frames)
 
 
 class Wanting(Line):
@@ -252,6 +263,23 @@ def test_room_on_the_disk(make, monkeypatch):
     assert "to be written (caches" in texts(look(make()))
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
     assert not look(make()).of(ERROR)
+
+
+def test_rows_that_are_kept_need_room_until_they_are_there(make, tmp_path, monkeypatch):
+    data = toy.make_root(tmp_path / "data")
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+
+    def caches(kind):
+        said = texts(look(make(data, target=f"{STAGE}{kind}")))
+        return int(said.partition("caches ")[2].partition(" MB")[0])
+
+    without, frames = caches("Line"), 8 + 9 + 12 + 10 + 7 + 11
+    assert caches("Keeping") == without + frames
+    for split in ("train", "val"):
+        path = Store(data, split, toy.SIZE, "toy").cache_path(f"square-0123-{toy.SIZE}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert caches("Keeping") == without
 
 
 def test_memory_of_the_device(make, monkeypatch):

@@ -10,14 +10,16 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
+from baselines.autoencoder import check_latents_fixed, latent_rows
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.unet import UNet, UNetConfig
-from thbench.config import SamplerConfig
+from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.data.face.morphable import POSE_COEFFICIENTS, Morphable
+from thbench.data.frozen_cache import FrozenRows
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.diffusion.losses import clip_mean
 from thbench.diffusion.process import sample_together
@@ -171,6 +173,8 @@ class FrameStage(Stage):
         jitter: noise on the coefficients, in deviations, for those that will be predicted.
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
             none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times another.
+        cache: keep the latents of all frames beside the data, see ``FrozenCache``. Needs ``draw``
+            without jitter; the result is the same.
     """
 
     stable_name = "fd2talk.frame"
@@ -178,6 +182,7 @@ class FrameStage(Stage):
     net: FrameNet
     version: ClassVar[int] = 2
     uses_audio = False
+    neutral = ("cache",)
 
     def __init__(
         self,
@@ -186,6 +191,7 @@ class FrameStage(Stage):
         net: Mapping[str, Any] | None = None,
         jitter: float = 0.0,
         w_lip: float = 0.0,
+        cache: bool = False,
     ) -> None:
         super().__init__(context)
         model = self.needed("morphable", Morphable)
@@ -193,7 +199,15 @@ class FrameStage(Stage):
         side = context.size // auto.factor
         config = FrameNetConfig(**(net or {}))
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, config)
-        self.jitter, self.w_lip = jitter, w_lip
+        self.jitter, self.w_lip, self.cache = jitter, w_lip, cache
+
+    def frozen_rows(self) -> FrozenRows:
+        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        return latent_rows(auto, self.context.size)
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if latents are to be kept that are not always the same."""
+        check_latents_fixed(self.cache, draw)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         clean, still, motion, portrait = self.prepare(batch)
@@ -228,8 +242,13 @@ class FrameStage(Stage):
         """
         auto = self.needed("autoencoder", ReferenceAutoencoder)
         face = coefficients(self.needed("morphable", Morphable), batch)
-        reference, frames = pairs(batch)
-        made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
+        if self.kept is not None:
+            still, made = self.kept.of(batch)
+            made = made.flatten(0, 1)
+            still = still.repeat_interleave(batch.frames.shape[1], dim=0)
+        else:
+            reference, frames = pairs(batch)
+            made, still = auto.encode(torch.cat([frames, reference])).float().chunk(2)
         motion, seen = face.motion.flatten(0, 1), batch.valid.flatten()
         self.net.scale.update(made[seen].flatten()[:, None, None, None])
         self.net.scale_motion.update(motion[seen])

@@ -10,7 +10,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
-from baselines.autoencoder import Autoencoder, encode_clips
+from baselines.autoencoder import Autoencoder, check_latents_fixed, encode_clips, latent_rows
 from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig, Portrait, spatial_parts
 from baselines.hallo.unet_forward import unused_by_features
 from baselines.pretrained import fill_from
@@ -21,6 +21,7 @@ from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
+from thbench.data.frozen_cache import FrozenRows
 from thbench.diffusion.losses import frame_mean
 from thbench.diffusion.process import sample_together
 from thbench.nn.normalize import unrepeated_frames
@@ -65,13 +66,15 @@ class HalloStage(Stage):
             has none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times
             another.
         chunk: frames that the autoencoder encodes at once.
+        cache: keep the latents of all frames beside the data, see ``FrozenCache``. Needs ``draw``
+            without jitter; the result is the same.
     """
 
     config_blocks: ClassVar[Blocks] = {"net": HalloNetConfig, "drop": DROPS}
 
     net: HalloNet
     version: ClassVar[int] = 2
-    neutral = ("chunk",)
+    neutral = ("chunk", "cache")
     sources = ("init_from",)
 
     def __init__(
@@ -83,13 +86,14 @@ class HalloStage(Stage):
         drop: Mapping[str, float] | None = None,
         w_lip: float = 0.0,
         chunk: int = 64,
+        cache: bool = False,
     ) -> None:
         super().__init__(context)
         for key in drop or {}:
             if key not in DROPS:
                 raise UserError(f"There is no condition '{key}' to drop.{did_you_mean(key, DROPS)}")
         self.drop = {**DROPS, **(drop or {})}
-        self.init_from, self.w_lip, self.chunk = init_from, w_lip, chunk
+        self.init_from, self.w_lip, self.chunk, self.cache = init_from, w_lip, chunk, cache
         vae = self.vae
         size = vae.latent_size(context.size)
         config = HalloNetConfig(**(net or {}))
@@ -102,6 +106,13 @@ class HalloStage(Stage):
     def vae(self) -> Autoencoder:
         """The trained autoencoder."""
         return self.needed("vae", Autoencoder)
+
+    def frozen_rows(self) -> FrozenRows:
+        return latent_rows(self.vae, self.context.size)
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if latents are to be kept that are not always the same."""
+        check_latents_fixed(self.cache, draw)
 
     def trained(self) -> Iterator[nn.Module]:
         """The parts that this stage trains."""
@@ -177,8 +188,13 @@ class HalloStage(Stage):
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The autoencoder's latents of portraits (B, C, h, w) and frames (B, C, T, h, w)."""
-        frames = torch.cat([batch.source[:, None], self._without_context(batch.video)], dim=1)
-        latents = encode_clips(self.vae, frames, self.chunk)
+        if self.kept is not None:
+            still, moved = self.kept.of(batch)
+            latents = torch.cat([still[:, None], self._without_context(moved)], dim=1)
+            latents = latents.transpose(1, 2)
+        else:
+            frames = torch.cat([batch.source[:, None], self._without_context(batch.video)], dim=1)
+            latents = encode_clips(self.vae, frames, self.chunk)
         real = unrepeated_frames(batch.frames)
         seen = self._without_context(real & batch.valid)
         change = (latents[:, :, 1:] - latents[:, :, :1]).transpose(1, 2)
@@ -194,7 +210,7 @@ class ImageStage(HalloStage):
     Args:
         trains: ``all`` spatial modules, or ``attention`` alone, as the paper's text has it; the
             latter only makes sense with published weights.
-        context, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, chunk, cache: see ``HalloStage``.
     """
 
     stable_name = "hallo.image"
@@ -246,7 +262,7 @@ class VideoStage(HalloStage):
 
     Args:
         segment: frames to be made.
-        context, net, init_from, drop, w_lip, chunk: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, chunk, cache: see ``HalloStage``.
     """
 
     stable_name = "hallo.video"
@@ -277,6 +293,7 @@ class VideoStage(HalloStage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError unless the draw is motion frames, a segment and context around them."""
+        super().check_draw(draw)
         around, frames = self.net.audio_tokens.context, self.net.motion + self.segment
         if frame_range(draw.frames) != (frames, frames) or draw.context != around or draw.least:
             raise UserError(

@@ -11,7 +11,7 @@ from thbench.dawn.a2v import A2VStage, sample
 from thbench.dawn.a2v_net import A2VNet, A2VNetConfig, FlowDenoiser
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.generation.plans import SOURCE
-from thbench.nn.regions import FACE, LIPS, region_mask
+from thbench.nn.regions import FACE, LEFT_EYE, LIPS, RIGHT_EYE, region_mask
 from thbench.training.stage import StageContext
 
 SIZE, LATENT, FEATURES, AUDIO = 16, 8, 5, 4
@@ -189,6 +189,13 @@ def test_the_eyes_count_where_they_are_given_a_weight():
     assert weighted["eyes"] > 0
     rest = weighted["loss"] - 7 * weighted["eyes"]
     torch.testing.assert_close(rest, weighted["simple"] + weighted["lip"])
+
+
+def test_shut_eyes_count_too():
+    shut = batch()
+    shut.landmarks[:, :, [*LEFT_EYE, *RIGHT_EYE], 1] = 0.4
+    assert region_mask(shut.landmarks, "eyes", LATENT).sum() == 0
+    assert stage(w_eyes=7.0).loss(shut)["eyes"] > 0
 
 
 def test_motion_normalises_what_motion_leaves():

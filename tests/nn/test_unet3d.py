@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from thbench.core.errors import UserError
 from thbench.nn.attention import local_attention_mask
 from thbench.nn.unet3d import TokenAttention, UNet3D, UNet3DConfig, sinusoid
 
@@ -33,15 +34,24 @@ def test_shape_and_gradient_reach_every_parameter():
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
 
 
-def test_the_stem_is_one_convolution_of_everything(net):
+@pytest.mark.parametrize("side", [7, 3])
+def test_the_stem_is_one_convolution_of_everything(side):
+    torch.manual_seed(0)
+    config = UNet3DConfig(dim=16, mults=(1, 2), heads=2, head_dim=8, stem=side)
+    net = UNet3D(3, 7, KINDS, config)
     noisy, static = torch.randn(2, 3, 8, 8), torch.randn(2, 7, 8, 8)
     weight = torch.cat([net.stem.weight, net.stem_static.weight], dim=1)
     whole = torch.nn.functional.conv2d(
-        torch.cat([noisy, static], dim=1), weight, net.stem.bias, padding=3
+        torch.cat([noisy, static], dim=1), weight, net.stem.bias, padding=side // 2
     )
     torch.testing.assert_close(
         net.stem(noisy) + net.stem_static(static), whole, rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_stem_of_an_even_side_has_no_middle():
+    with pytest.raises(UserError, match="stem must be odd"):
+        UNet3D(3, 7, KINDS, UNet3DConfig(stem=4))
 
 
 @torch.no_grad()

@@ -293,7 +293,11 @@ def resize(frames: Tensor, size: int) -> Tensor:
 
 
 def build_once(
-    path: Path, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: Any,
+    fill: Callable[[np.ndarray], None],
+    without: str = "set data.cache_gb=0 to decode frames on demand",
 ) -> None:
     """Create the .npy file ``path`` unless it exists.
 
@@ -304,6 +308,7 @@ def build_once(
         shape: of the array.
         dtype: of the array.
         fill: writes the array in place.
+        without: how to do without the file, where there is no room for it.
 
     Raises:
         UserError: it cannot be written.
@@ -318,7 +323,7 @@ def build_once(
     except OSError as error:
         remedy = "make it writable, or set data.cache to a folder where you may write"
         if error.errno == errno.ENOSPC:
-            remedy = "free some space, or set data.cache_gb=0 to decode frames on demand"
+            remedy = f"free some space, or {without}"
         raise UserError(f"Cannot write {path} ({error.strerror or error}): {remedy}.") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +13,7 @@ from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
 from thbench.core.types import Batch, to_unit
-from thbench.data.frozen_cache import FrozenCache, weights_hash
-from thbench.data.store import Store
+from thbench.data.frozen_cache import FrozenRows
 from thbench.dawn.a2v_net import FLOW_DIM, A2VNet, A2VNetConfig, FlowConditions
 from thbench.dawn.lfg import LatentFlowGenerator, SourceFeatures
 from thbench.diffusion.losses import frame_mean, region_mean
@@ -45,7 +44,8 @@ class A2VStage(Stage):
         loss: ``paper`` or ``code``, see ``LOSSES``: the lips' error and its weight, and that of the
             clean value's error.
         w_lip: weight of the lips' error in place of ``loss``'s; what it is divided by stays.
-        w_eyes: weight of the error within the eyes' outlines, divided by all cells; 0 in the paper.
+        w_eyes: weight of the error in the eyes and a cell around them, divided by all cells; 0 in
+            the paper.
         dropout: how often all conditions of a clip are hidden, for guidance.
         levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
         chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
@@ -87,7 +87,6 @@ class A2VStage(Stage):
         self.w_lip = self.w_lip if w_lip is None else w_lip
         self.w_eyes = w_eyes
         self.dropout, self.levels, self.chunk, self.cache = dropout, levels, chunk, cache
-        self._kept: FrozenCache | None = None
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if flows are to be kept that are not always the same."""
@@ -97,26 +96,15 @@ class A2VStage(Stage):
                 " draw.jitter=[0,0,0,0]."
             )
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.cache:
-            data = getattr(self.trainer, "datamodule", None)
-            if data is None:
-                raise UserError("model.cache keeps flows beside a data set, and there is none.")
-            self.keep_flows(data.stores.values())
-
-    def keep_flows(self, stores: Iterable[Store]) -> None:
-        """Open the kept flows of these splits, and find them first where they are missing."""
-        lfg = self.lfg
-        size = self.net.latent_size
+    def frozen_rows(self) -> FrozenRows:
+        lfg, size = self.lfg, self.net.latent_size
 
         def compute(portrait: Tensor, frames: Tensor) -> Tensor:
             device = next(lfg.parameters()).device
             flow, occlusion = lfg.flow(to_unit(portrait.to(device)), to_unit(frames.to(device)))
             return torch.cat([flow, occlusion], dim=1)
 
-        name = f"flow-{weights_hash(lfg)}"
-        self._kept = FrozenCache(stores, name, (FLOW_DIM, size, size), compute)
+        return FrozenRows("flow", lfg, (FLOW_DIM, size, size), compute)
 
     @property
     def lfg(self) -> LatentFlowGenerator:
@@ -160,7 +148,9 @@ class A2VStage(Stage):
         losses = {"simple": simple, "lip": lip}
         total = simple + self.w_lip * lip
         if self.w_eyes:
-            eyes = region_mask(batch.landmarks, "eyes", self.net.latent_size).transpose(1, 2)
+            # A shut eye's outline is a line, which holds no cell's centre.
+            size = self.net.latent_size
+            eyes = region_mask(batch.landmarks, "eyes", size, margin=1 / size).transpose(1, 2)
             losses["eyes"] = frame_mean(error * eyes, counted)
             total = total + self.w_eyes * losses["eyes"]
         if self.w_clean:
@@ -204,10 +194,8 @@ class A2VStage(Stage):
     def _flows(self, batch: Batch) -> tuple[Tensor, Tensor, SourceFeatures]:
         """Flow (B*T, 2, h, w), occlusion (B*T, 1, h, w), and the portraits' features."""
         lfg, portraits = self.lfg, to_unit(batch.source)
-        if self._kept is not None:
-            # The portrait among the frames is the clip's frame that it is.
-            frames = torch.where(batch.frames < 0, batch.source_frame[:, None], batch.frames)
-            rows = self._kept.rows(batch.ids, frames).to(portraits.device).flatten(0, 1)
+        if self.kept is not None:
+            rows = self.kept.of(batch)[1].flatten(0, 1)
             return rows[:, :2], rows[:, 2:], lfg.encode(portraits)
         driving = to_unit(batch.video)
         slices = iterate_slices(len(portraits), max(1, self.chunk // driving.shape[1]))

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from thbench.core.errors import UserError
 from thbench.nn.attention import (
     LocalMask,
     SpatialAttention,
@@ -33,6 +34,7 @@ class UNet3DConfig:
     Attributes:
         dim, mults: channels at the levels are ``dim`` times ``mults``.
         heads, head_dim: of all attentions: in time, in space and to the conditions.
+        stem: side of the first convolutions' kernels, odd.
         modulate: conditions also scale and shift the residual blocks, as the noise level does. They
             are heard sooner so than by attention alone, which the paper has.
     """
@@ -41,6 +43,7 @@ class UNet3DConfig:
     mults: Sequence[int] = (1, 2, 4, 8)
     heads: int = 8
     head_dim: int = 32
+    stem: int = 7
     modulate: bool = False
 
 
@@ -199,6 +202,9 @@ class UNet3D(nn.Module):
         static: channels of what is constant over frames.
         kinds: width of the condition token by kind.
         config: sizes of the network.
+
+    Raises:
+        UserError: a stem of an even side.
     """
 
     def __init__(
@@ -234,8 +240,11 @@ class UNet3D(nn.Module):
         if config.modulate and kinds:
             entry = nn.Linear(sum(kinds.values()), time_dim)
             self.modulate = nn.Sequential(entry, nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.stem = nn.Conv2d(channels, dim, 7, padding=3)
-        self.stem_static = nn.Conv2d(static, dim, 7, padding=3, bias=False)
+        if config.stem % 2 == 0:
+            raise UserError(f"stem must be odd, not {config.stem}.")
+        side, padding = config.stem, config.stem // 2
+        self.stem = nn.Conv2d(channels, dim, side, padding=padding)
+        self.stem_static = nn.Conv2d(static, dim, side, padding=padding, bias=False)
         self.stem_time = temporal(dim)
         ends = list(pairwise(dims))
         self.down = nn.ModuleList(level(a, b) for a, b in ends)

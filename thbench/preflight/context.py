@@ -58,7 +58,14 @@ class Preflight:
         """Clips of ``train`` and ``val``, in the order of sorted ids."""
         data = self.config.data
         return {
-            split: Store(Path(data.root), split, self.config.size, data.audio, data.cache_gb)
+            split: Store(
+                Path(data.root),
+                split,
+                self.config.size,
+                data.audio,
+                data.cache_gb,
+                cache=data.cache,
+            )
             for split in ("train", "val")
         }
 

@@ -22,6 +22,9 @@ def check_disk(run: Preflight) -> None:
             for path, size in store.unbuilt(video=any(draws)):
                 folder = _existing(path)
                 wanted[folder]["caches"] = wanted[folder].get("caches", 0) + size
+        for path, size in _kept_rows(run).items():
+            folder = _existing(path)
+            wanted[folder]["caches"] = wanted[folder].get("caches", 0) + size
     runs = wanted[_existing(Path(run.config.runs) / "run")]
     runs["checkpoints"] = sum(_checkpoint_bytes(run, found) for found in run.report.stages)
     runs["videos"] = _video_bytes(run)
@@ -65,6 +68,26 @@ def _video_bytes(run: Preflight) -> int:
     some = [path for path in paths[:: max(1, len(paths) // 50)] if path.is_file()]
     mean = sum(path.stat().st_size for path in some) / len(some) if some else 0
     return int(mean * len(paths) * seeds)
+
+
+def _kept_rows(run: Preflight) -> dict[Path, int]:
+    """Bytes of what stages will keep of frozen networks (``model.cache``), by a path of its kind.
+
+    Nothing of a kind that is there for these clips, though it may be of other weights.
+    """
+    sizes = {}
+    for found in run.report.stages:
+        if found.trained or not found.steps or found.need is None:
+            continue
+        stage = run.networks.stage(found.name)
+        if not stage.cache:
+            continue
+        rows = stage.frozen_rows()
+        for store in run.stores.values():
+            path = store.cache_path(f"{rows.kind}-*-{store.size}")
+            if not any(path.parent.glob(path.name)):
+                sizes[path] = int(store.offsets[-1]) * rows.bytes
+    return sizes
 
 
 def _untrained(run: Preflight) -> list[StageConfig]:

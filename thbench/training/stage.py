@@ -18,6 +18,7 @@ from thbench.core.seeding import derive_seed
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
 from thbench.core.versioned import Versioned
+from thbench.data.frozen_cache import FrozenCache, FrozenRows
 from thbench.training.hearing import HEARD, OTHER, OWN, HeardRatio, with_other_audio
 from thbench.training.optim import build_optimizer
 
@@ -77,6 +78,9 @@ class Stage(Versioned, L.LightningModule, ABC):
     """
 
     net: nn.Module
+    cache: bool = False
+    """Whether what ``frozen_rows`` describes is kept beside the data, as ``self.kept``: set by
+    ``model.cache``, where a stage has it. It changes time alone."""
     batches_seen: Tensor
     stable_name = "stage"
     version: ClassVar[int] = 1
@@ -98,6 +102,7 @@ class Stage(Versioned, L.LightningModule, ABC):
         super().__init__()
         self.context = context
         self.frozen = {name: Frozen(net) for name, net in context.needs.items()}
+        self.kept: FrozenCache | None = None
         self.terms: dict[str, Tensor] = {}
         self.heard = HeardRatio()
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
@@ -156,6 +161,10 @@ class Stage(Versioned, L.LightningModule, ABC):
             UserError: it cannot.
         """
 
+    def frozen_rows(self) -> FrozenRows:
+        """What a frozen network gives for each frame, of a stage that has ``model.cache``."""
+        raise NotImplementedError
+
     def check_part(self, clips: int) -> None:
         """Raise a UserError if the loss cannot be computed on parts of a batch.
 
@@ -193,6 +202,11 @@ class Stage(Versioned, L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         for frozen in self.frozen.values():
             frozen.to(self.device)
+        if self.cache:
+            data = getattr(self.trainer, "datamodule", None)
+            if data is None:
+                raise UserError("model.cache keeps rows beside a data set, and there is none.")
+            self.kept = FrozenCache(data.stores.values(), self.frozen_rows())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make all randomness of this batch a pure function of (seed, batches seen, rank).
