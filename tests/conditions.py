@@ -243,9 +243,11 @@ def dawn(strategy: str, name: str, scale: str, words: Sequence[str] = (), **plan
     seen, n = len(window.observe), places.shape[1]
     everyone = moving(EVERYBODY, LENGTH)
     latents = flows(EVERYBODY, 6, net.latent_size).transpose(1, 2).flatten(0, 1)
+    motion = net.motion(everyone[0][:, :6], everyone[1][:, :6], marks(EVERYBODY))
     net.train().observe_statistics(
         latents[:, :2],
         (latents[:, 2:] + 1) / 2,
+        motion.flatten(0, 1),
         audio=sound(EVERYBODY, 40, net.kinds["audio"]).flatten(0, 1),
         pose=everyone[0].flatten(0, 1),
         eyes=everyone[1].flatten(0, 1),

@@ -369,6 +369,7 @@ def test_list(shipped, capsys, monkeypatch):
     out = capsys.readouterr().out
     for word in ("a2v2", "lfg", "pbnet", "float16", "none as configured today (dawn)"):
         assert word in out
+    assert " + " in next(line for line in out.splitlines() if " a2v2 " in line), "a2v1's samples"
     assert main(["zoo", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["stage"] for row in rows] == ["a2v2", "lfg", "pbnet"]

@@ -204,8 +204,8 @@ def test_the_portrait_stands_in_for_missing_frames_and_is_no_statistic():
     assert taken.valid.tolist() == [[False, False, True], [False, True, True]]
     trained = stage({"name": "ar", "motion": 2}, clip=[1, 1])
     counted = {}
-    trained.net.observe_statistics = lambda flow, occlusion, **c: counted.update(
-        flow=flow, occlusion=occlusion, **c
+    trained.net.observe_statistics = lambda flow, occlusion, motion, **c: counted.update(
+        flow=flow, occlusion=occlusion, motion=motion, **c
     )
     trained.train()
     trained.loss(batch(2, 6))

@@ -200,22 +200,39 @@ def test_shut_eyes_count_too():
 
 def test_motion_normalises_what_motion_leaves():
     """Flows that follow the pose alone are all but nothing in the latent."""
+    torch.manual_seed(3)
     trained = stage(net={"normalize": "motion"})
-    motion = torch.randn(64, 8) * 0.1
-    slopes = torch.randn(8, 3, LATENT, LATENT)
-    latent = torch.einsum("nk,kchw->nchw", motion, slopes) * 0.1
+    pose, eyes = torch.randn(256, 1, 6), torch.randn(256, 1, 2)
+    motion = trained.net.motion(pose, eyes, face(256))[:, 0]
+    slopes = torch.randn(trained.net.known, 3, LATENT, LATENT)
+    latent = torch.einsum("nk,kchw->nchw", motion, slopes) * 0.01
     flow, occlusion = latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
     trained.net.train()
     for _ in range(3):
         noise = 0.01 * torch.randn_like(flow)
         trained.net.observe_statistics(
-            flow + noise, occlusion, audio=torch.randn(64, AUDIO), pose=motion[:, :6],
-            eyes=motion[:, 6:],
+            flow + noise, occlusion, motion, audio=torch.randn(256, AUDIO), pose=pose[:, 0],
+            eyes=eyes[:, 0],
         )  # fmt: skip
     made = trained.net.to_latent(flow, occlusion, motion)
     assert made[:, :2].std() < 0.5
     other = trained.net.to_latent(flow, occlusion, motion.flip(0))
     assert other[:, :2].std() > 1
+
+
+def test_what_motion_knows_is_quadratic_and_nothing_of_the_portrait():
+    net = stage(net={"normalize": "motion"}).net
+    pose, eyes = torch.randn(1, 5, 6), torch.randn(1, 5, 2)
+    place = face(1)
+    once, twice = (net.motion(k * pose, k * eyes, place) for k in (1, 2))
+    linear = torch.isclose(twice, 2 * once, rtol=1e-4).all((0, 1))
+    assert not net.motion(0 * pose, 0 * eyes, face(1)).any()
+    assert int((~linear).sum()) == 21
+    elsewhere = net.motion(pose, eyes, face(1))
+    assert int((elsewhere != once).any((0, 1)).sum()) == 24
+    assert net.known == once.shape[-1] == 2 + 6 + 21 + 24
+    left = stage(net={"normalize": "motion", "use_pose": False}).net
+    assert left.known == left.motion(pose, eyes, face(1)).shape[-1] == 2
 
 
 def test_motion_needs_a_motion_that_is_followed():

@@ -1,3 +1,5 @@
+import math
+
 import lightning as L
 import pytest
 import torch
@@ -109,6 +111,44 @@ def test_a_frame_reaches_as_far_as_the_window_in_each_layer():
     pose, changed = (net.decode(x, audio, source)[0][0] for x in (latent, other))
     moved = ((pose - changed).abs().amax(-1) > 1e-6).nonzero().flatten().tolist()
     assert moved == list(range(27, 34))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [20, 23])
+def test_held_latents_are_one_every_few_frames_and_move_smoothly_between(frames):
+    torch.manual_seed(0)
+    net = PBNet(AUDIO, **SMALL, hold=5).eval()
+    source = torch.zeros(1, 6), torch.zeros(1, 2)
+    pose, eyes, audio = (torch.randn(1, frames, width) for width in (6, 2, AUDIO))
+    mean, log_variance = net.encode(pose, eyes, audio, source)
+    assert mean.shape == log_variance.shape == (1, math.ceil(frames / 5), 8)
+    seen = []
+    net.decoder.forward = lambda latent, *_: seen.append(latent) or (pose, eyes)
+    net.decode(mean, audio, source)
+    assert seen[0].shape == (1, frames, 8)
+    # The third of five frames stands where the latent is.
+    torch.testing.assert_close(seen[0][0, 2:18:5], mean[0, :4])
+    torch.testing.assert_close(seen[0][0, 3], torch.lerp(mean[0, 0], mean[0, 1], 0.2))
+
+
+def test_held_latents_make_clips_of_any_length():
+    net = PBNet(AUDIO, **SMALL, hold=5).eval()
+    for n in (1, 4, 5, 13):
+        pose, eyes = net.sample(torch.randn(n, AUDIO), torch.zeros(6), torch.zeros(2))
+        assert (pose.shape, eyes.shape) == ((n, 6), (n, 2))
+    with pytest.raises(UserError, match="hold must be 1"):
+        PBNet(AUDIO, **SMALL, hold=0)
+
+
+def test_the_eyes_weigh_as_told():
+    torch.manual_seed(0)
+    data, found = batch(), []
+    for weight in (0.0, 1.0, 3.0):
+        module = stage(w_eyes=weight)
+        torch.manual_seed(1)
+        found.append(module.loss(data)["rec"])
+    torch.testing.assert_close(found[2] - found[0], 3 * (found[1] - found[0]))
+    assert found[1] > found[0]
 
 
 def test_kl_divergence_is_torchs():

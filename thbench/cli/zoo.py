@@ -60,10 +60,16 @@ def _print_table(found: Sequence[Any], users: Mapping[str, Mapping[str, Sequence
             f"{meta['parameters']:,}",
             meta["dtype"],
             f"{meta['steps']:,}",
-            f"{meta['samples_seen']:,}",
+            _samples(meta),
             meta["data"]["name"],
         )
     printer().print(table)
+
+
+def _samples(meta: Mapping[str, Any]) -> str:
+    """A stage's own training samples, and those of the stage that it started from."""
+    before = meta["samples"].get(meta["fingerprint"].get("init_from"), 0)
+    return f"{meta['samples_seen']:,}" + (f" + {before:,}" if before else "")
 
 
 def used_by(found: Iterable[Any]) -> dict[str, dict[str, list[str]]]:

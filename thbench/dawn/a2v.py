@@ -176,11 +176,13 @@ class A2VStage(Stage):
         pose = batch.pose - batch.source_pose[:, None]
         eyes = batch.eyes - batch.source_eyes[:, None]
         flow, occlusion, source = self._flows(batch)
+        motion = self.net.motion(pose, eyes, batch.source_landmarks)
         real = unrepeated_frames(batch.frames)
         seen = real & batch.valid
         self.net.observe_statistics(
             flow[seen.flatten()],
             occlusion[seen.flatten()],
+            motion[seen],
             audio=batch.audio[real],
             pose=pose[seen],
             eyes=eyes[seen],

@@ -24,10 +24,14 @@ from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.input_init import equal_shares
 from thbench.nn.normalize import ConditionalStats, RunningStats, audio_stats, eyes_stats, pose_stats
-from thbench.nn.regions import region_mask
+from thbench.nn.regions import face_box, region_mask
 from thbench.nn.unet3d import UNet3D, UNet3DConfig
 
 FLOW_DIM = 3
+BOX = 4
+"""Numbers that say where the portrait's face stands, see ``face_box``."""
+MOTION_BATCHES = 128
+"""Batches from which the mean given motion is fitted: its slopes need more of them than a mean."""
 NORMALIZE = ("none", "location", "motion")
 """What latents are normalised by, see ``A2VNetConfig``."""
 
@@ -71,8 +75,8 @@ class A2VNetConfig(UNet3DConfig):
         window: frames that temporal attention reaches over, half on either side, or None.
         use_pose, use_eyes: False leaves the condition out (the paper's "w/o PBNet" leaves both).
         normalize: of the latent: ``none`` (the paper's), ``location`` (mean and deviation of each
-            location) or ``motion`` (mean given pose and eyes, and the deviation that is left, of
-            each location). Conditions are always normalised.
+            location) or ``motion`` (mean given pose and eyes, quadratic in the pose, and the
+            deviation that is left, of each location). Conditions are always normalised.
         floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
@@ -122,11 +126,13 @@ class A2VNet(nn.Module):
         self.kinds, self.shape = kinds, shape
         found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
-        self.known = sum(width for kind, width in kinds.items() if kind != "audio")
+        self.known = known_terms("pose" in kinds, "eyes" in kinds)
         if config.normalize == "location":
             self.statistics["flow"] = RunningStats(shape, floor=config.floor)
         elif config.normalize == "motion":
-            self.statistics["left"] = ConditionalStats(self.known, shape, floor=config.floor)
+            self.statistics["left"] = ConditionalStats(
+                self.known, shape, batches=MOTION_BATCHES, floor=config.floor
+            )
         else:
             self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
@@ -140,7 +146,7 @@ class A2VNet(nn.Module):
         Args:
             flow: in [-1, 1] units.
             occlusion: in [0, 1].
-            motion: (N, known), see ``FlowConditions``.
+            motion: (N, known), of ``motion``.
         """
         latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
         if "left" in self.statistics:
@@ -155,20 +161,22 @@ class A2VNet(nn.Module):
             latent = _stats(self.statistics["flow"]).inverse(latent)
         return latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
 
-    def observe_statistics(self, flow: Tensor, occlusion: Tensor, **conditions: Tensor) -> None:
+    def observe_statistics(
+        self, flow: Tensor, occlusion: Tensor, motion: Tensor, **conditions: Tensor
+    ) -> None:
         """Add training data to the statistics until these are frozen.
 
         Args:
             flow: (N, 2, h, w).
             occlusion: (N, 1, h, w) in [0, 1].
-            conditions: (M, width) by kind; M may differ between kinds, but poses and eyes are those
-                of the flows.
+            motion: (N, known), of ``motion``.
+            conditions: (M, width) by kind; M may differ between kinds.
         """
         latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
         values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
             if kind == "left":
-                _conditional(module).update(latent, self.motion(conditions))
+                _conditional(module).update(latent, motion)
                 continue
             stats = _stats(module)
             stats.update(values[kind].reshape(-1, *stats.mean.shape))
@@ -193,12 +201,32 @@ class A2VNet(nn.Module):
         given = {"audio": audio, "pose": pose, "eyes": eyes}
         tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
         static = self.static(source.latent, landmarks)
-        return FlowConditions(tokens, self.motion(given), static, source)
+        return FlowConditions(tokens, self.motion(pose, eyes, landmarks), static, source)
 
-    def motion(self, conditions: Mapping[str, Tensor]) -> Tensor:
-        """(..., known), what ``normalize: motion`` knows: poses and eyes that are followed."""
-        parts = [conditions[kind] for kind in self.kinds if kind != "audio"]
-        return torch.cat(parts, dim=-1) if parts else conditions["audio"][..., :0]
+    def motion(self, pose: Tensor, eyes: Tensor, landmarks: Tensor) -> Tensor:
+        """What ``normalize: motion`` knows of frames, terms that are all 0 for the portrait.
+
+        They are the differences of eyes and pose that are followed, the products of two of a pose,
+        and a pose times where the portrait's face stands: the same turn moves a large face further,
+        and a face that is turned already otherwise.
+
+        Args:
+            pose: (B, T, 6), differences to the portraits'.
+            eyes: (B, T, 2), likewise.
+            landmarks: (B, 478, 3), the portraits'.
+
+        Returns:
+            (B, T, known).
+        """
+        terms = [pose[..., :0]]
+        if "eyes" in self.kinds:
+            terms.append(eyes)
+        if "pose" in self.kinds:
+            first, second = torch.triu_indices(POSE_DIM, POSE_DIM, device=pose.device)
+            place = face_box(landmarks).to(pose.dtype)[:, None, :, None]
+            placed = (place * pose[:, :, None]).flatten(2)
+            terms += [pose, pose[..., first] * pose[..., second], placed]
+        return torch.cat(terms, dim=-1)
 
     def static(self, features: Tensor, landmarks: Tensor) -> Tensor:
         """The part of the stem that is the same for all frames, (B, dim, h, w) of the U-Net."""
@@ -307,6 +335,12 @@ class FlowDenoiser(Denoiser):
             return prediction
         without = self.net(noisy, t, frames, given, ~keep)
         return torch.lerp(without, prediction, self.guidance)
+
+
+def known_terms(pose: bool, eyes: bool) -> int:
+    """Width of ``A2VNet.motion`` with and without poses and eyes."""
+    products = POSE_DIM * (POSE_DIM + 1) // 2
+    return eyes * EYES_DIM + pose * (POSE_DIM + products + BOX * POSE_DIM)
 
 
 def _mask_encoder(dim: int) -> nn.Sequential:

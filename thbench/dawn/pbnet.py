@@ -1,10 +1,11 @@
 """DAWN's pose and blink network (section 3.4): a variational autoencoder of motion given audio.
 
-The latent has one vector per frame, so a clip of any length is made in one pass.
+The latent has one vector per frame, or one every few, so a clip of any length is made in one pass.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, cast
 
 import torch
@@ -132,6 +133,9 @@ class PBNet(nn.Module):
     Args:
         audio_dim: D, channels of the audio embedding.
         latent: width of the latent of a frame.
+        hold: frames from one latent to the next, 1 in the paper; between them latents are
+            interpolated. One for each frame is white noise where it is drawn from the prior, of
+            which a small decoder has to make slow turns and blinks of several frames.
         widths: of pose, eyes and audio in the encoder, whose width is their sum.
         dim: width of the decoder.
         depth, heads, hidden, dropout: of both transformers.
@@ -143,6 +147,7 @@ class PBNet(nn.Module):
         audio_dim: int,
         *,
         latent: int = 256,
+        hold: int = 1,
         widths: tuple[int, int, int] = (64, 64, 256),
         dim: int = 64,
         depth: int = 2,
@@ -154,7 +159,9 @@ class PBNet(nn.Module):
         super().__init__()
         layer = {"depth": depth, "heads": heads, "hidden": hidden, "dropout": dropout}
         pose, eyes, audio = widths
-        self.latent, self.window = latent, window
+        if hold < 1:
+            raise UserError(f"hold must be 1 or more frames, not {hold}.")
+        self.latent, self.hold, self.window = latent, hold, window
         self.encoder = Encoder(audio_dim, latent, (pose, eyes, audio), layer)
         self.decoder = Decoder(audio_dim, latent, audio, dim, layer)
         self.statistics = nn.ModuleDict(
@@ -170,13 +177,29 @@ class PBNet(nn.Module):
     def encode(
         self, pose: Tensor, eyes: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, T, latent), all inputs normalised, (B, T, ...) and (B, ...)."""
-        return self.encoder((pose, eyes), audio, source, self._local_mask(audio))
+        """Mean and log-variance of latents (B, N, latent), N being T / ``hold``, rounded up.
+
+        All inputs are normalised, (B, T, ...) and (B, ...).
+        """
+        found = self.encoder((pose, eyes), audio, source, self._local_mask(audio))
+        if self.hold == 1:
+            return found
+        mean, log_variance = (F.avg_pool1d(x.mT, self.hold, ceil_mode=True).mT for x in found)
+        return mean, log_variance
 
     def decode(
         self, latent: Tensor, audio: Tensor, source: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Normalised differences of pose (B, T, 6) and eyes (B, T, 2) to the portrait's."""
+        """Normalised differences of pose (B, T, 6) and eyes (B, T, 2) to the portrait's.
+
+        Args:
+            latent: (B, N, latent), N being T / ``hold``, rounded up.
+            audio: (B, T, D), normalised.
+            source: see ``source``.
+        """
+        if self.hold > 1:
+            latent = F.interpolate(latent.mT, scale_factor=self.hold, mode="linear").mT
+            latent = latent[:, : audio.shape[1]]
         return self.decoder(latent, audio, source, self._local_mask(audio))
 
     @torch.no_grad()
@@ -198,7 +221,8 @@ class PBNet(nn.Module):
         Returns:
             Absolute pose (N, 6) and eyes (N, 2).
         """
-        drawn = torch.randn(1, len(audio), self.latent, generator=generator).to(audio.device)
+        n = math.ceil(len(audio) / self.hold)
+        drawn = torch.randn(1, n, self.latent, generator=generator).to(audio.device)
         source = self.source(source_pose[None], source_eyes[None])
         pose, eyes = self.decode(drawn, self.normalize("audio", audio[None]), source)
         return (
@@ -257,6 +281,7 @@ class PBNetStage(Stage):
         context: see ``Stage``.
         net: arguments of ``PBNet``.
         reconstruction, adversarial, kl: the paper's weights; ``kl`` is the last one.
+        w_eyes: weight of an error of the eyes in the reconstruction, beside that of the pose.
         steps: training steps over which ``kl`` is reached; the optimiser's ``decay_steps`` where
             not given.
 
@@ -278,6 +303,7 @@ class PBNetStage(Stage):
         reconstruction: float = 1.0,
         adversarial: float = 0.6,
         kl: float = 0.01,
+        w_eyes: float = 1.0,
         steps: int | None = None,
     ) -> None:
         super().__init__(context)
@@ -287,7 +313,7 @@ class PBNetStage(Stage):
             raise UserError("pbnet needs model.steps or optim.decay_steps: its KL term ramps up.")
         self.net, self.discriminator = PBNet(context.audio_dim, **(net or {})), Discriminator()
         self.weights = {"rec": reconstruction, "gan": adversarial}
-        self.kl, self.steps = kl, total
+        self.kl, self.w_eyes, self.steps = kl, w_eyes, total
 
     def configure_optimizers(self) -> Any:
         parts = (self.net, self.discriminator)
@@ -326,8 +352,9 @@ class PBNetStage(Stage):
         latent = mean + torch.randn_like(mean) * (log_variance / 2).exp()
         real = torch.cat([pose, eyes], dim=-1)
         made = torch.cat(self.net.decode(latent, audio, source), dim=-1)
+        weights = made.new_tensor([1.0] * POSE_DIM + [self.w_eyes] * EYES_DIM)
         losses = {
-            "rec": clip_mean((made - real).square().mean(-1), batch.valid),
+            "rec": clip_mean(((made - real).square() * weights).mean(-1), batch.valid),
             "kl": kl_divergence(mean, log_variance),
             "gan": self._bce(self.discriminator(made), real=True),
         }

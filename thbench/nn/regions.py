@@ -77,6 +77,20 @@ def box_mask(
     return fill_box(points.amin(-2) - margin, points.amax(-2) + margin, size, touched=touched)
 
 
+def face_box(landmarks: Tensor) -> Tensor:
+    """Where faces stand: centre, from the frame's, and size of the box around their ovals.
+
+    Args:
+        landmarks: (B, 478, 3), x and y as fractions of width and height.
+
+    Returns:
+        (B, 4): x, y, width, height, in the same fractions.
+    """
+    oval = landmarks[:, list(FACE), :2]
+    low, high = oval.amin(1), oval.amax(1)
+    return torch.cat([(low + high - 1) / 2, high - low], dim=1)
+
+
 def fill_box(low: Tensor, high: Tensor, size: int, *, touched: bool = False) -> Tensor:
     """Pixels whose centre lies in upright boxes.
 
