@@ -235,9 +235,11 @@ def test_what_motion_knows_is_quadratic_and_nothing_of_the_portrait():
     assert left.known == left.motion(pose, eyes, face(1)).shape[-1] == 2
 
 
-def test_motion_needs_a_motion_that_is_followed():
-    with pytest.raises(UserError, match="normalize=motion"):
-        stage(net={"normalize": "motion", "use_pose": False, "use_eyes": False})
+def test_where_no_motion_is_followed_motion_is_location():
+    net = stage(net={"normalize": "motion", "use_pose": False, "use_eyes": False}).net
+    assert net.known == 0
+    assert "flow" in net.statistics
+    assert "left" not in net.statistics
 
 
 def test_conditions_are_differences_to_the_portrait():

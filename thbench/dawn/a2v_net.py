@@ -76,7 +76,8 @@ class A2VNetConfig(UNet3DConfig):
         use_pose, use_eyes: False leaves the condition out (the paper's "w/o PBNet" leaves both).
         normalize: of the latent: ``none`` (the paper's), ``location`` (mean and deviation of each
             location) or ``motion`` (mean given pose and eyes, quadratic in the pose, and the
-            deviation that is left, of each location). Conditions are always normalised.
+            deviation that is left, of each location; ``location`` where no motion is followed).
+            Conditions are always normalised.
         floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
@@ -127,12 +128,12 @@ class A2VNet(nn.Module):
         found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
         self.known = known_terms("pose" in kinds, "eyes" in kinds)
-        if config.normalize == "location":
-            self.statistics["flow"] = RunningStats(shape, floor=config.floor)
-        elif config.normalize == "motion":
+        if config.normalize == "motion" and self.known:
             self.statistics["left"] = ConditionalStats(
                 self.known, shape, batches=MOTION_BATCHES, floor=config.floor
             )
+        elif config.normalize != "none":
+            self.statistics["flow"] = RunningStats(shape, floor=config.floor)
         else:
             self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
@@ -359,8 +360,6 @@ def _check(config: A2VNetConfig, process: GaussianDiffusion, latent_size: int) -
         raise UserError(
             f"normalize must be one of {', '.join(NORMALIZE)}, not '{config.normalize}'."
         )
-    if config.normalize == "motion" and not (config.use_pose or config.use_eyes):
-        raise UserError("normalize=motion needs use_pose or use_eyes: take normalize=location.")
     multiple = config.patch * 2 ** (len(config.mults) - 1)
     if config.shortcut and process.prediction != "x0":
         raise UserError("shortcut needs process.prediction=x0: conditions do not predict noise.")
