@@ -19,7 +19,6 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from baselines.pretrained import fill_from
-from thbench.config import DrawConfig
 from thbench.core.errors import UserError
 from thbench.core.hub import MissingResource, missing_weights
 from thbench.core.signatures import Blocks
@@ -256,12 +255,6 @@ def latent_rows(net: Autoencoder, size: int) -> FrozenRows:
         return net.encode(to_unit(frames.to(next(net.parameters()).device)))
 
     return FrozenRows("latent", net, (net.latent_dim, side, side), compute)
-
-
-def check_latents_fixed(cache: bool, draw: DrawConfig) -> None:
-    """Raise a UserError if latents are to be kept that are not always the same."""
-    if cache and any(draw.jitter):
-        raise UserError("model.cache keeps latents of frames: it needs draw.jitter=[0,0,0,0].")
 
 
 @torch.no_grad()

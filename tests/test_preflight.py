@@ -58,8 +58,6 @@ class Line(Stage):
 class Keeping(Line):
     """Keeps a megabyte of each frame."""
 
-    cache = True
-
     def frozen_rows(self):
         return FrozenRows("square", self.net, (500, 500), lambda portrait, frames: frames)
 

@@ -10,11 +10,11 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
-from baselines.autoencoder import check_latents_fixed, latent_rows
+from baselines.autoencoder import latent_rows
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder
 from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.unet import UNet, UNetConfig
-from thbench.config import DrawConfig, SamplerConfig
+from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch
@@ -174,7 +174,8 @@ class FrameStage(Stage):
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper has
             none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times another.
         cache: keep the latents of all frames beside the data, see ``FrozenCache``. Needs ``draw``
-            without jitter; the result is the same.
+            without jitter. The result is the same but for rounding: what is kept was encoded in
+            full precision.
     """
 
     stable_name = "fd2talk.frame"
@@ -201,13 +202,9 @@ class FrameStage(Stage):
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, config)
         self.jitter, self.w_lip, self.cache = jitter, w_lip, cache
 
-    def frozen_rows(self) -> FrozenRows:
+    def frozen_rows(self) -> FrozenRows | None:
         auto = self.needed("autoencoder", ReferenceAutoencoder)
-        return latent_rows(auto, self.context.size)
-
-    def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError if latents are to be kept that are not always the same."""
-        check_latents_fixed(self.cache, draw)
+        return latent_rows(auto, self.context.size) if self.cache else None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         clean, still, motion, portrait = self.prepare(batch)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thbench.core.errors import UserError, did_you_mean
-from thbench.nn.regions import POLYGONS, fill_box, soft_box
+from thbench.nn.regions import fill_box, region_box, soft_box
 
 REGIONS = ("lip", "expression", "pose", "full")
 KINDS = ("paper", "disjoint")
@@ -39,9 +39,8 @@ def boxes_around(points: Tensor) -> Tensor:
     """
     found = []
     for region in PARTS.values():
-        members = [i for ring in POLYGONS[region] for i in ring]
-        own = points[:, :, members, :2].float().flatten(1, 2)
-        found.append(torch.stack([own.amin(1), own.amax(1)], dim=1))
+        low, high = region_box(points, region)
+        found.append(torch.stack([low.amin(1), high.amax(1)], dim=1))
     return torch.stack(found, dim=1)
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
-from baselines.autoencoder import Autoencoder, check_latents_fixed, encode_clips, latent_rows
+from baselines.autoencoder import Autoencoder, encode_clips, latent_rows
 from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig, Portrait, spatial_parts
 from baselines.hallo.unet_forward import unused_by_features
 from baselines.pretrained import fill_from
@@ -67,7 +67,8 @@ class HalloStage(Stage):
             another.
         chunk: frames that the autoencoder encodes at once.
         cache: keep the latents of all frames beside the data, see ``FrozenCache``. Needs ``draw``
-            without jitter; the result is the same.
+            without jitter. The result is the same but for rounding: what is kept was encoded in
+            full precision.
     """
 
     config_blocks: ClassVar[Blocks] = {"net": HalloNetConfig, "drop": DROPS}
@@ -107,12 +108,8 @@ class HalloStage(Stage):
         """The trained autoencoder."""
         return self.needed("vae", Autoencoder)
 
-    def frozen_rows(self) -> FrozenRows:
-        return latent_rows(self.vae, self.context.size)
-
-    def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError if latents are to be kept that are not always the same."""
-        check_latents_fixed(self.cache, draw)
+    def frozen_rows(self) -> FrozenRows | None:
+        return latent_rows(self.vae, self.context.size) if self.cache else None
 
     def trained(self) -> Iterator[nn.Module]:
         """The parts that this stage trains."""

@@ -135,13 +135,13 @@ def test_fd2talk_learns_the_same_from_kept_latents(root):
 
 
 def test_latents_under_jitter_are_not_kept():
-    with pytest.raises(UserError, match="keeps latents of frames"):
+    with pytest.raises(UserError, match="keeps a latent for each frame"):
         hallo.stage(ImageStage, cache=True).check_draw(DrawConfig(jitter=[0.1, 0, 0, 0]))
 
 
 @pytest.mark.parametrize("draw", [{"source": "random"}, {"source": "opening", "jitter": [0.1] * 4}])
 def test_flows_that_are_not_always_the_same_are_not_kept(draw):
-    with pytest.raises(UserError, match="fixed portrait"):
+    with pytest.raises(UserError, match=r"needs draw\.source=opening"):
         stage(cache=True).check_draw(DrawConfig(frames=4, **draw))
     stage(cache=True).check_draw(DrawConfig(frames=4, source="opening"))
     stage().check_draw(DrawConfig(frames=4, **draw))

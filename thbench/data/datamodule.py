@@ -164,17 +164,7 @@ class ClipData(L.LightningDataModule):
         self.validate_batches = validate_batches
         self._prepared = False
         self.stores = {
-            split: Store(
-                Path(data.root),
-                split,
-                size,
-                data.audio,
-                data.cache_gb,
-                draw.video,
-                data.cache,
-                data.decoder,
-            )
-            for split in ("train", "val")
+            split: Store.of(data, split, size, video=draw.video) for split in ("train", "val")
         }
 
     @property

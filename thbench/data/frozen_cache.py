@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thbench.config import DrawConfig
+from thbench.core.errors import UserError
 from thbench.core.tensors import tensors_digest
 from thbench.core.types import Batch
 from thbench.data.store import Store, build_once, progress
@@ -23,6 +25,7 @@ from thbench.data.store import Store, build_once, progress
 CHUNK = 64
 """Frames that the network sees at once."""
 WITHOUT = "set the stage's model.cache=false to ask the network each time"
+"""What to do where there is no room."""
 
 
 def weights_hash(net: nn.Module, length: int = 12) -> str:
@@ -40,12 +43,23 @@ class FrozenRows:
         shape: of a frame's row.
         compute: from a clip's portrait, uint8 (1, 3, H, W), and frames of it, uint8 (n, 3, H, W),
             to rows (n, *shape).
+        follows_portrait: rows depend on the portrait, so it must always be the same one.
     """
 
     kind: str
     net: nn.Module
     shape: Sequence[int]
     compute: Callable[[Tensor, Tensor], Tensor]
+    follows_portrait: bool = False
+
+    def check_draw(self, draw: DrawConfig) -> None:
+        """Raise a UserError if a stage would not always see the same frames and portraits."""
+        if any(draw.jitter) or (self.follows_portrait and draw.source != "opening"):
+            fixed = "draw.source=opening and " if self.follows_portrait else ""
+            raise UserError(
+                f"model.cache keeps a {self.kind} for each frame, which must always be the same: it"
+                f" needs {fixed}draw.jitter=[0,0,0,0]."
+            )
 
     @property
     def bytes(self) -> int:

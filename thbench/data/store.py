@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
-from thbench.config import content_hash
+from thbench.config import DataConfig, content_hash
 from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
 from thbench.data import manifest
@@ -60,6 +60,12 @@ class Store:
     video: bool = True
     cache: str | None = None
     decoder: str = "pyav"
+
+    @classmethod
+    def of(cls, data: DataConfig, split: str, size: int, **options: Any) -> Store:
+        """A split of the data set that a configuration names; ``options`` take its place."""
+        named = {"cache_gb": data.cache_gb, "cache": data.cache, "decoder": data.decoder}
+        return cls(Path(data.root), split, size, data.audio, **{**named, **options})
 
     @cached_property
     def embeddings(self) -> Embeddings:

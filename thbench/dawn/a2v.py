@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thbench.config import DrawConfig, SamplerConfig
+from thbench.config import SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.slices import iterate_slices
@@ -88,15 +88,9 @@ class A2VStage(Stage):
         self.w_eyes = w_eyes
         self.dropout, self.levels, self.chunk, self.cache = dropout, levels, chunk, cache
 
-    def check_draw(self, draw: DrawConfig) -> None:
-        """Raise a UserError if flows are to be kept that are not always the same."""
-        if self.cache and (draw.source != "opening" or any(draw.jitter)):
-            raise UserError(
-                "model.cache keeps flows from a fixed portrait: it needs draw.source=opening and"
-                " draw.jitter=[0,0,0,0]."
-            )
-
-    def frozen_rows(self) -> FrozenRows:
+    def frozen_rows(self) -> FrozenRows | None:
+        if not self.cache:
+            return None
         lfg, size = self.lfg, self.net.latent_size
 
         def compute(portrait: Tensor, frames: Tensor) -> Tensor:
@@ -104,7 +98,7 @@ class A2VStage(Stage):
             flow, occlusion = lfg.flow(to_unit(portrait.to(device)), to_unit(frames.to(device)))
             return torch.cat([flow, occlusion], dim=1)
 
-        return FrozenRows("flow", lfg, (FLOW_DIM, size, size), compute)
+        return FrozenRows("flow", lfg, (FLOW_DIM, size, size), compute, follows_portrait=True)
 
     @property
     def lfg(self) -> LatentFlowGenerator:

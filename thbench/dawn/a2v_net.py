@@ -17,19 +17,17 @@ from torch import Tensor, nn
 
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
-from thbench.core.types import EYES_DIM, POSE_DIM
+from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM
 from thbench.dawn.lfg import SourceFeatures
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.input_init import equal_shares
 from thbench.nn.normalize import ConditionalStats, RunningStats, audio_stats, eyes_stats, pose_stats
-from thbench.nn.regions import face_box, region_mask
+from thbench.nn.regions import region_box, region_mask
 from thbench.nn.unet3d import UNet3D, UNet3DConfig
 
 FLOW_DIM = 3
-BOX = 4
-"""Numbers that say where the portrait's face stands, see ``face_box``."""
 MOTION_BATCHES = 128
 """Batches from which the mean given motion is fitted: its slopes need more of them than a mean."""
 NORMALIZE = ("none", "location", "motion")
@@ -42,8 +40,7 @@ class FlowConditions:
 
     Attributes:
         tokens: (B, T, width) by kind of condition (``audio``, ``pose``, ``eyes``), normalised.
-        motion: (B, T, known), poses and eyes as far as the network follows them, as differences to
-            the portrait's; what ``normalize: motion`` knows of a frame.
+        motion: (B, T, known), what ``normalize: motion`` knows of a frame, see ``A2VNet.motion``.
         static: (B, dim, h, w), what the portrait puts into the network's stem.
         source: the portrait's features, which ``decode`` needs.
     """
@@ -127,7 +124,8 @@ class A2VNet(nn.Module):
         self.kinds, self.shape = kinds, shape
         found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
         self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
-        self.known = known_terms("pose" in kinds, "eyes" in kinds)
+        still = (torch.zeros(1, 1, POSE_DIM), torch.zeros(1, 1, EYES_DIM))
+        self.known = self.motion(*still, torch.zeros(1, N_LANDMARKS, 3)).shape[-1]
         if config.normalize == "motion" and self.known:
             self.statistics["left"] = ConditionalStats(
                 self.known, shape, batches=MOTION_BATCHES, floor=config.floor
@@ -224,8 +222,10 @@ class A2VNet(nn.Module):
             terms.append(eyes)
         if "pose" in self.kinds:
             first, second = torch.triu_indices(POSE_DIM, POSE_DIM, device=pose.device)
-            place = face_box(landmarks).to(pose.dtype)[:, None, :, None]
-            placed = (place * pose[:, :, None]).flatten(2)
+            low, high = region_box(landmarks, "face")
+            # From the frame's centre.
+            place = torch.cat([(low + high - 1) / 2, high - low], dim=1).to(pose.dtype)
+            placed = (place[:, None, :, None] * pose[:, :, None]).flatten(2)
             terms += [pose, pose[..., first] * pose[..., second], placed]
         return torch.cat(terms, dim=-1)
 
@@ -336,12 +336,6 @@ class FlowDenoiser(Denoiser):
             return prediction
         without = self.net(noisy, t, frames, given, ~keep)
         return torch.lerp(without, prediction, self.guidance)
-
-
-def known_terms(pose: bool, eyes: bool) -> int:
-    """Width of ``A2VNet.motion`` with and without poses and eyes."""
-    products = POSE_DIM * (POSE_DIM + 1) // 2
-    return eyes * EYES_DIM + pose * (POSE_DIM + products + BOX * POSE_DIM)
 
 
 def _mask_encoder(dim: int) -> nn.Sequential:

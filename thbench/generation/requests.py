@@ -58,15 +58,7 @@ class SplitRequests(Dataset[Request]):
         for key, value in (("limit", limit), ("frames", frames)):
             if value is not None and value < 1:
                 raise UserError(f"eval.{key} must be a positive number or null, not {value}.")
-        self.store = Store(
-            Path(data.root),
-            split,
-            size,
-            data.audio,
-            cache_gb=0,
-            cache=data.cache,
-            decoder=data.decoder,
-        )
+        self.store = Store.of(data, split, size, cache_gb=0)
         self.frames, self.source_frame, self.follow = frames, source_frame, follow
         chosen = range(len(self.store.clips))[:limit]
         if not chosen:

@@ -70,25 +70,28 @@ def box_mask(
     Raises:
         ValueError: no such region.
     """
+    low, high = region_box(landmarks, region)
+    return fill_box(low - margin, high + margin, size, touched=touched)
+
+
+def region_box(landmarks: Tensor, region: str) -> tuple[Tensor, Tensor]:
+    """The upright box around a region of the face.
+
+    Args:
+        landmarks: (..., 478, 2 or more), x and y as fractions of width and height.
+        region: see ``region_mask``; ``eyes`` is one box around both.
+
+    Returns:
+        Its least and its greatest x and y, (..., 2) each, float32.
+
+    Raises:
+        ValueError: no such region.
+    """
     if region not in POLYGONS:
         raise ValueError(f"no region '{region}' among {', '.join(POLYGONS)}")
     members = [i for ring in POLYGONS[region] for i in ring]
     points = landmarks[..., members, :2].float()
-    return fill_box(points.amin(-2) - margin, points.amax(-2) + margin, size, touched=touched)
-
-
-def face_box(landmarks: Tensor) -> Tensor:
-    """Where faces stand: centre, from the frame's, and size of the box around their ovals.
-
-    Args:
-        landmarks: (B, 478, 3), x and y as fractions of width and height.
-
-    Returns:
-        (B, 4): x, y, width, height, in the same fractions.
-    """
-    oval = landmarks[:, list(FACE), :2]
-    low, high = oval.amin(1), oval.amax(1)
-    return torch.cat([(low + high - 1) / 2, high - low], dim=1)
+    return points.amin(-2), points.amax(-2)
 
 
 def fill_box(low: Tensor, high: Tensor, size: int, *, touched: bool = False) -> Tensor:

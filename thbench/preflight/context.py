@@ -56,18 +56,8 @@ class Preflight:
     @cached_property
     def stores(self) -> dict[str, Store]:
         """Clips of ``train`` and ``val``, in the order of sorted ids."""
-        data = self.config.data
-        return {
-            split: Store(
-                Path(data.root),
-                split,
-                self.config.size,
-                data.audio,
-                data.cache_gb,
-                cache=data.cache,
-            )
-            for split in ("train", "val")
-        }
+        data, size = self.config.data, self.config.size
+        return {split: Store.of(data, split, size) for split in ("train", "val")}
 
     @cached_property
     def networks(self) -> Networks:

@@ -79,10 +79,9 @@ def _kept_rows(run: Preflight) -> dict[Path, int]:
     for found in run.report.stages:
         if found.trained or not found.steps or found.need is None:
             continue
-        stage = run.networks.stage(found.name)
-        if not stage.cache:
+        rows = run.networks.stage(found.name).frozen_rows()
+        if rows is None:
             continue
-        rows = stage.frozen_rows()
         for store in run.stores.values():
             path = store.cache_path(f"{rows.kind}-*-{store.size}")
             if not any(path.parent.glob(path.name)):

@@ -78,9 +78,6 @@ class Stage(Versioned, L.LightningModule, ABC):
     """
 
     net: nn.Module
-    cache: bool = False
-    """Whether what ``frozen_rows`` describes is kept beside the data, as ``self.kept``: set by
-    ``model.cache``, where a stage has it. It changes time alone."""
     batches_seen: Tensor
     stable_name = "stage"
     version: ClassVar[int] = 1
@@ -160,10 +157,16 @@ class Stage(Versioned, L.LightningModule, ABC):
         Raises:
             UserError: it cannot.
         """
+        if rows := self.frozen_rows():
+            rows.check_draw(draw)
 
-    def frozen_rows(self) -> FrozenRows:
-        """What a frozen network gives for each frame, of a stage that has ``model.cache``."""
-        raise NotImplementedError
+    def frozen_rows(self) -> FrozenRows | None:
+        """What a frozen network gives for each frame, if it is to be kept beside the data.
+
+        Training then finds it in ``self.kept``. It changes time alone: the ``model.cache`` of
+        stages that have it.
+        """
+        return None
 
     def check_part(self, clips: int) -> None:
         """Raise a UserError if the loss cannot be computed on parts of a batch.
@@ -202,11 +205,11 @@ class Stage(Versioned, L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         for frozen in self.frozen.values():
             frozen.to(self.device)
-        if self.cache:
+        if rows := self.frozen_rows():
             data = getattr(self.trainer, "datamodule", None)
             if data is None:
                 raise UserError("model.cache keeps rows beside a data set, and there is none.")
-            self.kept = FrozenCache(data.stores.values(), self.frozen_rows())
+            self.kept = FrozenCache(data.stores.values(), rows)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make all randomness of this batch a pure function of (seed, batches seen, rank).
