@@ -161,8 +161,13 @@ class Autoencoder(nn.Module):
         """The mode of frames (N, 3, H, W) in [0, 1]: latents (N, latent_dim, h, w)."""
         return self.posterior(frames).mode() * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Frames (N, 3, H, W) in [0, 1], all N in one batch."""
+    def decode(self, latents: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Frames (N, 3, H, W) in [0, 1], all N in one batch.
+
+        Args:
+            latents: (N, latent_dim, h, w), scaled.
+            reference: latents of the portrait; this decoder does not look at them.
+        """
         return self.draw(latents / self.scale).clamp(0, 1)
 
     def load_published(self, source: str) -> None:

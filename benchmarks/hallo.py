@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(given.report)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"stages": {name: stage_figures(loaded, name) for name in STAGES}}
-    found["vae"] = metadata(loaded, "vae")
+    found["autoencoder"] = metadata(loaded, "autoencoder")
     found["lip weight"] = lip_weights(loaded, given.clips, given.split, folder / "hallo-lips.png")
     draw_masks(loaded, folder / "hallo-masks.png")
     write_atomic(folder / "hallo.json", json.dumps(found, indent=1) + "\n")
@@ -95,15 +95,17 @@ def held_out_loss(loaded: config.Config, name: str, *, trained: bool) -> float:
     """
     data = stage_data(loaded, name)
     data.prepare_data()
-    vae = load_net(loaded, "vae")[0]
-    stage = build_stage(loaded, name, {"vae": vae}, data.audio_dim)
-    net, _ = load_net(loaded, name, {"vae": vae})
+    vae = load_net(loaded, "autoencoder")[0]
+    stage = build_stage(loaded, name, {"autoencoder": vae}, data.audio_dim)
+    net, _ = load_net(loaded, name, {"autoencoder": vae})
     if trained:
         stage.net = net
     else:
         origin = loaded.stages[name].init_from
         if origin:
-            stage.net.load_state_dict(load_net(loaded, origin, {"vae": vae})[0].state_dict())
+            stage.net.load_state_dict(
+                load_net(loaded, origin, {"autoencoder": vae})[0].state_dict()
+            )
         cast("nn.Module", stage.net.statistics).load_state_dict(
             cast("nn.Module", net.statistics).state_dict()
         )
@@ -197,7 +199,7 @@ def page(found: dict[str, Any], people: str) -> str:
         rows.append([name, str(row["steps"]), minutes, *losses])
     lines = ["# What the tiny Hallo learns", "", "## Held-out loss of both stages", ""]
     lines += table(rows)
-    vae = found["vae"]
+    vae = found["autoencoder"]
     lines += [
         "",
         f"Mean squared error of the predicted v over {BATCHES} batches of val people, the same"

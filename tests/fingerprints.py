@@ -83,20 +83,21 @@ SCALES = ("paper", "tiny", "small")
 LONGEST, GENERATED = 64, 18
 CLIPS = {"lip": 2, "morphable": 2}
 """In a batch at paper scale, by stage, where it is not 1; at tiny scale it is 2."""
-SIZES = {"lfg": 128, "autoencoder": 32, "vae": 32, "fd2talk": 64, "hallo": 64, "diffused_heads": 64}
+SIZES = {"lfg": 128, "autoencoder": 32, "fd2talk": 64, "hallo": 64, "diffused_heads": 64}
 """Of frames at paper scale, in pixels, by stage or else by strategy; the others' are 32."""
 FRAMES = {"morphable": 40}
 """By stage, where a draw is not as short as the stage takes: fewer would be explained whole."""
 STAND_INS: dict[str, dict[str, Any]] = {
     "lfg": {"regions": 3, "bottleneck": 1, "region_net": [4, 8, 2], "background_net": [4, 8, 2],
             "flow_net": [4, 8, 2]},
-    "autoencoder": {"channels": [8, 8, 16], "layers": 1, "groups": 4},
-    "vae": {"channels": [8, 8, 16, 16], "layers": 1, "groups": 4},
+    "fd2talk.autoencoder": {"channels": [8, 8, 16], "layers": 1, "groups": 4},
+    "hallo.autoencoder": {"channels": [8, 8, 16, 16], "layers": 1, "groups": 4},
 }  # fmt: skip
-"""``net:`` of the frozen networks at paper scale; what others see of them is the paper's."""
+"""``net:`` of the frozen networks at paper scale, by stage, or by strategy and stage; what others
+see of them is the paper's."""
 LARGE = (
     *("diffused_heads.frame paper", "fd2talk.autoencoder paper", "fd2talk.frame paper"),
-    *("hallo.vae paper", "hallo.image paper", "hallo.video paper"),
+    *("hallo.autoencoder paper", "hallo.image paper", "hallo.video paper"),
     *("rolling.a2v2 paper", "sar.a2v2 paper", "ttr.keys2 paper"),
     *("ttr.one1 paper", "ttr.one2 paper", "ttr.one1 tiny", "ttr.one2 tiny"),
 )
@@ -302,8 +303,10 @@ def _stage_case(loaded: Config, name: str, scale: str) -> Case:
     loaded = replace(loaded, scale=scale, stages=dict(loaded.stages))
     if scale == "paper":
         loaded.size = SIZES.get(name, SIZES.get(loaded.strategy, 32))
-        for stand_in in STAND_INS.keys() & set(loaded.stages[name].needs):
-            loaded.stages[stand_in] = _with(loaded.stages[stand_in], net=STAND_INS[stand_in])
+        for need in loaded.stages[name].needs:
+            stand_in = STAND_INS.get(need, STAND_INS.get(f"{loaded.strategy}.{need}"))
+            if stand_in:
+                loaded.stages[need] = _with(loaded.stages[need], net=stand_in)
     few = dict(FEW.get(label, {}))
     if net := few.pop("net", None):
         few["net"] = {**loaded.stages[name].model["net"], **net}

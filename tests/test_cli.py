@@ -20,6 +20,7 @@ COMMANDS = [
     "fit",
     "eval",
     "generate",
+    "montage",
     "score",
     "leaderboard",
     "data",

@@ -125,10 +125,10 @@ def test_hallo_learns_from_its_random_batches():
     """Its stages want more of a batch than others do: the extent of each clip."""
     loaded = config.load("hallo", ["data=synthetic", "data.audio=logmel"])
     nets = {}
-    for name in ("vae", "image", "video"):
+    for name in ("autoencoder", "image", "video"):
         with untrained.random_faces():
             stage = untrained.untrained(loaded, name, nets, "cpu")
             nets[name] = stage.net
-            if name != "vae":
+            if name != "autoencoder":
                 loss = stage.loss(untrained.batch(loaded, name, 1))["loss"]
                 assert torch.isfinite(loss), name

@@ -118,7 +118,7 @@ def test_no_two_classes_have_one_name():
 
 
 def test_a_stage_that_hears_nothing_is_shared_by_strategies_of_any_encoder(root, tmp_path):
-    deaf = {"dawn": {"lfg"}, "hallo": {"vae"}, "diffused_heads": set(),
+    deaf = {"dawn": {"lfg"}, "hallo": {"autoencoder"}, "diffused_heads": set(),
             "fd2talk": {"morphable", "autoencoder", "frame"}}  # fmt: skip
     for strategy, expected in deaf.items():
         found = []
@@ -222,7 +222,7 @@ def folder_of(path, **files):
     return str(path)
 
 
-def outside_hash(root, tmp_path, source, stage="vae"):
+def outside_hash(root, tmp_path, source, stage="autoencoder"):
     words = [
         f"data={root}",
         f"runs={tmp_path / 'runs'}",
@@ -274,9 +274,9 @@ def test_a_runs_folder_remembers_what_lay_where_it_no_longer_does(root, tmp_path
     runs = tmp_path / "runs"
     source = folder_of(tmp_path / "weights", config="a")
     before = outside_hash(root, tmp_path, source)
-    loaded = config.load("hallo", ["scale=tiny", f"stages.vae.model.init_from={source}",
+    loaded = config.load("hallo", ["scale=tiny", f"stages.autoencoder.model.init_from={source}",
                                    f"data={root}", f"runs={runs}"])  # fmt: skip
-    remember_sources(loaded, "vae")
+    remember_sources(loaded, "autoencoder")
     (tmp_path / "weights" / "config.json").unlink()
     assert outside_hash(root, tmp_path, source) == before
     # What lies there now counts again, however the record has it.

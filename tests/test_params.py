@@ -67,7 +67,7 @@ def test_published_sizes(rows):
     # Stable Diffusion 1.5's U-Net and autoencoder, and AnimateDiff's second motion module.
     assert paper("hallo", "denoiser", "unet") == 859_520_964
     assert paper("hallo", "denoiser", "reference") == 859_520_964
-    assert paper("hallo", "vae", "total") == 83_653_863
+    assert paper("hallo", "autoencoder", "total") == 83_653_863
     assert paper("hallo", "denoiser", "temporal") == 453_209_280
     # Section 3.2: 46080 to 512 to 512 to 32 x 768, and a layer norm.
     layers = 46080 * 512 + 512 + 512 * 512 + 512 + 512 * 32 * 768 + 32 * 768

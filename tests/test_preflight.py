@@ -351,8 +351,8 @@ def test_models_of_the_hub(tmp_path, monkeypatch):
         ("dawn", ["stages.lfg.model.perceptual=vgg"], "lfg: the perceptual loss needs VGG-19"),
         (
             "hallo",
-            ["stages.vae.model.init_from=some/vae", "stages.video.draw.context=1"],
-            "vae: the autoencoder's weights | video: Hallo's second stage needs",
+            ["stages.autoencoder.model.init_from=some/vae", "stages.video.draw.context=1"],
+            "autoencoder: the autoencoder's weights | video: Hallo's second stage needs",
         ),
         ("diffused_heads", ["stages.frame.draw.context=1"], "draw.context 2 or more"),
         ("fd2talk", ["stages.motion.draw.frames=5"], "must exceed the plan's overlap"),

@@ -247,13 +247,7 @@ def write_generation(
     Returns:
         The generation, whose chunks have been consumed.
     """
-    if out.suffix.lower() != ".mp4":
-        raise UserError(f"{out} must end in .mp4.")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise UserError(
-            f"{out} exists: name another file, or add --force (in Python: overwrite=True)."
-        )
-    check_writable(out)
+    check_video(out, overwrite)
     config = _configured(strategy, overrides) if isinstance(strategy, str | Path) else None
     for path in (image, audio, motion):
         if path and not path.is_file():
@@ -355,3 +349,18 @@ def best_device() -> str:
 
 def _configured(strategy: object, overrides: tuple[str, ...]) -> Config:
     return configs.load(str(strategy), overrides)
+
+
+def check_video(out: Path, overwrite: bool) -> None:
+    """Check that a video can be written to ``out``.
+
+    Raises:
+        UserError: another ending than mp4, it exists, or the folder cannot be written to.
+    """
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"{out} must end in .mp4.")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UserError(
+            f"{out} exists: name another file, or add --force (in Python: overwrite=True)."
+        )
+    check_writable(out)

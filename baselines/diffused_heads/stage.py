@@ -63,6 +63,10 @@ class FrameStage(Stage):
             (eq. 10; so Nichol and Dhariwal, whose weight is 1e-3).
         lip_margin: what is added on each side to the box around the lips, as a fraction of the
             frame's width.
+        motion_noise: motion frames of a sample get noise of one deviation, drawn from 0 to this, in
+            units of [-1, 1]: at generation they are not filmed but made, and a network that trusts
+            them adds its own errors up (conditioning augmentation, Ho et al. 2022, "Cascaded
+            Diffusion Models", section 4). The paper has none.
     """
 
     stable_name = "diffused_heads.frame"
@@ -80,12 +84,16 @@ class FrameStage(Stage):
         w_bound: float = 1e-4,
         bound: str = "mean",
         lip_margin: float = 0.05,
+        motion_noise: float = 0.0,
     ) -> None:
         super().__init__(context)
         if bound not in BOUNDS:
             raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
         self.net = FrameNet(context.audio_dim, context.size, FrameNetConfig(**(net or {})))
+        if motion_noise < 0:
+            raise UserError(f"motion_noise must be 0 or more, not {motion_noise}.")
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
+        self.motion_noise = motion_noise
         self.levels = self.net.process.steps if bound == "sum" else 1
 
     def trained_for(self) -> dict[str, Any]:
@@ -143,7 +151,11 @@ class FrameStage(Stage):
         steps_back = torch.arange(self.net.motion, 0, -1, device=batch.frames.device)
         missing = batch.frames[:, middle, None] < steps_back
         filmed = _signed(batch.video[:, middle - self.net.motion : middle]).transpose(1, 2)
-        return torch.where(missing[:, None, :, None, None], portrait[:, :, None], filmed)
+        before = torch.where(missing[:, None, :, None, None], portrait[:, :, None], filmed)
+        if self.motion_noise and self.training:
+            deviation = self.motion_noise * torch.rand(len(before), 1, 1, 1, 1).to(before)
+            before = before + deviation * torch.randn_like(before)
+        return before
 
     def _predict(self, example: Example, noisy: Tensor, t: Tensor) -> Tensor:
         """(B, 3 or 6, 1, H, W) of noisy frames (B, 3, 1, H, W) at levels (B, 1)."""

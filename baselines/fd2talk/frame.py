@@ -10,8 +10,7 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
-from baselines.autoencoder import latent_rows
-from baselines.fd2talk.autoencoder import ReferenceAutoencoder
+from baselines.autoencoder import Autoencoder, latent_rows
 from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.unet import UNet, UNetConfig
 from thbench.config import SamplerConfig
@@ -42,6 +41,8 @@ class FrameNetConfig(UNetConfig):
         tokens: so many tokens are made of a frame's coefficients.
         portrait_motion: the portrait's own coefficients are given beside the frame's, so that how
             far to move need not be read off the reference.
+        portrait_input: the portrait's latent is joined to the noisy one as channels, since a small
+            network would take long to find it by attention.
         shortcut: predict the latent as a correction of ``guess``, since a small network would take
             long to learn to copy the portrait.
         width: of the tokens; ``4 dim`` by default.
@@ -53,6 +54,7 @@ class FrameNetConfig(UNetConfig):
     conditions: str = "separate"
     tokens: int = 1
     portrait_motion: bool = False
+    portrait_input: bool = False
     shortcut: bool = False
     width: int | None = None
     process: Mapping[str, Any] | None = None
@@ -80,6 +82,7 @@ class FrameNet(nn.Module):
         self.shape = (latent, side, side)
         self.joined, self.shortcut = config.conditions == "concatenated", config.shortcut
         self.tokens, self.portrait_motion = config.tokens, config.portrait_motion
+        self.portrait_input = config.portrait_input
         width = config.width or 4 * config.dim
         motion = [expression, POSE_COEFFICIENTS] * (2 if self.portrait_motion else 1)
         self.scale = RunningStats((1, 1, 1))
@@ -90,7 +93,8 @@ class FrameNet(nn.Module):
         places = get_2d_sincos_pos_embed(width, side, output_type="pt")
         self.register_buffer("places", places.float(), persistent=False)
         self.pixel_places = nn.Conv2d(width, config.dim, 1)
-        self.unet = UNet(latent, width, 1 if self.joined else 2, config)
+        inputs = latent * (2 if self.portrait_input else 1)
+        self.unet = UNet(inputs, latent, width, 1 if self.joined else 2, config)
 
     def to_latent(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents (N, d, h, w), scaled as a whole to unit variance."""
@@ -125,14 +129,18 @@ class FrameNet(nn.Module):
             t: (N,).
             motion: (N, tokens, width), from ``motion``.
             reference: (N or 1, h w, width), from ``reference``.
-            still: (N or 1, d, h, w), the portrait's scaled latent; only the shortcut looks at it.
+            still: (N or 1, d, h, w), the portrait's scaled latent, for ``portrait_input`` and the
+                shortcut.
         """
         conditions = [motion, reference]
         if self.joined:
             shared = reference.expand(len(motion), -1, -1)
             conditions = [torch.cat([motion, shared], dim=1)]
         places = self.places.T.unflatten(-1, self.shape[1:])[None]
-        made = self.unet(noisy, t, conditions, self.pixel_places(places))
+        shown = noisy
+        if self.portrait_input:
+            shown = torch.cat([noisy, still.expand_as(noisy)], dim=1)
+        made = self.unet(shown, t, conditions, self.pixel_places(places))
         if not self.shortcut:
             return made
         guess, doubt = self.guess(noisy, t, still)
@@ -196,14 +204,14 @@ class FrameStage(Stage):
     ) -> None:
         super().__init__(context)
         model = self.needed("morphable", Morphable)
-        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        auto = self.needed("autoencoder", Autoencoder)
         side = context.size // auto.factor
         config = FrameNetConfig(**(net or {}))
         self.net = FrameNet(auto.latent_dim, side, model.n_expression, config)
         self.jitter, self.w_lip, self.cache = jitter, w_lip, cache
 
     def frozen_rows(self) -> FrozenRows | None:
-        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        auto = self.needed("autoencoder", Autoencoder)
         return latent_rows(auto, self.context.size) if self.cache else None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -237,7 +245,7 @@ class FrameStage(Stage):
 
         N is B T.
         """
-        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        auto = self.needed("autoencoder", Autoencoder)
         face = coefficients(self.needed("morphable", Morphable), batch)
         if self.kept is not None:
             still, made = self.kept.of(batch)
@@ -266,7 +274,7 @@ class FrameStage(Stage):
 
         noisy = torch.randn_like(clean)[:, :, None]
         made = sample_together(self.net.process, predict, noisy, SamplerConfig(steps=10))
-        auto = self.needed("autoencoder", ReferenceAutoencoder)
+        auto = self.needed("autoencoder", Autoencoder)
         seen = auto.decode(self.net.from_latent(made[:, :, 0]), self.net.from_latent(still))
         reference, frames = pairs(first)
         return {"generated": torch.cat([reference, frames, seen], dim=-1)}

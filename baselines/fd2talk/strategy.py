@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.fd2talk.autoencoder import ReferenceAutoencoder
+from baselines.autoencoder import Autoencoder
 from baselines.fd2talk.frame import FrameNet
 from baselines.fd2talk.motion_net import MotionNet
 from thbench.config import SamplerConfig
@@ -120,7 +120,7 @@ class FD2Talk(Strategy):
     roles: ClassVar[Mapping[str, type[nn.Module]]] = {
         "morphable": Morphable,
         "motion": MotionNet,
-        "autoencoder": ReferenceAutoencoder,
+        "autoencoder": Autoencoder,
         "frame": FrameNet,
     }
     space = LATENTS
@@ -137,7 +137,7 @@ class FD2Talk(Strategy):
         super().__init__(nets, context, plan, sampler)
         self.morphable = self.network("morphable", Morphable)
         self.motion_net = self.network("motion", MotionNet)
-        self.autoencoder = self.network("autoencoder", ReferenceAutoencoder)
+        self.autoencoder = self.network("autoencoder", Autoencoder)
         self.frame = self.network("frame", FrameNet)
         self.frame_sampler = _changed(sampler, frame_sampler or {})
 

@@ -119,19 +119,21 @@ class UNet(nn.Module):
     """Levels of ``Block``, on the way down, in the middle and on the way up.
 
     Args:
-        channels: of the input and of the output.
+        inputs, outputs: channels.
         width: of the tokens.
         kinds: cross-attentions in a row, see ``Conditioned``.
         config: sizes of the network.
     """
 
-    def __init__(self, channels: int, width: int, kinds: int, config: UNetConfig) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, width: int, kinds: int, config: UNetConfig
+    ) -> None:
         super().__init__()
         dim, mults, blocks, groups = config.dim, config.mults, config.blocks, config.groups
         attention = {"width": width, "head_dim": config.head_dim, "kinds": kinds}
         self.dim, time = dim, 4 * dim
         self.time = TimestepEmbedding(dim, time)
-        self.stem = nn.Conv2d(channels, dim, 3, padding=1)
+        self.stem = nn.Conv2d(inputs, dim, 3, padding=1)
 
         def block(dim_in: int, dim_out: int) -> Block:
             return Block(dim_in, dim_out, time, groups, **attention)
@@ -155,10 +157,10 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample2D(now, use_conv=True))
         self.norm = nn.GroupNorm(groups, dim)
-        self.head = zero_init(nn.Conv2d(dim, channels, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(dim, outputs, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Tensor], places: Tensor) -> Tensor:
-        """(N, channels, h, w) at levels ``t`` (N,) to the same shape.
+        """(N, inputs, h, w) at levels ``t`` (N,) to (N, outputs, h, w).
 
         ``places`` (1, dim, h, w) tell where a pixel is, or it could not look at the same place, or
         one beside it, in the reference.

@@ -57,7 +57,7 @@ class HalloStage(Stage):
     """What both stages share: the network, the frozen autoencoder and the loss.
 
     Args:
-        context: ``needs`` holds ``vae``.
+        context: ``needs`` holds ``autoencoder``.
         net: ``HalloNetConfig``, as a mapping.
         init_from: published weights to start from, a folder in diffusers' format or a name on the
             hub; which ones, the stages say.
@@ -106,7 +106,7 @@ class HalloStage(Stage):
     @property
     def vae(self) -> Autoencoder:
         """The trained autoencoder."""
-        return self.needed("vae", Autoencoder)
+        return self.needed("autoencoder", Autoencoder)
 
     def frozen_rows(self) -> FrozenRows | None:
         return latent_rows(self.vae, self.context.size) if self.cache else None

@@ -98,7 +98,7 @@ class Hallo(Strategy):
     them.
 
     Args:
-        nets: ``vae`` and ``denoiser``.
+        nets: ``autoencoder`` and ``denoiser``.
         context: as the stages were given.
         plan: ``{name: sar, segment: 14, overlap: 2}``; the overlap is the number of motion frames
             that the network was built for.
@@ -120,7 +120,10 @@ class Hallo(Strategy):
         "weights": REGIONS,
         "enlarge": ENLARGED,
     }
-    roles: ClassVar[Mapping[str, type[nn.Module]]] = {"vae": Autoencoder, "denoiser": HalloNet}
+    roles: ClassVar[Mapping[str, type[nn.Module]]] = {
+        "autoencoder": Autoencoder,
+        "denoiser": HalloNet,
+    }
     space = "vae"
 
     def __init__(
@@ -135,7 +138,7 @@ class Hallo(Strategy):
         enlarge: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
-        self.vae = self.network("vae", Autoencoder)
+        self.vae = self.network("autoencoder", Autoencoder)
         self.net = net = self.network("denoiser", HalloNet)
         _check_plan(self.plan, net)
         net.face.check()

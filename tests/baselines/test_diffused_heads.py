@@ -242,6 +242,20 @@ def test_training_shows_what_generating_shows(k, options):
     torch.testing.assert_close(example.clean[0, :, 0], video[k])
 
 
+def test_motion_frames_are_noisy_in_training_alone():
+    quiet, loud = stage(), stage(motion_noise=0.5)
+    shown = batch([9] * 6)
+    portrait = 2 * to_unit(shown.source) - 1
+    filmed = quiet._before(shown, portrait)
+    noise = loud._before(shown, portrait) - filmed
+    deviations = noise.flatten(1).std(1)
+    assert 0 < deviations.min() < deviations.max() < 0.55
+    loud.eval()
+    assert torch.equal(loud._before(shown, portrait), filmed)
+    with pytest.raises(UserError, match="motion_noise"):
+        stage(motion_noise=-0.1)
+
+
 def test_a_draw_without_enough_context_is_refused():
     made = stage(options={"audio_context": 2, "motion": 3})
     with pytest.raises(UserError, match=r"draw\.context 3 or more"):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baselines.autoencoder import Autoencoder
 from baselines.fd2talk.autoencoder import ReferenceAutoencoder, ReferenceAutoencoderStage
 from baselines.fd2talk.frame import FrameNet, FrameNetConfig, FrameStage
 from baselines.fd2talk.lip import EPSILON, LipExpert, LipStage, contrast, p_sync
@@ -622,6 +623,27 @@ def test_frames_are_learned_from_their_own_motion_and_portrait_and_lips_count_mo
     )
     torch.testing.assert_close(losses["lip"], lip)
     torch.testing.assert_close(losses["loss"], simple + 3 * lip)
+
+
+@pytest.mark.parametrize("portrait_input", [False, True])
+def test_the_portrait_s_latent_is_an_input_where_asked_for(face, portrait_input):
+    torch.manual_seed(0)
+    needs = context(morphable=face, autoencoder=spread(ReferenceAutoencoder(**AUTO)))
+    net = FrameStage(needs, net={**UNET, "portrait_input": portrait_input}).net
+    spread(net)
+    noisy, stills = torch.randn(2, *net.shape), torch.randn(2, 1, *net.shape)
+    motion, reference = torch.randn(2, 1, net.motion_tokens.out_features), net.reference(stills[0])
+    made = [net(noisy, torch.tensor([9, 9]), motion, reference, still) for still in stills]
+    assert torch.equal(*made) != portrait_input
+
+
+def test_frames_in_the_latents_of_an_autoencoder_that_does_not_see_the_portrait(face):
+    torch.manual_seed(0)
+    auto = spread(Autoencoder(**{**AUTO, "scale": 1.0}))
+    stage = FrameStage(context(morphable=face, autoencoder=auto), net=UNET)
+    shown = batch(b=3, n=2)
+    assert stage.loss(shown)["loss"].isfinite()
+    assert stage.samples(shown)["generated"].shape == (2, 3, SIZE, 3 * SIZE)
 
 
 def test_the_autoencoder_is_judged_by_the_second_frame_with_its_weights():

@@ -58,7 +58,7 @@ def net(**options):
 
 def stage(kind=VideoStage, *, options=None, **switches):
     torch.manual_seed(0)
-    context = StageContext(SIZE, AUDIO, needs={"vae": autoencoder()})
+    context = StageContext(SIZE, AUDIO, needs={"autoencoder": autoencoder()})
     if kind is VideoStage:
         switches = {"segment": 4, **switches}
     return kind(context, net={**SMALL, **(options or {})}, **switches)
@@ -107,7 +107,7 @@ def ask(n, **options):
 
 
 def strategy(*, made=None, plan=None, steps=2, **options):
-    nets = {"vae": autoencoder(), "denoiser": made or net()}
+    nets = {"autoencoder": autoencoder(), "denoiser": made or net()}
     plan = plan or {"name": "sar", "segment": 4, "overlap": 2}
     sampled = SamplerConfig(steps=steps, eta=0, spacing="trailing")
     return Hallo(nets, StageContext(SIZE, AUDIO), plan, sampled, **{"guidance": 1.0, **options})

@@ -437,11 +437,13 @@ def test_windows_of_one_portrait_are_a_batch():
 
 
 @torch.no_grad()
-def test_guidance_extrapolates_from_the_prediction_without_conditions():
+@pytest.mark.parametrize("at_once", [0, 64])
+def test_guidance_extrapolates_from_the_prediction_without_conditions(at_once, monkeypatch):
+    monkeypatch.setattr("thbench.dawn.a2v_net.AT_ONCE", at_once)
     net = small_net()
-    frames = torch.arange(4)[None]
+    frames = torch.tensor([[0, 1, 2, 3], [5, 6, 4, 7]])
     given = SimpleNamespace(flow=conditions(net))
-    args = (torch.randn(1, 3, 4, LATENT, LATENT), torch.full((1, 4), 500), frames, given, None)
+    args = (torch.randn(2, 3, 4, LATENT, LATENT), torch.full((2, 4), 500), frames, given, None)
     with_, without = FlowDenoiser(net).denoise(*args), FlowDenoiser(net, 0.0).denoise(*args)
     assert (with_ - without).abs().max() > 1e-4
     assert (FlowDenoiser(net).branches, FlowDenoiser(net, 3.0).branches) == (1, 2)

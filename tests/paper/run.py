@@ -99,7 +99,7 @@ def load(folder: Path, strategy: str, words: Sequence[str] = ()) -> Config:
         chosen += [f"stages.{stage}.max_steps={min(1, settings.max_steps)}"]
     chosen += [f"sampler.steps={STEPS.get(strategy, 2)}"]
     if strategy == "hallo":
-        chosen += [f"stages.vae.model.init_from={given.autoencoder(folder / 'vae')}"]
+        chosen += [f"stages.autoencoder.model.init_from={given.autoencoder(folder / 'vae')}"]
     if strategy == "fd2talk":  # the lip expert compares the clip's own moments alone
         chosen += ["stages.lip.model.group=1"]
     given.sound(root, own.data.audio)

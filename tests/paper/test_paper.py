@@ -67,7 +67,8 @@ def test_hallos_stages_as_the_paper_has_them_reach_every_weight(stage):
     """All that is trained, whole batches, whole segments: shapes alone, which take no memory."""
     loaded = config.load("hallo", ["scale=paper"])
     with torch.device("meta"):
-        made = build_stage(loaded, stage, {"vae": Autoencoder()}, untrained.audio_dim(loaded))
+        needs = {"autoencoder": Autoencoder()}
+        made = build_stage(loaded, stage, needs, untrained.audio_dim(loaded))
         shown = untrained.batch(loaded, stage, loaded.stages[stage].batch_size)
         face = torch.zeros(len(shown), WIDTHS["arcface"])
         with mock.patch.object(FaceTokens, "embed", return_value=face):

@@ -75,6 +75,32 @@ def generate(arguments: argparse.Namespace) -> None:
     print(f"{out}: {generation.request.n_frames} frames, {times}")
 
 
+def make_montage(arguments: argparse.Namespace) -> None:
+    """Put videos beside each other."""
+    videos: dict[str, Path] = {}
+    for word in arguments.videos:
+        title, path = _titled(word)
+        if title in videos:
+            raise UserError(f"Two videos are called '{title}': give titles, as TITLE=FILE.")
+        videos[title] = path
+    out = Path(arguments.out)
+    api.check_video(out, arguments.force)
+    if out.resolve() in [path.resolve() for path in videos.values()]:
+        raise UserError(f"{out} is one of the videos: name another file.")
+    from thbench.generation.montage import montage
+
+    frames = montage(videos, out, height=arguments.height, columns=arguments.columns)
+    print(f"{out}: {frames} frames of {len(videos)} videos")
+
+
+def _titled(word: str) -> tuple[str, Path]:
+    """Title and file of ``TITLE=FILE``, or of ``FILE``, whose name may have an equals sign."""
+    title, sign, file = word.partition("=")
+    if sign and not Path(word).is_file():
+        return title, Path(file)
+    return Path(word).stem, Path(word)
+
+
 def score(arguments: argparse.Namespace) -> None:
     """Score a folder of videos, whatever generated them."""
     from thbench.evaluation import report, results

@@ -134,6 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     _fit(commands)
     _eval(commands)
     _generate(commands)
+    _montage(commands)
     _score(commands)
     _leaderboard(commands)
     _data(commands)
@@ -224,6 +225,22 @@ def _generate(commands: Commands) -> None:
     parser.add_argument("--motion", help="a video whose head pose and blinks to follow")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video (default 0)")
     parser.add_argument("--watermark", action="store_true", help="add a visible mark")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
+
+
+def _montage(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "montage",
+        "thbench.cli.commands:make_montage",
+        "put videos of one clip beside each other, in step and with sound",
+    )
+    parser.add_argument(
+        "videos", nargs="+", metavar="[TITLE=]FILE", help="a title is the file's name by default"
+    )
+    parser.add_argument("-o", "--out", required=True, help="the mp4 to write; the first's sound")
+    parser.add_argument("--height", type=int, default=192, help="of each, in pixels (default 192)")
+    parser.add_argument("--columns", type=int, help="videos in a row (default: by their number)")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 

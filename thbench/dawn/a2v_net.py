@@ -30,6 +30,9 @@ from thbench.nn.unet3d import UNet3D, UNet3DConfig
 FLOW_DIM = 3
 MOTION_BATCHES = 128
 """Batches from which the mean given motion is fitted: its slopes need more of them than a mean."""
+AT_ONCE = 64
+"""Frames in a call up to which guidance takes one call with both branches in place of two: what a
+call of few frames takes does not depend on how many they are."""
 NORMALIZE = ("none", "location", "motion")
 """What latents are normalised by, see ``A2VNetConfig``."""
 
@@ -60,6 +63,11 @@ class FlowConditions:
         chosen = {kind: token[0, places] for kind, token in self.tokens.items()}
         motion = self.motion[0, places] * (frames >= 0)[..., None]
         return replace(self, tokens=chosen, motion=motion)
+
+    def doubled(self) -> FlowConditions:
+        """The conditions of one clip's windows twice, one behind the other."""
+        tokens = {kind: torch.cat([token, token]) for kind, token in self.tokens.items()}
+        return replace(self, tokens=tokens, motion=torch.cat([self.motion, self.motion]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,10 +339,15 @@ class FlowDenoiser(Denoiser):
     ) -> Tensor:
         given = self.flow_conditions(conditions).at(frames)
         keep = torch.ones_like(frames, dtype=torch.bool)
-        prediction = self.net(noisy, t, frames, given, keep)
         if self.guidance == 1:
-            return prediction
-        without = self.net(noisy, t, frames, given, ~keep)
+            return self.net(noisy, t, frames, given, keep)
+        if frames.numel() > AT_ONCE:
+            prediction = self.net(noisy, t, frames, given, keep)
+            without = self.net(noisy, t, frames, given, ~keep)
+        else:
+            noisy, t, frames = (torch.cat([x, x]) for x in (noisy, t, frames))
+            both = self.net(noisy, t, frames, given.doubled(), torch.cat([keep, ~keep]))
+            prediction, without = both.chunk(2)
         return torch.lerp(without, prediction, self.guidance)
 
 
