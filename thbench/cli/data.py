@@ -12,7 +12,7 @@ from thbench.core.files import check_writable
 
 def synth(arguments: argparse.Namespace) -> None:
     """Render the synthetic data set."""
-    from thbench.data.synthetic.make import synthesize
+    from thbench.data.synthetic.make import SPLITS, synthesize
 
     report = synthesize(
         Path(arguments.out),
@@ -23,6 +23,7 @@ def synth(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         workers=arguments.workers,
         liveliness=arguments.liveliness,
+        splits={"test": 1} if arguments.test_only else SPLITS,
     )
     print(report)
 

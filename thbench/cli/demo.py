@@ -1,4 +1,7 @@
-"""``thbench demo``: the commands that a user would type, one after another, on synthetic data."""
+"""``thbench demo``: the commands that a user would type, one after another, on synthetic data.
+
+First what is shipped: one portrait and one sound by every strategy. Then the pipeline in small.
+Then the tables."""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ from thbench.config import Config
 from thbench.core.errors import UserError
 
 IDENTITIES = 20
+SEED = 17
+"""Of the faces: not of those that the shipped weights were trained on."""
+SHIPPED = "small"
+"""The scale of the shipped weights."""
 SECONDS = 3
 DEFAULT_STEPS = 50
 """Of a stage that the strategy's ``demo:`` block does not name."""
@@ -36,18 +43,20 @@ COLUMNS = (
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    """Render data; train, evaluate and generate with each strategy; build the tables.
+    """Generate with shipped weights; train, evaluate and tabulate in small; show the tables.
 
-    Every strategy whose configuration has a ``demo:`` block takes part.
+    Every strategy whose weights are shipped speaks in the first part, every strategy whose
+    configuration has a ``demo:`` block takes part in the second.
     """
     out = Path(arguments.out)
     started = time.monotonic()
-    data, results = out / "data", out / "results"
-    common = ["scale=tiny", f"data={data}", f"runs={out / 'runs'}", f"results={results}"]
-    size = ["--identities", str(IDENTITIES), "--seconds", str(SECONDS)]
+    data, results, tables = out / "data", out / "results", out / "leaderboards"
+    size = ["--identities", str(IDENTITIES), "--seconds", str(SECONDS), "--seed", str(SEED)]
     _run(["data", "synth", "--out", str(data), *size])
-    portrait, speech = _write_inputs(data, out)
-    videos = []
+    print("\nOne portrait and one sound, by every strategy whose weights are shipped", flush=True)
+    side_by_side = _generate_shipped(data, out)
+    print("\nThe pipeline in small: each strategy is trained briefly, generates and is scored")
+    common = ["scale=tiny", f"data={data}", f"runs={out / 'runs'}", f"results={results}"]
     for name in strategies():
         loaded = configs.load(name, common)
         steps = [f"stages.{stage}.max_steps={n}" for stage, n in steps_of(loaded).items()]
@@ -55,20 +64,56 @@ def demo(arguments: argparse.Namespace) -> None:
         quick = [f"sampler.steps={sampler_steps}", f"eval.limit={CLIPS}"]
         _run(["fit", name, *common, *steps])
         _run(["eval", name, *common, *quick])
-        videos.append(out / f"{name}.mp4")
-        files = ["--image", str(portrait), "--audio", str(speech), "-o", str(videos[-1])]
-        _run(["generate", name, *common, *quick, *files, "--watermark", "--force"])
-    tables = out / "leaderboards"
     _run(["leaderboard", "--results", str(results), "--out", str(tables)])
-    _show(results)
+    _show_tables(results)
     minutes = (time.monotonic() - started) / 60
-    print(
-        f"\nDone in {minutes:.1f} minutes. Tiny networks, minutes of training: smoke, not results."
-    )
-    print(f"  table        {tables / 'README.md'}")
-    print(f"  videos       {', '.join(map(str, videos))} and {out / 'runs'}/eval-*/")
+    print(f"\nDone in {minutes:.1f} minutes.")
+    if side_by_side:
+        print(f"  look at      {side_by_side}: every strategy with its shipped weights")
+    print(f"  table        {tables / 'README.md'}: tiny networks, minutes of training, smoke")
+    print(f"  videos       {out / 'runs'}/eval-*/")
     print(f"  checkpoints  {out / 'runs'}/<stage>-<hash>/last.ckpt")
     print(f"  data         {data}")
+
+
+def _generate_shipped(data: Path, out: Path) -> Path | None:
+    """One video by each strategy that is shipped, and all of them beside each other.
+
+    Returns:
+        The path of the latter, or None where no strategy is shipped.
+    """
+    portrait, speech = _write_inputs(data, out)
+    videos = {}
+    for name in shipped():
+        words = [name, f"scale={SHIPPED}", "weights=zoo"]
+        path = out / f"{name}.mp4"
+        files = ["--image", str(portrait), "--audio", str(speech), "-o", str(path)]
+        _run(["generate", *words, *files, "--watermark", "--force"])
+        videos[configs.load(name, words[1:]).title] = path
+    if not videos:
+        print("No strategy's weights are shipped.")
+        return None
+    together = out / "side-by-side.mp4"
+    tiles = [f"{title}={path}" for title, path in videos.items()]
+    _run(["montage", *tiles, "-o", str(together), "--force"])
+    return together
+
+
+def shipped() -> list[str]:
+    """Names of the strategies whose stages are all among the shipped weights."""
+    from thbench.training.runs import locate
+
+    found = []
+    for name in configs.names("strategy"):
+        try:
+            if SHIPPED in configs.scales(name):
+                loaded = configs.load(name, [f"scale={SHIPPED}", "weights=zoo"])
+                for stage in set(loaded.nets.values()):
+                    locate(loaded, stage)
+                found.append(name)
+        except UserError:
+            continue
+    return found
 
 
 def strategies() -> list[str]:
@@ -106,14 +151,16 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"the demo stopped at: thbench {shlex.join(argv)}")
 
 
-def _show(results: Path) -> None:
-    """Print the tables, with the columns that tell strategies apart."""
-    from thbench.evaluation.results import read_folder
+def _show_tables(results: Path) -> None:
+    """Print the tables, the shipped ones first, with the columns that tell strategies apart."""
+    from thbench.evaluation.results import SHIPPED_RESULTS, read_folder
     from thbench.leaderboard.rank import select_columns, tables_of
     from thbench.leaderboard.render import show
 
-    for table in tables_of(read_folder(results)):
-        show(select_columns(table, COLUMNS))
+    for folder, columns in ((SHIPPED_RESULTS, SHIPPED_COLUMNS), (results, COLUMNS)):
+        if folder.is_dir():
+            for table in tables_of(read_folder(folder)):
+                show(select_columns(table, columns))
 
 
 def _write_inputs(data: Path, out: Path) -> tuple[Path, Path]:

@@ -292,6 +292,9 @@ def _data(commands: Commands) -> None:
         help="how far heads turn, 0 to 1; filmed speakers are near 0.5 (default 1)",
     )
     synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument(
+        "--test-only", action="store_true", help="all faces are test people: to measure on"
+    )
     synth.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     prepare = _command(
         actions,
