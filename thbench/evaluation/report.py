@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from thbench.evaluation.results import Coverage, MetricValue, Result, TimingSummary
+from thbench.evaluation.results import Control, Coverage, MetricValue, Result, TimingSummary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GIGA = 1e9
+ALPHA = 0.05
+"""A control whose p value is not below does not tell own audio from another clip's."""
 MAX_NAMED = 5
 """So many clips are listed by name; the others are counted."""
 
@@ -59,11 +61,52 @@ def lines(result: Result) -> list[str]:
     text += _unavailable("unavailable", reasons)
     text += _unavailable("unavailable over time", result.over_time_unavailable)
     text += [f"{', '.join(names)}: {note}" for note, names in notes_of(result).items()]
+    text += [
+        f"{name}: {describe_control(value.control, value.direction)}"
+        for name, value in result.metrics.items()
+        if value.control
+    ]
     for name, value in result.metrics.items():
         if value.missing:
             undefined = [row.id for row in result.per_clip if row.metrics.get(name) is None]
             text += _named(f"{name} is not defined", undefined)
     return text
+
+
+def describe_control(control: Control, direction: str) -> str:
+    """A metric with own audio and with another clip's, and whether it tells them apart."""
+    if control.own is None or control.other is None or control.median is None:
+        return "; ".join(["no clip has a value with another clip's audio", *_exceptions(control)])
+    words = [
+        f"{control.own:.3f} with own audio, {control.other:.3f} with another clip's",
+        f"median difference {control.median:.3f} of {control.n} clips",
+        verdict(control, direction),
+        *_exceptions(control),
+    ]
+    return "; ".join(words)
+
+
+def verdict(control: Control, direction: str) -> str:
+    """What the test of a control says, in words."""
+    if control.p is None or control.median is None:
+        return f"no p value, since only {control.differ} clips differ"
+    p = f"p = {control.p:.2g}"
+    if control.p >= ALPHA:
+        return f"{p}: not told apart, so it does not measure sync on these videos"
+    worse = {"higher": control.median < 0, "lower": control.median > 0, "zero": control.median > 0}
+    return f"{p}: the other audio fits better" if worse.get(direction) else f"{p}: told apart"
+
+
+def _exceptions(control: Control) -> list[str]:
+    """The clips of a control that are left out or are not as the others."""
+    counts = {
+        "without both values": control.missing,
+        "left out, whose audio is the same": control.same_audio,
+        "cut to the shorter audio": control.shorter,
+        "with another audio of the same person": control.same_person,
+    }
+    words = [f"{count} {what}" for what, count in counts.items() if count]
+    return words + (["who speaks is not known"] if control.same_person is None else [])
 
 
 def damage(covered: Coverage) -> str:

@@ -22,6 +22,40 @@ DIRECTIONS = ("higher", "lower", "zero", "reference")
 
 
 @dataclass(frozen=True)
+class Control:
+    """A metric with each clip's own audio, beside the same with another clip's audio.
+
+    Seeds of a clip are averaged before clips are compared. Both values of a clip are over the
+    frames that both audios have.
+
+    Attributes:
+        n: clips with both values.
+        own: mean over them with their own audio, None for no clips.
+        other: mean with another clip's audio.
+        median: of the clips' differences, own less other.
+        p: of Wilcoxon's signed-rank test of the differences, two-sided; None where fewer than
+            ``metrics.signed_rank.MIN_PAIRS`` clips differ.
+        differ: clips whose two values differ.
+        missing: scored clips without one of both values.
+        same_audio: clips left out since the other clip has the same audio.
+        shorter: clips over fewer frames than in the metric's value.
+        same_person: clips with another audio of the same person, since there are too few others;
+            None where it is not known who speaks.
+    """
+
+    n: int = 0
+    own: float | None = None
+    other: float | None = None
+    median: float | None = None
+    p: float | None = None
+    differ: int = 0
+    missing: int = 0
+    same_audio: int = 0
+    shorter: int = 0
+    same_person: int | None = None
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """One metric's result.
 
@@ -37,6 +71,8 @@ class MetricValue:
         extractors: fingerprints of the networks whose features it read.
         unavailable: why there is no value and how to get one, or None.
         notes: cautions.
+        control: the same with another clip's audio; None where the protocol names no control of
+            it, where there is no value, and in results written before there were any.
     """
 
     value: float | None
@@ -50,6 +86,7 @@ class MetricValue:
     extractors: tuple[str, ...] = ()
     unavailable: str | None = None
     notes: tuple[str, ...] = ()
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +255,8 @@ class ClipRow:
         over_time: by the metric's name, a value per bin, None where it is not defined there.
         damaged: damaged frames among those compared, by ``generated`` and ``reference``; sides
             without any are left out.
+        control: by the metric's name, the values with own audio and with another clip's over the
+            frames that both have, None where it is not defined; empty without a control.
     """
 
     id: str
@@ -228,6 +267,7 @@ class ClipRow:
     reference: dict[str, float | None] = field(default_factory=dict)
     over_time: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     damaged: dict[str, int] = field(default_factory=dict)
+    control: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -338,8 +378,8 @@ def _dump(value: Any, indent: int | None = None) -> str:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """A clip's row as it is written: ``damaged`` only where a frame is."""
-    return row if row["damaged"] else {k: v for k, v in row.items() if k != "damaged"}
+    """A clip's row as it is written: ``damaged`` and ``control`` only where there are any."""
+    return {k: v for k, v in row.items() if v or k not in ("damaged", "control")}
 
 
 def _read_rows(path: Path) -> tuple[ClipRow, ...]:

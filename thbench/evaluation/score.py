@@ -83,7 +83,12 @@ def score(
         )
     out_of_domain = _out_of_domain(truth, named)
     scorer = Scorer(
-        protocol, cache or default_cache(), device, follows=follows, out_of_domain=out_of_domain
+        protocol,
+        cache or default_cache(),
+        device,
+        follows=follows,
+        out_of_domain=out_of_domain,
+        identities=truth.identities,
     )
     scorer.add_all(pairs, progress)
     return Result(
@@ -119,6 +124,7 @@ def with_own_motion(result: Result, own: Result) -> Result:
             whole,
             metrics={**whole.metrics, **row.metrics},
             reference={**whole.reference, **row.reference},
+            control={**whole.control, **row.control},
         )
     unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
     covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
@@ -164,7 +170,12 @@ def score_ground_truth(
     truth = find_reference(reference, split, limit, data)
     out_of_domain = _out_of_domain(truth, named)
     scorer = Scorer(
-        protocol, cache or default_cache(), device, reference_free=True, out_of_domain=out_of_domain
+        protocol,
+        cache or default_cache(),
+        device,
+        reference_free=True,
+        out_of_domain=out_of_domain,
+        identities=truth.identities,
     )
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
     return Result(
