@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from thbench.evaluation.results import Control, Coverage, MetricValue, Result, TimingSummary
+from thbench.evaluation.results import (
+    Control,
+    Coverage,
+    Encoding,
+    MetricValue,
+    Result,
+    Subgroups,
+    TimingSummary,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +45,8 @@ def show(result: Result) -> None:
         table.add_row(name, *_cells(value))
     printer().print(table)
     print("\n".join(lines(result)))
+    if result.by:
+        _show_subgroups(result.by)
 
 
 def lines(result: Result) -> list[str]:
@@ -57,6 +68,7 @@ def lines(result: Result) -> list[str]:
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
     text += _named("cut to the shorter of both", list(_shorter(result)))
     text += filter(None, [damage(covered)])
+    text += encoding_notes(covered)
     reasons = {name: v.unavailable for name, v in result.metrics.items() if v.unavailable}
     text += _unavailable("unavailable", reasons)
     text += _unavailable("unavailable over time", result.over_time_unavailable)
@@ -116,6 +128,59 @@ def damage(covered: Coverage) -> str:
         return ""
     shares = f"{found.clips} of {covered.scored}", f"{found.frames} of {found.of}"
     return "{} clips have damaged frames ({})".format(*shares)
+
+
+def encoding_notes(covered: Coverage) -> list[str]:
+    """Where scored videos are not all encoded alike: compression alone moves metrics."""
+    sides = covered.encodings
+    kinds = {"generated": "generated videos", "reference": "reference videos"}
+    text = [
+        f"{kinds[side]} are encoded in {len(found)} ways: {'; '.join(map(_encoding, found))}"
+        for side, found in sides.items()
+        if len(found) > 1
+    ]
+    if len(sides) == 2 and not any(
+        _same(a, b) for a in sides["generated"] for b in sides["reference"]
+    ):
+        both = (" and ".join(map(_encoding, sides[side])) for side in kinds)
+        text.append(
+            "generated and reference videos are encoded differently: {}, against {}".format(*both)
+        )
+    return text
+
+
+def _same(one: Encoding, other: Encoding) -> bool:
+    return replace(one, clips=0, bit_rate=None) == replace(other, clips=0, bit_rate=None)
+
+
+def _encoding(found: Encoding) -> str:
+    rate = "" if found.bit_rate is None else f", {found.bit_rate / 1000:.0f} kbit/s"
+    words = [found.codec, found.profile, found.pixels, f"{found.width}x{found.height}"]
+    sound = f"{found.audio} {found.sample_rate} Hz" if found.audio else "no audio"
+    return f"{' '.join(filter(None, words))} at {found.fps:g} fps{rate}, {sound} ({found.clips})"
+
+
+def _show_subgroups(by: Subgroups) -> None:
+    """A line for each metric and value of the column, and what is left out."""
+    from rich.table import Table
+
+    head = ("metric", by.column, "value", "interval", "reference", "clips")
+    table = Table(*head, box=None, header_style="bold")
+    for name in dict.fromkeys(name for values in by.groups.values() for name in values):
+        for group, values in by.groups.items():
+            found = values[name]
+            value = "-" if found.value is None else f"{found.value:.3f}"
+            interval = "{:.3f} to {:.3f}".format(*found.interval) if found.interval else ""
+            reference = "" if found.reference is None else f"{found.reference:.3f}"
+            table.add_row(name, group, value, interval, reference, str(found.n))
+    print()
+    printer().print(table)
+    if by.without:
+        print(f"clips without '{by.column}', which are in none of these: {by.without}")
+    if by.left_out:
+        print(
+            f"not within '{by.column}', for which its clips are too few: {', '.join(by.left_out)}"
+        )
 
 
 def describe(timed: TimingSummary) -> str:

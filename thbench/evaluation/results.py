@@ -166,6 +166,35 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """Videos that are encoded alike, as their streams say.
+
+    Attributes:
+        codec: FFmpeg's name of the video codec.
+        profile: of the codec, "" for none.
+        pixels: FFmpeg's name of the pixel format.
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        fps: mean frame rate that the file states.
+        audio: FFmpeg's name of the audio codec, "" for a video without audio.
+        sample_rate: of the audio in Hz, 0 without audio.
+        clips: how many videos.
+        bit_rate: of the video track in bits per second, their median; None where no file says.
+    """
+
+    codec: str
+    profile: str
+    pixels: str
+    width: int
+    height: int
+    fps: float
+    audio: str
+    sample_rate: int
+    clips: int
+    bit_rate: float | None = None
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many clips were to be scored and what became of them.
 
@@ -177,6 +206,8 @@ class Coverage:
         absent: reference clips without a generated video.
         unreadable: pairs left out because one of the files could not be used, with the reason.
         damaged: what is damaged among those scored, None where nothing is.
+        encodings: of the scored videos, by ``generated`` and ``reference``, the most frequent
+            first; empty in results written before this was read.
     """
 
     expected: int = 0
@@ -186,6 +217,43 @@ class Coverage:
     absent: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
     damaged: Damage | None = None
+    encodings: dict[str, tuple[Encoding, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GroupValue:
+    """One metric within some of the clips.
+
+    Attributes:
+        value: mean over the clips, None where none has a value.
+        interval: confidence interval of the value, or None.
+        n: clips that count in it.
+        reference: the reference clips' own value, for direction ``reference``.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    reference: float | None = None
+
+
+@dataclass(frozen=True)
+class Subgroups:
+    """Metrics within the clips that share a value of a column of the manifest.
+
+    Attributes:
+        column: its name.
+        groups: by the column's value, metric values by the metric's name.
+        clips: scored clips with that value, over all seeds.
+        without: scored clips without the column.
+        left_out: metrics of sets, for which a part of the clips is too few.
+    """
+
+    column: str
+    groups: dict[str, dict[str, GroupValue]]
+    clips: dict[str, int]
+    without: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -284,6 +352,7 @@ class Result:
         samples_seen: by the trained networks, or None.
         over_time: values over bins of frames, by the metric's name.
         over_time_unavailable: metrics that could not be followed, and the remedy.
+        by: values within subgroups of the clips, or None where none were asked for.
         per_clip: the values of each clip, kept in a file beside.
     """
 
@@ -297,6 +366,7 @@ class Result:
     over_time: dict[str, Curve] = field(default_factory=dict)
     over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    by: Subgroups | None = None
     cost: CostSummary | None = None
     timed: TimingSummary | None = None
     seeds: tuple[int, ...] = ()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from metrics.base import BenchMetric, ClipMetric
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError
+from thbench.evaluation import encodings
 from thbench.evaluation.availability import Availability, unprepared
 from thbench.evaluation.clip_values import ClipMeter, ClipValues, Features, ValueCache
 from thbench.evaluation.control import AudioControl
@@ -114,7 +115,7 @@ class Scorer:
             self.selection.clips, self.selection.clip_bins, self.protocol.over_time.frames
         )
         self.control = AudioControl(self._controlled(), self.identities)
-        self.paths: list[Path] = []
+        self.scored: list[Pair] = []
         fingerprints = [e.fingerprint for e in extractors.values()]
         self.values = ValueCache(
             self.cache, self.meter, self.protocol.hash, fingerprints, self.reference_free
@@ -178,6 +179,7 @@ class Scorer:
                 absent=tuple(absent),
                 unreadable=self.unreadable,
                 damaged=summary.damage(),
+                encodings=encodings.of_videos(self._videos()),
             ),
             per_clip=tuple(self.rows),
         )
@@ -192,6 +194,13 @@ class Scorer:
             self.reference_free,
             self.control.controls(),
         )
+
+    def _videos(self) -> dict[str, list[Path]]:
+        """The videos that were scored, by side."""
+        reference = [pair.reference for pair in self.scored]
+        if self.reference_free:
+            return {"reference": reference}
+        return {"generated": [pair.generated for pair in self.scored], "reference": reference}
 
     def _controlled(self) -> list[ClipMetric]:
         """Those of the metrics measured that the protocol's ``control`` names."""
@@ -208,7 +217,7 @@ class Scorer:
         rows = tuple(self.rows)
 
         def load(place: int) -> Features:
-            video = self.store.open(self.paths[place])
+            video = self.store.open(self.scored[place].generated)
             return self.store.features(video, needs, rows[place].frames)
 
         made = self.control.measure(rows, load)
@@ -255,7 +264,7 @@ class Scorer:
             damaged=measured.damaged,
         )
         self.rows.append(row)
-        self.paths.append(pair.generated)
+        self.scored.append(pair)
 
     def _damaged(self, videos: Sequence[Video], length: int) -> dict[str, int]:
         """Damaged frames among the first ``length``, by side, where there are any.
