@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -151,9 +152,10 @@ def rule():
 def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "track", nodding)
     for i in range(7):
-        for side in ("ref", "gen", "gen/seed-1"):
-            wave = np.roll(clicks(seed=i), 2700 * i)
-            sounding(tmp_path / side / f"c{i}.mp4", frames(FRAMES, seed=i), wave)
+        wave = np.roll(clicks(seed=i), 2700 * i)
+        sounding(tmp_path / "ref" / f"c{i}.mp4", frames(FRAMES, seed=i), wave)
+    shutil.copytree(tmp_path / "ref", tmp_path / "gen" / "seed-1")
+    shutil.copytree(tmp_path / "ref", tmp_path / "gen", dirs_exist_ok=True)
     return tmp_path
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.test_evaluation import SIZE, frames, save
 from tests.test_scoring_edges import clicks, sounding
-from thbench.evaluation import encodings, report, results
+from thbench.evaluation import encodings, report
 from thbench.evaluation.results import Coverage, Encoding
 
 H264 = Encoding("h264", "High", "yuv420p", 32, 32, 25.0, "aac", 16000, 1, 100_000.0)
@@ -86,13 +86,3 @@ def test_videos_that_are_not_alike_are_noted():
         {"sample_rate": 8000},
     ):
         assert len(notes((H264,), (dataclasses.replace(H264, **change),))) == 1, change
-
-
-def test_old_results_have_no_encodings(tmp_path):
-    from tests.leaderboard.rows import result
-
-    path = results.write(result("a"), tmp_path)
-    text = path.read_text().replace(',\n    "encodings": {}', "")
-    assert "encodings" not in text
-    path.write_text(text)
-    assert results.read(path).coverage.encodings == {}
