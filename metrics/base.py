@@ -137,6 +137,35 @@ class ClipMetric(BenchMetric):
             return value, math.nan
         return value, self.measure(reference, None)
 
+    @property
+    def reads_audio(self) -> bool:
+        """Whether ``exchange_audio`` can put another clip's audio in place of its own.
+
+        Such a metric must be able to measure a clip without a reference.
+        """
+        return "waveform" in self.needs and not any(map(is_pixels, self.needs))
+
+    def exchange_audio(self, clip: Features, other: Features) -> tuple[Features, Features]:
+        """A clip with its own audio, and with another clip's, over as much as both have.
+
+        A clip whose own audio is the shorter one keeps all its frames.
+
+        Args:
+            clip: the features that ``needs`` names, each of plain frames or ``waveform``.
+            other: those of the other clip.
+
+        Raises:
+            ValueError: one of them has no row per frame: the metric must override this.
+        """
+        own, theirs = clip["waveform"], other["waveform"]
+        samples = min(len(own), len(theirs))
+        rows = {name: clip[name] for name in self.needs if name != "waveform"}
+        if samples < len(own):
+            length = next(len(value) for name, value in rows.items() if name != "size")
+            part = slice(0, math.ceil(samples / SAMPLES_PER_FRAME))
+            rows = {name: part_of(name, value, part, length) for name, value in rows.items()}
+        return {**rows, "waveform": own[:samples]}, {**rows, "waveform": theirs[:samples]}
+
     def record(self, value: float, reference: float = math.nan) -> None:
         """Add a clip whose value is known already, such as from a cache."""
         # What torchmetrics does around ``update``.

@@ -141,6 +141,17 @@ class _SyncMetric(ClipMetric):
         marks = ", ".join(mark for mark in (source, pairs, span) if mark)
         return f"{title} ({marks})" if marks else title
 
+    @property
+    def reads_audio(self) -> bool:
+        return True
+
+    def exchange_audio(self, clip: Features, other: Features) -> tuple[Features, Features]:
+        rows = min(len(clip[self.features]), len(other[self.features]))
+        lip, own = clip[self.features][:rows].chunk(2, dim=1)
+        theirs = other[self.features][:rows].chunk(2, dim=1)[1]
+        first, second = (torch.cat([lip, audio], 1) for audio in (own, theirs))
+        return {self.features: first}, {self.features: second}
+
     def agreement(self, generated: Features) -> Sync:
         """Distance, confidence and offset of a clip."""
         lip, audio = generated[self.features].chunk(2, dim=1)

@@ -192,15 +192,16 @@ OTHER = {
     "intervals": Intervals(draws=7),
     "over_time": OverTime(7),
 }
-"""Another value of everything that a protocol says but its names."""
+"""Another value of everything that a protocol says but its names and what changes no value."""
 
 
 def test_a_protocol_s_hash_follows_every_key_but_its_names():
-    assert {f.name for f in dataclasses.fields(RULE)} == {"name", "title", *OTHER}
+    assert {f.name for f in dataclasses.fields(RULE)} == {"name", "title", "control", *OTHER}
     hashes = {dataclasses.replace(RULE, **{key: value}).hash for key, value in OTHER.items()}
     assert len(hashes) == len(OTHER)
     assert RULE.hash not in hashes
     assert dataclasses.replace(RULE, name="q", title="another").hash == RULE.hash
+    assert dataclasses.replace(RULE, control=("lse-c",)).hash == RULE.hash
 
 
 @pytest.mark.parametrize("versioned", ["metrics.image.PSNR", "metrics.extractors.pyramid.Pyramid"])

@@ -52,6 +52,16 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     assert results.read_folder(path.parent) == [result]
 
 
+def test_a_result_from_before_a_block_was_added_is_read(tmp_path):
+    path = write(example(), tmp_path)
+    content = json.loads(path.read_text())
+    del content["by"], content["coverage"]["encodings"]
+    for value in content["metrics"].values():
+        del value["control"]
+    path.write_text(json.dumps(content))
+    assert read(path) == example(created=content["created"])
+
+
 def test_a_clip_s_line_has_the_keys_that_it_always_had(tmp_path):
     """Damaged frames stand there only where there are some; a line without newer keys is read."""
     whole = ClipRow("a", 1, 2, (2, 3), {"M": None}, {"M": 1.5}, {"M": (0.5, None)})

@@ -122,6 +122,7 @@ def score(
     *,
     name: str | None = None,
     split: str = "test",
+    by: str | None = None,
     device: str | None = None,
     progress: bool = False,
 ) -> Result:
@@ -134,6 +135,7 @@ def score(
             default ``synthetic`` for synthetic data and ``dawn`` for recordings.
         name: of the row; by default the folder's.
         split: of a prepared reference.
+        by: a column of its manifest, within whose values metrics are also summed up (``.by``).
         device: where networks run; by default a GPU where there is one.
         progress: show a progress bar.
 
@@ -142,7 +144,7 @@ def score(
         is none; ``.coverage`` counts the clips; ``.per_clip`` has a row for each.
 
     Raises:
-        UserError: a folder or protocol is missing, or no video can be scored.
+        UserError: a folder, protocol or column is missing, or no video can be scored.
 
     Example:
         ```python
@@ -165,6 +167,7 @@ def score(
         run=f"{name}-{chosen.name}",
         strategy=name,
         split=split,
+        by=by,
         named=protocol is not None,
         device=device or best_device(),
         progress=progress,

@@ -113,13 +113,16 @@ def score(arguments: argparse.Namespace) -> None:
     check_writable(where)
     if not named:
         _print_protocol(chosen.name, "--protocol NAME")
+    by = arguments.by
     scored = [
-        api.score(videos, reference, arguments.protocol, name=name, split=split, progress=True)
+        api.score(
+            videos, reference, arguments.protocol, name=name, split=split, by=by, progress=True
+        )
     ]
     if arguments.ground_truth:
         device = api.best_device()
         scored.append(
-            score_ground_truth(reference, chosen, split=split, device=device, named=named)
+            score_ground_truth(reference, chosen, split=split, by=by, device=device, named=named)
         )
     for result in scored:
         path = results.write(result, where.parent)

@@ -262,6 +262,11 @@ def _score(commands: Commands) -> None:
     parser.add_argument("--name", help="the row's name (default: the folder's)")
     parser.add_argument("--split", default="test", help="split of a prepared reference")
     parser.add_argument(
+        "--by",
+        metavar="COLUMN",
+        help="also sum up within each value of a column of the reference's manifest",
+    )
+    parser.add_argument(
         "--ground-truth", action="store_true", help="also write the reference's own row"
     )
     parser.add_argument("--results", default="leaderboards/results", metavar="DIR")

@@ -177,7 +177,8 @@ class EvalConfig:
     Without a ``protocol``, synthetic data is scored by ``synthetic``, recordings by the strategy's
     own.
     ``data`` is a prepared data set other than the one trained on; without a root, that one.
-    ``timing: false`` leaves out the protocol's measurement of time and memory.
+    ``timing: false`` leaves out the protocol's measurement of time and memory. ``by`` is a column
+    of the manifest, within whose values metrics are also summed up.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -187,6 +188,7 @@ class EvalConfig:
     frames: int | None = None
     watermark: bool = False
     timing: bool = True
+    by: str | None = None
 
 
 @dataclass

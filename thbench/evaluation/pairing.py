@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from thbench.config import content_hash
@@ -24,11 +24,13 @@ class Reference:
         videos: by clip id, in order of id.
         data: their provenance.
         synthetic: they were rendered, not recorded.
+        identities: who is seen, by clip id; empty for a plain folder.
     """
 
     videos: Mapping[str, Path]
     data: DataRef
     synthetic: bool = False
+    identities: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def find_reference(
     if not chosen:
         raise UserError(f"{folder} holds no clips" + (f" of split '{split}'." if named else "."))
     data = DataRef(name or folder.resolve().name, digest, named, content_hash(list(chosen)))
-    return Reference(chosen, data, manifest.is_synthetic(folder))
+    people = {clip: who for clip, (who, _) in manifest.people(folder).items() if clip in chosen}
+    return Reference(chosen, data, manifest.is_synthetic(folder), people)
 
 
 def find_videos(folder: Path) -> dict[str, Path]:

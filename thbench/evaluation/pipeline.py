@@ -14,6 +14,7 @@ from thbench.evaluation import results
 from thbench.evaluation.protocol import Protocol
 from thbench.evaluation.results import Result, WeightsRef
 from thbench.evaluation.score import score, with_own_motion
+from thbench.evaluation.subgroups import labels_of, with_subgroups
 from thbench.evaluation.timing import time_generation
 from thbench.generation import execution
 from thbench.generation.assemble import Assembled, assemble
@@ -33,7 +34,9 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     Returns:
         The result, not yet written; None on ranks other than the first.
     """
-    protocol = protocol_of(config)
+    protocol, by = protocol_of(config), config.eval.by
+    # A misspelt column is told before hours of generating.
+    labels = labels_of(Path(config.eval_data.root), by) if by else {}
     requests = requests_of(config, protocol)
     assembled = assemble(config)
     rank_zero_print(f"weights: {', '.join(assembled.weights)}")
@@ -58,11 +61,18 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
         )
     whole = replace(protocol, frames=requests.frames)
     result = score(out, root, whole, follows=follows, **fields)
-    if own_motion is None:
-        return result
+    if own_motion is not None:
+        result = with_own_motion(result, _score_again(config, assembled, own_motion, fields))
+    return with_subgroups(result, whole, by, labels) if by else result
+
+
+def _score_again(
+    config: Config, assembled: Assembled, own_motion: Protocol, fields: dict[str, Any]
+) -> Result:
+    """The clips that were made once more, with the strategy's own motion."""
     again = videos_folder(config, assembled, own_motion)
-    part = replace(own_motion, frames=requests.frames)
-    return with_own_motion(result, score(again, root, part, **fields))
+    part = replace(own_motion, frames=requests_of(config, own_motion).frames)
+    return score(again, Path(config.eval_data.root), part, **fields)
 
 
 def _fields(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics import METRICS
-from metrics.base import FrameMetric, is_pixels
+from metrics.base import ClipMetric, FrameMetric, is_pixels
 from metrics.extractors import EXTRACTORS
 from thbench.config import content_hash, find, names, read_yaml
 from thbench.core import plugins
@@ -105,6 +105,8 @@ class Protocol:
         timing: how time and memory are measured, or None where they are not.
         intervals: how confidence intervals are computed.
         over_time: what is followed from the first frames to the last.
+        control: names of metrics that are also measured with another clip's audio. It changes no
+            value, so it is no part of the hash.
     """
 
     name: str
@@ -119,12 +121,13 @@ class Protocol:
     timing: Timing | None = None
     intervals: Intervals = field(default_factory=Intervals)
     over_time: OverTime = field(default_factory=OverTime)
+    control: tuple[str, ...] = ()
 
     @cached_property
     def hash(self) -> str:
         """Changes with all that may change a metric value: keys but the titles, and versions."""
         content = asdict(self)
-        del content["name"], content["title"]
+        del content["name"], content["title"], content["control"]
         content["versions"] = self._versions()
         return content_hash(content)
 
@@ -147,7 +150,9 @@ class Protocol:
         specs = tuple(spec for metric, spec in metrics if metric.own_motion in follows)
         if not specs:
             return None
-        return replace(self, pose="generated", metrics=specs, over_time=OverTime())
+        names = [spec["metric"] for spec in specs]
+        control = tuple(name for name in self.control if name in names)
+        return replace(self, pose="generated", metrics=specs, over_time=OverTime(), control=control)
 
     def _versions(self) -> dict[str, Any]:
         versions: dict[str, Any] = {}
@@ -243,8 +248,10 @@ def parse(name: str, content: Mapping[str, Any]) -> Protocol:
     values["over_time"] = _over_time(f"{where}, over_time", content.get("over_time", {}))
     values["timing"] = _timing(f"{where}, timing", content.get("timing"))
     values["seeds"] = tuple(content.get("seeds", (0,)))
+    values["control"] = _control(where, content.get("control", ()))
     protocol = Protocol(**values)
     _check_values(where, protocol)
+    _check_control(where, protocol)
     return protocol
 
 
@@ -270,6 +277,12 @@ def _timing(where: str, content: Any) -> Timing | None:
     if not isinstance(timing.warmup, int) or timing.warmup < 0:
         raise UserError(f"{where}: warmup must be a whole number or 0, not '{timing.warmup}'.")
     return timing
+
+
+def _control(where: str, names: Any) -> tuple[str, ...]:
+    if not isinstance(names, (list, tuple)):
+        raise UserError(f"{where}: control is written [lse-c, lse-d], not '{names}'.")
+    return tuple(map(str, names))
 
 
 def _metric_blocks(where: str, specs: Iterable[Any]) -> tuple[dict[str, Any], ...]:
@@ -299,6 +312,29 @@ def _check_values(where: str, protocol: Protocol) -> None:
     if not protocol.metrics:
         raise UserError(f"{where} names no metrics.")
     _check_names(where, protocol.build())
+
+
+def _check_control(where: str, protocol: Protocol) -> None:
+    """That each name of ``control`` is of metrics whose audio can be exchanged."""
+    built = list(zip(protocol.build(), protocol.metrics, strict=True))
+    known = [spec["metric"] for _, spec in built]
+    for name in protocol.control:
+        if name not in known:
+            raise UserError(
+                f"{where}: control names '{name}', which is none of its metrics."
+                f"{did_you_mean(name, known)}"
+            )
+        for metric in (metric for metric, spec in built if spec["metric"] == name):
+            if not isinstance(metric, ClipMetric) or not metric.reads_audio:
+                raise UserError(
+                    f"{where}: '{name}' reads no audio that could be exchanged: leave it out of"
+                    " control."
+                )
+            if metric.direction == "zero" and metric.bounds[0] < 0:
+                raise UserError(
+                    f"{where}: '{name}' has a sign, so its values with other audio cancel: give it"
+                    " `absolute: true`, or leave it out of control."
+                )
 
 
 def _check_size(where: str, key: str, value: Any) -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from thbench.evaluation.results import Coverage, MetricValue, Result, TimingSummary
+from thbench.evaluation.results import (
+    Control,
+    Coverage,
+    Encoding,
+    MetricValue,
+    Result,
+    Subgroups,
+    TimingSummary,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GIGA = 1e9
+ALPHA = 0.05
+"""A control whose p value is not below does not tell own audio from another clip's."""
 MAX_NAMED = 5
 """So many clips are listed by name; the others are counted."""
 
@@ -34,6 +45,8 @@ def show(result: Result) -> None:
         table.add_row(name, *_cells(value))
     printer().print(table)
     print("\n".join(lines(result)))
+    if result.by:
+        _show_subgroups(result.by)
 
 
 def lines(result: Result) -> list[str]:
@@ -55,15 +68,57 @@ def lines(result: Result) -> list[str]:
     text += [f"left out: {name}: {reason}" for name, reason in covered.unreadable.items()]
     text += _named("cut to the shorter of both", list(_shorter(result)))
     text += filter(None, [damage(covered)])
+    text += encoding_notes(covered)
     reasons = {name: v.unavailable for name, v in result.metrics.items() if v.unavailable}
     text += _unavailable("unavailable", reasons)
     text += _unavailable("unavailable over time", result.over_time_unavailable)
     text += [f"{', '.join(names)}: {note}" for note, names in notes_of(result).items()]
+    text += [
+        f"{name}: {describe_control(value.control, value.direction)}"
+        for name, value in result.metrics.items()
+        if value.control
+    ]
     for name, value in result.metrics.items():
         if value.missing:
             undefined = [row.id for row in result.per_clip if row.metrics.get(name) is None]
             text += _named(f"{name} is not defined", undefined)
     return text
+
+
+def describe_control(control: Control, direction: str) -> str:
+    """A metric with own audio and with another clip's, and whether it tells them apart."""
+    if control.own is None or control.other is None or control.median is None:
+        return "; ".join(["no clip has a value with another clip's audio", *_exceptions(control)])
+    words = [
+        f"{control.own:.3f} with own audio, {control.other:.3f} with another clip's",
+        f"median difference {control.median:.3f} of {control.n} clips",
+        verdict(control, direction),
+        *_exceptions(control),
+    ]
+    return "; ".join(words)
+
+
+def verdict(control: Control, direction: str) -> str:
+    """What the test of a control says, in words."""
+    if control.p is None or control.median is None:
+        return f"no p value, since only {control.differ} clips differ"
+    p = f"p = {control.p:.2g}"
+    if control.p >= ALPHA:
+        return f"{p}: not told apart, so it does not measure sync on these videos"
+    worse = {"higher": control.median < 0, "lower": control.median > 0, "zero": control.median > 0}
+    return f"{p}: the other audio fits better" if worse.get(direction) else f"{p}: told apart"
+
+
+def _exceptions(control: Control) -> list[str]:
+    """The clips of a control that are left out or are not as the others."""
+    counts = {
+        "without both values": control.missing,
+        "left out, whose audio is the same": control.same_audio,
+        "cut to the shorter audio": control.shorter,
+        "with another audio of the same person": control.same_person,
+    }
+    words = [f"{count} {what}" for what, count in counts.items() if count]
+    return words + (["who speaks is not known"] if control.same_person is None else [])
 
 
 def damage(covered: Coverage) -> str:
@@ -73,6 +128,59 @@ def damage(covered: Coverage) -> str:
         return ""
     shares = f"{found.clips} of {covered.scored}", f"{found.frames} of {found.of}"
     return "{} clips have damaged frames ({})".format(*shares)
+
+
+def encoding_notes(covered: Coverage) -> list[str]:
+    """Where scored videos are not all encoded alike: compression alone moves metrics."""
+    sides = covered.encodings
+    kinds = {"generated": "generated videos", "reference": "reference videos"}
+    text = [
+        f"{kinds[side]} are encoded in {len(found)} ways: {'; '.join(map(_encoding, found))}"
+        for side, found in sides.items()
+        if len(found) > 1
+    ]
+    if len(sides) == 2 and not any(
+        _same(a, b) for a in sides["generated"] for b in sides["reference"]
+    ):
+        both = (" and ".join(map(_encoding, sides[side])) for side in kinds)
+        text.append(
+            "generated and reference videos are encoded differently: {}, against {}".format(*both)
+        )
+    return text
+
+
+def _same(one: Encoding, other: Encoding) -> bool:
+    return replace(one, clips=0, bit_rate=None) == replace(other, clips=0, bit_rate=None)
+
+
+def _encoding(found: Encoding) -> str:
+    rate = "" if found.bit_rate is None else f", {found.bit_rate / 1000:.0f} kbit/s"
+    words = [found.codec, found.profile, found.pixels, f"{found.width}x{found.height}"]
+    sound = f"{found.audio} {found.sample_rate} Hz" if found.audio else "no audio"
+    return f"{' '.join(filter(None, words))} at {found.fps:g} fps{rate}, {sound} ({found.clips})"
+
+
+def _show_subgroups(by: Subgroups) -> None:
+    """A line for each metric and value of the column, and what is left out."""
+    from rich.table import Table
+
+    head = ("metric", by.column, "value", "interval", "reference", "clips")
+    table = Table(*head, box=None, header_style="bold")
+    for name in dict.fromkeys(name for values in by.groups.values() for name in values):
+        for group, values in by.groups.items():
+            found = values[name]
+            value = "-" if found.value is None else f"{found.value:.3f}"
+            interval = "{:.3f} to {:.3f}".format(*found.interval) if found.interval else ""
+            reference = "" if found.reference is None else f"{found.reference:.3f}"
+            table.add_row(name, group, value, interval, reference, str(found.n))
+    print()
+    printer().print(table)
+    if by.without:
+        print(f"clips without '{by.column}', which are in none of these: {by.without}")
+    if by.left_out:
+        print(
+            f"not within '{by.column}', for which its clips are too few: {', '.join(by.left_out)}"
+        )
 
 
 def describe(timed: TimingSummary) -> str:

@@ -22,6 +22,40 @@ DIRECTIONS = ("higher", "lower", "zero", "reference")
 
 
 @dataclass(frozen=True)
+class Control:
+    """A metric with each clip's own audio, beside the same with another clip's audio.
+
+    Seeds of a clip are averaged before clips are compared. Both values of a clip are over the
+    frames that both audios have.
+
+    Attributes:
+        n: clips with both values.
+        own: mean over them with their own audio, None for no clips.
+        other: mean with another clip's audio.
+        median: of the clips' differences, own less other.
+        p: of Wilcoxon's signed-rank test of the differences, two-sided; None where fewer than
+            ``metrics.signed_rank.MIN_PAIRS`` clips differ.
+        differ: clips whose two values differ.
+        missing: scored clips without one of both values.
+        same_audio: clips left out since the other clip has the same audio.
+        shorter: clips over fewer frames than in the metric's value.
+        same_person: clips with another audio of the same person, since there are too few others;
+            None where it is not known who speaks.
+    """
+
+    n: int = 0
+    own: float | None = None
+    other: float | None = None
+    median: float | None = None
+    p: float | None = None
+    differ: int = 0
+    missing: int = 0
+    same_audio: int = 0
+    shorter: int = 0
+    same_person: int | None = None
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """One metric's result.
 
@@ -37,6 +71,8 @@ class MetricValue:
         extractors: fingerprints of the networks whose features it read.
         unavailable: why there is no value and how to get one, or None.
         notes: cautions.
+        control: the same with another clip's audio; None where the protocol names no control of
+            it, where there is no value, and in results written before there were any.
     """
 
     value: float | None
@@ -50,6 +86,7 @@ class MetricValue:
     extractors: tuple[str, ...] = ()
     unavailable: str | None = None
     notes: tuple[str, ...] = ()
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +166,35 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """Videos that are encoded alike, as their streams say.
+
+    Attributes:
+        codec: FFmpeg's name of the video codec.
+        profile: of the codec, "" for none.
+        pixels: FFmpeg's name of the pixel format.
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        fps: mean frame rate that the file states.
+        audio: FFmpeg's name of the audio codec, "" for a video without audio.
+        sample_rate: of the audio in Hz, 0 without audio.
+        clips: how many videos.
+        bit_rate: of the video track in bits per second, their median; None where no file says.
+    """
+
+    codec: str
+    profile: str
+    pixels: str
+    width: int
+    height: int
+    fps: float
+    audio: str
+    sample_rate: int
+    clips: int
+    bit_rate: float | None = None
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many clips were to be scored and what became of them.
 
@@ -140,6 +206,8 @@ class Coverage:
         absent: reference clips without a generated video.
         unreadable: pairs left out because one of the files could not be used, with the reason.
         damaged: what is damaged among those scored, None where nothing is.
+        encodings: of the scored videos, by ``generated`` and ``reference``, the most frequent
+            first; empty in results written before this was read.
     """
 
     expected: int = 0
@@ -149,6 +217,43 @@ class Coverage:
     absent: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
     damaged: Damage | None = None
+    encodings: dict[str, tuple[Encoding, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GroupValue:
+    """One metric within some of the clips.
+
+    Attributes:
+        value: mean over the clips, None where none has a value.
+        interval: confidence interval of the value, or None.
+        n: clips that count in it.
+        reference: the reference clips' own value, for direction ``reference``.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    reference: float | None = None
+
+
+@dataclass(frozen=True)
+class Subgroups:
+    """Metrics within the clips that share a value of a column of the manifest.
+
+    Attributes:
+        column: its name.
+        groups: by the column's value, metric values by the metric's name.
+        clips: scored clips with that value, over all seeds.
+        without: scored clips without the column.
+        left_out: metrics of sets, for which a part of the clips is too few.
+    """
+
+    column: str
+    groups: dict[str, dict[str, GroupValue]]
+    clips: dict[str, int]
+    without: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,6 +323,8 @@ class ClipRow:
         over_time: by the metric's name, a value per bin, None where it is not defined there.
         damaged: damaged frames among those compared, by ``generated`` and ``reference``; sides
             without any are left out.
+        control: by the metric's name, the values with own audio and with another clip's over the
+            frames that both have, None where it is not defined; empty without a control.
     """
 
     id: str
@@ -228,6 +335,7 @@ class ClipRow:
     reference: dict[str, float | None] = field(default_factory=dict)
     over_time: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     damaged: dict[str, int] = field(default_factory=dict)
+    control: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -244,6 +352,7 @@ class Result:
         samples_seen: by the trained networks, or None.
         over_time: values over bins of frames, by the metric's name.
         over_time_unavailable: metrics that could not be followed, and the remedy.
+        by: values within subgroups of the clips, or None where none were asked for.
         per_clip: the values of each clip, kept in a file beside.
     """
 
@@ -257,6 +366,7 @@ class Result:
     over_time: dict[str, Curve] = field(default_factory=dict)
     over_time_unavailable: dict[str, str] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    by: Subgroups | None = None
     cost: CostSummary | None = None
     timed: TimingSummary | None = None
     seeds: tuple[int, ...] = ()
@@ -338,8 +448,8 @@ def _dump(value: Any, indent: int | None = None) -> str:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """A clip's row as it is written: ``damaged`` only where a frame is."""
-    return row if row["damaged"] else {k: v for k, v in row.items() if k != "damaged"}
+    """A clip's row as it is written: ``damaged`` and ``control`` only where there are any."""
+    return {k: v for k, v in row.items() if v or k not in ("damaged", "control")}
 
 
 def _read_rows(path: Path) -> tuple[ClipRow, ...]:

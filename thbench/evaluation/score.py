@@ -27,8 +27,10 @@ from thbench.evaluation.costs import summarize_costs
 from thbench.evaluation.features import default_cache
 from thbench.evaluation.pairing import Pair, Reference, find_reference, find_videos, pair_up
 from thbench.evaluation.protocol import Protocol
+from thbench.evaluation.report import encoding_notes
 from thbench.evaluation.results import GROUND_TRUTH, Result
 from thbench.evaluation.scorer import Scorer
+from thbench.evaluation.subgroups import labels_of, with_subgroups
 
 
 def score(
@@ -44,6 +46,7 @@ def score(
     limit: int | None = None,
     data: str | None = None,
     follows: Collection[str] = (),
+    by: str | None = None,
     named: bool = True,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
@@ -64,6 +67,7 @@ def score(
         limit: only the first so many clips of the reference.
         data: what the reference is called; by default as its folder.
         follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
+        by: a column of the reference's manifest, within whose values metrics are also summed up.
         named: the user named the protocol. Metrics whose network was trained on synthetic faces
             only then measure recordings as well, with a note; otherwise they are unavailable.
         cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
@@ -72,8 +76,9 @@ def score(
         row: further fields of ``Result``.
 
     Raises:
-        UserError: a folder is missing, or no pair can be scored.
+        UserError: a folder is missing, no pair can be scored, or there is no such column.
     """
+    labels = labels_of(reference, by) if by else {}
     truth = find_reference(reference, split, limit, data)
     pairs, unpaired, absent = pair_up(find_videos(generated), truth.videos)
     if not pairs:
@@ -83,10 +88,17 @@ def score(
         )
     out_of_domain = _out_of_domain(truth, named)
     scorer = Scorer(
-        protocol, cache or default_cache(), device, follows=follows, out_of_domain=out_of_domain
+        protocol,
+        cache or default_cache(),
+        device,
+        follows=follows,
+        out_of_domain=out_of_domain,
+        identities=truth.identities,
     )
     scorer.add_all(pairs, progress)
-    return Result(
+    outcome = scorer.outcome(len(truth.videos), unpaired, absent)
+    notes = (*row.pop("notes", ()), *encoding_notes(outcome.coverage))
+    result = Result(
         run=run,
         strategy=strategy,
         title=title or strategy,
@@ -94,9 +106,11 @@ def score(
         data=truth.data,
         cost=summarize_costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
-        **vars(scorer.outcome(len(truth.videos), unpaired, absent)),
+        notes=notes,
+        **vars(outcome),
         **{**provenance(), **row},
     )
+    return with_subgroups(result, protocol, by, labels) if by else result
 
 
 def with_own_motion(result: Result, own: Result) -> Result:
@@ -119,6 +133,7 @@ def with_own_motion(result: Result, own: Result) -> Result:
             whole,
             metrics={**whole.metrics, **row.metrics},
             reference={**whole.reference, **row.reference},
+            control={**whole.control, **row.control},
         )
     unreadable = {f"own motion, {name}": why for name, why in own.coverage.unreadable.items()}
     covered = replace(result.coverage, unreadable={**result.coverage.unreadable, **unreadable})
@@ -137,6 +152,7 @@ def score_ground_truth(
     split: str = "test",
     limit: int | None = None,
     data: str | None = None,
+    by: str | None = None,
     named: bool = True,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
@@ -153,29 +169,40 @@ def score_ground_truth(
         split: of a prepared data set.
         limit: only the first so many clips.
         data: what the reference is called; by default as its folder.
+        by: as for ``score``.
         named: the user named the protocol, as for ``score``.
         cache: folder of features; ``thbench.evaluation.features.default_cache`` by default.
         device: where extractors run.
         progress: show a progress bar.
 
     Raises:
-        UserError: the folder is missing, or none of its videos can be scored.
+        UserError: the folder is missing, none of its videos can be scored, or there is no such
+            column.
     """
+    labels = labels_of(reference, by) if by else {}
     truth = find_reference(reference, split, limit, data)
     out_of_domain = _out_of_domain(truth, named)
     scorer = Scorer(
-        protocol, cache or default_cache(), device, reference_free=True, out_of_domain=out_of_domain
+        protocol,
+        cache or default_cache(),
+        device,
+        reference_free=True,
+        out_of_domain=out_of_domain,
+        identities=truth.identities,
     )
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
-    return Result(
+    outcome = scorer.outcome(len(truth.videos))
+    result = Result(
         run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
         strategy=GROUND_TRUTH,
         title="Ground truth",
         origin="measured",
         data=truth.data,
-        **vars(scorer.outcome(len(truth.videos))),
+        notes=tuple(encoding_notes(outcome.coverage)),
+        **vars(outcome),
         **provenance(),
     )
+    return with_subgroups(result, protocol, by, labels) if by else result
 
 
 def _out_of_domain(truth: Reference, named: bool) -> str:

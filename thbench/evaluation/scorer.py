@@ -5,18 +5,20 @@ Whatever is costly is kept on disk: features by video, values by pair and protoc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from metrics.base import BenchMetric
+from metrics.base import BenchMetric, ClipMetric
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError
+from thbench.evaluation import encodings
 from thbench.evaluation.availability import Availability, unprepared
 from thbench.evaluation.clip_values import ClipMeter, ClipValues, Features, ValueCache
+from thbench.evaluation.control import AudioControl
 from thbench.evaluation.features import FeatureStore, Video, build_extractors, sizes_of
 from thbench.evaluation.pairing import Pair
 from thbench.evaluation.protocol import Protocol
@@ -28,7 +30,7 @@ from thbench.evaluation.results import (
     ProtocolRef,
     finite,
 )
-from thbench.evaluation.selection import select
+from thbench.evaluation.selection import needs_of, select
 from thbench.evaluation.set_features import SetFeatures
 from thbench.evaluation.summary import Summary
 
@@ -71,6 +73,7 @@ class Scorer:
         reference_free: the pairs' generated videos are measured without a reference.
         follows: which of the reference's ``pose`` and ``eyes`` the generated videos follow.
         out_of_domain: as in ``Availability``.
+        identities: who is seen, by clip id; empty where that is not known.
         rows: the values of each clip that was scored.
         unreadable: why pairs were left out, by the pair's name.
         shorter: pairs of different length that were scored.
@@ -82,6 +85,7 @@ class Scorer:
     reference_free: bool = False
     follows: Collection[str] = ()
     out_of_domain: str = ""
+    identities: Mapping[str, str] = field(default_factory=dict)
     rows: list[ClipRow] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     shorter: int = 0
@@ -110,6 +114,8 @@ class Scorer:
         self.meter = ClipMeter(
             self.selection.clips, self.selection.clip_bins, self.protocol.over_time.frames
         )
+        self.control = AudioControl(self._controlled(), self.identities)
+        self.scored: list[Pair] = []
         fingerprints = [e.fingerprint for e in extractors.values()]
         self.values = ValueCache(
             self.cache, self.meter, self.protocol.hash, fingerprints, self.reference_free
@@ -126,6 +132,8 @@ class Scorer:
         if not self.rows:
             reason = next(iter(self.unreadable.values()))
             raise UserError(f"None of the {len(pairs)} pairs could be scored; the first: {reason}")
+        if self.control.metrics:
+            self._exchange_audio(progress)
 
     def add(self, pair: Pair) -> None:
         """Score a pair, or list it with the reason why it cannot be.
@@ -171,6 +179,7 @@ class Scorer:
                 absent=tuple(absent),
                 unreadable=self.unreadable,
                 damaged=summary.damage(),
+                encodings=encodings.of_videos(self._videos()),
             ),
             per_clip=tuple(self.rows),
         )
@@ -183,7 +192,37 @@ class Scorer:
             self.rows,
             self.sets,
             self.reference_free,
+            self.control.controls(),
         )
+
+    def _videos(self) -> dict[str, list[Path]]:
+        """The videos that were scored, by side."""
+        reference = [pair.reference for pair in self.scored]
+        if self.reference_free:
+            return {"reference": reference}
+        return {"generated": [pair.generated for pair in self.scored], "reference": reference}
+
+    def _controlled(self) -> list[ClipMetric]:
+        """Those of the metrics measured that the protocol's ``control`` names."""
+        blocks = zip(self.metrics, self.protocol.metrics, strict=True)
+        names = {m.name for m, block in blocks if block["metric"] in self.protocol.control}
+        return [m for m in self.selection.clips if m.name in names]
+
+    def _exchange_audio(self, progress: bool) -> None:
+        """Measure the clips that were scored with another clip's audio.
+
+        Features come from where they are kept, so that no frame is decoded again.
+        """
+        needs = needs_of(self.control.metrics)
+        rows = tuple(self.rows)
+
+        def load(place: int) -> Features:
+            video = self.store.open(self.scored[place].generated)
+            return self.store.features(video, needs, rows[place].frames)
+
+        made = self.control.measure(rows, load)
+        hidden = None if progress else True
+        self.rows[:] = tqdm(made, "control", len(rows), unit="clip", disable=hidden)
 
     def _measure(self, pair: Pair) -> _MeasuredPair:
         """The values of a pair, from the cache where they are known.
@@ -225,6 +264,7 @@ class Scorer:
             damaged=measured.damaged,
         )
         self.rows.append(row)
+        self.scored.append(pair)
 
     def _damaged(self, videos: Sequence[Video], length: int) -> dict[str, int]:
         """Damaged frames among the first ``length``, by side, where there are any.

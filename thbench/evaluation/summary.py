@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from metrics.base import BenchMetric, ClipMetric
 from metrics.extractors.base import Extractor
@@ -13,7 +13,7 @@ from thbench.evaluation.availability import Availability
 from thbench.evaluation.clip_values import number
 from thbench.evaluation.intervals import clip_interval, set_interval
 from thbench.evaluation.protocol import Protocol, build_metric
-from thbench.evaluation.results import ClipRow, Curve, Damage, MetricValue, finite
+from thbench.evaluation.results import ClipRow, Control, Curve, Damage, MetricValue, finite
 from thbench.evaluation.selection import Selection
 from thbench.evaluation.set_features import SetFeatures
 
@@ -29,6 +29,7 @@ class Summary:
         rows: the clips' values.
         sets: the features of the same clips that metrics of sets need, in the same order.
         reference_free: the clips were measured without a reference.
+        controls: with another clip's audio, by the metric's name.
     """
 
     protocol: Protocol
@@ -37,6 +38,7 @@ class Summary:
     rows: Sequence[ClipRow]
     sets: SetFeatures
     reference_free: bool = False
+    controls: Mapping[str, Control] = field(default_factory=dict)
 
     def metric_values(self, metrics: Sequence[BenchMetric]) -> dict[str, MetricValue]:
         """The value of each metric over all clips, its interval, or why there is none.
@@ -88,7 +90,8 @@ class Summary:
             return empty
         else:
             found = self._of_sets(index, metric, empty)
-        return replace(found, notes=tuple(self.availability.cautions(metric)))
+        notes = tuple(self.availability.cautions(metric))
+        return replace(found, notes=notes, control=self.controls.get(metric.name))
 
     def _of_clips(self, metric: ClipMetric, empty: MetricValue) -> MetricValue:
         value = float(metric.compute())

@@ -15,13 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metrics.intervals import bootstrap
+from metrics.signed_rank import MIN_PAIRS
 from thbench.config import content_hash
 from thbench.evaluation.report import GIGA, damage, notes_of, timing_method
-from thbench.evaluation.results import GROUND_TRUTH, CostSummary, Curve, Result, TimingSummary
+from thbench.evaluation.results import (
+    GROUND_TRUTH,
+    Control,
+    CostSummary,
+    Curve,
+    Result,
+    TimingSummary,
+)
 
 Interval = tuple[float, float]
-MIN_PAIRS = 6
-"""Of fewer pairs all differences have one sign by chance in more than 1 of 20 cases."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Table:
         facts: name and text, such as protocol and data.
         notes: one line each, below the table.
         curves: metric values over time, by metric's name and row's title.
+        controls: metrics with another clip's audio, likewise.
     """
 
     slug: str
@@ -93,6 +100,7 @@ class Table:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    controls: Mapping[str, Mapping[str, Control]] = field(default_factory=dict)
 
 
 def tables_of(results: Iterable[Result]) -> list[Table]:
@@ -279,6 +287,7 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         facts={k: v for k, v in facts.items() if v},
         notes=tuple(_notes(results)),
         curves=_curves(results, titles),
+        controls=_controls(results, titles),
     )
     return ranked(table)
 
@@ -299,6 +308,15 @@ def _curves(results: Sequence[Result], titles: Sequence[str]) -> dict[str, dict[
         }
         for name in names
     }
+
+
+def _controls(results: Sequence[Result], titles: Sequence[str]) -> dict[str, dict[str, Control]]:
+    found: dict[str, dict[str, Control]] = {}
+    for title, result in zip(titles, results, strict=True):
+        for name, value in result.metrics.items():
+            if value.control:
+                found.setdefault(name, {})[title] = value.control
+    return found
 
 
 def _row(result: Result, title: str) -> Row:

@@ -6,7 +6,7 @@ import csv as _csv
 import io
 from collections.abc import Callable
 
-from thbench.evaluation.report import printer
+from thbench.evaluation.report import printer, verdict
 from thbench.leaderboard.rank import Cell, Column, Row, Table
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
@@ -19,6 +19,11 @@ DIRECTIONS = {
     "zero": "`→0`: the nearer to zero the better.",
     "reference": "`→ref`: the nearer to the reference's own value the better.",
 }
+CONTROL = (
+    "Each clip was also measured with another clip's audio, over the frames that both have."
+    " Differences are own less other; p is that of Wilcoxon's signed-rank test, two-sided, over"
+    " clips. A metric that does not tell both apart does not measure sync on these videos."
+)
 OVER_TIME = "-over-time"
 """Follows a table's name in the names of its files of values over time."""
 OWN_REFERENCE = "It stands in parentheses."
@@ -35,6 +40,7 @@ def markdown(table: Table) -> str:
     lines += ["", _legend(table)]
     if table.notes:
         lines += ["", *(f"- {note}" for note in table.notes)]
+    lines += _control_lines(table)
     if table.curves:
         lines += ["", "## Over time", "", f"![values over time]({table.slug}{OVER_TIME}.png)"]
         lines += ["", f"In numbers: [{table.slug}{OVER_TIME}.csv]({table.slug}{OVER_TIME}.csv)"]
@@ -95,6 +101,23 @@ def number(value: float) -> str:
     if size > 1 and value == int(value):
         decimals = 0
     return f"{value:.{decimals}f}"
+
+
+def _control_lines(table: Table) -> list[str]:
+    """A section with a line for each metric and row that has a control; [] for none."""
+    if not table.controls:
+        return []
+    directions = {column.name: column.direction or "" for column in table.columns}
+    head = ["Metric", "Row", "Own audio", "Another's", "Median difference", "Clips", "Test"]
+    lines = ["", "## With another clip's audio", "", CONTROL, ""]
+    lines += [_line(head), _line(["---", "---", *["---:"] * 4, "---"])]
+    for name, rows in table.controls.items():
+        for title, control in rows.items():
+            found = (control.own, control.other, control.median)
+            texts = ["–" if value is None else number(value) for value in found]
+            test = verdict(control, directions.get(name, ""))
+            lines.append(_line([name, _escape(title), *texts, str(control.n), test]))
+    return lines
 
 
 def _legend(table: Table) -> str:
