@@ -75,13 +75,15 @@ def _fields(
 ) -> dict[str, Any]:
     """What ``score`` is told of a run, by the name of its argument."""
     digest = videos_folder(config, assembled, protocol).name.rsplit("-", 1)[-1]
+    seeds = _seeds_suffix(config, protocol)
     return {
-        "run": f"{config.strategy}-{config.eval_data.name}-{protocol.name}-{digest}",
+        "run": f"{config.strategy}-{config.eval_data.name}-{protocol.name}-{digest}{seeds}",
         "strategy": config.strategy,
         "title": config.title,
         "origin": origin,
         "split": config.eval.split,
         "limit": config.eval.limit,
+        "seeds": protocol.seeds,
         "device": device,
         "progress": config.trainer.progress,
         "config_hash": content_hash(config),
@@ -92,6 +94,13 @@ def _fields(
         "data": config.eval_data.name,
         "named": config.eval.protocol is not None,
     }
+
+
+def _seeds_suffix(config: Config, protocol: Protocol) -> str:
+    """What tells results of other seeds than the protocol's own: their videos share a folder."""
+    if protocol.seeds == protocols.load(protocol_name(config)).seeds:
+        return ""
+    return "-seeds-" + "-".join(map(str, protocol.seeds))
 
 
 def _generate(config: Config, assembled: Assembled, protocol: Protocol) -> bool:
@@ -106,10 +115,13 @@ def _generate(config: Config, assembled: Assembled, protocol: Protocol) -> bool:
 def protocol_of(config: Config) -> Protocol:
     """The protocol that ``eval.protocol`` names, else the one that fits data and strategy.
 
+    Its seeds are those of ``eval.seeds``, where these are set: another protocol by its hash.
+
     Raises:
         UserError: there is none of that name, or the strategy has none of its own.
     """
-    return protocols.load(protocol_name(config))
+    protocol, seeds = protocols.load(protocol_name(config)), config.eval.seeds
+    return protocol if seeds is None else replace(protocol, seeds=tuple(sorted(seeds)))
 
 
 def protocol_name(config: Config) -> str:
@@ -156,7 +168,10 @@ def _trained_on(config: Config, assembled: Assembled) -> list[str]:
 
 
 def videos_folder(config: Config, assembled: Assembled, protocol: Protocol) -> Path:
-    """Where the videos of this strategy under this protocol go: named by what determines them."""
+    """Where the videos of this strategy under this protocol go: named by what determines them.
+
+    Videos of all seeds lie there, each below its own; ``score`` is told which of them count.
+    """
     determined_by = [
         assembled.run,
         manifest.digest(config.eval_data.root),
