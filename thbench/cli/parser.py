@@ -205,6 +205,16 @@ def _eval(commands: Commands) -> None:
     parser.epilog = (
         "eval.data=NAME tests on another data set than the networks were trained on; plan=NAME"
         " and plan.OPTION=VALUE run trained networks in another order (labelled zero-shot)."
+        " eval.seeds=[0,1,2] takes these seeds in place of the protocol's. Yardsticks are made of"
+        " the same requests, so their rows stand in the strategy's table; all but shuffled need no"
+        " trained network."
+    )
+    parser.add_argument(
+        "--yardstick",
+        choices=("still", "nearest", "shuffled", "ground-truth"),
+        help="make a row to compare with instead: the portrait standing still, the training clip"
+        " with the nearest portrait, the strategy's clips from another clip's audio, or the"
+        " reference itself",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="mark the result as smoke even at paper scale"
