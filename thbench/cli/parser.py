@@ -376,7 +376,7 @@ def _weights(commands: Commands) -> None:
 
 def _zoo(commands: Commands) -> None:
     parser = commands.add_parser(
-        "zoo", help="list the strategies' trained weights that are shipped with thbench"
+        "zoo", help="list the strategies' trained weights that are shipped, or train them anew"
     )
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -391,6 +391,7 @@ def _zoo(commands: Commands) -> None:
         " metrics read are another thing: `thbench weights list`."
     )
     show.add_argument("--json", action="store_true", help="all that is known of each, as JSON")
+    _zoo_train(actions)
     add = _strategy_command(
         actions, "add", "thbench.cli.zoo:add", "put a strategy's trained stages among them"
     )
@@ -401,6 +402,42 @@ def _zoo(commands: Commands) -> None:
         choices=("float16", "float32"),
         help="of parameters; buffers keep theirs (default float16)",
     )
+
+
+def _zoo_train(actions: Commands) -> None:
+    parser = _command(
+        actions,
+        "train",
+        "thbench.cli.zoo_train:train",
+        "make the shipped weights anew on this machine, and compare them with those shipped",
+    )
+    parser.epilog = (
+        "For each strategy that is shipped whole at scale=small: renders its data set if it is not"
+        " here, trains all its stages into runs/, evaluates them on the test people, and compares"
+        " values clip by clip with the result of the shipped weights. Everything goes on where it"
+        " stopped when the command is run again. It takes hours on two cores: --dry-run says what"
+        " is left. The result goes to runs/zoo-results."
+    )
+    parser.add_argument(
+        "strategies",
+        nargs="*",
+        metavar="STRATEGY",
+        help="shipped ones (default: all); and configuration as key=value, such as runs=DIR",
+    )
+    parser.add_argument(
+        "--clips", type=int, metavar="N", help="evaluate on the first N test clips (default all)"
+    )
+    parser.add_argument("--no-eval", action="store_true", help="train alone")
+    parser.add_argument(
+        "--against",
+        default="leaderboards/results",
+        metavar="PATH",
+        help="results of the shipped weights: a folder, or one file (default leaderboards/results)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is there and what would be done"
+    )
+    parser.set_defaults(overrides=[])
 
 
 def _ls(commands: Commands) -> None:
