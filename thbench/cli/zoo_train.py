@@ -91,6 +91,8 @@ def plan_jobs(names: Sequence[str], words: Sequence[str], clips: int | None) -> 
     jobs = []
     for name in names or shipped:
         config = replace(configs.load(name, given), weights="runs")
+        if config.eval.limit is not None and config.eval.limit < 1:
+            raise UserError(f"--clips {config.eval.limit}: evaluate on 1 or more, or --no-eval.")
         if "results" not in keys:
             config.results = str(Path(config.runs) / "zoo-results")
         jobs.append(Job(config, shipped[name]))
@@ -216,8 +218,9 @@ def read_results(path: Path) -> list[Result]:
 def is_shipped(result: Result, job: Job) -> bool:
     """Whether a result is of the shipped weights of a strategy, by its own plan and audio."""
     hashes = {stage: each.hash for stage, each in job.shipped.items()}
+    wanted = (job.config.strategy, job.config.title, Path(str(job.config.eval.protocol)).stem)
     return (
-        (result.strategy, result.title) == (job.config.strategy, job.config.title)
+        (result.strategy, result.title, result.protocol.name) == wanted
         and result.data.name == job.config.data.name
         and bool(result.weights)
         and all(
