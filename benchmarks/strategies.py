@@ -19,14 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.learning import render
-from thbench import config
+from thbench import api, config
 from thbench.core.files import write_atomic
-from thbench.core.types import Cost, Generation
 from thbench.data.synthetic.make import synthesize
-from thbench.evaluation import pipeline
 from thbench.evaluation.results import Result, read
-from thbench.evaluation.score import score, score_ground_truth
-from thbench.generation.writer import write_video
 from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import select_columns, tables_of
 from thbench.leaderboard.render import markdown
@@ -68,35 +64,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         fit.fit(config.load(name, words))
         paths += [evaluate(config.load(name, [*words, *extra])) for extra in sets]
     for extra in sets:
-        paths += yardsticks(config.load(STRATEGIES[0], [*words, *extra]), out)
+        loaded = config.load(STRATEGIES[0], [*words, *extra])
+        paths += [evaluate(loaded, yardstick) for yardstick in ("still", "ground-truth")]
     report([read(path) for path in paths], arguments, Path(arguments.report))
 
 
-def evaluate(loaded: config.Config) -> Path:
-    """Generate and score, and write the result."""
-    result = pipeline.evaluate(loaded, device="cpu", origin="smoke")
-    assert result is not None
-    return pipeline.write_result(loaded, result)
-
-
-def yardsticks(loaded: config.Config, out: Path) -> list[Path]:
-    """Rows to compare with: the portrait standing still, and the filmed clips themselves."""
-    rule = pipeline.protocol_of(loaded)
-    asked = pipeline.requests_of(loaded, rule)
-    folder = out / f"still-{loaded.eval_data.name}"
-    for i in range(len(asked)):
-        path = folder / f"{asked.name(i)[0]}.mp4"
-        if not path.is_file():
-            request = asked[i]
-            frames = request.source.expand(request.n_frames, -1, -1, -1)
-            write_video(path, Generation(request, iter([frames]), Cost()), {"synthetic": "true"})
-    root, name = Path(loaded.eval_data.root), loaded.eval_data.name
-    still = score(
-        folder, root, rule, run=f"still-{name}-{rule.name}", strategy="still", data=name,
-        title="Still portrait", origin="smoke", limit=loaded.eval.limit,
-    )  # fmt: skip
-    truth = score_ground_truth(root, rule, data=name, limit=loaded.eval.limit)
-    return [pipeline.write_result(loaded, result) for result in (still, truth)]
+def evaluate(loaded: config.Config, yardstick: str | None = None) -> Path:
+    """Generate and score a strategy, or a yardstick of the same requests, and write the result."""
+    written = api.evaluate_config(loaded, smoke=True, yardstick=yardstick)
+    assert written is not None
+    return written[1]
 
 
 def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Path) -> None:

@@ -261,6 +261,30 @@ def test_other_videos_go_to_another_folder(evaluate, words):
     assert frames == (9 if "frames" in words[0] else FRAMES)
 
 
+def test_seeds_of_ones_own_share_the_folder_and_only_those_asked_for_are_scored(evaluate):
+    few = ("eval.limit=2", "eval.frames=5")
+    first, path = evaluate(*few)
+    (folder,) = evaluate.folders()
+    before = {p: p.stat().st_mtime_ns for p in videos(folder)}
+    three, other = evaluate(*few, "eval.seeds=[2,0,1]")
+    assert evaluate.folders() == [folder]
+    assert {p: p.stat().st_mtime_ns for p in before} == before, "seed 0 is not made again"
+    assert len(videos(folder)) == 6
+    assert (three.seeds, three.coverage.scored) == ((0, 1, 2), 6)
+    assert other.stem == f"{path.stem}-seeds-0-1-2"
+    rows = {(row.id, row.seed): row.metrics for row in three.per_clip}
+    assert {key: rows[key] for key in rows if key[1] == 0} == {
+        (row.id, 0): row.metrics for row in first.per_clip
+    }
+    by_seed = [[rows[id, seed]["PSNR"] for id, s in rows if s == seed] for seed in range(3)]
+    assert by_seed[0] != by_seed[1] != by_seed[2]
+    assert first.protocol.hash != three.protocol.hash, "rows of other seeds share no table"
+    again, same = evaluate(*few, "eval.seeds=[0]")
+    assert (again.seeds, same) == ((0,), path)
+    assert (again.metrics, again.protocol) == (first.metrics, first.protocol)
+    assert again.coverage == first.coverage, "other seeds' videos are no unpaired ones"
+
+
 def test_the_place_depends_on_the_data_not_on_where_they_lie(evaluate, load, bench, tmp_path):
     made, rule = assemble.assemble(load()), protocol.load("synthetic")
     here = pipeline.videos_folder(load(), made, rule).name

@@ -237,3 +237,17 @@ def test_the_command_that_makes_a_data_set_is_known_by_its_folder():
     assert config.made_by("data/small").startswith("thbench data synth --out data/small --id")
     assert config.made_by("data/elsewhere") == ""
     assert "made_by" not in config.read_data("small")
+
+
+@pytest.mark.parametrize(
+    "seeds", ["3", "[]", "[0,0]", "[-1]", "[1.5]", "[true]", "['1']", "x", "{a: 1}", "[[0]]"]
+)
+def test_seeds_are_different_whole_numbers(seeds):
+    with pytest.raises(UserError, match=r"eval\.seeds=.* list of different whole numbers from 0"):
+        config.load("dawn", [f"eval.seeds={seeds}"])
+
+
+def test_seeds_are_the_protocol_s_unless_they_are_set():
+    assert config.load("dawn").eval.seeds is None
+    assert config.load("dawn", ["eval.seeds=null"]).eval.seeds is None
+    assert config.load("dawn", ["eval.seeds=[4, 0]"]).eval.seeds == [4, 0]

@@ -212,6 +212,18 @@ def test_seeds_are_paired_with_one_reference(folders, synthetic):
     }
 
 
+def test_only_wanted_seeds_are_paired(folders):
+    there = {f"seed-{seed}/id{i}/a": folders / f"{seed}{i}" for seed in (0, 3) for i in (0, 1)}
+    there |= {"seed-0/other": folders, "seed-3/other": folders}
+    reference = {f"id{i}/a": folders for i in range(3)}
+    pairs, unpaired, absent = pair_up(there, reference, (3,))
+    assert [(p.id, p.seed) for p in pairs] == [("id0/a", 3), ("id1/a", 3)]
+    assert unpaired == ["seed-3/other"]
+    assert absent == ["id2/a"]
+    assert len(pair_up(there, reference)[0]) == 4
+    assert pair_up(there, reference, (7,))[2] == list(reference)
+
+
 def test_limit_and_order(folders):
     whole = find_reference(folders / "ref")
     part = find_reference(folders / "ref", limit=2)

@@ -280,6 +280,17 @@ def test_rows_that_are_kept_need_room_until_they_are_there(make, tmp_path, monke
     assert caches("Keeping") == without
 
 
+def test_videos_of_every_seed_need_room(make, tmp_path):
+    config = make(toy.make_root(tmp_path / "data", (9, 9), "te"))
+
+    def room(seeds):
+        config.eval.seeds = seeds
+        clips = [clip for clip in manifest.read(config.data.root) if clip.split == "test"]
+        return disk._video_bytes(SimpleNamespace(config=config, eval_data=clips))
+
+    assert room([4, 0, 7]) == 3 * room(None) > 0
+
+
 def test_memory_of_the_device(make, monkeypatch):
     need = look(make(), estimates=True).stages[0].need
     monkeypatch.setattr(compute, "memory_of", lambda device: need.memory - 1)

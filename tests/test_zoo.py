@@ -15,7 +15,7 @@ from tests.test_first_pages import FAST
 from thbench import api
 from thbench import config as configs
 from thbench.cli.parser import main
-from thbench.cli.zoo import used_by
+from thbench.cli.zoo import said, used_by
 from thbench.core.errors import UserError
 from thbench.data import manifest
 from thbench.evaluation import results
@@ -370,6 +370,9 @@ def test_list(shipped, capsys, monkeypatch):
     for word in ("a2v2", "lfg", "pbnet", "float16", "none as configured today (dawn)"):
         assert word in out
     assert " + " in next(line for line in out.splitlines() if " a2v2 " in line), "a2v1's samples"
+    (recipe,) = (line for line in out.splitlines() if line.startswith("trained by: thbench fit "))
+    assert "scale=tiny" in recipe
+    assert out.count("licence: Apache-2.0\n") == 1
     assert main(["zoo", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["stage"] for row in rows] == ["a2v2", "lfg", "pbnet"]
@@ -387,6 +390,23 @@ def test_list_names_all_strategies_that_share_a_stage(monkeypatch):
     users = used_by(found)
     assert users["lfg-1"]["small"] == ["dawn", "sar"]
     assert users["a2v2-1"]["small"] == ["dawn"]
+
+
+def test_recipes_and_licences_are_said_once_where_all_share_them():
+    def shipped(stage, command):
+        meta = {"stage": stage, "hash": "0123456789ab", "command": command}
+        return zoo.Shipped(zoo.path_of(stage, "0123456789ab"), 0, meta)
+
+    alike = [shipped(stage, "thbench fit dawn scale=small") for stage in ("lfg", "pbnet")]
+    assert said("trained by", alike, "command") == ["trained by: thbench fit dawn scale=small"]
+    mixed = [*alike, *(shipped(f"stage{i}", "thbench fit sar scale=small") for i in range(8))]
+    lines = said("trained by", mixed, "command")
+    assert lines[0] == (
+        "trained by: thbench fit dawn scale=small (lfg 0123456789ab, pbnet 0123456789ab)"
+    )
+    assert lines[1].startswith("trained by: thbench fit sar scale=small (stage0 0123456789ab, ")
+    assert max(map(len, lines)) <= 100
+    assert all(f"stage{i} 0123456789ab" in " ".join(lines) for i in range(8))
 
 
 # What is shipped

@@ -202,13 +202,18 @@ def fit(strategy: str | Path, *overrides: str, stage: str | None = None) -> dict
     return fit_config(_configured(strategy, overrides), stage)
 
 
-def evaluate(strategy: str | Path, *overrides: str, smoke: bool = False) -> Result | None:
+def evaluate(
+    strategy: str | Path, *overrides: str, smoke: bool = False, yardstick: str | None = None
+) -> Result | None:
     """Generate a split's videos, score them and write the result, as ``thbench eval``.
 
     Args:
         strategy: a name from ``thbench ls strategies``, or a path to a YAML file.
         overrides: ``key=value`` words, as on the command line: ``eval.limit=8`` and so on.
         smoke: mark the result as a smoke test's even at paper scale.
+        yardstick: make a row to compare with in place of the strategy's, of the same requests:
+            ``still``, ``nearest``, ``shuffled`` or ``ground-truth``
+            (``thbench.evaluation.yardsticks``).
 
     Returns:
         The result, which also lies in the folder ``results=`` names; None in processes other than
@@ -225,7 +230,7 @@ def evaluate(strategy: str | Path, *overrides: str, smoke: bool = False) -> Resu
         print(result.metrics["PSNR"].value)
         ```
     """
-    written = evaluate_config(_configured(strategy, overrides), smoke)
+    written = evaluate_config(_configured(strategy, overrides), smoke, yardstick)
     return written[0] if written else None
 
 
@@ -311,12 +316,18 @@ def check_first(config: Config, only: str | None) -> None:
     print(found.verdict, flush=True)
 
 
-def evaluate_config(config: Config, smoke: bool) -> tuple[Result, Path] | None:
+def evaluate_config(
+    config: Config, smoke: bool, yardstick: str | None = None
+) -> tuple[Result, Path] | None:
     """Generate, score and write; see ``evaluate``. Also returns where the result was written."""
-    from thbench.evaluation import pipeline
+    from thbench.evaluation import pipeline, yardsticks
 
     origin = "smoke" if smoke or config.scale != "paper" else "measured"
-    result = pipeline.evaluate(config, device=device_of(config), origin=origin)
+    device = device_of(config)
+    if yardstick is None:
+        result = pipeline.evaluate(config, device=device, origin=origin)
+    else:
+        result = yardsticks.evaluate(config, yardstick, device=device, origin=origin)
     return None if result is None else (result, pipeline.write_result(config, result))
 
 

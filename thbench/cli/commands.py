@@ -48,7 +48,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     if config.eval.protocol is None and console.is_rank_zero():
         _print_protocol(pipeline.protocol_name(config), "eval.protocol=NAME")
-    written = api.evaluate_config(config, arguments.smoke)
+    written = api.evaluate_config(config, arguments.smoke, arguments.yardstick)
     if written is not None:
         result, path = written
         report.show(result)

@@ -206,6 +206,16 @@ def _eval(commands: Commands) -> None:
     parser.epilog = (
         "eval.data=NAME tests on another data set than the networks were trained on; plan=NAME"
         " and plan.OPTION=VALUE run trained networks in another order (labelled zero-shot)."
+        " eval.seeds=[0,1,2] takes these seeds in place of the protocol's. Yardsticks are made of"
+        " the same requests, so their rows stand in the strategy's table; all but shuffled need no"
+        " trained network."
+    )
+    parser.add_argument(
+        "--yardstick",
+        choices=("still", "nearest", "shuffled", "ground-truth"),
+        help="make a row to compare with instead: the portrait standing still, the training clip"
+        " with the nearest portrait, the strategy's clips from another clip's audio, or the"
+        " reference itself",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="mark the result as smoke even at paper scale"
@@ -391,7 +401,7 @@ def _weights(commands: Commands) -> None:
 
 def _zoo(commands: Commands) -> None:
     parser = commands.add_parser(
-        "zoo", help="list the strategies' trained weights that are shipped with thbench"
+        "zoo", help="list the strategies' trained weights that are shipped, or train them anew"
     )
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -406,6 +416,7 @@ def _zoo(commands: Commands) -> None:
         " metrics read are another thing: `thbench weights list`."
     )
     show.add_argument("--json", action="store_true", help="all that is known of each, as JSON")
+    _zoo_train(actions)
     add = _strategy_command(
         actions, "add", "thbench.cli.zoo:add", "put a strategy's trained stages among them"
     )
@@ -416,6 +427,42 @@ def _zoo(commands: Commands) -> None:
         choices=("float16", "float32"),
         help="of parameters; buffers keep theirs (default float16)",
     )
+
+
+def _zoo_train(actions: Commands) -> None:
+    parser = _command(
+        actions,
+        "train",
+        "thbench.cli.zoo_train:train",
+        "make the shipped weights anew on this machine, and compare them with those shipped",
+    )
+    parser.epilog = (
+        "For each strategy that is shipped whole at scale=small: renders its data set if it is not"
+        " here, trains all its stages into runs/, evaluates them on the test people, and compares"
+        " values clip by clip with the result of the shipped weights. Everything goes on where it"
+        " stopped when the command is run again. It takes hours on two cores: --dry-run says what"
+        " is left. The result goes to runs/zoo-results."
+    )
+    parser.add_argument(
+        "strategies",
+        nargs="*",
+        metavar="STRATEGY",
+        help="shipped ones (default: all); and configuration as key=value, such as runs=DIR",
+    )
+    parser.add_argument(
+        "--clips", type=int, metavar="N", help="evaluate on the first N test clips (default all)"
+    )
+    parser.add_argument("--no-eval", action="store_true", help="train alone")
+    parser.add_argument(
+        "--against",
+        default="leaderboards/results",
+        metavar="PATH",
+        help="results of the shipped weights: a folder, or one file (default leaderboards/results)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is there and what would be done"
+    )
+    parser.set_defaults(overrides=[])
 
 
 def _ls(commands: Commands) -> None:

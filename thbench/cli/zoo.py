@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from thbench.core.errors import UserError
 
 BYTES = 1e6
 """In an MB."""
+WIDTH = 100
+"""Columns of lines below the table."""
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -35,6 +38,8 @@ def show(arguments: argparse.Namespace) -> None:
     _print_table(found, users)
     total = sum(each.bytes for each in found) / BYTES
     print(f"\n{total:.1f} MB in {zoo.FOLDER}")
+    print("\n".join([*said("trained by", found, "command"), *said("licence", found, "licence")]))
+    print("`thbench zoo train` trains them anew here, and compares.")
     print("generate and eval use them where a stage is not trained here (weights=auto|runs|zoo).")
 
 
@@ -64,6 +69,26 @@ def _print_table(found: Sequence[Any], users: Mapping[str, Mapping[str, Sequence
             meta["data"]["name"],
         )
     printer().print(table)
+
+
+def said(what: str, found: Iterable[Any], key: str) -> list[str]:
+    """Lines of at most ``WIDTH`` on what files say under a key: one where all say the same.
+
+    Args:
+        what: in a word or two.
+        found: ``zoo.Shipped`` each.
+        key: of their ``meta``.
+    """
+    by_value: dict[str, list[str]] = {}
+    for each in found:
+        by_value.setdefault(str(each.meta[key]), []).append(f"{each.stage} {each.hash}")
+    if len(by_value) == 1:
+        return [f"{what}: {value}" for value in by_value]
+    lines = []
+    for value, names in by_value.items():
+        text = f"{what}: {value} ({', '.join(names)})"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
 
 
 def _samples(meta: Mapping[str, Any]) -> str:

@@ -196,11 +196,23 @@ def _checked(config: Config) -> Config:
     if config.weights not in WEIGHTS:
         hint = did_you_mean(config.weights, WEIGHTS)
         raise UserError(f"weights={config.weights}: use {', '.join(WEIGHTS)}.{hint}")
+    _check_seeds(config.eval.seeds)
     for key, data in (("data", config.data), ("eval.data", config.eval.data)):
         if data.decoder not in DECODERS:
             hint = did_you_mean(data.decoder, DECODERS)
             raise UserError(f"{key}.decoder={data.decoder}: use {' or '.join(DECODERS)}.{hint}")
     return config
+
+
+def _check_seeds(seeds: Any) -> None:
+    if seeds is None:
+        return
+    known = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not known or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(
+            f"eval.seeds={seeds}: write a list of different whole numbers from 0 on, such as"
+            " [0,1,2], or null for the protocol's."
+        )
 
 
 def _parse(overrides: Iterable[str]) -> dict[str, Any]:

@@ -177,6 +177,7 @@ class EvalConfig:
     Without a ``protocol``, synthetic data is scored by ``synthetic``, recordings by the strategy's
     own.
     ``data`` is a prepared data set other than the one trained on; without a root, that one.
+    ``seeds``, different whole numbers from 0 on, take the place of the protocol's.
     ``timing: false`` leaves out the protocol's measurement of time and memory. ``by`` is a column
     of the manifest, within whose values metrics are also summed up.
     """
@@ -186,6 +187,7 @@ class EvalConfig:
     split: str = "test"
     limit: int | None = None
     frames: int | None = None
+    seeds: Any = None
     watermark: bool = False
     timing: bool = True
     by: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,13 +96,16 @@ def find_videos(folder: Path) -> dict[str, Path]:
 
 
 def pair_up(
-    generated: Mapping[str, Path], reference: Mapping[str, Path]
+    generated: Mapping[str, Path],
+    reference: Mapping[str, Path],
+    seeds: Collection[int] | None = None,
 ) -> tuple[list[Pair], list[str], list[str]]:
     """Match videos by name.
 
     Args:
         generated: videos by name, ``<clip id>`` or ``seed-<n>/<clip id>``.
         reference: videos by clip id.
+        seeds: only videos of these, others are passed over; by default of all.
 
     Returns:
         Pairs in order of id and seed; names of generated videos without a reference; ids of
@@ -112,6 +115,8 @@ def pair_up(
     for name, path in generated.items():
         match = _SEED.fullmatch(name)
         seed, clip = (int(match[1]), match[2]) if match and name not in reference else (0, name)
+        if seeds is not None and seed not in seeds:
+            continue
         if clip in reference:
             pairs.append(Pair(clip, seed, path, reference[clip]))
         else:

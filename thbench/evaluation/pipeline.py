@@ -22,7 +22,9 @@ from thbench.generation.requests import SplitRequests
 from thbench.generation.writer import ClipWriter
 
 
-def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
+def evaluate(
+    config: Config, *, device: str, origin: str, others_audio: bool = False
+) -> Result | None:
     """Generate a split's clips, resuming, and score them.
 
     Args:
@@ -30,6 +32,8 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
             which protocol.
         device: where scoring runs; generation follows ``config.trainer``.
         origin: ``measured`` or ``smoke``.
+        others_audio: generate each clip from another test clip's audio (``SplitRequests``), and
+            score it with its own: a yardstick. Time and memory are not measured.
 
     Returns:
         The result, not yet written; None on ranks other than the first.
@@ -37,19 +41,23 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     protocol, by = protocol_of(config), config.eval.by
     # A misspelt column is told before hours of generating.
     labels = labels_of(Path(config.eval_data.root), by) if by else {}
-    requests = requests_of(config, protocol)
+    requests = requests_of(config, protocol, others_audio)
     assembled = assemble(config)
     rank_zero_print(f"weights: {', '.join(assembled.weights)}")
     follows = assembled.strategy.follows if protocol.pose == "reference" else frozenset()
     own_motion = protocol.of_own_motion(follows)
     protocols_used = [protocol] if own_motion is None else [protocol, own_motion]
     # All processes share the generation; only the first one scores.
-    is_first = [_generate(config, assembled, used) for used in protocols_used]
+    is_first = [_generate(config, assembled, used, others_audio) for used in protocols_used]
     if not all(is_first):
         return None
-    out, root = videos_folder(config, assembled, protocol), Path(config.eval_data.root)
-    fields = _fields(config, assembled, protocol, requests, device, origin)
-    if protocol.timing and config.eval.timing:
+    out = videos_folder(config, assembled, protocol, others_audio)
+    root = Path(config.eval_data.root)
+    fields = {
+        **row_fields(config, protocol, config.strategy, out, device, origin),
+        **_strategy_fields(config, assembled, requests),
+    }
+    if protocol.timing and config.eval.timing and not others_audio:
         fields["timed"] = time_generation(
             assembled.strategy,
             requests,
@@ -62,64 +70,90 @@ def evaluate(config: Config, *, device: str, origin: str) -> Result | None:
     whole = replace(protocol, frames=requests.frames)
     result = score(out, root, whole, follows=follows, **fields)
     if own_motion is not None:
-        result = with_own_motion(result, _score_again(config, assembled, own_motion, fields))
+        again = videos_folder(config, assembled, own_motion, others_audio)
+        part = replace(own_motion, frames=requests.frames)
+        result = with_own_motion(result, score(again, root, part, **fields))
     return with_subgroups(result, whole, by, labels) if by else result
 
 
-def _score_again(
-    config: Config, assembled: Assembled, own_motion: Protocol, fields: dict[str, Any]
-) -> Result:
-    """The clips that were made once more, with the strategy's own motion."""
-    again = videos_folder(config, assembled, own_motion)
-    part = replace(own_motion, frames=requests_of(config, own_motion).frames)
-    return score(again, Path(config.eval_data.root), part, **fields)
-
-
-def _fields(
-    config: Config,
-    assembled: Assembled,
-    protocol: Protocol,
-    requests: SplitRequests,
-    device: str,
-    origin: str,
+def row_fields(
+    config: Config, protocol: Protocol, name: str, videos: Path, device: str, origin: str
 ) -> dict[str, Any]:
-    """What ``score`` is told of a run, by the name of its argument."""
-    digest = videos_folder(config, assembled, protocol).name.rsplit("-", 1)[-1]
+    """What ``score`` is told of any row under a configuration, by the name of its argument.
+
+    Args:
+        config: says what is asked for.
+        protocol: of ``protocol_of``.
+        name: of the strategy or yardstick.
+        videos: their folder, of ``folder_of``.
+        device: where scoring runs.
+        origin: ``measured`` or ``smoke``.
+    """
+    digest = videos.name.rsplit("-", 1)[-1]
+    seeds = _seeds_suffix(config, protocol)
     return {
-        "run": f"{config.strategy}-{config.eval_data.name}-{protocol.name}-{digest}",
-        "strategy": config.strategy,
-        "title": config.title,
+        "run": f"{name}-{config.eval_data.name}-{protocol.name}-{digest}{seeds}",
+        "strategy": name,
         "origin": origin,
         "split": config.eval.split,
         "limit": config.eval.limit,
+        "seeds": protocol.seeds,
         "device": device,
         "progress": config.trainer.progress,
         "config_hash": content_hash(config),
-        "weights": _weights(assembled),
-        "samples_seen": assembled.samples_seen,
-        "space": assembled.strategy.space,
-        "notes": (*assembled.zero_shot(requests.longest), *_trained_on(config, assembled)),
         "data": config.eval_data.name,
         "named": config.eval.protocol is not None,
     }
 
 
-def _generate(config: Config, assembled: Assembled, protocol: Protocol) -> bool:
+def _strategy_fields(
+    config: Config, assembled: Assembled, requests: SplitRequests
+) -> dict[str, Any]:
+    """What ``score`` is told of a strategy beside."""
+    title, notes = config.title, assembled.zero_shot(requests.longest)
+    if requests.others_audio:
+        title += ", another's audio"
+        notes.append("generated from the next test clip's audio, scored with the clip's own")
+    return {
+        "title": title,
+        "weights": _weights(assembled),
+        "samples_seen": assembled.samples_seen,
+        "space": assembled.strategy.space,
+        "notes": (*notes, *_trained_on(config, assembled)),
+    }
+
+
+def _seeds_suffix(config: Config, protocol: Protocol) -> str:
+    """What tells results of other seeds than the protocol's own: their videos share a folder."""
+    if protocol.seeds == protocols.load(protocol_name(config)).seeds:
+        return ""
+    return "-seeds-" + "-".join(map(str, protocol.seeds))
+
+
+def _generate(config: Config, assembled: Assembled, protocol: Protocol, others_audio: bool) -> bool:
     """Generate a split's videos; whether this is the process that goes on."""
-    out = videos_folder(config, assembled, protocol)
-    writer = ClipWriter(out, config.strategy, assembled.run, config.eval.watermark)
-    return execution.generate_split(
-        assembled.strategy, requests_of(config, protocol), writer, config.trainer
-    )
+    out = videos_folder(config, assembled, protocol, others_audio)
+    run = _run(assembled, others_audio)
+    writer = ClipWriter(out, config.strategy, run, config.eval.watermark)
+    requests = requests_of(config, protocol, others_audio)
+    return execution.generate_split(assembled.strategy, requests, writer, config.trainer)
+
+
+def _run(assembled: Assembled, others_audio: bool) -> str:
+    """Names what determines videos, given a clip."""
+    return f"{assembled.run}-others-audio" if others_audio else assembled.run
 
 
 def protocol_of(config: Config) -> Protocol:
     """The protocol that ``eval.protocol`` names, else the one that fits data and strategy.
 
+    Its seeds are those of ``eval.seeds``, where these are set: another protocol by its hash.
+
     Raises:
         UserError: there is none of that name, or the strategy has none of its own.
     """
-    return protocols.load(protocol_name(config))
+    protocol, seeds = protocols.load(protocol_name(config)), config.eval.seeds
+    return protocol if seeds is None else replace(protocol, seeds=tuple(sorted(seeds)))
 
 
 def protocol_name(config: Config) -> str:
@@ -127,7 +161,7 @@ def protocol_name(config: Config) -> str:
     return config.eval.protocol or protocols.default(Path(config.eval_data.root), config.protocol)
 
 
-def requests_of(config: Config, protocol: Protocol) -> SplitRequests:
+def requests_of(config: Config, protocol: Protocol, others_audio: bool = False) -> SplitRequests:
     """The requests of a split's clips, as a protocol wants them."""
     limits = [n for n in (protocol.frames, config.eval.frames) if n is not None]
     return SplitRequests(
@@ -139,6 +173,7 @@ def requests_of(config: Config, protocol: Protocol) -> SplitRequests:
         frames=min(limits) if limits else None,
         source_frame=protocol.source_frame,
         follow=protocol.pose == "reference",
+        others_audio=others_audio,
     )
 
 
@@ -165,10 +200,27 @@ def _trained_on(config: Config, assembled: Assembled) -> list[str]:
     return [f"trained on {', '.join(sorted(names))}"] if names else []
 
 
-def videos_folder(config: Config, assembled: Assembled, protocol: Protocol) -> Path:
-    """Where the videos of this strategy under this protocol go: named by what determines them."""
+def videos_folder(
+    config: Config, assembled: Assembled, protocol: Protocol, others_audio: bool = False
+) -> Path:
+    """Where the videos of this strategy under this protocol go: named by what determines them.
+
+    Videos of all seeds lie there, each below its own; ``score`` is told which of them count.
+    """
+    return folder_of(config, config.strategy, _run(assembled, others_audio), protocol)
+
+
+def folder_of(config: Config, name: str, run: str, protocol: Protocol) -> Path:
+    """Where the videos of any row go.
+
+    Args:
+        config: says what is asked for.
+        name: of the strategy or yardstick.
+        run: names what determines the videos, given a clip.
+        protocol: of ``protocol_of``.
+    """
     determined_by = [
-        assembled.run,
+        run,
         manifest.digest(config.eval_data.root),
         config.eval.split,
         config.eval.limit,
@@ -176,7 +228,7 @@ def videos_folder(config: Config, assembled: Assembled, protocol: Protocol) -> P
         config.eval.watermark,
     ]
     determined_by += [protocol.source_frame, protocol.pose, protocol.frames]
-    return Path(config.runs) / f"eval-{config.strategy}-{content_hash(determined_by, 8)}"
+    return Path(config.runs) / f"eval-{name}-{content_hash(determined_by, 8)}"
 
 
 def write_result(config: Config, result: Result) -> Path:

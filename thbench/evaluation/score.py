@@ -44,6 +44,7 @@ def score(
     origin: str = "measured",
     split: str = "test",
     limit: int | None = None,
+    seeds: Collection[int] | None = None,
     data: str | None = None,
     follows: Collection[str] = (),
     by: str | None = None,
@@ -65,6 +66,7 @@ def score(
         origin: ``measured``, or ``smoke`` for tiny models.
         split: of a prepared data set.
         limit: only the first so many clips of the reference.
+        seeds: only videos of these; of all seeds that are there by default.
         data: what the reference is called; by default as its folder.
         follows: which of the reference's ``pose`` and ``eyes`` the videos are known to follow.
         by: a column of the reference's manifest, within whose values metrics are also summed up.
@@ -80,7 +82,7 @@ def score(
     """
     labels = labels_of(reference, by) if by else {}
     truth = find_reference(reference, split, limit, data)
-    pairs, unpaired, absent = pair_up(find_videos(generated), truth.videos)
+    pairs, unpaired, absent = pair_up(find_videos(generated), truth.videos, seeds)
     if not pairs:
         raise UserError(
             f"No video in {generated} is named like a clip of {reference}:"

@@ -38,9 +38,12 @@ class SplitRequests(Dataset[Request]):
         frames: at most so many frames of each clip.
         source_frame: the portrait is the ``first`` frame with a face, or a ``random`` one.
         follow: give the clip's own pose and eyes, so that the video can be compared with it.
+        others_audio: give the audio embedding of the split's next clip (of its first after the
+            last), cut or repeated from its start to the clip's length. Its waveform stays its own.
 
     Raises:
-        UserError: the split has no clips, or a limit is not positive.
+        UserError: the split has no clips, or no other one whose audio there is, or a limit is not
+            positive.
     """
 
     def __init__(
@@ -54,15 +57,21 @@ class SplitRequests(Dataset[Request]):
         frames: int | None = None,
         source_frame: str = "first",
         follow: bool = False,
+        others_audio: bool = False,
     ) -> None:
         for key, value in (("limit", limit), ("frames", frames)):
             if value is not None and value < 1:
                 raise UserError(f"eval.{key} must be a positive number or null, not {value}.")
         self.store = Store.of(data, split, size, cache_gb=0)
         self.frames, self.source_frame, self.follow = frames, source_frame, follow
+        self.others_audio = others_audio
         chosen = range(len(self.store.clips))[:limit]
         if not chosen:
             raise UserError(f"{data.root} has no clips in its split '{split}'.")
+        if others_audio and len(self.store.clips) < 2:
+            raise UserError(
+                f"{data.root} has one clip in its split '{split}', and no other's audio."
+            )
         self.wanted = [(i, seed) for seed in seeds for i in chosen]
         self.store.prepare()
 
@@ -92,7 +101,7 @@ class SplitRequests(Dataset[Request]):
         return Request(
             id=clip.id,
             source=self.store.frames(i, np.array([at]))[0],
-            audio=torch.from_numpy(self.store.audio_features(i, everything)),
+            audio=torch.from_numpy(self._audio(i, everything)),
             waveform=torch.from_numpy(audio.fit_length(sound, n)),
             source_pose=torch.from_numpy(portrait.pose[0]),
             source_eyes=torch.from_numpy(portrait.eyes[0]),
@@ -101,6 +110,13 @@ class SplitRequests(Dataset[Request]):
             eyes=torch.from_numpy(track.eyes) if self.follow else None,
             seed=seed,
         )
+
+    def _audio(self, i: int, frames: np.ndarray) -> np.ndarray:
+        """The audio embedding (n, D) that clip ``i`` is generated from, at frames (n,)."""
+        if not self.others_audio:
+            return self.store.audio_features(i, frames)
+        other = (i + 1) % len(self.store.clips)
+        return self.store.audio_features(other, frames % self.store.clips[other].n_frames)
 
     def _source(self, i: int, seed: int) -> int:
         """The portrait's frame: one with a face, where the clip has any."""
