@@ -21,6 +21,7 @@ METRICS = {
     "fid": "metrics.fid:FID",
     "fvd": "metrics.fvd:FVD",
     "fvd-synthetic": "metrics.fid:SyntheticFVD",
+    "kid": "metrics.kid:KID",
     "lmd": "metrics.landmarks:LMD",
     "lpips": "metrics.perceptual:LPIPS",
     "lse-c": "metrics.syncnet:LSEC",
