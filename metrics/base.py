@@ -62,7 +62,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
     bounds: tuple[float, float] = (-math.inf, math.inf)
     needs: tuple[str, ...] = ()
     recipes: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
-    own_motion: ClassVar[str] = ""
+    own_motion: str = ""
     version: ClassVar[int] = 1
     least_frames: int = 1
 

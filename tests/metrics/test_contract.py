@@ -81,6 +81,8 @@ def clip(i, n=None):
         "mouth": torch.rand(n, generator=generator),
         "valid": torch.ones(n, dtype=torch.bool),
         "waveform": torch.rand(n * 640, generator=generator) - 0.5,
+        # Speech, then a pause.
+        "silero-vad": (torch.arange(n) < n // 2).float()[:, None],
     }
     for name, dim in DIMS.items():
         features[name] = torch.randn(n, dim, generator=generator)
