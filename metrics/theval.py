@@ -197,7 +197,7 @@ class _LandmarkMetric(ClipMetric):
 
     direction = "reference"
     bounds = (0.0, math.inf)
-    needs = ("landmarks", "size", "valid")
+    needs: tuple[str, ...] = ("landmarks", "size", "valid")
     title: ClassVar[str]
 
     @property

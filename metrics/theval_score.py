@@ -66,7 +66,7 @@ class THEvalScore(SetMetric):
 
     direction = "higher"
     bounds = (-math.inf, 1.0)
-    needs = ("landmarks", "pose", SILERO, "size", "valid", "waveform")
+    needs: tuple[str, ...] = ("landmarks", "pose", SILERO, "size", "valid", "waveform")
     values: Any  # list[Tensor], or one Tensor after merging over processes
 
     def __init__(self, parts: Sequence[str] = PARTS, speech: str = SILERO, **kwargs: Any) -> None:
