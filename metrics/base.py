@@ -62,7 +62,7 @@ class BenchMetric(torchmetrics.Metric, ABC):
     bounds: tuple[float, float] = (-math.inf, math.inf)
     needs: tuple[str, ...] = ()
     recipes: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({})
-    own_motion: ClassVar[str] = ""
+    own_motion: str = ""
     version: ClassVar[int] = 1
     least_frames: int = 1
 
@@ -191,6 +191,8 @@ class ClipMetric(BenchMetric):
 class FrameMetric(ClipMetric):
     """A metric of pixels: it has a value per frame, and a clip's value is their mean.
 
+    Or it has a row of numbers per frame, and says in ``clip_value`` what they make.
+
     Frames come in parts of some megabytes, whatever the length of the clip, together with the same
     frames of the reference. A frame on which the metric is not defined has the value NaN and is
     left out of the mean. Values over time are means of the same values.
@@ -198,9 +200,12 @@ class FrameMetric(ClipMetric):
     Attributes:
         before: how many frames before it a frame's value needs; so many frames at a clip's start
             have none.
+        context: how many frames before it a frame's value takes in where there are so many; frames
+            at a clip's start have values too, of fewer.
     """
 
     before: ClassVar[int] = 0
+    context: int = 0
 
     @abstractmethod
     def measure_frames(self, generated: Features, reference: Features | None) -> Tensor:
@@ -212,21 +217,26 @@ class FrameMetric(ClipMetric):
             reference: the same frames of the reference, or None.
 
         Returns:
-            (n - ``before``,), at least (0,): a value for each frame but the first ``before``.
+            (n - ``before``,), at least (0,): a value for each frame but the first ``before``. Or
+            (n - ``before``, k).
         """
 
-    def measure(self, generated: Features, reference: Features | None) -> float:
-        """The mean over frames; ``frames`` may be a ``Frames`` or a tensor."""
-        ((values, _),) = by_frame([self], generated, reference)
+    def clip_value(self, values: Tensor) -> float:
+        """The clip's value, or that of some frames in sequence, from theirs; NaN for none."""
         return frame_mean(values)
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        """``clip_value`` of all frames; ``frames`` may be a ``Frames`` or a tensor."""
+        ((values, _),) = by_frame([self], generated, reference)
+        return self.clip_value(values)
 
 
 class FrameValues(NamedTuple):
     """Values of a clip's frames.
 
     Attributes:
-        values: (T - before,) float64.
-        references: the reference's own, (T - before,), or (0,) where there are none.
+        values: (T - before,) float64, or (T - before, k).
+        references: the reference's own, in the same shape, or (0,) where there are none.
     """
 
     values: Tensor
@@ -300,21 +310,21 @@ def _pass(
 ) -> list[FrameValues]:
     """``by_frame`` for metrics that read frames of the same sizes."""
     # Numbers, not tensors: small ones kept between large ones would scatter the free memory.
-    values: list[list[float]] = [[] for _ in metrics]
-    references: list[list[float]] = [[] for _ in metrics]
-    before = max(metric.before for metric in metrics)
+    values: list[list[Any]] = [[] for _ in metrics]
+    references: list[list[Any]] = [[] for _ in metrics]
+    before = max(metric.before + metric.context for metric in metrics)
     sides = _in_step(metrics, before, generated, reference)
     for extra, mine, theirs in sides:
         for k, metric in enumerate(metrics):
             # Without the earlier frames that only another metric needs.
-            own = [
-                side if side is None else _later(side, metric, max(0, extra - metric.before))
-                for side in (mine, theirs)
-            ]
+            spare = max(0, extra - metric.before - metric.context)
+            own = [side if side is None else _later(side, metric, spare) for side in (mine, theirs)]
             assert own[0] is not None
-            values[k] += metric.measure_frames(own[0], own[1]).double().tolist()
+            # Context that the part before has given values for.
+            known = max(0, extra - spare - metric.before)
+            values[k] += metric.measure_frames(own[0], own[1])[known:].double().tolist()
             if metric.direction == "reference" and own[1] is not None:
-                references[k] += metric.measure_frames(own[1], None).double().tolist()
+                references[k] += metric.measure_frames(own[1], None)[known:].double().tolist()
     return [
         FrameValues(*(torch.tensor(side, dtype=torch.float64) for side in both))
         for both in zip(values, references, strict=True)

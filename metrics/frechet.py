@@ -61,7 +61,7 @@ def fit(features: Tensor, ddof: int = 1) -> Gaussian:
     Raises:
         ValueError: NaN or infinite features, or no more than ``ddof`` of them.
     """
-    features = _checked(features)
+    features = checked(features)
     n, d = features.shape
     _enough(n, ddof)
     mean = features.mean(0)
@@ -141,7 +141,7 @@ class GaussianMetric(SetMetric):
         return [f"{n} samples for {self.dim} dimensions: biased upwards"]
 
     def _add(self, side: str, rows: Tensor) -> None:
-        rows = _checked(rows)
+        rows = checked(rows)
         if rows.shape[-1] != self.dim:
             raise ValueError(f"{self.feature} has {rows.shape[-1]} dimensions, not {self.dim}")
         held = getattr(self, f"{side}_rows")
@@ -200,7 +200,12 @@ class FrechetMetric(GaussianMetric):
         return self.distance("generated", "reference")
 
 
-def _checked(features: Tensor) -> Tensor:
+def checked(features: Tensor) -> Tensor:
+    """Features (n, ...) as (n, d) float64 on the CPU.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
     features = features.flatten(1).to("cpu", torch.float64)
     if not torch.isfinite(features).all():
         bad = int((~torch.isfinite(features)).any(1).sum())

@@ -104,14 +104,19 @@ class LMD(ClipMetric):
     def measure(self, generated: Features, reference: Features | None) -> float:
         if reference is None:
             return math.nan
+        mine, theirs = self.points(generated, reference)
+        return float(self.distances(mine, theirs).mean()) if len(mine) else math.nan
+
+    def points(self, generated: Features, reference: Features) -> tuple[Tensor, Tensor]:
+        """The 68 points in pixels, (n, 68, 2), in the n frames where both videos show a face."""
         both = generated["valid"].bool() & reference["valid"].bool()
-        if not both.any():
-            return math.nan
         size = generated["size"].cpu().flip(0).double()
         mine, theirs = (
             to_68(f["landmarks"][both].cpu().double()) * size for f in (generated, reference)
         )
+        return mine, theirs
+
+    def distances(self, mine: Tensor, theirs: Tensor) -> Tensor:
+        """Distance (n,) of each face from the reference's, from points (n, 68, 2) in pixels."""
         distance = landmark_distance(mine, theirs, self.mode)
-        if self.scale == "normalised":
-            distance = distance / eye_span(theirs)
-        return float(distance.mean())
+        return distance if self.scale == "pixels" else distance / eye_span(theirs)

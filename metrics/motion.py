@@ -66,7 +66,7 @@ class PoseError(ClipMetric):
         return "Pose error"
 
     def measure(self, generated: Features, reference: Features | None) -> float:
-        both = _both(generated, reference)
+        both = seen_in_both(generated, reference)
         if reference is None or not both.any():
             return math.nan
         return pose_error(generated["pose"][both], reference["pose"][both])
@@ -87,7 +87,7 @@ class MouthCorrelation(ClipMetric):
         return "Mouth r"
 
     def measure(self, generated: Features, reference: Features | None) -> float:
-        both = _both(generated, reference)
+        both = seen_in_both(generated, reference)
         if reference is None:
             return math.nan
         return correlation(generated["mouth"][both], reference["mouth"][both])
@@ -112,7 +112,7 @@ class MouthAmplitude(ClipMetric):
         return "Mouth amplitude"
 
     def measure(self, generated: Features, reference: Features | None) -> float:
-        both = _both(generated, reference)
+        both = seen_in_both(generated, reference)
         if reference is None:
             return math.nan
         return amplitude(generated["mouth"][both], reference["mouth"][both])
@@ -123,6 +123,7 @@ class MouthAmplitude(ClipMetric):
         return value, math.nan if math.isnan(value) else 1.0
 
 
-def _both(generated: Features, reference: Features | None) -> Tensor:
+def seen_in_both(generated: Features, reference: Features | None) -> Tensor:
+    """Whether each frame shows a face, in both clips where there are two, (T,) bool."""
     valid = generated["valid"].bool()
     return valid if reference is None else valid & reference["valid"].bool()

@@ -91,6 +91,16 @@ WEIGHTS = {
         sha256="7be5be79",
         used_by="LPIPS",
     ),
+    "silero-vad": Weights(
+        file="silero_vad.onnx",
+        url="https://files.pythonhosted.org/packages/py3/s/silero-vad/"
+        "silero_vad-5.1.2-py3-none-any.whl",
+        licence="MIT",
+        sha256="2623a2953f6ff3d2c1e61740c6cdb7168133479b267dfef114a4a3cc5bdd788f",
+        used_by="Silent lip stability, Lip-sync, THEval score",
+        member="silero_vad/data/silero_vad.onnx",
+        size=5_026_737,
+    ),
     "syncnet": Weights(
         file="syncnet_v2.model",
         url="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",

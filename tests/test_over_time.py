@@ -10,6 +10,7 @@ from metrics.base import by_frame
 from metrics.fid import PyramidDistance
 from metrics.flow import OFM
 from metrics.image import PSNR
+from metrics.soft_dtw import SoftPSNR
 from tests.leaderboard.rows import result
 from thbench.core.errors import UserError
 from thbench.evaluation import over_time, protocol, results
@@ -62,12 +63,14 @@ def _short(*sides):
     return [{"frames": side["frames"][: T - 3]} for side in sides]
 
 
-@pytest.mark.parametrize("metric", [PSNR(), OFM()], ids=["frames", "pairs of frames"])
+@pytest.mark.parametrize(
+    "metric", [PSNR(), OFM(), SoftPSNR(3)], ids=["frames", "pairs of frames", "alignment"]
+)
 def test_values_of_frames_make_the_bins_that_measuring_in_them_does(clip, metric):
     mine, theirs = features(decayed(clip)), features(clip)
     (expected,) = over_time.measure([metric], *_short(mine, theirs), T - 3, BIN).values()
     (found,) = by_frame([metric], *_short(mine, theirs))
-    made = over_time.bin_means(found.values, metric.before, T - 3, BIN)
+    made = over_time.bin_values(metric, found.values, T - 3, BIN)
     assert made == pytest.approx(expected, rel=1e-12)
     assert len(made) == 2
 

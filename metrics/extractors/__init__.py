@@ -7,6 +7,7 @@ EXTRACTORS = {
     "landmark-expression": "metrics.extractors.expression:LandmarkExpression",
     "lipreader": "metrics.extractors.lipreader:LipReader",
     "pyramid": "metrics.extractors.pyramid:Pyramid",
+    "silero-vad": "metrics.extractors.silero:SileroVAD",
     "synthetic-expression": "metrics.extractors.expression:SyntheticExpression",
     "synthetic-face": "metrics.extractors.synthetic:SyntheticFace",
     "synthetic-identity": "metrics.extractors.synthetic:SyntheticIdentity",

@@ -81,6 +81,8 @@ def clip(i, n=None):
         "mouth": torch.rand(n, generator=generator),
         "valid": torch.ones(n, dtype=torch.bool),
         "waveform": torch.rand(n * 640, generator=generator) - 0.5,
+        # Speech, then a pause.
+        "silero-vad": (torch.arange(n) < n // 2).float()[:, None],
     }
     for name, dim in DIMS.items():
         features[name] = torch.randn(n, dim, generator=generator)
@@ -149,7 +151,8 @@ def test_no_clips_and_undefined_clips_are_no_figure(metric):
 
 
 # Extractors that cannot be built without a weight file, or a user's own program.
-WEIGHTY = ("arcface", "i3d", "inception", "landmark-expression", "lipreader", "syncnet")
+WEIGHTY = ("arcface", "i3d", "inception", "landmark-expression", "lipreader")
+WEIGHTY += ("silero-vad", "syncnet")
 
 SHARES = {"uneven": ((0, 2, 4), (1, 3)), "one without clips": ((0, 1, 2), ())}
 

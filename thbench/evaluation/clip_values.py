@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metrics.base import ClipMetric, FrameMetric, FrameValues, by_frame, frame_mean
+from metrics.base import ClipMetric, FrameMetric, FrameValues, by_frame
 from thbench.config import content_hash
 from thbench.core.files import write_atomic
 from thbench.data.media import video
@@ -61,8 +61,8 @@ class ClipMeter:
         """
         per_frame = self._per_frame(generated, reference)
         values = {
-            m.name: _clip_means(per_frame[m.name])
-            if m.name in per_frame
+            m.name: _of_frames(m, per_frame[m.name])
+            if isinstance(m, FrameMetric)
             else m.measure_clip(generated, reference)
             for m in self.metrics
         }
@@ -71,7 +71,7 @@ class ClipMeter:
         for m in self.binned:
             if isinstance(m, FrameMetric):
                 frames = per_frame[m.name].values
-                bins[m.name] = over_time.bin_means(frames, m.before, length, self.bin)
+                bins[m.name] = over_time.bin_values(m, frames, length, self.bin)
         return ClipValues(values, {m.name: bins[m.name] for m in self.binned})
 
     def _per_frame(self, generated: Features, reference: Features | None) -> dict[str, FrameValues]:
@@ -146,5 +146,5 @@ def number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _clip_means(found: FrameValues) -> tuple[float, float]:
-    return frame_mean(found.values), frame_mean(found.references)
+def _of_frames(metric: FrameMetric, found: FrameValues) -> tuple[float, float]:
+    return metric.clip_value(found.values), metric.clip_value(found.references)

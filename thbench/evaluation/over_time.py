@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from metrics.base import BenchMetric, ClipMetric, frame_mean, part_of
+from metrics.base import BenchMetric, ClipMetric, FrameMetric, part_of
 from thbench.core.errors import UserError
 from thbench.evaluation.results import Curve, finite
 
@@ -74,19 +74,22 @@ def measure(
     return values
 
 
-def bin_means(values: Tensor, before: int, length: int, frames: int) -> list[float]:
+def bin_values(metric: FrameMetric, values: Tensor, length: int, frames: int) -> list[float]:
     """Values of one clip in each of its bins, of a metric of pixels.
 
     Args:
-        values: (length - before,), one of each frame but the first ``before``.
-        before: how many earlier frames each looks back on; none does beyond its bin.
+        metric: that has the values. No frame looks back beyond its bin.
+        values: of each frame but the first ``metric.before``.
         length: frames of the clip.
         frames: of a bin.
 
     Returns:
         A value per bin, NaN where no frame has one.
     """
-    return [frame_mean(values[part.start : part.stop - before]) for part in bins(length, frames)]
+    return [
+        metric.clip_value(values[part.start : part.stop - metric.before])
+        for part in bins(length, frames)
+    ]
 
 
 def clip_curve(metric: BenchMetric, rows: Iterable[Sequence[float]], frames: int) -> Curve | None:
