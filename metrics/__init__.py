@@ -17,6 +17,7 @@ METRICS = {
     "e-fid": "metrics.efid:EFID",
     "eyebrow-dynamics": "metrics.theval:EyebrowDynamics",
     "f-mse": "metrics.flow:FrameMSE",
+    "faces-found": "metrics.motion:FacesFound",
     "fd-pyramid": "metrics.fid:PyramidDistance",
     "fd-synthetic": "metrics.fid:SyntheticFD",
     "fid": "metrics.fid:FID",

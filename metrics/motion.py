@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,28 +73,67 @@ class PoseError(ClipMetric):
         return pose_error(generated["pose"][both], reference["pose"][both])
 
 
-class MouthCorrelation(ClipMetric):
+class FacesFound(ClipMetric):
+    """Share of the generated frames in which the tracker finds a face.
+
+    Metrics of faces leave the others out, so they say nothing of a face that fell apart.
+    """
+
+    direction = "higher"
+    bounds = (0.0, 1.0)
+    needs = ("valid",)
+
+    @property
+    def name(self) -> str:
+        return "Faces found"
+
+    def measure(self, generated: Features, reference: Features | None) -> float:
+        valid = generated["valid"]
+        return float(valid.double().mean()) if len(valid) else math.nan
+
+
+class _MouthMetric(ClipMetric):
+    """A metric of the mouth's opening over time.
+
+    Args:
+        features: what reads the opening: ``mouth``, the tracker's lips, or an extractor with one
+            number per frame, such as ``synthetic-mouth``, which sees more of small rendered faces.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, features: str = "mouth", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.features = features
+        self.needs = (features, "valid")
+
+    @property
+    def name(self) -> str:
+        return self.title if self.features == "mouth" else f"{self.title} ({self.features})"
+
+    def openings(self, *clips: Features) -> list[Tensor]:
+        """The openings (n,) of each clip, of the frames in which all show a face."""
+        both = seen_in_both(clips[0], clips[-1])
+        return [clip[self.features][both].flatten() for clip in clips]
+
+
+class MouthCorrelation(_MouthMetric):
     """Correlation within the clip of mouth opening with the reference's.
 
     Within clips, because pooled over clips even the portrait's own mouth would correlate.
     """
 
+    title = "Mouth r"
     direction = "higher"
     bounds = (-1.0, 1.0)
-    needs = ("mouth", "valid")
-
-    @property
-    def name(self) -> str:
-        return "Mouth r"
 
     def measure(self, generated: Features, reference: Features | None) -> float:
-        both = seen_in_both(generated, reference)
         if reference is None:
             return math.nan
-        return correlation(generated["mouth"][both], reference["mouth"][both])
+        return correlation(*self.openings(generated, reference))
 
 
-class MouthAmplitude(ClipMetric):
+class MouthAmplitude(_MouthMetric):
     """How far the mouth moves: the deviation of its opening over the reference's (``amplitude``).
 
     1 is best: below it mouths move too little, above it too much. Correlation does not see that: a
@@ -103,19 +143,14 @@ class MouthAmplitude(ClipMetric):
     speakers and quiet ones. Jitter of the tracker counts as motion; read it beside ``Mouth r``.
     """
 
+    title = "Mouth amplitude"
     direction = "reference"
     bounds = (0.0, math.inf)
-    needs = ("mouth", "valid")
-
-    @property
-    def name(self) -> str:
-        return "Mouth amplitude"
 
     def measure(self, generated: Features, reference: Features | None) -> float:
-        both = seen_in_both(generated, reference)
         if reference is None:
             return math.nan
-        return amplitude(generated["mouth"][both], reference["mouth"][both])
+        return amplitude(*self.openings(generated, reference))
 
     def measure_clip(self, generated: Features, reference: Features | None) -> tuple[float, float]:
         """The clip's ratio and the reference's over itself, 1; both NaN where not defined."""

@@ -322,7 +322,7 @@ def evaluate_config(
     """Generate, score and write; see ``evaluate``. Also returns where the result was written."""
     from thbench.evaluation import pipeline, yardsticks
 
-    origin = "smoke" if smoke or config.scale != "paper" else "measured"
+    origin = "smoke" if smoke or config.scale == "tiny" else "measured"
     device = device_of(config)
     if yardstick is None:
         result = pipeline.evaluate(config, device=device, origin=origin)

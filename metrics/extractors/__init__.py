@@ -12,6 +12,7 @@ EXTRACTORS = {
     "synthetic-face": "metrics.extractors.synthetic:SyntheticFace",
     "synthetic-identity": "metrics.extractors.synthetic:SyntheticIdentity",
     "synthetic-motion": "metrics.extractors.synthetic:SyntheticMotion",
+    "synthetic-mouth": "metrics.extractors.synthetic:SyntheticMouth",
     "synthetic-sync": "metrics.extractors.synthetic_sync:SyntheticSync",
     "syncnet": "metrics.extractors.syncnet:SyncNet",
 }

@@ -89,6 +89,18 @@ class SyntheticFace(_Expert):
             return self.net.head(self.extract(frames).to(self.device)).cpu()
 
 
+class SyntheticMouth(SyntheticFace):
+    """How far that net sees the mouth open, in its own units: (T, 1)."""
+
+    name = "synthetic-mouth"
+
+    def extract(self, frames: Frames | Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        features = super().extract(frames)
+        place = READS.index("mouth")
+        with torch.inference_mode():
+            return self.net.head(features.to(self.device))[:, place : place + 1].cpu()
+
+
 class SyntheticMotion(SyntheticFace):
     """How those features move within windows of 16 frames, every 8: (windows, 256).
 

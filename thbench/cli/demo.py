@@ -1,7 +1,8 @@
 """``thbench demo``: the commands that a user would type, one after another, on synthetic data.
 
 First what is shipped: one portrait and one sound by every strategy. Then the pipeline in small.
-Then the tables."""
+Then the tables.
+"""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def _eval(commands: Commands) -> None:
         " reference itself",
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="mark the result as smoke even at paper scale"
+        "--smoke", action="store_true", help="mark the result as smoke even where the scale is not tiny"
     )
 
 

@@ -17,7 +17,10 @@ from thbench.core.files import write_atomic
 SCHEMA_VERSION = 1
 GROUND_TRUTH = "ground-truth"
 """The strategy of the reference's own row."""
-ORIGINS = ("measured", "reported", "smoke")
+MEASURED, SYNTHETIC = "measured", "measured (synthetic)"
+ORIGINS = (MEASURED, SYNTHETIC, "reported", "smoke")
+SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "_results"
+"""The shipped weights' results, ``leaderboards/results`` of a clone."""
 DIRECTIONS = ("higher", "lower", "zero", "reference")
 
 
@@ -344,7 +347,8 @@ class Result:
 
     Attributes:
         run: names the run and the file.
-        origin: ``measured``; ``reported`` by a paper; or ``smoke``, from tiny models.
+        origin: ``measured``; ``measured (synthetic)``, on rendered faces; ``reported`` by a paper;
+            or ``smoke``, from tiny models.
         metrics: values by the metric's name, in the protocol's order.
         timed: time and memory, measured as the protocol says, or None.
         space: what the strategy generates in ("flow", "pixels", ...).

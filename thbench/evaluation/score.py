@@ -28,7 +28,7 @@ from thbench.evaluation.features import default_cache
 from thbench.evaluation.pairing import Pair, Reference, find_reference, find_videos, pair_up
 from thbench.evaluation.protocol import Protocol
 from thbench.evaluation.report import encoding_notes
-from thbench.evaluation.results import GROUND_TRUTH, Result
+from thbench.evaluation.results import GROUND_TRUTH, MEASURED, SYNTHETIC, Result
 from thbench.evaluation.scorer import Scorer
 from thbench.evaluation.subgroups import labels_of, with_subgroups
 
@@ -41,7 +41,7 @@ def score(
     run: str,
     strategy: str,
     title: str | None = None,
-    origin: str = "measured",
+    origin: str = MEASURED,
     split: str = "test",
     limit: int | None = None,
     seeds: Collection[int] | None = None,
@@ -63,7 +63,8 @@ def score(
         run: names the result and its files.
         strategy: what generated the videos.
         title: of the row; the strategy's name by default.
-        origin: ``measured``, or ``smoke`` for tiny models.
+        origin: ``measured``, of which the result says where it was on rendered faces, or ``smoke``
+            for tiny models.
         split: of a prepared data set.
         limit: only the first so many clips of the reference.
         seeds: only videos of these; of all seeds that are there by default.
@@ -104,7 +105,7 @@ def score(
         run=run,
         strategy=strategy,
         title=title or strategy,
-        origin=origin,
+        origin=_origin(origin, truth),
         data=truth.data,
         cost=summarize_costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
@@ -198,13 +199,17 @@ def score_ground_truth(
         run=f"{GROUND_TRUTH}-{truth.data.name}-{protocol.name}",
         strategy=GROUND_TRUTH,
         title="Ground truth",
-        origin="measured",
+        origin=_origin(MEASURED, truth),
         data=truth.data,
         notes=tuple(encoding_notes(outcome.coverage)),
         **vars(outcome),
         **provenance(),
     )
     return with_subgroups(result, protocol, by, labels) if by else result
+
+
+def _origin(asked: str, truth: Reference) -> str:
+    return SYNTHETIC if asked == MEASURED and truth.synthetic else asked
 
 
 def _out_of_domain(truth: Reference, named: bool) -> str:

@@ -67,7 +67,7 @@ class Row:
 
     Attributes:
         title: of the row.
-        origin: ``measured``, ``reported`` or ``smoke``.
+        origin: as ``Result.origin``.
         cells: by the column's name.
         ranked: whether the row competes, or is only shown.
         run: the name of the result.
