@@ -84,6 +84,12 @@ def test_layers_override_in_the_documented_order(toy):
     assert config.load(toy, ["scale=paper", "size=256"]).size == 256
 
 
+def test_a_base_that_is_no_list_is_refused(tmp_path):
+    (tmp_path / "high.yaml").write_text("{base: strategy/dawn.yaml}")
+    with pytest.raises(UserError, match=r"base is a list of files"):
+        config.load(str(tmp_path / "high.yaml"))
+
+
 def test_bases_lie_below_the_file(tmp_path, monkeypatch):
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy" / "low.yaml").write_text("{title: low, size: 32, target: a:B}")

@@ -234,6 +234,13 @@ def test_ground_truth_has_what_a_video_shows_alone(folders, rule):
     assert [row.title for row in table.rows] == ["Ground truth", "s"]
 
 
+def test_what_is_measured_on_rendered_faces_says_so(folders, rule, monkeypatch):
+    monkeypatch.setattr("thbench.data.manifest.is_synthetic", lambda folder: True)
+    truth = score_ground_truth(folders / "ref", rule, cache=folders / "cache", progress=False)
+    origins = [run(folders, rule, **how).origin for how in ({}, {"origin": "smoke"})]
+    assert [truth.origin, *origins] == [results.SYNTHETIC, results.SYNTHETIC, "smoke"]
+
+
 def test_weights_that_come_later_are_used(folders, rule, monkeypatch):
     """Values kept from a scoring without them do not stand in the way."""
     content = {"size": SIZE, "metrics": [{"metric": "psnr"}, {"metric": "lpips"}]}

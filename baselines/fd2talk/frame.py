@@ -43,6 +43,8 @@ class FrameNetConfig(UNetConfig):
             far to move need not be read off the reference.
         portrait_input: the portrait's latent is joined to the noisy one as channels, since a small
             network would take long to find it by attention.
+        modulate: motion is also added to the embedded noise level, which shifts every residual
+            block, since a small network learns slowly from attention to few tokens.
         shortcut: predict the latent as a correction of ``guess``, since a small network would take
             long to learn to copy the portrait.
         width: of the tokens; ``4 dim`` by default.
@@ -55,6 +57,7 @@ class FrameNetConfig(UNetConfig):
     tokens: int = 1
     portrait_motion: bool = False
     portrait_input: bool = False
+    modulate: bool = False
     shortcut: bool = False
     width: int | None = None
     process: Mapping[str, Any] | None = None
@@ -95,6 +98,13 @@ class FrameNet(nn.Module):
         self.pixel_places = nn.Conv2d(width, config.dim, 1)
         inputs = latent * (2 if self.portrait_input else 1)
         self.unet = UNet(inputs, latent, width, 1 if self.joined else 2, config)
+        self.modulation: nn.Module | None = None
+        if config.modulate:
+            self.modulation = nn.Sequential(
+                nn.Linear(self.tokens * width, 4 * config.dim),
+                nn.SiLU(),
+                nn.Linear(4 * config.dim, 4 * config.dim),
+            )
 
     def to_latent(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents (N, d, h, w), scaled as a whole to unit variance."""
@@ -140,7 +150,8 @@ class FrameNet(nn.Module):
         shown = noisy
         if self.portrait_input:
             shown = torch.cat([noisy, still.expand_as(noisy)], dim=1)
-        made = self.unet(shown, t, conditions, self.pixel_places(places))
+        with_time = 0.0 if self.modulation is None else self.modulation(motion.flatten(1))
+        made = self.unet(shown, t, conditions, self.pixel_places(places), with_time)
         if not self.shortcut:
             return made
         guess, doubt = self.guess(noisy, t, still)

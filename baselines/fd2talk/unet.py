@@ -159,13 +159,21 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(groups, dim)
         self.head = zero_init(nn.Conv2d(dim, outputs, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, conditions: Sequence[Tensor], places: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        conditions: Sequence[Tensor],
+        places: Tensor,
+        with_time: Tensor | float = 0.0,
+    ) -> Tensor:
         """(N, inputs, h, w) at levels ``t`` (N,) to (N, outputs, h, w).
 
         ``places`` (1, dim, h, w) tell where a pixel is, or it could not look at the same place, or
-        one beside it, in the reference.
+        one beside it, in the reference. ``with_time`` (N, 4 dim) is added to the embedded noise
+        levels.
         """
-        time = self.time(sinusoid(t, self.dim).to(self.stem.weight.dtype))
+        time = self.time(sinusoid(t, self.dim).to(self.stem.weight.dtype)) + with_time
         x = self.stem(x) + places
         kept = [x]
         for layer in self.down:

@@ -19,6 +19,7 @@ from metrics.extractors.base import Extractor
 
 DIMS = {"arcface": 512, "inception": 2048, "pyramid": 240, "syncnet": 2048}
 DIMS |= {"i3d-16-16-all-torchscript": 400, "synthetic-face": 64, "synthetic-motion": 256}
+DIMS |= {"synthetic-mouth": 1}
 WORDS = ["she", "had", "your", "dark", "suit", "in", "greasy", "wash", "water"]
 SIZE = 64
 # Smaller than what they are by default; ``fid`` stands for 2048 dimensions.

@@ -9,7 +9,13 @@ import torch
 
 from metrics.blink import BlinkRate
 from metrics.extractors.pyramid import Pyramid
-from metrics.extractors.synthetic import SyntheticFace, SyntheticIdentity, SyntheticMotion
+from metrics.extractors.synthetic import (
+    READS,
+    SyntheticFace,
+    SyntheticIdentity,
+    SyntheticMotion,
+    SyntheticMouth,
+)
 from metrics.extractors.synthetic_sync import SyntheticSync
 from metrics.identity import CSIM
 from metrics.syncnet import AVOffset
@@ -87,6 +93,13 @@ def test_motion_features_notice_a_frozen_clip():
     assert moving[:, 64:].mean() > 0.05
     assert frozen[:, 64:].abs().max() < 1e-5
     assert expert.extract(frames[:15]).shape == (0, 256)
+
+
+def test_the_mouth_is_one_of_what_the_net_reads():
+    frames = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
+    opening, everything = SyntheticMouth().extract(frames), SyntheticFace().read(frames)
+    assert opening.shape == (5, 1)
+    torch.testing.assert_close(opening[:, 0], everything[:, READS.index("mouth")])
 
 
 @pytest.mark.parametrize("expert", [SyntheticFace, SyntheticIdentity, Pyramid])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from metrics.motion import (
+    FacesFound,
     MouthAmplitude,
     MouthCorrelation,
     PoseError,
@@ -79,3 +80,25 @@ def test_only_frames_with_two_faces_count(metric, perfect):
     assert metric.measure(a, b) == pytest.approx(perfect, abs=1e-6)
     a["valid"][:] = False
     assert math.isnan(metric.measure(a, b))
+
+
+def test_mouths_can_be_read_by_an_extractor():
+    made, filmed = features(seed=1), features(seed=2)
+    for clip in (made, filmed):
+        clip["lips"] = torch.rand(50, 1)
+    made["valid"][:10] = False
+    by_lips = MouthCorrelation(features="lips")
+    assert (by_lips.name, by_lips.needs) == ("Mouth r (lips)", ("lips", "valid"))
+    expected = np.corrcoef(made["lips"][10:, 0], filmed["lips"][10:, 0])[0, 1]
+    assert by_lips.measure(made, filmed) == pytest.approx(expected, rel=1e-5)
+    metric = MouthAmplitude(features="lips")
+    expected = made["lips"][10:].std() / filmed["lips"][10:].std()
+    assert metric.measure_clip(made, filmed) == (pytest.approx(float(expected), rel=1e-5), 1.0)
+    assert metric.name == "Mouth amplitude (lips)"
+
+
+def test_faces_found_is_a_share_of_all_frames():
+    made = features(8)
+    made["valid"][:2] = False
+    assert FacesFound().measure(made, features(8)) == 0.75
+    assert math.isnan(FacesFound().measure(features(0), None))

@@ -218,7 +218,7 @@ def _eval(commands: Commands) -> None:
         " reference itself",
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="mark the result as smoke even where the scale is not tiny"
+        "--smoke", action="store_true", help="mark the result as smoke, as at scale=tiny"
     )
 
 

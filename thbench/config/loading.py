@@ -60,6 +60,8 @@ def _read_yaml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping.")
     files, bases = (*above, path.resolve()), content.pop("base", [])
+    if not isinstance(bases, list):
+        raise UserError(f"{path}: base is a list of files, such as [strategy/dawn.yaml].")
     try:
         found = [search.find_base(base, files) for base in bases]
     except UserError as error:
