@@ -69,7 +69,7 @@ def test_videos_that_are_not_alike_are_noted():
         sides = {"generated": generated, "reference": reference}
         return report.encoding_notes(Coverage(encodings=sides))
 
-    faster = dataclasses.replace(H264, bit_rate=1.0, clips=9)
+    faster = dataclasses.replace(H264, bit_rate=1.0, clips=9, width=64, height=64)
     assert notes((H264,), (faster,)) == []
     assert report.encoding_notes(Coverage()) == []
     assert report.encoding_notes(Coverage(encodings={"reference": (H264,)})) == []

@@ -150,7 +150,9 @@ def encoding_notes(covered: Coverage) -> list[str]:
 
 
 def _same(one: Encoding, other: Encoding) -> bool:
-    return replace(one, clips=0, bit_rate=None) == replace(other, clips=0, bit_rate=None)
+    """Whether they differ at most in number, bit rate and size, which is the strategy's own."""
+    own = replace(other, width=one.width, height=one.height)
+    return replace(one, clips=0, bit_rate=None) == replace(own, clips=0, bit_rate=None)
 
 
 def _encoding(found: Encoding) -> str:
