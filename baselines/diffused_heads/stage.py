@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.diffused_heads.net import FrameNet, FrameNetConfig
@@ -22,6 +23,8 @@ from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask
 from thbench.training.stage import Stage, StageContext
 
+PATCHES = 4
+"""The largest patches of noise divide a frame into so many by so many."""
 BOUNDS = ("mean", "sum")
 """What the variational bound's terms at all levels are brought to."""
 
@@ -63,10 +66,12 @@ class FrameStage(Stage):
             (eq. 10; so Nichol and Dhariwal, whose weight is 1e-3).
         lip_margin: what is added on each side to the box around the lips, as a fraction of the
             frame's width.
-        motion_noise: motion frames of a sample get noise of one deviation, drawn from 0 to this, in
-            units of [-1, 1]: at generation they are not filmed but made, and a network that trusts
-            them adds its own errors up (conditioning augmentation, Ho et al. 2022, "Cascaded
-            Diffusion Models", section 4). The paper has none.
+        motion_noise: the motion frames of a sample get noise of one deviation, drawn from 0 to
+            this, in units of [-1, 1]: at generation they are not filmed but made, and a network
+            that trusts them adds its own errors up (conditioning augmentation, Ho et al. 2022,
+            "Cascaded Diffusion Models", section 4). Those errors are patches that stay from frame
+            to frame, so the noise is of all sizes (``patchy_noise``) and the same in all motion
+            frames. The paper has none.
     """
 
     stable_name = "diffused_heads.frame"
@@ -153,8 +158,8 @@ class FrameStage(Stage):
         filmed = _signed(batch.video[:, middle - self.net.motion : middle]).transpose(1, 2)
         before = torch.where(missing[:, None, :, None, None], portrait[:, :, None], filmed)
         if self.motion_noise and self.training:
-            deviation = self.motion_noise * torch.rand(len(before), 1, 1, 1, 1).to(before)
-            before = before + deviation * torch.randn_like(before)
+            deviation = self.motion_noise * torch.rand(len(before), 1, 1, 1).to(before)
+            before = before + (deviation * patchy_noise(portrait))[:, :, None]
         return before
 
     def _predict(self, example: Example, noisy: Tensor, t: Tensor) -> Tensor:
@@ -176,6 +181,20 @@ class FrameStage(Stage):
         return {
             "generated": torch.cat([to_unit(first.source), filmed, (made[:, :, 0] + 1) / 2], -1)
         }
+
+
+def patchy_noise(like: Tensor) -> Tensor:
+    """Normal noise with as much power in patches of 1, 2, 4, ... pixels, of about unit variance.
+
+    Args:
+        like: (B, C, H, W), whose shape and device it has.
+    """
+    layers, side = [], like.shape[-1]
+    while side >= PATCHES:
+        coarse = torch.randn(*like.shape[:2], side, side, device=like.device, dtype=like.dtype)
+        layers.append(F.interpolate(coarse, like.shape[-2:], mode="nearest"))
+        side //= 2
+    return torch.stack(layers).sum(0) / len(layers) ** 0.5
 
 
 def _middle(batch: Batch) -> int:

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thbench import config as configs
+from thbench.cli.zoo_train import SCALE, shipped_strategies
 from thbench.config import Config
 from thbench.core.errors import UserError
 
 IDENTITIES = 20
 SEED = 17
 """Of the faces: not of those that the shipped weights were trained on."""
-SHIPPED = "small"
-"""The scale of the shipped weights."""
 SECONDS = 3
 DEFAULT_STEPS = 50
 """Of a stage that the strategy's ``demo:`` block does not name."""
@@ -91,8 +90,8 @@ def _generate_shipped(data: Path, out: Path) -> Path | None:
     """
     portrait, speech = _write_inputs(data, out)
     videos = {}
-    for name in shipped():
-        words = [name, f"scale={SHIPPED}", "weights=zoo"]
+    for name in shipped_strategies():
+        words = [name, f"scale={SCALE}", "weights=zoo"]
         path = out / f"{name}.mp4"
         files = ["--image", str(portrait), "--audio", str(speech), "-o", str(path)]
         _run(["generate", *words, *files, "--watermark", "--force"])
@@ -104,23 +103,6 @@ def _generate_shipped(data: Path, out: Path) -> Path | None:
     tiles = [f"{title}={path}" for title, path in videos.items()]
     _run(["montage", *tiles, "-o", str(together), "--force"])
     return together
-
-
-def shipped() -> list[str]:
-    """Names of the strategies whose stages are all among the shipped weights."""
-    from thbench.training.runs import locate
-
-    found = []
-    for name in configs.names("strategy"):
-        try:
-            if SHIPPED in configs.scales(name):
-                loaded = configs.load(name, [f"scale={SHIPPED}", "weights=zoo"])
-                for stage in set(loaded.nets.values()):
-                    locate(loaded, stage)
-                found.append(name)
-        except UserError:
-            continue
-    return found
 
 
 def strategies() -> list[str]:

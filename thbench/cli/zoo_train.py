@@ -87,7 +87,7 @@ def plan_jobs(names: Sequence[str], words: Sequence[str], clips: int | None) -> 
     if not shipped:
         raise UserError(f"No strategy is shipped whole at scale={SCALE}: see `thbench zoo list`.")
     limit = [] if clips is None else [f"eval.limit={clips}"]
-    given = [f"scale={SCALE}", "eval.protocol=synthetic", *words, *limit]
+    given = [f"scale={SCALE}", "eval.protocol=synthetic-64", *words, *limit]
     jobs = []
     for name in names or shipped:
         config = replace(configs.load(name, given), weights="runs")
