@@ -106,6 +106,14 @@ def test_files_are_the_same_bytes_each_time(full, trained):
     assert b"optimizer" not in b"".join(before.values())
 
 
+def test_what_is_shipped_already_keeps_its_words(full, trained):
+    before = {path.name: path.read_bytes() for path in full.iterdir()}
+    zoo_add.add(trained, ["trainer.devices=1", "model.other=1"], "float32")
+    assert {path.name: path.read_bytes() for path in full.iterdir()} == before
+    zoo_add.add(trained, ["model.other=1"], "float16")
+    assert {path.name: path.read_bytes() for path in full.iterdir()} != before
+
+
 def test_half_precision_is_for_parameters_alone(full, trained, made):
     whole, _ = load_net(made, "toy")
     net, _ = load_net(trained, "toy")

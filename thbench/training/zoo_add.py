@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thbench import config as configs
 from thbench.config import Config
 from thbench.core.errors import UserError, did_you_mean
+from thbench.core.tensors import tensors_digest
 from thbench.training import zoo
 from thbench.training.runs import (
     StageRun,
@@ -61,6 +62,9 @@ def add(config: Config, words: Sequence[str], dtype: str, only: str | None = Non
         tensors, meta = _stage(config, name, words, dtype)
         key = f"{name}-{meta['hash']}"
         contents[key], metas[key] = zoo.encode(tensors, meta), meta
+        if _is_shipped(name, meta["hash"], tensors):
+            shipped = zoo.path_of(name, meta["hash"])
+            contents[key], metas[key] = shipped.read_bytes(), dict(zoo.entry(shipped).meta)
     _check_whole(contents, metas)
     for key, content in contents.items():
         zoo.write(content, metas[key]["stage"], metas[key]["hash"])
@@ -111,6 +115,12 @@ def _stage(
         "command": " ".join(["thbench fit", config.strategy, *_shared(words)]),
         "licence": LICENCE,
     }
+
+
+def _is_shipped(name: str, digest: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the zoo has these very tensors, with the words of the strategy that added them."""
+    found = zoo.find(name, digest)
+    return found is not None and found.meta["sha256"] == tensors_digest(tensors)
 
 
 def _stored(net: nn.Module, dtype: str, name: str) -> dict[str, Tensor]:
