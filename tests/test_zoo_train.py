@@ -1,5 +1,6 @@
 """The shipped weights made anew: planned, trained, gone on with, and compared."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -68,29 +69,45 @@ def strategy_file():
     }
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A folder of configurations with the strategy ``toys``, which is shipped, and its data."""
-    root = tmp_path / "data"
+def configure(home, patch):
+    """Lead commands to the configurations, the zoo and the data in a folder."""
+    root = home / "data"
     synth = f"thbench data synth --out {root} --identities 7 --liveliness 0.5"
     for kind, name, content in (
         ("strategy", "toys", strategy_file()),
         ("data", "toy", {"name": "toy", "root": str(root), "made_by": synth}),
         ("protocol", "psnr", FAST),
     ):
-        path = tmp_path / "configs" / kind / f"{name}.yaml"
-        path.parent.mkdir(parents=True)
+        path = home / "configs" / kind / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("THBENCH_CONFIG_DIR", str(tmp_path / "configs"))
-    monkeypatch.setattr(configs, "names", lambda kind: ["toys"])
-    (tmp_path / "zoo").mkdir()
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
-    toy.make_root(root, (8, 9, 12, 10, 7, 8, 9), "ttttvee")
-    first = ["toys", "scale=small", f"runs={tmp_path / 'first'}"]
-    assert main(["fit", *first]) == 0
-    assert main(["zoo", "add", *first, "--dtype", "float32"]) == 0
-    shown = [f"results={tmp_path / 'shared'}", "eval.protocol=psnr", "weights=zoo"]
-    assert main(["eval", *first, *shown]) == 0
+    patch.setenv("THBENCH_CONFIG_DIR", str(home / "configs"))
+    patch.setattr(configs, "names", lambda kind: ["toys"])
+    patch.setattr(zoo, "FOLDER", home / "zoo")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """A folder with data, a zoo that ships the strategy ``toys``, and a result of it."""
+    home = tmp_path_factory.mktemp("shipped")
+    (home / "zoo").mkdir()
+    toy.make_root(home / "data", (8, 9, 12, 10, 7, 8, 9), "ttttvee")
+    first = ["toys", "scale=small", f"runs={home / 'first'}"]
+    shown = [f"results={home / 'shared'}", "eval.protocol=psnr", "weights=zoo"]
+    with pytest.MonkeyPatch.context() as patch:
+        configure(home, patch)
+        assert main(["fit", *first]) == 0
+        assert main(["zoo", "add", *first, "--dtype", "float32"]) == 0
+        assert main(["eval", *first, *shown]) == 0
+    return home
+
+
+@pytest.fixture
+def home(shipped, tmp_path, monkeypatch):
+    """The same, to be changed, without runs."""
+    for part in ("data", "zoo", "shared"):
+        shutil.copytree(shipped / part, tmp_path / part, copy_function=shutil.copy2)
+    configure(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -203,7 +220,8 @@ def test_without_figures_of_the_shipped_weights_ones_own_are_shown_alone(home, t
         (["results=leaderboards/results"], "name another results="),
         (["--clips", "0"], "--clips 0: evaluate on 1 or more"),
         (["--against", "none.json"], "There is no result none.json"),
-        (["stages.toi.max_steps=1"], "Did you mean 'toy'"),
+        (["stages.toi.max_steps=1"], "Did you mean 'stages.toy.max_steps'"),
+        (["--clip", "3"], "'--clip' is not understood here. Did you mean '--clips'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(words, says, home, train):

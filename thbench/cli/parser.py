@@ -82,12 +82,17 @@ def take_config_dirs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line. ``key=value`` words may stand anywhere after the command."""
+    """Parse a command line.
+
+    ``key=value`` words, and names where a command takes any number, may stand anywhere after it.
+    """
     parser = build_parser()
     arguments, left = parser.parse_known_args(argv)
     takes_words = hasattr(arguments, "overrides")
     words = [w for w in left if takes_words and "=" in w and not w.startswith("-")]
-    wrong = [w for w in left if w not in words]
+    takes_names = hasattr(arguments, "strategies")
+    names = [w for w in left if takes_names and "=" not in w and not w.startswith("-")]
+    wrong = [w for w in left if w not in (*words, *names)]
     if wrong:
         options = [o for a in arguments.parser._actions for o in a.option_strings]
         hint = did_you_mean(wrong[0], options) if wrong[0].startswith("-") else ""
@@ -96,6 +101,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         )
     if takes_words:
         arguments.overrides = [*arguments.overrides, *words]
+    if takes_names:
+        arguments.strategies = [*arguments.strategies, *names]
     return arguments
 
 
