@@ -18,6 +18,8 @@ from thbench.nn.input_init import unit_gain
 from thbench.nn.normalize import audio_stats
 
 RGB = 3
+UNDRAWN = 3.0
+"""A new network's mask draws the sigmoid of minus this, a twentieth, over the portrait."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
@@ -50,8 +52,10 @@ class FrameNetConfig(UNetConfig):
         audio_width: channels to which each audio embedding is brought.
         width: of the embedded time and audio; 4 ``dim`` by default.
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
-        shortcut: predict the clean frame as a change of the portrait, which a small network would
-            take long to learn to copy. Needs prediction ``x0``.
+        shortcut: draw over the portrait, which a small network would take long to learn to copy: a
+            mask says for each pixel how much of it is drawn. (Were the drawing added, what moves
+            away would have to be cancelled to the last grey level, and what is left of it would
+            burn in, frame after frame.) Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
     """
 
@@ -103,8 +107,8 @@ class FrameNet(nn.Module):
         self.stem_portrait = nn.Conv2d(RGB * cell, dim, 3, padding=1, bias=False)
         seen = config.motion * (1 if config.grey else RGB) * cell
         self.stem_motion = nn.Conv2d(seen, dim, 3, padding=1, bias=False) if seen else None
-        outputs = RGB * cell * (2 if self.process.learns_variance else 1)
-        self.unet = UNet(RGB * cell, outputs, size // config.patch, width, config)
+        outputs = RGB * (2 if self.process.learns_variance else 1) + self.shortcut
+        self.unet = UNet(RGB * cell, outputs * cell, size // config.patch, width, config)
 
     def conditions(self, portrait: Tensor, audio: Tensor) -> FrameConditions:
         """What is computed once per clip.
@@ -157,7 +161,9 @@ class FrameNet(nn.Module):
         made = F.pixel_shuffle(self.unet(self._cells(noisy), t, static, audio), self.patch)
         if not self.shortcut:
             return made
-        return torch.cat([made[:, :RGB] + portrait, made[:, RGB:]], dim=1)
+        drawn, rest, mask = made.tensor_split([RGB, made.shape[1] - 1], dim=1)
+        shown = torch.lerp(portrait, drawn, torch.sigmoid(mask - UNDRAWN))
+        return torch.cat([shown, rest], dim=1)
 
     def _cells(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, self.patch)

@@ -78,7 +78,7 @@ class FrameStage(Stage):
     audio_loss = "lip"
     config_blocks: ClassVar[Blocks] = {"net": FrameNetConfig}
     net: FrameNet
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(
         self,

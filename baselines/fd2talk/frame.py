@@ -29,6 +29,9 @@ from thbench.training.reconstruction import pairs
 from thbench.training.stage import Stage, StageContext
 
 CONDITIONS = ("separate", "concatenated")
+SHORTCUTS = (False, True, "guess", "mask")
+UNDRAWN = 3.0
+"""A new network's mask draws the sigmoid of minus this, a twentieth, over the portrait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,9 @@ class FrameNetConfig(UNetConfig):
             network would take long to find it by attention.
         modulate: motion is also added to the embedded noise level, which shifts every residual
             block, since a small network learns slowly from attention to few tokens.
-        shortcut: predict the latent as a correction of ``guess``, since a small network would take
-            long to learn to copy the portrait.
+        shortcut: what spares a small network learning to copy the portrait: ``guess``, of which it
+            predicts the correction (true says the same); ``mask``, which says for each place how
+            much of the portrait is drawn over, so that what moves away leaves no trace; or false.
         width: of the tokens; ``4 dim`` by default.
         process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
@@ -58,7 +62,7 @@ class FrameNetConfig(UNetConfig):
     portrait_motion: bool = False
     portrait_input: bool = False
     modulate: bool = False
-    shortcut: bool = False
+    shortcut: bool | str = False
     width: int | None = None
     process: Mapping[str, Any] | None = None
 
@@ -83,7 +87,8 @@ class FrameNet(nn.Module):
         self.process = GaussianDiffusion(**{"prediction": "x0", **(config.process or {})})
         _check(config, self.process, side)
         self.shape = (latent, side, side)
-        self.joined, self.shortcut = config.conditions == "concatenated", config.shortcut
+        self.joined = config.conditions == "concatenated"
+        self.shortcut = "guess" if config.shortcut is True else config.shortcut
         self.tokens, self.portrait_motion = config.tokens, config.portrait_motion
         self.portrait_input = config.portrait_input
         width = config.width or 4 * config.dim
@@ -97,7 +102,8 @@ class FrameNet(nn.Module):
         self.register_buffer("places", places.float(), persistent=False)
         self.pixel_places = nn.Conv2d(width, config.dim, 1)
         inputs = latent * (2 if self.portrait_input else 1)
-        self.unet = UNet(inputs, latent, width, 1 if self.joined else 2, config)
+        outputs = latent + (self.shortcut == "mask")
+        self.unet = UNet(inputs, outputs, width, 1 if self.joined else 2, config)
         self.modulation: nn.Module | None = None
         if config.modulate:
             self.modulation = nn.Sequential(
@@ -154,6 +160,9 @@ class FrameNet(nn.Module):
         made = self.unet(shown, t, conditions, self.pixel_places(places), with_time)
         if not self.shortcut:
             return made
+        if self.shortcut == "mask":
+            drawn, mask = made.tensor_split([self.shape[0]], dim=1)
+            return torch.lerp(still.expand_as(drawn), drawn, torch.sigmoid(mask - UNDRAWN))
         guess, doubt = self.guess(noisy, t, still)
         return guess + doubt * made
 
@@ -176,8 +185,12 @@ def _check(config: FrameNetConfig, process: GaussianDiffusion, side: int) -> Non
     halvings = len(config.mults) - 1
     if side % 2**halvings:
         raise UserError(f"Latents of {side} pixels do not halve {halvings} times: mults.")
+    if config.shortcut not in SHORTCUTS:
+        raise UserError(f"net.shortcut is false, true, guess or mask, not {config.shortcut}.")
     if config.shortcut and process.prediction != "x0":
-        raise UserError("net.shortcut=true needs net.process.prediction=x0.")
+        raise UserError(
+            f"net.shortcut={str(config.shortcut).lower()} needs net.process.prediction=x0."
+        )
 
 
 class FrameStage(Stage):

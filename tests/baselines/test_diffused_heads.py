@@ -1,5 +1,6 @@
 """Diffused Heads: what the network is, what it is shown, what it learns, and its switches."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -514,9 +515,16 @@ def test_with_the_shortcut_a_new_network_predicts_the_portrait():
     made = FrameNet(AUDIO, SIZE, FrameNetConfig(shortcut=True, **options))
     noisy, portrait = torch.randn(2, 2, 3, SIZE, SIZE)
     rest = (made.portrait_features(portrait), torch.randn(2, 32))
-    output = made(noisy, torch.tensor([5, 900]), portrait, *rest)
-    assert torch.equal(output[:, :3], portrait)
+    t = torch.tensor([5, 900])
+    output = made(noisy, t, portrait, *rest)
+    torch.testing.assert_close(output[:, :3], portrait * (1 - 1 / (1 + math.exp(3))))
     assert not output[:, 3:].any()
+    assert output.shape[1] == 6
+    # What is masked out leaves no trace, however bright.
+    spread(made)
+    torch.nn.init.constant_(made.unet.head.bias[-1:], 50.0)
+    one, other = (made(noisy, t, still, *rest)[:, :3] for still in (portrait, 9 * portrait))
+    torch.testing.assert_close(one, other)
     plain = FrameNet(AUDIO, SIZE, FrameNetConfig(**options))
     assert not plain(noisy, torch.tensor([5, 900]), portrait, *rest).any()
 

@@ -14,7 +14,7 @@ from baselines.fd2talk.morphable import MorphableStage, coefficients
 from baselines.fd2talk.motion import MotionStage
 from baselines.fd2talk.motion_net import DiT, DiTConfig, MotionNet, MotionNetConfig
 from baselines.fd2talk.strategy import FD2Talk, FrameConditions
-from baselines.fd2talk.unet import Conditioned, CrossAttention
+from baselines.fd2talk.unet import Block, Conditioned, CrossAttention
 from tests.data.test_morphable import bfm, planted
 from tests.data.test_morphable import model as found_model
 from tests.toys import request
@@ -635,6 +635,37 @@ def test_the_portrait_s_latent_is_an_input_where_asked_for(face, portrait_input)
     motion, reference = torch.randn(2, 1, net.motion_tokens.out_features), net.reference(stills[0])
     made = [net(noisy, torch.tensor([9, 9]), motion, reference, still) for still in stills]
     assert torch.equal(*made) != portrait_input
+
+
+def test_with_a_mask_a_new_network_shows_the_portrait_and_what_is_drawn_over_leaves_no_trace(face):
+    torch.manual_seed(0)
+    needs = context(morphable=face, autoencoder=spread(ReferenceAutoencoder(**AUTO)))
+    net = FrameStage(needs, net={**UNET, "shortcut": "mask"}).net
+    noisy, stills = torch.randn(2, *net.shape), torch.randn(2, 1, *net.shape)
+    motion, reference = torch.randn(2, 1, net.motion_tokens.out_features), net.reference(stills[0])
+
+    def made(still):
+        return net(noisy, torch.tensor([9, 9]), motion, reference, still)
+
+    kept = 1 - 1 / (1 + math.exp(3))
+    torch.testing.assert_close(made(stills[0]), kept * stills[0].expand(2, -1, -1, -1))
+    spread(net)
+    torch.nn.init.constant_(net.unet.head.bias[-1:], 50.0)
+    torch.testing.assert_close(made(stills[0]), made(stills[1]))
+
+
+def test_motion_that_modulates_moves_the_prediction(face):
+    torch.manual_seed(0)
+    needs = context(morphable=face, autoencoder=spread(ReferenceAutoencoder(**AUTO)))
+    net = spread(FrameStage(needs, net={**UNET, "modulate": True}).net)
+    for block in (*net.unet.down, *net.unet.middle, *net.unet.up):
+        if isinstance(block, Block):
+            torch.nn.init.zeros_(block.conditioned.exit.weight)  # no attention
+            torch.nn.init.zeros_(block.conditioned.exit.bias)
+    noisy, still = torch.randn(1, *net.shape), torch.randn(1, *net.shape)
+    tokens = torch.randn(2, 1, 1, net.motion_tokens.out_features)
+    one, other = (net(noisy, torch.tensor([9]), x, net.reference(still), still) for x in tokens)
+    assert (one - other).abs().max() > 1e-4
 
 
 def test_frames_in_the_latents_of_an_autoencoder_that_does_not_see_the_portrait(face):
