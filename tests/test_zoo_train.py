@@ -280,7 +280,11 @@ def test_the_interval_is_that_of_scipy_s_bootstrap_of_the_differences(shift, zer
     first, second = ([(float(v),) for v in values] for values in (ours, theirs))
     (found,) = compare(result(first), result(second), Intervals(draws=4000))
     wanted = stats.bootstrap(
-        (apart,), np.mean, n_resamples=9999, method="percentile", random_state=np.random.default_rng(0)
+        (apart,),
+        np.mean,
+        n_resamples=9999,
+        method="percentile",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     assert found.value == pytest.approx(shift, abs=1e-9)
     assert found.interval == pytest.approx((wanted.low, wanted.high), abs=0.02)

@@ -72,6 +72,11 @@ class FrameStage(Stage):
             "Cascaded Diffusion Models", section 4). Those errors are patches that stay from frame
             to frame, so the noise is of all sizes (``patchy_noise``) and the same in all motion
             frames. The paper has none.
+        rollout: up to so many of the frames before are the network's own, each from those before
+            it, in one call from pure noise and without a gradient; how many, is drawn for each
+            batch. So training meets the errors that generation adds up (the pushforward trick,
+            Brandstetter et al. 2022, "Message Passing Neural PDE Solvers", section 3.1). The draw's
+            ``context`` must reach as much further back. The paper has none.
     """
 
     stable_name = "diffused_heads.frame"
@@ -90,6 +95,7 @@ class FrameStage(Stage):
         bound: str = "mean",
         lip_margin: float = 0.05,
         motion_noise: float = 0.0,
+        rollout: int = 0,
     ) -> None:
         super().__init__(context)
         if bound not in BOUNDS:
@@ -98,7 +104,9 @@ class FrameStage(Stage):
         if motion_noise < 0:
             raise UserError(f"motion_noise must be 0 or more, not {motion_noise}.")
         self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
-        self.motion_noise = motion_noise
+        if type(rollout) is not int or rollout < 0:
+            raise UserError(f"rollout must be a whole number, 0 or more, not {rollout}.")
+        self.motion_noise, self.rollout = motion_noise, rollout
         self.levels = self.net.process.steps if bound == "sum" else 1
 
     def trained_for(self) -> dict[str, Any]:
@@ -107,7 +115,7 @@ class FrameStage(Stage):
 
     def check_draw(self, draw: DrawConfig) -> None:
         """Raise a UserError if the frames around the one to be made are not drawn with it."""
-        reach = max(self.net.motion, self.net.audio_context)
+        reach = max(self.net.motion, self.net.audio_context) + self.rollout
         if frame_range(draw.frames) != (1, 1) or draw.context < reach:
             raise UserError(
                 f"This network sees {reach} frames beside the one that it makes: draw.frames must"
@@ -144,23 +152,50 @@ class FrameStage(Stage):
         portrait = _signed(batch.source)
         static = self.net.portrait_features(portrait)
         if self.net.motion:
-            static = static + self.net.motion_features(self._before(batch, portrait))
+            static = static + self.net.motion_features(self._motion_frames(batch, portrait))
         at = torch.tensor([middle], device=batch.audio.device)
         audio = self.net.audio_features(batch.audio, at)[:, 0]
         clean = _signed(batch.video[:, middle])[:, :, None]
         return Example(clean, portrait, static, audio)
 
-    def _before(self, batch: Batch, portrait: Tensor) -> Tensor:
-        """Motion frames (B, 3, motion, H, W); the portrait where there is none."""
-        middle = _middle(batch)
-        steps_back = torch.arange(self.net.motion, 0, -1, device=batch.frames.device)
-        missing = batch.frames[:, middle, None] < steps_back
-        filmed = _signed(batch.video[:, middle - self.net.motion : middle]).transpose(1, 2)
-        before = torch.where(missing[:, None, :, None, None], portrait[:, :, None], filmed)
-        if self.motion_noise and self.training:
+    def _motion_frames(self, batch: Batch, portrait: Tensor) -> Tensor:
+        """Motion frames (B, 3, motion, H, W), as training shows them."""
+        middle, training = _middle(batch), self.training
+        back = int(torch.randint(self.rollout + 1, ())) if self.rollout and training else 0
+        before = self._before(batch, portrait, back)
+        for place in range(middle - back, middle):
+            made = self._estimate(batch, portrait, before, place)
+            missing = batch.frames[:, middle] < middle - place
+            made = torch.where(missing[:, None, None, None], portrait, made)
+            before = torch.cat([before[:, :, 1:], made[:, :, None]], dim=2)
+        if self.motion_noise and training:
             deviation = self.motion_noise * torch.rand(len(before), 1, 1, 1).to(before)
             before = before + (deviation * patchy_noise(portrait))[:, :, None]
         return before
+
+    def _before(self, batch: Batch, portrait: Tensor, back: int) -> Tensor:
+        """The frames filmed before the one ``back`` frames ago; the portrait where there is none.
+
+        Returns:
+            (B, 3, motion, H, W).
+        """
+        middle, n = _middle(batch), self.net.motion
+        steps_back = back + torch.arange(n, 0, -1, device=batch.frames.device)
+        missing = batch.frames[:, middle, None] < steps_back
+        filmed = _signed(batch.video[:, middle - back - n : middle - back]).transpose(1, 2)
+        return torch.where(missing[:, None, :, None, None], portrait[:, :, None], filmed)
+
+    @torch.no_grad()
+    def _estimate(self, batch: Batch, portrait: Tensor, before: Tensor, place: int) -> Tensor:
+        """What the network makes of the frame at a place of the window from noise, (B, 3, H, W)."""
+        process = self.net.process
+        static = self.net.portrait_features(portrait) + self.net.motion_features(before)
+        audio = self.net.audio_features(batch.audio, torch.tensor([place], device=before.device))
+        noise = torch.randn_like(portrait)[:, :, None]
+        t = torch.full((len(noise), 1), process.steps, device=noise.device)
+        example = Example(noise, portrait, static, audio[:, 0])
+        prediction, _ = process.split(self._predict(example, noise, t))
+        return process.to_clean(prediction.float(), noise, t)[:, :, 0].clamp(-1, 1)
 
     def _predict(self, example: Example, noisy: Tensor, t: Tensor) -> Tensor:
         """(B, 3 or 6, 1, H, W) of noisy frames (B, 3, 1, H, W) at levels (B, 1)."""

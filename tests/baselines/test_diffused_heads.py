@@ -247,15 +247,44 @@ def test_motion_frames_are_noisy_in_training_alone():
     quiet, loud = stage(), stage(motion_noise=0.5)
     shown = batch([9] * 6)
     portrait = 2 * to_unit(shown.source) - 1
-    filmed = quiet._before(shown, portrait)
-    noise = loud._before(shown, portrait) - filmed
+    filmed = quiet._motion_frames(shown, portrait)
+    noise = loud._motion_frames(shown, portrait) - filmed
     assert torch.allclose(noise[:, :, 0], noise[:, :, 1], atol=1e-6)
     deviations = noise.flatten(1).std(1)
     assert 0 < deviations.min() < deviations.max() < 0.6
     loud.eval()
-    assert torch.equal(loud._before(shown, portrait), filmed)
+    assert torch.equal(loud._motion_frames(shown, portrait), filmed)
     with pytest.raises(UserError, match="motion_noise"):
         stage(motion_noise=-0.1)
+
+
+def test_motion_frames_may_be_the_network_s_own(monkeypatch):
+    """Frame by frame, each from those before it, as generation in one step makes them."""
+    made = stage(rollout=2, options={"process": {"prediction": "x0"}})
+    spread(made.net)
+    shown = batch([9, 1], around=4)
+    portrait = 2 * to_unit(shown.source) - 1
+    monkeypatch.setattr(torch, "randint", lambda *args: torch.tensor(2))
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    found = made._motion_frames(shown, portrait)
+    video, t = 2 * to_unit(shown.video) - 1, torch.full((1,), made.net.process.steps)
+    for clip, seen in ((0, [video[0, 0], video[0, 1]]), (1, [portrait[1]] * 2)):
+        for place in (2, 3):
+            first = shown.frames[clip, 4] - 4 + place
+            static = made.net.portrait_features(portrait[clip : clip + 1])
+            static = static + made.net.motion_features(torch.stack(seen[-2:], 1)[None])
+            audio = made.net.audio_features(shown.audio[clip : clip + 1], torch.tensor([place]))
+            noise = torch.zeros(1, 3, SIZE, SIZE)
+            out = made.net(noise, t, portrait[clip : clip + 1], static, audio[:, 0])[0, :3]
+            seen.append(out.clamp(-1, 1) if first >= 0 else portrait[clip])
+        torch.testing.assert_close(found[clip], torch.stack(seen[-2:], 1))
+    assert not found.requires_grad
+    made.eval()
+    assert torch.equal(made._motion_frames(shown, portrait)[0], video[0, 2:4].transpose(0, 1))
+    with pytest.raises(UserError, match=r"context 4 or more"):
+        made.check_draw(DrawConfig(frames=1, context=3))
+    with pytest.raises(UserError, match="rollout"):
+        stage(rollout=-1)
 
 
 def test_noise_of_motion_frames_is_of_all_sizes():
