@@ -63,6 +63,16 @@ def test_the_shortest_ends_it_and_that_is_said(films, tmp_path, capsys):
     assert len(video.read(tmp_path / "out.mp4")) == 5
 
 
+def test_a_note_stands_below(films, tmp_path):
+    for name, note in (("plain", ""), ("noted", "AI-generated")):
+        montage(films, tmp_path / f"{name}.mp4", height=32, columns=2, note=note)
+    plain, noted = (video.read(tmp_path / f"{name}.mp4") for name in ("plain", "noted"))
+    high = plain.shape[-2]
+    assert noted.shape[-2] > high
+    assert (noted[..., :high, :].float() - plain).abs().mean() < 3
+    assert float(noted[..., high + 2 :, :].min()) < 120
+
+
 def test_long_films_are_read_in_step(tmp_path, monkeypatch):
     monkeypatch.setattr("thbench.generation.montage.CHUNK", 4)
     films = {name: film(tmp_path / f"{name}.mp4", grey, 10) for name, grey in (("a", 9), ("b", 90))}

@@ -89,7 +89,8 @@ def make_montage(arguments: argparse.Namespace) -> None:
         raise UserError(f"{out} is one of the videos: name another file.")
     from thbench.generation.montage import montage
 
-    frames = montage(videos, out, height=arguments.height, columns=arguments.columns)
+    layout = {"height": arguments.height, "columns": arguments.columns, "note": arguments.note}
+    frames = montage(videos, out, **layout)
     print(f"{out}: {frames} frames of {len(videos)} videos")
 
 

@@ -258,6 +258,7 @@ def _montage(commands: Commands) -> None:
     parser.add_argument("-o", "--out", required=True, help="the mp4 to write; the first's sound")
     parser.add_argument("--height", type=int, default=192, help="of each, in pixels (default 192)")
     parser.add_argument("--columns", type=int, help="videos in a row (default: by their number)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="a line below all of them")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 

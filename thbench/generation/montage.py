@@ -26,7 +26,12 @@ INK, PAPER = 32, 255
 
 
 def montage(
-    videos: Mapping[str, Path], out: Path, *, height: int = 192, columns: int | None = None
+    videos: Mapping[str, Path],
+    out: Path,
+    *,
+    height: int = 192,
+    columns: int | None = None,
+    note: str = "",
 ) -> int:
     """Write videos as one, in rows of tiles with their titles, in step and with sound.
 
@@ -36,6 +41,7 @@ def montage(
         out: the mp4.
         height: of a tile's picture, in pixels; an even number.
         columns: tiles in a row; by default about twice as many as rows.
+        note: a line below all of them.
 
     Returns:
         Frames written, at 25 per second: as many as the shortest video has, which is said where
@@ -67,6 +73,9 @@ def montage(
             n, uneven = min(lengths), min(lengths) < max(lengths)
             if n:
                 page = _page(list(videos), [_fitted(part[:n], height) for part in parts], columns)
+                if note:
+                    strip = _title(note, page.shape[-1], page.shape[-1] // columns)
+                    page = torch.cat([page, strip.expand(n, -1, -1, -1)], dim=-2)
                 if writer is None:
                     size = page.shape[-2:]
                     writer = video.VideoWriter(out, *size, waveform=waveform, metadata=tags)
@@ -103,14 +112,18 @@ def _page(titles: Sequence[str], tiles: Sequence[Tensor], columns: int) -> Tenso
 
 
 @functools.cache
-def _title(text: str, width: int) -> Tensor:
-    """A line (1, 3, h, width) uint8 with the text, made smaller until it fits."""
-    for size in range(max(10, width // 11), 6, -1):
+def _title(text: str, width: int, tile: int | None = None) -> Tensor:
+    """A line (1, 3, h, width) uint8 with the text, made smaller until it fits.
+
+    Its size follows the width of a ``tile``, by default its own.
+    """
+    largest = max(10, (tile or width) // 11)
+    for size in range(largest, 6, -1):
         font = ImageFont.load_default(size=size)
         left, top, right, bottom = font.getbbox(text)
         if right - left <= width - 4:
             break
-    strip = Image.new("RGB", (width, 2 * (max(10, width // 11) * 3 // 4)), (PAPER,) * 3)
+    strip = Image.new("RGB", (width, 2 * (largest * 3 // 4)), (PAPER,) * 3)
     place = ((width - right - left) / 2, (strip.height - bottom - top) / 2)
     ImageDraw.Draw(strip).text(place, text, (INK,) * 3, font)
     return torch.from_numpy(np.array(strip)).permute(2, 0, 1)[None]
