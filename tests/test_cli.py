@@ -165,7 +165,6 @@ def test_interrupting_is_said_in_one_line(monkeypatch, capsys):
         (["fit", "dwan"], "Did you mean 'dawn'"),
         (["config", "nofile.yaml"], "There is no file nofile.yaml"),
         (["config", "dawn", "scale=big"], "Known: paper, small, tiny"),
-        (["config", "hallo", "scale=small"], "has no scale 'small'. It has: paper, tiny"),
         (["config", "dawn", "weights=zo"], "Did you mean 'zoo'"),
         (["zoo", "add", "dwan"], "Did you mean 'dawn'"),
         (["fit", "dawn", "weights=zoo", "data=hdtf"], "prepare hdtf FOLDER --out data/hdtf`"),

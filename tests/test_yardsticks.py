@@ -276,7 +276,7 @@ def test_the_ground_truth_s_row_of_all_clips_is_that_of_score(bench, tmp_path, m
     part = api.evaluate(bench.strategy, *words, "eval.limit=1", yardstick="ground-truth")
     assert part.run.startswith("ground-truth-data-psnr-")
     assert (len(whole.per_clip), len(part.per_clip)) == (3, 1)
-    assert whole.origin == "measured"
+    assert whole.origin == "measured (synthetic)"
 
 
 def test_the_command_names_all_of_them():
