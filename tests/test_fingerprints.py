@@ -36,7 +36,7 @@ def test_a_number_may_differ_by_rounding_alone():
 @pytest.fixture(scope="module")
 def other_loss():
     """The numbers of the motion stage with another weight in its loss."""
-    made = MotionStage.__init__
+    made, case = MotionStage.__init__, cases()[MOTION]
 
     def init(stage, *given, **options):
         made(stage, *given, **options)
@@ -44,7 +44,7 @@ def other_loss():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MotionStage, "__init__", init)
-        return cases()[MOTION].values()
+        return case.values()
 
 
 def test_another_loss_under_the_same_version_is_found_and_its_class_named(other_loss):
