@@ -1,5 +1,6 @@
 """Code that computes something else has another version: see ``tests.fingerprints``."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -36,15 +37,16 @@ def test_a_number_may_differ_by_rounding_alone():
 @pytest.fixture(scope="module")
 def other_loss():
     """The numbers of the motion stage with another weight in its loss."""
-    made, case = MotionStage.__init__, cases()[MOTION]
+    made = MotionStage.__init__
 
+    @functools.wraps(made)  # whose arguments are checked
     def init(stage, *given, **options):
         made(stage, *given, **options)
         stage.weights["exp"] *= 1.1
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MotionStage, "__init__", init)
-        return case.values()
+        return cases()[MOTION].values()
 
 
 def test_another_loss_under_the_same_version_is_found_and_its_class_named(other_loss):
