@@ -242,7 +242,7 @@ def test_own_motion_brings_its_own_control(folders, rule):
     ("p", "median", "direction", "says"),
     [
         (None, 1.0, "higher", "no p value, since only 4 clips differ"),
-        (0.05, 1.0, "higher", "not told apart, so it does not measure sync on these videos"),
+        (0.05, 1.0, "higher", "not told apart, so read no sync from it on these videos"),
         (0.049, 1.0, "higher", "p = 0.049: told apart"),
         (0.01, -1.0, "higher", "the other audio fits better"),
         (0.01, 1.0, "lower", "the other audio fits better"),

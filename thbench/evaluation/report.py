@@ -104,7 +104,7 @@ def verdict(control: Control, direction: str) -> str:
         return f"no p value, since only {control.differ} clips differ"
     p = f"p = {control.p:.2g}"
     if control.p >= ALPHA:
-        return f"{p}: not told apart, so it does not measure sync on these videos"
+        return f"{p}: not told apart, so read no sync from it on these videos"
     worse = {"higher": control.median < 0, "lower": control.median > 0, "zero": control.median > 0}
     return f"{p}: the other audio fits better" if worse.get(direction) else f"{p}: told apart"
 

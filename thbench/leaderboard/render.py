@@ -22,7 +22,8 @@ DIRECTIONS = {
 CONTROL = (
     "Each clip was also measured with another clip's audio, over the frames that both have."
     " Differences are own less other; p is that of Wilcoxon's signed-rank test, two-sided, over"
-    " clips. A metric that does not tell both apart does not measure sync on these videos."
+    " clips. A metric that does not tell both apart does not measure sync on these"
+    " videos, or there are too few clips to see it."
 )
 OVER_TIME = "-over-time"
 """Follows a table's name in the names of its files of values over time."""
