@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +20,20 @@ class WeightsMissing(Exception):
 
 class WeightsUnreadable(Exception):
     """A weight file holds something else than tensors by name, or is damaged."""
+
+
+def onnxruntime() -> Any:
+    """The package that runs networks that are published as ONNX.
+
+    Raises:
+        WeightsMissing: it is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise WeightsMissing(
+            "onnxruntime is not installed: pip install 'thbench[arcface]'"
+        ) from error
 
 
 @dataclass(frozen=True)

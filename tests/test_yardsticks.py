@@ -279,6 +279,15 @@ def test_the_ground_truth_s_row_of_all_clips_is_that_of_score(bench, tmp_path, m
     assert whole.origin == "measured (synthetic)"
 
 
+@pytest.mark.parametrize("yardstick", ["still", "ground-truth"])
+def test_yardsticks_have_values_within_a_column_too(yardstick, bench, tmp_path):
+    rule = tmp_path / "psnr.yaml"
+    rule.write_text(yaml.safe_dump(FAST))
+    words = [*bench.words, f"eval.protocol={rule}", f"results={tmp_path}", "eval.by=identity"]
+    found = api.evaluate(bench.strategy, *words, yardstick=yardstick)
+    assert set(found.by.groups) == {row.id.split("-")[0] for row in found.per_clip}
+
+
 def test_the_command_names_all_of_them():
     parser = build_parser().parse_args(["eval", "dawn"]).parser
     (option,) = (a for a in parser._actions if "--yardstick" in a.option_strings)

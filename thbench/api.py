@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from thbench import config as configs
 from thbench.config import Config
 from thbench.core.errors import UserError
-from thbench.core.files import check_writable
+from thbench.core.files import check_video
 
 if TYPE_CHECKING:
     from thbench.core.types import Cost, Generation
@@ -363,18 +363,3 @@ def best_device() -> str:
 
 def _configured(strategy: object, overrides: tuple[str, ...]) -> Config:
     return configs.load(str(strategy), overrides)
-
-
-def check_video(out: Path, overwrite: bool) -> None:
-    """Check that a video can be written to ``out``.
-
-    Raises:
-        UserError: another ending than mp4, it exists, or the folder cannot be written to.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise UserError(f"{out} must end in .mp4.")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise UserError(
-            f"{out} exists: name another file, or add --force (in Python: overwrite=True)."
-        )
-    check_writable(out)

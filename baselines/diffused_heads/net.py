@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.diffused_heads.unet import UNet, UNetConfig
+from baselines.drawn_over import draw_over
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
@@ -18,8 +19,6 @@ from thbench.nn.input_init import unit_gain
 from thbench.nn.normalize import audio_stats
 
 RGB = 3
-UNDRAWN = 3.0
-"""A new network's mask draws the sigmoid of minus this, a twentieth, over the portrait."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
@@ -53,9 +52,9 @@ class FrameNetConfig(UNetConfig):
         width: of the embedded time and audio; 4 ``dim`` by default.
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
         shortcut: draw over the portrait, which a small network would take long to learn to copy: a
-            mask says for each pixel how much of it is drawn. (Were the drawing added, what moves
-            away would have to be cancelled to the last grey level, and what is left of it would
-            burn in, frame after frame.) Needs prediction ``x0``.
+            mask says for each pixel how much of it is drawn (``baselines.drawn_over``; what is left
+            of a portrait to which something is added burns in, frame after frame). Needs prediction
+            ``x0``.
         process: arguments of ``GaussianDiffusion``.
     """
 
@@ -162,8 +161,7 @@ class FrameNet(nn.Module):
         if not self.shortcut:
             return made
         drawn, rest, mask = made.tensor_split([RGB, made.shape[1] - 1], dim=1)
-        shown = torch.lerp(portrait, drawn, torch.sigmoid(mask - UNDRAWN))
-        return torch.cat([shown, rest], dim=1)
+        return torch.cat([draw_over(portrait, drawn, mask), rest], dim=1)
 
     def _cells(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, self.patch)

@@ -101,9 +101,9 @@ class FrameStage(Stage):
         if bound not in BOUNDS:
             raise UserError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'.")
         self.net = FrameNet(context.audio_dim, context.size, FrameNetConfig(**(net or {})))
+        self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
         if motion_noise < 0:
             raise UserError(f"motion_noise must be 0 or more, not {motion_noise}.")
-        self.w_lip, self.w_bound, self.lip_margin = w_lip, w_bound, lip_margin
         if type(rollout) is not int or rollout < 0:
             raise UserError(f"rollout must be a whole number, 0 or more, not {rollout}.")
         self.motion_noise, self.rollout = motion_noise, rollout

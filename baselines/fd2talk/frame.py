@@ -11,6 +11,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
 from baselines.autoencoder import Autoencoder, latent_rows
+from baselines.drawn_over import draw_over
 from baselines.fd2talk.morphable import coefficients
 from baselines.fd2talk.unet import UNet, UNetConfig
 from thbench.config import SamplerConfig
@@ -30,8 +31,6 @@ from thbench.training.stage import Stage, StageContext
 
 CONDITIONS = ("separate", "concatenated")
 SHORTCUTS = (False, True, "guess", "mask")
-UNDRAWN = 3.0
-"""A new network's mask draws the sigmoid of minus this, a twentieth, over the portrait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class FrameNetConfig(UNetConfig):
             block, since a small network learns slowly from attention to few tokens.
         shortcut: what spares a small network learning to copy the portrait: ``guess``, of which it
             predicts the correction (true says the same); ``mask``, which says for each place how
-            much of the portrait is drawn over, so that what moves away leaves no trace; or false.
+            much of the portrait is drawn over (``baselines.drawn_over``); or false.
         width: of the tokens; ``4 dim`` by default.
         process: arguments of ``GaussianDiffusion``; the latent itself is predicted (eq. 16).
     """
@@ -162,7 +161,7 @@ class FrameNet(nn.Module):
             return made
         if self.shortcut == "mask":
             drawn, mask = made.tensor_split([self.shape[0]], dim=1)
-            return torch.lerp(still.expand_as(drawn), drawn, torch.sigmoid(mask - UNDRAWN))
+            return draw_over(still, drawn, mask)
         guess, doubt = self.guess(noisy, t, still)
         return guess + doubt * made
 

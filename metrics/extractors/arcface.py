@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,12 +130,7 @@ class ArcFace(NetworkExtractor):
 
 
 def _session(path: Path, device: torch.device) -> Any:
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise weights.WeightsMissing(
-            "onnxruntime is not installed: pip install 'thbench[arcface]'"
-        ) from error
+    runtime = weights.onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

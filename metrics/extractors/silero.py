@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,12 +101,7 @@ class SileroVAD(NetworkExtractor):
         return weights.find("silero-vad")
 
     def load(self, path: Path) -> None:
-        try:
-            runtime = importlib.import_module("onnxruntime")
-        except ImportError as error:
-            raise weights.WeightsMissing(
-                "onnxruntime is not installed: pip install 'thbench[arcface]'"
-            ) from error
+        runtime = weights.onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = runtime.InferenceSession(

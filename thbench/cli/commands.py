@@ -12,7 +12,7 @@ from pathlib import Path
 from thbench import api
 from thbench import config as configs
 from thbench.core.errors import UserError
-from thbench.core.files import check_writable
+from thbench.core.files import check_video, check_writable
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -84,7 +84,7 @@ def make_montage(arguments: argparse.Namespace) -> None:
             raise UserError(f"Two videos are called '{title}': give titles, as TITLE=FILE.")
         videos[title] = path
     out = Path(arguments.out)
-    api.check_video(out, arguments.force)
+    check_video(out, arguments.force)
     if out.resolve() in [path.resolve() for path in videos.values()]:
         raise UserError(f"{out} is one of the videos: name another file.")
     from thbench.generation.montage import montage

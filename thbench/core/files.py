@@ -129,3 +129,18 @@ def check_writable(path: Path) -> None:
     there = next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"{path} cannot be written: {there} is no folder that you may write to.")
+
+
+def check_video(out: Path, overwrite: bool) -> None:
+    """Check that a video can be written, before the work whose result it is to hold.
+
+    Raises:
+        UserError: another ending than mp4, it exists, or the folder cannot be written to.
+    """
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"{out} must end in .mp4.")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UserError(
+            f"{out} exists: name another file, or add --force (in Python: overwrite=True)."
+        )
+    check_writable(out)

@@ -19,8 +19,6 @@ GROUND_TRUTH = "ground-truth"
 """The strategy of the reference's own row."""
 MEASURED, SYNTHETIC = "measured", "measured (synthetic)"
 ORIGINS = (MEASURED, SYNTHETIC, "reported", "smoke")
-SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "_results"
-"""The shipped weights' results, ``leaderboards/results`` of a clone."""
 DIRECTIONS = ("higher", "lower", "zero", "reference")
 
 

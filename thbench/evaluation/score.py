@@ -89,15 +89,7 @@ def score(
             f"No video in {generated} is named like a clip of {reference}:"
             f" name them '<clip id>.mp4', such as '{next(iter(truth.videos))}.mp4'."
         )
-    out_of_domain = _out_of_domain(truth, named)
-    scorer = Scorer(
-        protocol,
-        cache or default_cache(),
-        device,
-        follows=follows,
-        out_of_domain=out_of_domain,
-        identities=truth.identities,
-    )
+    scorer = _scorer(truth, protocol, cache, device, named, follows=follows)
     scorer.add_all(pairs, progress)
     outcome = scorer.outcome(len(truth.videos), unpaired, absent)
     notes = (*row.pop("notes", ()), *encoding_notes(outcome.coverage))
@@ -184,15 +176,7 @@ def score_ground_truth(
     """
     labels = labels_of(reference, by) if by else {}
     truth = find_reference(reference, split, limit, data)
-    out_of_domain = _out_of_domain(truth, named)
-    scorer = Scorer(
-        protocol,
-        cache or default_cache(),
-        device,
-        reference_free=True,
-        out_of_domain=out_of_domain,
-        identities=truth.identities,
-    )
+    scorer = _scorer(truth, protocol, cache, device, named, reference_free=True)
     scorer.add_all([Pair(name, 0, path, path) for name, path in truth.videos.items()], progress)
     outcome = scorer.outcome(len(truth.videos))
     result = Result(
@@ -206,6 +190,24 @@ def score_ground_truth(
         **provenance(),
     )
     return with_subgroups(result, protocol, by, labels) if by else result
+
+
+def _scorer(
+    truth: Reference,
+    protocol: Protocol,
+    cache: Path | None,
+    device: torch.device | str,
+    named: bool,
+    **kind: Any,
+) -> Scorer:
+    return Scorer(
+        protocol,
+        cache or default_cache(),
+        device,
+        out_of_domain=_out_of_domain(truth, named),
+        identities=truth.identities,
+        **kind,
+    )
 
 
 def _origin(asked: str, truth: Reference) -> str:

@@ -79,6 +79,7 @@ def evaluate(config: Config, yardstick: str, *, device: str, origin: str) -> Res
         Path(config.eval_data.root),
         whole,
         title=TITLES[yardstick],
+        by=config.eval.by,
         notes=(note,) if note else (),
         **fields,
     )
@@ -200,6 +201,7 @@ def _ground_truth(config: Config, device: str) -> Result:
         split=asked.split,
         limit=asked.limit,
         data=config.eval_data.name,
+        by=asked.by,
         named=asked.protocol is not None,
         device=device,
         progress=config.trainer.progress,
