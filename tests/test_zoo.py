@@ -20,7 +20,7 @@ from thbench.core.errors import UserError
 from thbench.data import manifest
 from thbench.evaluation import results
 from thbench.generation.assemble import assemble
-from thbench.training import fit, zoo, zoo_add
+from thbench.training import fit, runs, zoo, zoo_add
 from thbench.training.runs import (
     load_net,
     load_nets,
@@ -258,9 +258,36 @@ def test_fit_trains_anew_and_says_so(full, made, capsys):
     assert "toy: training to step 2" in out
     fit.fit(made)
     assert "are shipped" not in capsys.readouterr().out
+
+
+def test_fit_takes_shipped_stages_when_asked_to(folder, trained, made, capsys):
     made.weights = "zoo"
-    with pytest.raises(UserError, match="leave out weights=zoo"):
+    with pytest.raises(UserError, match="no stage of .* is shipped for these settings"):
         fit.fit(made)
+    zoo_add.add(trained, [], "float16", "toy")
+    folders = fit.fit(made)
+    out = capsys.readouterr().out
+    assert "toy: shipped, 2 steps, taken as it is" in out and "toy: training" not in out
+    assert folders["toy"].parent == folder and (folders["second"] / "last.ckpt").is_file()
+    own = runs.read_checkpoint(stage_run(made, "second"))[runs.META]
+    assert own["needs"]["toy"]["shipped"] == "float16"
+    assert zoo_add.add(made, [], "float16") == [f"second-{own['hash']}"]
+    assert set(fit.fit(made)) == {"toy", "second"}  # nothing is left to train
+    made.stages["toy"].max_steps = 3
+    assert "toy: training to step 3" in (fit.fit(made, "toy") and capsys.readouterr().out)
+
+
+def test_fit_does_not_train_what_only_a_shipped_stage_started_from(made, folder, capsys):
+    """As DAWN's first stage, where the second is shipped."""
+    made.stages["third"] = replace(made.stages["toy"], init_from="toy")
+    made.nets = {"one": "third"}
+    before = replace(made, runs=f"{made.runs}-before")
+    fit.fit(before)
+    zoo_add.add(before, [], "float32")
+    made.weights = "zoo"
+    capsys.readouterr()
+    assert list(fit.fit(made)) == ["third"]
+    assert "training" not in capsys.readouterr().out
 
 
 # Adding them

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ from thbench.training.runs import (
     load_net,
     load_nets,
     load_weights,
+    locate,
     order,
+    parents,
     read_checkpoint,
     remember_sources,
     shipped_alike,
@@ -57,24 +60,32 @@ __all__ = ["build_optimizer", "build_trainer", "fit", "load_net", "load_nets", "
 
 
 def fit(config: Config, only: str | None = None) -> dict[str, Path]:
-    """Train the stages that are not trained yet; weights that are shipped count as none.
+    """Train the stages that are not trained yet.
+
+    Weights that are shipped count as none, but with ``weights=zoo``: then stages that are shipped
+    for these settings and this data set are taken as they are, and the others trained on them.
 
     Args:
         config: a strategy's configuration.
         only: train this stage alone; those that it builds on must be trained.
 
     Returns:
-        The run folder of each requested stage, by name.
+        The run folder of each requested stage, by name; of one that is taken, the shipped file.
 
     Raises:
         UserError: the stage cannot be built or trained as configured, training diverged, or the
-            disk is full. The last good checkpoint stays.
+            disk is full. The last good checkpoint stays. With ``weights=zoo``: there are none.
     """
+    names = wanted = order(config, only)
+    if only:
+        wanted = [only]
+    taken: dict[str, Path] = {}
     if config.weights == "zoo":
-        raise UserError("fit trains anew: leave out weights=zoo, which is for generate and eval.")
-    names = order(config, only)
-    _mention_shipped(config, [only] if only else names)
-    wanted = [only] if only else names
+        config = replace(config, weights="auto")
+        taken = _take_shipped(config, names)
+        names = _without_origins(config, names, wanted, taken)
+    else:
+        _mention_shipped(config, wanted)
     for name in names:
         if not _is_trained(config, name):
             if name not in wanted:
@@ -84,7 +95,46 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
                     f" stage={name}`, or `thbench fit {config.strategy}` for all."
                 )
             fit_stage(config, name)
-    return {name: stage_run(config, name).folder for name in wanted}
+    return {
+        name: taken.get(name) or stage_run(config, name).folder
+        for name in wanted
+        if name in taken or name in names
+    }
+
+
+def _take_shipped(config: Config, names: Sequence[str]) -> dict[str, Path]:
+    """The shipped files of stages that have no run of their own; prints which.
+
+    Raises:
+        UserError: there are none.
+    """
+    runs = {name: locate(config, name) for name in names}
+    taken = {
+        name: run.shipped.path
+        for name, run in runs.items()
+        if run.shipped and run.steps >= config.stages[name].max_steps
+    }
+    for name in taken:
+        rank_zero_print(f"{name}: shipped, {runs[name].steps} steps, taken as it is")
+    if not taken and not any(run.is_trained for run in runs.values()):
+        alike = ", ".join(name for name in names if shipped_alike(config, name))
+        other = f" The shipped {alike} with these settings saw other data." if alike else ""
+        raise UserError(
+            f"weights=zoo: no stage of '{config.strategy}' is shipped for these settings and this"
+            f" data set (`thbench zoo list`).{other} Without weights=zoo, all are trained."
+        )
+    return taken
+
+
+def _without_origins(
+    config: Config, names: Sequence[str], wanted: Sequence[str], taken: Mapping[str, Path]
+) -> list[str]:
+    """Stages to be trained, in order: not those that only shipped ones are built on."""
+    goals = set(config.nets.values()) & set(wanted) or set(wanted)
+    for name in reversed(names):
+        if name in goals and name not in taken:
+            goals.update(parents(config.stages[name]))
+    return [name for name in names if name in goals and name not in taken]
 
 
 def _mention_shipped(config: Config, names: Sequence[str]) -> None:
@@ -98,7 +148,8 @@ def _mention_shipped(config: Config, names: Sequence[str]) -> None:
         if found:
             rank_zero_print(
                 f"{', '.join(found)}: weights with these settings are shipped (`thbench zoo list`);"
-                " generate and eval use them without training, fit trains anew"
+                " generate and eval use them without training, fit trains anew (weights=zoo: it"
+                " takes them, and trains the other stages)"
             )
 
 
@@ -120,7 +171,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
             if left_out := data.dataset(split).left_out:
                 rank_zero_print(f"{name}: {left_out}")
         if stage_config.init_from and not resume:
-            origin = read_checkpoint(stage_run(config, stage_config.init_from))
+            origin = read_checkpoint(locate(config, stage_config.init_from))
             load_weights(stage.net, origin, f"stage '{name}', which starts from it")
         if not resume:
             stage.start()

@@ -7,7 +7,7 @@ strategies that share a stage share its training, and a run that is started agai
 or by a requeued job, resumes.
 
 Where a stage is not trained here, ``locate`` finds the weights of its hash that are shipped with
-thbench (``thbench.training.zoo``), which training itself never uses.
+thbench (``thbench.training.zoo``), which training itself uses with ``weights=zoo`` alone.
 """
 
 from __future__ import annotations
@@ -461,8 +461,13 @@ def _stage(config: Config, name: str) -> StageConfig:
 
 
 def _needs(run: StageRun) -> dict[str, dict[str, Any]]:
-    parents = {need: run.parent(need) for need in run.fingerprint["needs"]}
-    return {need: {"hash": parent.hash, "steps": parent.steps} for need, parent in parents.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for need in run.fingerprint["needs"]:
+        parent = run.parent(need)
+        found[need] = {"hash": parent.hash, "steps": parent.steps}
+        if parent.shipped and not run.shipped:
+            found[need]["shipped"] = parent.shipped.meta["dtype"]
+    return found
 
 
 def _read_run(folder: Path) -> StageRun:

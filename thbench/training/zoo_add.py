@@ -23,6 +23,7 @@ from thbench.training.runs import (
     order,
     samples_seen,
     settings_hash,
+    stage_run,
 )
 
 BUDGET = 40_000_000
@@ -45,7 +46,8 @@ def add(config: Config, words: Sequence[str], dtype: str, only: str | None = Non
         only: add this stage alone.
 
     Returns:
-        Names of the files, in order of training.
+        Names of the files, in order of training; those of stages that were taken from the zoo are
+        left as they are.
 
     Raises:
         UserError: a stage is not trained, its weights do not fit into ``dtype``, or what the zoo
@@ -59,6 +61,9 @@ def add(config: Config, words: Sequence[str], dtype: str, only: str | None = Non
     contents: dict[str, bytes] = {}
     metas: dict[str, Meta] = {}
     for name in [only] if only else used_stages(config):
+        run = stage_run(config, name)
+        if not run.is_trained and zoo.find(name, run.hash):
+            continue  # what the others were trained on (`fit` with weights=zoo)
         tensors, meta = _stage(config, name, words, dtype)
         key = f"{name}-{meta['hash']}"
         contents[key], metas[key] = zoo.encode(tensors, meta), meta
