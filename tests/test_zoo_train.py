@@ -270,6 +270,24 @@ def test_one_clip_has_no_interval_and_none_no_row():
     assert compare(result([(None,)]), result([(1.0,)]), Intervals()) == []
 
 
+def test_values_of_sets_are_paired_by_the_groups_that_are_left_out():
+    """Of a mean, with a group per clip, that is Student's paired interval."""
+    random = np.random.default_rng(5)
+    values = random.normal(size=(2, 12)) + random.normal(size=12)
+
+    def of_sets(row, clips=12):
+        mean, clip_ids = row.mean(), [(1.0,)] * clips
+        left_out = tuple(np.delete(row, i).mean() for i in range(len(row)))
+        metrics = {"FD": MetricValue(float(mean), "lower", left_out=left_out)}
+        return replace(result(clip_ids), metrics=metrics)
+
+    (found,) = compare(of_sets(values[0]), of_sets(values[1]), Intervals())
+    wanted = stats.ttest_rel(*values).confidence_interval()
+    assert found.interval == pytest.approx((wanted.low, wanted.high))
+    assert (found.first, found.second) == pytest.approx(tuple(values.mean(1)))
+    assert compare(of_sets(values[0]), of_sets(values[1], 11), Intervals()) == []
+
+
 @pytest.mark.parametrize(("shift", "zero"), [(0.0, True), (1.0, False), (-1.0, False)])
 def test_the_interval_is_that_of_scipy_s_bootstrap_of_the_differences(shift, zero):
     random = np.random.default_rng(3)

@@ -144,6 +144,24 @@ def test_pairs_are_the_clips_that_both_have():
         assert marks("lower", [one_wide, some, far]) == ["best", expected, ""]
 
 
+def test_values_of_sets_tie_by_the_groups_that_both_leave_out():
+    """As clips do: intervals that overlap widely do not tie rows that differ alike without each group."""
+    people = frozenset(f"c{i}" for i in range(8))
+
+    def of_sets(shift, jitter=0.0, scored=people, sign=1.0):
+        left_out = tuple(sign * (v + shift + jitter * (-1) ** i) for i, v in enumerate(HARD))
+        return Cell(sign * (9.5 + shift), WIDE, left_out=left_out, scored=scored)
+
+    far = Cell(60.0, (50, 70), left_out=tuple(v + 50 for v in HARD), scored=people)
+    best, worse = of_sets(0.0), of_sets(0.5, 0.01)
+    assert marks("lower", [best, worse, far]) == ["best", "second", ""]
+    assert marks("higher", [best, worse, far]) == ["", "second", "best"]
+    assert marks("zero", [of_sets(0.0, sign=-1.0), worse, far]) == ["best", "second", ""]
+    assert marks("lower", [best, of_sets(0.5, 2.0), far]) == ["best", "best", ""]
+    others = of_sets(0.5, 0.01, people - {"c0"})
+    assert marks("lower", [best, others, far]) == ["best", "best", ""], "other groups"
+
+
 def test_the_reference_is_drawn_with_its_clips():
     truth = [0.2, 0.9, 0.4, 0.6, 0.1, 0.8]
     near = cell([v + 0.01 for v in truth], truth)

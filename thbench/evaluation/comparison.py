@@ -1,4 +1,8 @@
-"""Two results of the same clips compared, metric by metric and clip by clip."""
+"""Two results of the same clips compared, metric by metric and clip by clip.
+
+Means over clips are paired by clip, values of sets (Frechet distances, DR) by the groups of clips
+that are left out in turn.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from metrics.intervals import Interval, bootstrap_mean
+from metrics.intervals import Interval, bootstrap_mean, jackknife
 from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import Result
 
@@ -18,10 +22,11 @@ class Difference:
     Attributes:
         name: of the metric.
         unit: of the values.
-        first: mean of the first result over these clips.
-        second: mean of the second.
+        first: mean of the first result over these clips; of a metric of sets, its value.
+        second: that of the second.
         value: mean over clips of first minus second.
-        interval: bootstrap interval of ``value`` over clips, None with fewer than two.
+        interval: of ``value``, by a bootstrap over clips, or a jackknife over groups of them for a
+            metric of sets; None with fewer than two clips or three groups.
         clips: how many.
     """
 
@@ -40,10 +45,11 @@ class Difference:
 
 
 def compare(first: Result, second: Result, how: Intervals) -> list[Difference]:
-    """Paired differences of all metrics with values per clip, in the first result's order.
+    """Paired differences of all metrics that both results have, in the first result's order.
 
     Clips are paired by id and seed. Seeds of a clip are averaged before clips are drawn, for they
-    are not independent. A metric without a clip in common is left out.
+    are not independent. A metric without a clip in common is left out, and so is one of sets where
+    the results do not hold the same clips.
 
     Args:
         first: a result.
@@ -54,6 +60,8 @@ def compare(first: Result, second: Result, how: Intervals) -> list[Difference]:
 
 
 def _difference(name: str, first: Result, second: Result, how: Intervals) -> Difference | None:
+    if first.metrics[name].left_out:
+        return _difference_of_sets(name, first, second, how)
     others = {(row.id, row.seed): row.metrics.get(name) for row in second.per_clip}
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in first.per_clip:
@@ -72,6 +80,28 @@ def _difference(name: str, first: Result, second: Result, how: Intervals) -> Dif
         value=_mean(apart),
         interval=bootstrap_mean(apart, how.confidence, how.draws),
         clips=len(clips),
+    )
+
+
+def _difference_of_sets(
+    name: str, first: Result, second: Result, how: Intervals
+) -> Difference | None:
+    one, other = first.metrics[name], second.metrics.get(name)
+    ids = {row.id for row in first.per_clip}
+    if other is None or one.value is None or other.value is None:
+        return None
+    if ids != {row.id for row in second.per_clip} or len(one.left_out) != len(other.left_out):
+        return None
+    apart = one.value - other.value
+    without = [a - b for a, b in zip(one.left_out, other.left_out, strict=True)]
+    return Difference(
+        name=name,
+        unit=one.unit,
+        first=one.value,
+        second=other.value,
+        value=apart,
+        interval=jackknife(apart, without, how.confidence),
+        clips=len(ids),
     )
 
 

@@ -34,7 +34,7 @@ def set_interval(
     metric: BenchMetric,
     make: Callable[[], BenchMetric],
     how: Intervals,
-) -> Interval | None:
+) -> tuple[Interval | None, tuple[float, ...]]:
     """Jackknife interval of a metric of sets, over groups of clips, within the metric's bounds.
 
     Args:
@@ -45,10 +45,12 @@ def set_interval(
         how: the protocol's.
 
     Returns:
-        The interval; None with fewer than three groups, or where a value is not finite.
+        The interval, and the values without each group that it comes from; None and nothing with
+        fewer than three groups, or where a value is not finite.
     """
-    left_out = list(sets.leave_out(make, how.groups))
-    return _bounded(jackknife(value, left_out, how.confidence), metric)
+    left_out = tuple(sets.leave_out(make, how.groups))
+    interval = _bounded(jackknife(value, left_out, how.confidence), metric)
+    return interval, left_out if interval else ()
 
 
 def clip_means(rows: Sequence[ClipRow], name: str) -> list[float]:

@@ -63,6 +63,9 @@ class MetricValue:
     Attributes:
         value: over all clips, or None where there is none.
         interval: confidence interval of the value, or None.
+        left_out: of metrics of sets, the values without each group of clips in turn, where the
+            interval comes from them: the same groups for the same clips, so that the differences
+            between two results have an interval too.
         n: clips that count in it.
         missing: scored clips on which the metric is not defined.
         direction: which way is better.
@@ -79,6 +82,7 @@ class MetricValue:
     value: float | None
     direction: str
     interval: tuple[float, float] | None = None
+    left_out: tuple[float, ...] = ()
     n: int = 0
     missing: int = 0
     unit: str = ""

@@ -111,5 +111,7 @@ class Summary:
     def _of_sets(self, index: int, metric: BenchMetric, empty: MetricValue) -> MetricValue:
         value = float(metric.compute())
         make = functools.partial(build_metric, self.protocol.metrics[index])
-        interval = set_interval(value, self.sets, metric, make, self.protocol.intervals)
-        return replace(empty, value=finite(value), interval=interval, n=len(self.rows))
+        interval, left_out = set_interval(value, self.sets, metric, make, self.protocol.intervals)
+        return replace(
+            empty, value=finite(value), interval=interval, left_out=left_out, n=len(self.rows)
+        )

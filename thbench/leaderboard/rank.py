@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics.intervals import bootstrap
+from metrics.intervals import bootstrap, jackknife
 from metrics.signed_rank import MIN_PAIRS
 from thbench.config import content_hash
 from thbench.evaluation.report import GIGA, damage, notes_of, timing_method
@@ -51,6 +51,9 @@ class Cell:
         mark: ``best``, ``second`` or nothing.
         clips: value and reference (NaN where there is none) of each clip that has a value, mean
             over seeds; empty for metrics of sets.
+        left_out: of metrics of sets, the values without each group of clips in turn.
+        scored: ids of the clips that the row has; two rows have the same groups where these are
+            the same.
     """
 
     value: float | None = None
@@ -59,6 +62,8 @@ class Cell:
     text: str | None = None
     mark: str = ""
     clips: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    left_out: tuple[float, ...] = ()
+    scored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -176,11 +181,14 @@ def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
 
 
 def _tied(column: Column, first: Cell, second: Cell) -> bool:
-    """Whether the paired bootstrap of the difference covers zero.
+    """Whether the paired interval of the difference covers zero.
 
-    Values of metrics of sets, such as Frechet distances, tie where their intervals overlap; so do
-    those with fewer than ``MIN_PAIRS`` clips in common.
+    That is a bootstrap over clips; for metrics of sets, such as Frechet distances, a jackknife over
+    groups of them. Values with fewer than ``MIN_PAIRS`` clips in common, or of other clips, tie
+    where their own intervals overlap.
     """
+    if paired := _paired_sets(column, first, second):
+        return paired[0] <= 0 <= paired[1]
     both = sorted(first.clips.keys() & second.clips.keys())
     pairs = [(first.clips[i][0], *second.clips[i]) for i in both]
     known = _columns(pairs, column)
@@ -189,6 +197,18 @@ def _tied(column: Column, first: Cell, second: Cell) -> bool:
         return apart[0] <= 0 <= apart[1]
     a, b = (_rank_interval(column, c, c.interval) for c in (first, second))
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
+
+
+def _paired_sets(column: Column, first: Cell, second: Cell) -> Interval | None:
+    """The jackknife interval of the difference of a metric of sets; None where it has none."""
+    if first.scored != second.scored or len(first.left_out) != len(second.left_out):
+        return None
+    if first.value is None or second.value is None or column.direction == "reference":
+        return None  # the reference has values of its own without each group
+    signed = np.abs if column.direction == "zero" else np.asarray
+    values = signed([[first.value, *first.left_out], [second.value, *second.left_out]])
+    apart = values[0] - values[1]
+    return jackknife(float(apart[0]), apart[1:].tolist())
 
 
 def _columns(
@@ -320,8 +340,16 @@ def _controls(results: Sequence[Result], titles: Sequence[str]) -> dict[str, dic
 
 
 def _row(result: Result, title: str) -> Row:
+    scored = frozenset(row.id for row in result.per_clip)
     cells = {
-        name: Cell(found.value, found.interval, found.reference, clips=_clips(result, name))
+        name: Cell(
+            found.value,
+            found.interval,
+            found.reference,
+            clips=_clips(result, name),
+            left_out=found.left_out,
+            scored=scored,
+        )
         for name, found in result.metrics.items()
     }
     if result.cost:
