@@ -1,13 +1,13 @@
-"""Do mouths follow the audio? Every trained strategy, the same held-out clips, an even hand.
+"""Do mouths follow the audio? Every shipped strategy, the same test people, an even hand.
 
-    python -m benchmarks.mouths [--out runs/learning] [strategy ...]
+    python -m benchmarks.mouths [--clips 20] [--frames 100] [strategy ...]
 
-Needs what ``benchmarks.learning``, ``strategies.py``, ``fd2talk.py`` and ``hallo.py`` trained.
 Each strategy makes the same clips from portrait and audio, with no motion to follow, and once more
 with another clip's audio. The mouth opening that ``synthetic-face`` reads off the images is
 correlated, within clips, with the one planted beside the clip's own audio; how far it moves is its
-standard deviation over that of the opening read off the true frames. Resumable.
-Writes ``mouths.json`` and ``mouths.md`` to ``--report``.
+standard deviation over that of the opening read off the true frames. Resumable by strategy.
+Writes ``mouths.json``, ``mouths.md`` and, of the first clip, the openings over time (``mouths.png``)
+to ``--report``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,80 +23,141 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.held_out import amplitude, correlation, generate, mouth, table, told
+from metrics.intervals import bootstrap_mean
 from thbench import config
+from thbench.cli.zoo_train import SCALE, shipped_strategies
 from thbench.core.files import write_atomic
+from thbench.core.types import FPS
 from thbench.generation import assemble
 from thbench.generation.requests import SplitRequests
 
-NAMES = ("dawn", "sar", "ttr", "rolling", "ar", "diffused_heads", "fd2talk", "hallo")
-READ = "r, amplitude"
-"""What rows hold."""
+ORDER = ("dawn", "sar", "ttr", "rolling", "ar", "fd2talk", "hallo", "diffused_heads")
+COLUMNS = 2
+"""Of the figure."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A strategy's mouths.
+
+    Attributes:
+        title: of the strategy.
+        own: r with the planted opening, of each clip.
+        other: the same, made with another clip's audio.
+        amplitude: of the opening, over that read off the true frames, of each clip.
+        traces: of the first clip, the opening read off the frames that were ``filmed``, made with
+            its ``own`` audio and with the ``other``'s, (T,) each.
+    """
+
+    title: str
+    own: list[float]
+    other: list[float]
+    amplitude: list[float]
+    traces: dict[str, list[float]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Generate, read, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", default="runs/learning", help="data (in data/) and checkpoints")
     parser.add_argument("--report", default="docs/strategies", help="the page's folder")
-    parser.add_argument("--clips", type=int, default=8, help="held-out clips")
-    parser.add_argument("--frames", type=int, default=44, help="of each clip")
+    parser.add_argument("--clips", type=int, default=20, help="held-out clips")
+    parser.add_argument("--frames", type=int, default=100, help="of each clip")
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
-    parser.add_argument("strategies", nargs="*", default=NAMES)
+    parser.add_argument("strategies", nargs="*", help="all that are shipped by default")
     given = parser.parse_args(argv)
     folder = Path(given.report)
-    folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "mouths.json"
-    asked = {"clips": given.clips, "frames": given.frames, "split": given.split, "read": READ}
-    rows: dict[str, list[str]] = {}
-    # Rows of another question, or of before amplitude was read, are measured anew.
+    asked = {"clips": given.clips, "frames": given.frames, "split": given.split, "scale": SCALE}
+    rows: dict[str, Heard] = {}
+    # Rows of another question are measured anew.
     if kept.is_file() and (known := json.loads(kept.read_text()))["asked"] == asked:
-        rows = known["rows"]
-    for name in given.strategies:
+        rows = {name: Heard(**row) for name, row in known["rows"].items()}
+    for name in given.strategies or shipped_strategies():
         if name not in rows:
             rows[name] = heard(name, given)
-            write_atomic(kept, json.dumps({"asked": asked, "rows": rows}, indent=1) + "\n")
+            content = {"asked": asked, "rows": {key: asdict(row) for key, row in rows.items()}}
+            write_atomic(kept, json.dumps(content) + "\n")
+    rows = {name: rows[name] for name in ORDER if name in rows}
     write_atomic(folder / "mouths.md", page(rows, asked))
+    draw(rows, folder / "mouths.png")
 
 
-def page(rows: dict[str, list[str]], asked: dict[str, Any]) -> str:
-    """The page; best first."""
-    best = sorted(rows.values(), key=lambda row: float(row[1]), reverse=True)
+def page(rows: dict[str, Heard], asked: dict[str, Any]) -> str:
+    """The page."""
+    body = [
+        [row.title, spread(row.own), spread(row.other), spread(row.amplitude)]
+        for row in rows.values()
+    ]
     lines = [
         "# Do mouths follow the audio?",
         "",
         f"r of the mouth opening read off {asked['clips']} clips of {asked['frames']} frames"
         f" ({asked['split']} people; portrait and audio alone, no motion to follow) with the"
-        " planted one: the mean, its range over clips, and the mean with another clip's audio."
-        " Amplitude: its standard deviation over that of the opening read off the true frames, mean"
-        " over clips; 1 is right.",
+        " planted one, and the same where the clip is made with another clip's audio. Amplitude:"
+        " its standard deviation over that of the opening read off the true frames; 1 is right."
+        " Means over clips with their 95 % bootstrap intervals.",
         "",
-        *table([["", "own audio", "least and most", "amplitude", "another's audio"], *best]),
+        *table([["", "own audio", "another's audio", "amplitude"], *body]),
         "",
-        "Made by `python -m benchmarks.mouths`; `smoke`: tiny networks, synthetic faces, one seed."
-        " What each was trained with differs.",
+        "![mouth opening over time, own audio and another's, by strategy](mouths.png)",
+        "",
+        "Made by `python -m benchmarks.mouths` from the shipped weights; synthetic faces, one"
+        " training and one seed each.",
         "",
     ]
     return "\n".join(lines)
 
 
-def heard(name: str, given: argparse.Namespace) -> list[str]:
+def spread(values: Sequence[float]) -> str:
+    """A mean and its interval."""
+    found = bootstrap_mean(values)
+    shown = f" ({found[0]:.2f} to {found[1]:.2f})" if found else ""
+    return f"{np.nanmean(values):.2f}{shown}"
+
+
+def heard(name: str, given: argparse.Namespace) -> Heard:
     """A strategy's row."""
-    words = ["scale=tiny", f"data={given.out}/data", f"runs={given.out}"]
-    loaded = config.load(name, words)
+    loaded = config.load(name, [f"scale={SCALE}", "weights=zoo"])
     strategy = assemble.assemble(loaded).strategy
     asked = SplitRequests(
         loaded.data, given.split, loaded.size, limit=given.clips, frames=given.frames
     )
     clips = told(asked, Path(loaded.data.root))
-    found = []
+    row = Heard(loaded.title, [], [], [], {})
     for i, (request, swapped, planted) in enumerate(tqdm(clips, name, total=given.clips)):
-        read, other = (mouth(generate(strategy, each)) for each in (request, swapped))
+        own, other = (mouth(generate(strategy, each)) for each in (request, swapped))
         filmed = mouth(asked.store.frames(i, np.arange(request.n_frames)))
-        far = amplitude(read, filmed)
-        found.append((correlation(read, planted), far, correlation(other, planted)))
-    own, far, other = np.array(found).T
-    span = f"{own.min():.2f} to {own.max():.2f}"
-    return [loaded.title, f"{own.mean():.2f}", span, f"{far.mean():.2f}", f"{other.mean():.2f}"]
+        row.own.append(correlation(own, planted))
+        row.other.append(correlation(other, planted))
+        row.amplitude.append(amplitude(own, filmed))
+        if not row.traces:
+            read = {"filmed": filmed, "own": own, "other": other}
+            row.traces.update({key: np.round(one, 3).tolist() for key, one in read.items()})
+    return row
+
+
+def draw(rows: dict[str, Heard], path: Path) -> None:
+    """A panel per strategy: the first clip's opening as filmed, with its audio and another's."""
+    from matplotlib.figure import Figure
+
+    down = -(-len(rows) // COLUMNS)
+    figure = Figure(figsize=(11, 1.5 * down + 0.9), layout="constrained")
+    panels = figure.subplots(down, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for axes, row in zip(panels.T.flat, rows.values(), strict=False):
+        seconds = np.arange(len(row.traces["filmed"])) / FPS
+        axes.fill_between(
+            seconds, min(row.traces["filmed"]), row.traces["filmed"], color="0.82", label="filmed"
+        )
+        axes.plot(seconds, row.traces["own"], color="C0", lw=1.6, label="its own audio")
+        axes.plot(seconds, row.traces["other"], "--", color="C1", lw=1.1, label="another's audio")
+        axes.set_title(row.title, fontsize=9, loc="left", pad=2)
+    for axes in panels[-1]:
+        axes.set_xlabel("seconds")
+    for axes in panels.T.flat[len(rows) :]:
+        axes.set_axis_off()
+    figure.supylabel("mouth opening", fontsize=9)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from thbench.config import content_hash
 from thbench.core.errors import UserError
 from thbench.core.files import replacing, write_atomic
 from thbench.core.types import FPS
+from thbench.data import manifest
 from thbench.data.media.video import VideoWriter
-from thbench.data.prepare.prepare import Report, SourceVideo, prepare
+from thbench.data.prepare.prepare import VERSION, Report, SourceVideo, prepare
 from thbench.data.synthetic.motion import BLINK_RATE
 from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
@@ -26,6 +28,8 @@ SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 _CHUNK = 25
 _REVISION = 2
 """Raised whenever the same settings render other images, so that no folder mixes two."""
+_OF_A_CLIP = ("seconds", "size", "seed", "blink_rate", "revision", "liveliness")
+"""Settings that a clip depends on, whoever else is in the data set."""
 _RAW_CRF = 10
 """The raw video is encoded once more when it is prepared: lose little the first time."""
 
@@ -95,8 +99,15 @@ class _Job:
             id=self.id,
             identity=f"p{self.person:04d}",
             split=self.split,
-            extra={"truth": self.truth},
+            extra={"truth": self.truth, manifest.RECIPE: self.recipe},
         )
+
+    @property
+    def recipe(self) -> str:
+        """A hash of all that the prepared clip is made from."""
+        whole = asdict(self.settings)
+        own = {key: whole[key] for key in _OF_A_CLIP}
+        return content_hash([own, self.person, self.clip, _RAW_CRF, VERSION], 16)
 
 
 def synthesize(
@@ -116,8 +127,8 @@ def synthesize(
     """Render a data set and prepare it. Resumable: files that are there already are kept.
 
     Writes ``raw/<id>.mp4`` and ``raw/<id>.npz`` (see ``Performance.truth``) below ``out``, then the
-    prepared layout beside them, in which a clip's row names its truth in ``extra["truth"]``. The
-    raw files serve only to go on after an interruption.
+    prepared layout beside them, in which a clip's row names its truth in ``extra["truth"]`` and what
+    it is made from in ``extra["recipe"]``. The raw files serve only to go on after an interruption.
 
     Args:
         out: the folder.
