@@ -31,6 +31,16 @@ def test_digest_is_of_what_determines_training(tmp_path: Path) -> None:
         assert digest(replace(CLIP, **change), OTHER) != digest(CLIP, OTHER)
 
 
+def test_a_rendered_clip_counts_by_what_it_is_rendered_from(tmp_path: Path) -> None:
+    def digest(sha256: str, **extra: str) -> str:
+        manifest.write(tmp_path, [OTHER, replace(CLIP, sha256=sha256, extra=extra)])
+        return manifest.digest(tmp_path)
+
+    assert digest("01", truth="t.npz", recipe="a") == digest("02", truth="t.npz", recipe="a")
+    assert digest("01", truth="t.npz", recipe="a") != digest("01", truth="t.npz", recipe="b")
+    assert digest("01", recipe="a") != digest("02", recipe="a"), "a recording's column"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"n_frames": "50"}, "must be int"), ({"n_frames": 0}, "positive"),

@@ -12,6 +12,7 @@ from thbench.data.synthetic.perform import perform
 from thbench.data.synthetic.render import render
 
 SMALL = {"identities": 3, "clips": 1, "seconds": 1.0, "size": 96, "seed": 5, "workers": 1}
+GOLDEN = "77607ceb837d1d59b7ce39027aaa74824a9b6231194e65704c1f64be964cb735"
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,15 @@ def test_splits_are_filled_by_share(people):
         assert {"train", "val", "test"} == set(splits)
     if people == 448:
         assert [splits.count(name) for name in ("train", "val", "test")] == [400, 24, 24]
+
+
+def test_a_recipe_holds_what_a_clip_depends_on_and_nothing_else(made, tmp_path):
+    """Rendered on any processor, and beside any other people, it is the same."""
+    recipes = {clip.id: clip.extra[manifest.RECIPE] for clip in manifest.read(made)}
+    assert len(set(recipes.values())) == 3
+    assert manifest.digest(made) == GOLDEN, "raise a version, and this, where frames change"
+    for change in ({"identities": 2}, {"seed": 6}, {"seconds": 1.2}, {"size": 64}):
+        out = tmp_path / "-".join(change)
+        synthesize(out, **SMALL | {"identities": 1} | change)
+        own = {clip.id: clip.extra[manifest.RECIPE] for clip in manifest.read(out)}
+        assert (own["p0000-00"] == recipes["p0000-00"]) == ("identities" in change)
