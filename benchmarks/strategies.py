@@ -1,93 +1,139 @@
-"""Which of DAWN's claims about generation strategies hold here? Its Table 2, on synthetic faces.
+"""Which of DAWN's claims about generation strategies hold here? Its Table 2, from the shipped weights' rows.
 
-    python -m benchmarks.strategies [--out runs/learning] [--clips 6]
+    python -m benchmarks.strategies [--results leaderboards/results] [--report docs/strategies]
 
-trains DAWN, SAR, TTR, AR and rolling on the same latents, with the same number of samples, and
-Diffused Heads in pixels, on the data of ``benchmarks.learning``; then generates clips of people
-whom training never saw, at their natural length (100 frames) and at 200 frames, following given
-motion, and scores both. Resumable: run it again and it goes on; strategies named in words are done
-alone. Writes results to ``--results`` (of which ``thbench leaderboard`` makes the tables) and, to
-``--report``, ``table.md`` and the figures over time.
+Reads what ``benchmarks.rows`` measured and writes ``table.md``: for each part (own motion, the
+reference's motion followed, 200 frames) the columns that speak of the claims, and how far each
+strategy is from DAWN's non-autoregressive one, paired by clip, with intervals; and the figures over
+time at 200 frames. Seconds are of one network and machine, taken one after another; only
+``benchmarks.plans`` compares times turn by turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.learning import render
-from thbench import api, config
+from benchmarks.held_out import table
+from benchmarks.rows import BASE, PARTS
+from thbench.cli.zoo_train import SHARED
+from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
-from thbench.data.synthetic.make import synthesize
-from thbench.evaluation.results import Result, read
+from thbench.evaluation.comparison import Difference, compare
+from thbench.evaluation.protocol import Intervals
+from thbench.evaluation.results import GROUND_TRUTH, Result, read_folder
+from thbench.evaluation.yardsticks import YARDSTICKS
 from thbench.leaderboard.plots import draw_curves
-from thbench.leaderboard.rank import select_columns, tables_of
+from thbench.leaderboard.rank import Cell, Column, rank_key, select_columns, tables_of
 from thbench.leaderboard.render import markdown
-from thbench.training import fit
 
-STRATEGIES = ("dawn", "sar", "ttr", "ar", "rolling", "diffused_heads")
-LONG_SEED, LONG_SECONDS = 2, 8.0
-# Clips are made hours apart: times are compared by benchmarks/plans.py, which takes plans in turn.
-COLUMNS = (
-    *("Depth", "Frames evaluated", "Samples seen"),
-    *("FD-pyramid", "FD-synthetic", "FVD16-synthetic", "PSNR", "CSIM (synthetic-identity)"),
-    *("LSE-C (synthetic-sync, valid pairs)", "Mouth r", "Mouth amplitude", "Pose error"),
-    *("DR25 (pyramid)", "DR50 (pyramid)"),
-)
+TITLES = {
+    "own": "Own motion: portrait and audio alone, 100 frames",
+    "followed": "The reference's motion followed, 100 frames",
+    "long": "200 frames, the reference's motion followed",
+}
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "own": (
+        *("FD-pyramid", "FVD16-synthetic", "KID (synthetic-face)", "CSIM (synthetic-identity)"),
+        *("LSE-C (synthetic-sync, valid pairs)", "Mouth r (synthetic-mouth)"),
+        *("Mouth amplitude (synthetic-mouth)", "Faces found", "Blink/s", "CPBD", "Diversity"),
+        *("First frame (s)", "Time (s)", "Depth", "Frames evaluated", "Samples seen"),
+    ),
+    "followed": (
+        *("PSNR", "SSIM", "FD-pyramid", "FVD16-synthetic", "CSIM (synthetic-identity)"),
+        *("Mouth r (synthetic-mouth)", "Mouth amplitude (synthetic-mouth)", "Pose error"),
+        *("Faces found", "CPBD"),
+    ),
+    "long": (
+        *("DR25 (pyramid)", "DR50 (pyramid)", "PSNR", "FD-pyramid", "FVD16-synthetic"),
+        *("CSIM (synthetic-identity)", "Mouth r (synthetic-mouth)", "Pose error", "Faces found"),
+        *("CPBD", "Time (s)"),
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Render, train, evaluate, report."""
+    """Read, compare, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", default="runs/learning", help="data, checkpoints and videos")
-    parser.add_argument("--results", default="runs/learning/results")
-    parser.add_argument("--report", default="docs/strategies")
-    parser.add_argument("--clips", type=int, default=6)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("strategies", nargs="*", default=STRATEGIES)
-    arguments = parser.parse_args(argv)
-    out = Path(arguments.out)
-    data, long = render(out, arguments.workers), out / "long"
-    people = {"test": arguments.clips}
-    synthesize(
-        long, identities=arguments.clips, splits=people, seconds=LONG_SECONDS, seed=LONG_SEED,
-        workers=arguments.workers,
-    )  # fmt: skip
-    words = ["scale=tiny", f"data={data}", f"runs={out}", f"results={arguments.results}"]
-    words += [f"eval.limit={arguments.clips}"]
-    sets: tuple[list[str], ...] = ([], [f"eval.data={long}"])
-    paths = []
-    for name in arguments.strategies:
-        fit.fit(config.load(name, words))
-        paths += [evaluate(config.load(name, [*words, *extra])) for extra in sets]
-    for extra in sets:
-        loaded = config.load(STRATEGIES[0], [*words, *extra])
-        paths += [evaluate(loaded, yardstick) for yardstick in ("still", "ground-truth")]
-    report([read(path) for path in paths], arguments, Path(arguments.report))
-
-
-def evaluate(loaded: config.Config, yardstick: str | None = None) -> Path:
-    """Generate and score a strategy, or a yardstick of the same requests, and write the result."""
-    written = api.evaluate_config(loaded, smoke=True, yardstick=yardstick)
-    assert written is not None
-    return written[1]
-
-
-def report(results: Sequence[Result], arguments: argparse.Namespace, folder: Path) -> None:
-    """The tables' columns that speak of the claims, and the curves."""
-    tables = tables_of(results)
+    parser.add_argument("--results", default=SHARED, metavar="DIR")
+    parser.add_argument("--report", default="docs/strategies", help="the page's folder")
+    given = parser.parse_args(argv)
+    folder = Path(given.report)
+    rows = {key: of_part(read_folder(Path(given.results)), key) for key in PARTS}
     lines = [
-        f"Made by `python -m benchmarks.strategies --clips {arguments.clips}`,"
-        f" {time.strftime('%Y-%m-%d')}. Smoke: tiny networks, synthetic faces.",
+        "# The shipped strategies, measured",
+        "",
+        "Made by `python -m benchmarks.strategies` from `leaderboards/results`. Synthetic faces,"
+        " 64 px, 40 test people, 95 % intervals over them; one training of each strategy.",
     ]
-    for table in tables:
-        lines += ["", markdown(replace(select_columns(table, COLUMNS), curves={}))]
-        draw_curves(table.curves, folder / f"over-time-{table.title.partition(',')[0]}.png")
-    write_atomic(folder / "table.md", "\n".join(lines))
+    for key, results in rows.items():
+        if BASE in results:
+            lines += ["", f"## {TITLES[key]}", "", *part_lines(key, results)]
+            if key == "long":
+                draw_curves(curves_of(results), folder / "over-time.png")
+                lines += ["", "![figures over time at 200 frames](over-time.png)"]
+    write_atomic(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def of_part(results: Sequence[Result], key: str) -> dict[str, Result]:
+    """The results of a part, by strategy.
+
+    Raises:
+        UserError: a strategy has two, or the results are not of the same clips.
+    """
+    found: dict[str, Result] = {}
+    mine = [r for r in results if r.protocol.name == PARTS[key].protocol]
+    for result in mine:
+        if result.strategy in found:
+            raise UserError(f"{PARTS[key].protocol} has two results of {result.strategy}.")
+        found[result.strategy] = result
+    if len(tables_of(mine)) > 1:
+        raise UserError(f"Results of {PARTS[key].protocol} do not share a table.")
+    return found
+
+
+def part_lines(key: str, results: Mapping[str, Result]) -> Iterator[str]:
+    """The table of a part, and what lies between its strategies and the base."""
+    (whole,) = tables_of(results.values())
+    shown = replace(select_columns(whole, COLUMNS[key]), curves={}, controls={}, notes=())
+    yield from markdown(shown).splitlines()[2:]
+    yield ""
+    yield "What another row has more than NAR (`dawn`), paired by clip:"
+    yield ""
+    base = results[BASE]
+    others = [r for name, r in results.items() if name not in (BASE, GROUND_TRUTH, *YARDSTICKS)]
+    named = [c for c in COLUMNS[key] if c in base.metrics]
+    body = []
+    for other in others:
+        apart = {each.name: each for each in compare(other, base, Intervals())}
+        body.append([other.title, *(cell(apart.get(c), other, base, c) for c in named)])
+    yield from table([["", *named], *body])
+
+
+def cell(found: Difference | None, other: Result, base: Result, name: str) -> str:
+    """A difference with its interval, and whether the other row is better or worse for it."""
+    if found is None or found.interval is None:
+        return "–"
+    low, high = found.interval
+    text = f"{found.value:+.3g} ({low:+.3g} to {high:+.3g})"
+    metric = base.metrics[name]
+    column = Column(name, metric.direction)
+    keys = [
+        rank_key(column, Cell(value, reference=metric.reference))
+        for value in (found.first, found.second)
+    ]
+    if found.contains_zero or None in keys:
+        return text
+    return f"{text} **{'better' if keys[0] < keys[1] else 'worse'}**"  # type: ignore[operator]
+
+
+def curves_of(results: Mapping[str, Result]) -> dict[str, dict[str, object]]:
+    """Values over time by metric's name and row's title."""
+    (whole,) = tables_of(results.values())
+    return dict(whole.curves)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
