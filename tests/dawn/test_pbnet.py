@@ -88,6 +88,20 @@ def test_the_generator_decides_and_the_network_is_left_in_peace():
 
 
 @torch.no_grad()
+def test_the_temperature_is_the_deviation_of_what_is_decoded(monkeypatch):
+    net, seen = PBNet(AUDIO, **SMALL).eval(), []
+    decode = net.decode
+    monkeypatch.setattr(net, "decode", lambda drawn, *rest: seen.append(drawn) or decode(drawn, *rest))
+    for temperature in (1.0, 0.0, 1.5):
+        generator = torch.Generator().manual_seed(0)
+        still = torch.randn(40, AUDIO), torch.zeros(6), torch.zeros(2)
+        net.sample(*still, generator, temperature)
+    assert seen[0].std() == pytest.approx(1, abs=0.1)
+    assert torch.equal(seen[1], 0 * seen[0])
+    torch.testing.assert_close(seen[2], 1.5 * seen[0])
+
+
+@torch.no_grad()
 def test_motion_starts_from_the_portraits():
     net = PBNet(AUDIO, **SMALL).eval()
     args = torch.randn(2, 10, 8), torch.randn(2, 10, AUDIO)

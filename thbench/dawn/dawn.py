@@ -48,6 +48,8 @@ class DAWN(Strategy):
         context: as the stages were given.
         plan, sampler: see ``Strategy``.
         guidance: scale of classifier-free guidance, 1 for none (the paper).
+        temperature: of PBNet's latents, 1 in the paper. What training encodes fills more than the
+            prior where the divergence weighs little, so that motion drawn from it is too calm.
         window: frames that temporal attention reaches over (the paper's Table 8), ``full`` for no
             limit; by default what the network was built with.
     """
@@ -65,12 +67,16 @@ class DAWN(Strategy):
         sampler: SamplerConfig,
         *,
         guidance: float = 1.0,
+        temperature: float = 1.0,
         window: int | str | None = None,
     ) -> None:
         super().__init__(nets, context, plan, sampler)
         self.lfg = self.network("lfg", LatentFlowGenerator)
         self.a2v = self.network("a2v", A2VNet)
-        self.guidance = _number(guidance)
+        self.guidance = _number("guidance", guidance)
+        self.temperature = _number("temperature", temperature)
+        if self.temperature < 0:
+            raise UserError(f"options.temperature must be 0 or more, not {temperature}.")
         if window is not None:
             for net in self.denoising_networks():
                 net.window = _window(window)
@@ -156,6 +162,7 @@ class DAWN(Strategy):
             request.source_pose,
             request.source_eyes,
             noise_generator(request, "pbnet"),
+            self.temperature,
         )
         return (
             pose if request.pose is None else request.pose,
@@ -168,9 +175,9 @@ def _change(motion: Tensor | None, source: Tensor, n: int) -> Tensor:
     return source.new_zeros(n, len(source)) if motion is None else motion - source
 
 
-def _number(value: float) -> float:
+def _number(key: str, value: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UserError(f"options.guidance must be a number, not {value}.")
+        raise UserError(f"options.{key} must be a number, not {value}.")
     return value
 
 

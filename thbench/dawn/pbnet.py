@@ -209,6 +209,7 @@ class PBNet(nn.Module):
         source_pose: Tensor,
         source_eyes: Tensor,
         generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Motion for a clip of any length.
 
@@ -217,12 +218,14 @@ class PBNet(nn.Module):
             source_pose: (6,), the portrait's.
             source_eyes: (2,).
             generator: on the CPU, so that devices agree.
+            temperature: deviation of the latents; 1 is the prior's (the paper's).
 
         Returns:
             Absolute pose (N, 6) and eyes (N, 2).
         """
         n = math.ceil(len(audio) / self.hold)
         drawn = torch.randn(1, n, self.latent, generator=generator).to(audio.device)
+        drawn = temperature * drawn
         source = self.source(source_pose[None], source_eyes[None])
         pose, eyes = self.decode(drawn, self.normalize("audio", audio[None]), source)
         return (
