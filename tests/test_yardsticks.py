@@ -216,7 +216,7 @@ def rows(bench, tmp_path_factory):
         (runs / folder.name).symlink_to(folder)
     words = [*bench.dawn, f"runs={runs}", f"results={home / 'results'}"]
     words += [f"eval.protocol={home / 'psnr.yaml'}", "eval.frames=4", "eval.limit=2"]
-    words.append("eval.seeds=[0,3]")
+    words += ["eval.seeds=[0,3]", "eval.by=identity"]
     assert main(["eval", *words]) == 0
     for name in yardsticks.YARDSTICKS:
         assert main(["eval", *words, "--yardstick", name]) == 0
@@ -234,6 +234,7 @@ def test_they_stand_in_one_table_with_the_strategy(rows):
     assert table.rows[0].title == "Ground truth"
     assert {r.origin for title, r in found.items() if title != "Ground truth"} == {"smoke"}
     for title, result in found.items():
+        assert set(result.by.groups) == {"p0003", "p0004"}
         if title != "Ground truth":
             assert (result.seeds, result.coverage.scored) == ((0, 3), 4)
             assert not result.coverage.unpaired
@@ -246,9 +247,9 @@ def test_each_is_scored_with_what_it_shows(rows, bench):
     assert psnr["Ground truth"] is None
     assert psnr["Still portrait"] > psnr["Nearest training clip (portrait's pixels)"]
     assert psnr["DAWN (NAR)"] != psnr["DAWN (NAR), another's audio"]
-    assert any(
-        "the next test clip's audio" in n for n in found["DAWN (NAR), another's audio"].notes
-    )
+    other = found["DAWN (NAR), another's audio"]
+    assert any("the next test clip's audio" in note for note in other.notes)
+    assert (other.strategy, found["DAWN (NAR)"].strategy) == ("shuffled", "dawn")
     assert any("mean squared" in note for note in next(
         r for title, r in found.items() if title.startswith("Nearest")
     ).notes)  # fmt: skip

@@ -12,7 +12,7 @@ from thbench.data import manifest
 from thbench.evaluation import protocol as protocols
 from thbench.evaluation import results
 from thbench.evaluation.protocol import Protocol
-from thbench.evaluation.results import Result, WeightsRef
+from thbench.evaluation.results import SHUFFLED, Result, WeightsRef
 from thbench.evaluation.score import score, with_own_motion
 from thbench.evaluation.subgroups import labels_of, with_subgroups
 from thbench.evaluation.timing import time_generation
@@ -52,9 +52,9 @@ def evaluate(
     if not all(is_first):
         return None
     out = videos_folder(config, assembled, protocol, others_audio)
-    root = Path(config.eval_data.root)
+    root, name = Path(config.eval_data.root), SHUFFLED if others_audio else config.strategy
     fields = {
-        **row_fields(config, protocol, config.strategy, out, device, origin),
+        **row_fields(config, protocol, name, out, device, origin),
         **_strategy_fields(config, assembled, requests),
     }
     if protocol.timing and config.eval.timing and not others_audio:

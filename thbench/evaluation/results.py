@@ -17,6 +17,8 @@ from thbench.core.files import write_atomic
 SCHEMA_VERSION = 1
 GROUND_TRUTH = "ground-truth"
 """The strategy of the reference's own row."""
+SHUFFLED = "shuffled"
+"""The strategy of rows that were generated from another clip's audio."""
 MEASURED, SYNTHETIC = "measured", "measured (synthetic)"
 ORIGINS = (MEASURED, SYNTHETIC, "reported", "smoke")
 DIRECTIONS = ("higher", "lower", "zero", "reference")

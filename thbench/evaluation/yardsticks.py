@@ -31,12 +31,12 @@ from thbench.data import manifest
 from thbench.data.store import Store
 from thbench.evaluation import pipeline
 from thbench.evaluation.protocol import Protocol
-from thbench.evaluation.results import GROUND_TRUTH, Result
+from thbench.evaluation.results import GROUND_TRUTH, SHUFFLED, Result
 from thbench.evaluation.score import score, score_ground_truth
 from thbench.generation.requests import SplitRequests
 from thbench.generation.writer import tags_of, write_video
 
-STILL, NEAREST, SHUFFLED = "still", "nearest", "shuffled"
+STILL, NEAREST = "still", "nearest"
 YARDSTICKS = (STILL, NEAREST, SHUFFLED, GROUND_TRUTH)
 TITLES = {STILL: "Still portrait", NEAREST: "Nearest training clip (portrait's pixels)"}
 VERSION = 1

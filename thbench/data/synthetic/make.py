@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,6 +123,7 @@ def synthesize(
     splits: Mapping[str, float] = SPLITS,
     blink_rate: float = BLINK_RATE,
     liveliness: float = 1.0,
+    only: Collection[str] | None = None,
 ) -> Report:
     """Render a data set and prepare it. Resumable: files that are there already are kept.
 
@@ -143,9 +144,10 @@ def synthesize(
         blink_rate: blinks per second.
         liveliness: scales turns and nods, 0 to 1. At 1 pitch and roll deviate by .10 rad, about
             twice as far as those of filmed speakers.
+        only: ids of clips; no others are made, so that the folder holds a part of the data set.
 
     Raises:
-        UserError: a value out of range, or ``out`` holds a data set of other settings.
+        UserError: a value out of range, an id that is not in the data set, or ``out`` holds a data set of other settings.
     """
     out = Path(out)
     settings = Settings(
@@ -161,6 +163,10 @@ def synthesize(
     settings.check()
     _claim(out, settings)
     jobs = list(_jobs(out, settings))
+    if only is not None:
+        if strange := set(only) - {job.id for job in jobs}:
+            raise UserError(f"only: the data set has no clip '{min(strange)}'.")
+        jobs = [job for job in jobs if job.id in only]
     missing = [job for job in jobs if not (job.raw.is_file() and job.truth.is_file())]
     quiet = None if missing else True  # None: a bar on terminals only
     for _ in tqdm(_run(missing, workers), "render", len(missing), unit="clip", disable=quiet):
