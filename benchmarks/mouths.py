@@ -6,8 +6,8 @@ Each strategy makes the same clips from portrait and audio, with no motion to fo
 with another clip's audio. The mouth opening that ``synthetic-face`` reads off the images is
 correlated, within clips, with the one planted beside the clip's own audio; how far it moves is its
 standard deviation over that of the opening read off the true frames. Resumable by strategy.
-Writes ``mouths.json``, ``mouths.md`` and, of the first clip, the openings over time (``mouths.png``)
-to ``--report``.
+Writes ``mouths.json``, ``mouths.md`` and, of the first clip, the openings over time
+(``mouths.png``) to ``--report``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of DAWN's claims about generation strategies hold here? Its Table 2, from the shipped weights' rows.
+"""Which of DAWN's claims about generation strategies hold here? Its Table 2, on shipped weights.
 
     python -m benchmarks.strategies [--results leaderboards/results] [--report docs/strategies]
 

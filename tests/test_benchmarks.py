@@ -2,10 +2,17 @@
 
 import importlib
 import pkgutil
+from dataclasses import replace
 
 import pytest
 
 import benchmarks
+from benchmarks import strategies
+from tests.leaderboard.rows import figure, result
+from thbench.core.errors import UserError
+from thbench.evaluation.comparison import compare
+from thbench.evaluation.protocol import Intervals
+from thbench.evaluation.results import ClipRow, ProtocolRef
 
 SHARED = {"gpu_page", "gpu_parts", "held_out", "untrained"}
 """Modules that others import; all others are run."""
@@ -26,3 +33,36 @@ def test_it_says_how_it_is_run(name, capsys):
 @pytest.mark.parametrize("name", sorted(SHARED))
 def test_what_they_share_can_be_imported(name):
     importlib.import_module(f"benchmarks.{name}")
+
+
+def test_the_page_of_strategies_says_who_is_better_and_where_nobody_knows():
+    """Paired by clip, whichever way is better."""
+    values = {"dawn": [20.0, 30.0, 25.0, 27.0], "sar": [19.0, 29.1, 24.0, 26.1]}
+    values["ttr"] = [21.0, 29.0, 26.0, 26.1]
+
+    def row(name, direction, reference=None):
+        clips = tuple(ClipRow(str(i), metrics={"M": v}) for i, v in enumerate(values[name]))
+        metric = figure(sum(values[name]) / 4, direction, reference=reference)
+        return replace(result(name, metrics={"M": metric}), strategy=name, per_clip=clips)
+
+    def text(name, *how):
+        one, base = row(name, *how), row("dawn", *how)
+        (apart,) = compare(one, base, Intervals())
+        return strategies.cell(apart, one, base, "M")
+
+    assert text("sar", "higher").startswith("-0.95 (") and text("sar", "higher").endswith(
+        "**worse**"
+    )
+    assert text("sar", "lower").endswith("**better**")
+    assert text("sar", "reference", 24.6).endswith("**better**")
+    assert "**" not in text("ttr", "higher")
+    assert strategies.cell(None, row("sar", "lower"), row("dawn", "lower"), "M") == "–"
+
+
+def test_the_page_of_strategies_refuses_two_rows_of_one():
+    protocol = ProtocolRef("synthetic-64", "x")
+    one = replace(result("a"), protocol=protocol)
+    assert list(strategies.of_part([one], "own")) == ["dawn"]
+    assert strategies.of_part([one], "long") == {}
+    with pytest.raises(UserError, match="two results of dawn"):
+        strategies.of_part([one, replace(one, run="b")], "own")

@@ -48,9 +48,9 @@ class FrameNetConfig(UNetConfig):
         motion: motion frames (m_x), the frames just before.
         audio_context: audio embeddings (m_y) before and after the frame's own.
         grey: motion frames lose their colours, so that the portrait has to give them (section 4.5).
-        motion_size: motion frames are averaged to so many pixels a side, so that the portrait has to
-            give detail as well: errors finer than that cannot go on from frame to frame. None: they
-            are seen as they are (the paper).
+        motion_size: motion frames are averaged to so many pixels a side, so that the portrait gives
+            the detail and finer errors cannot go on from frame to frame. None: they are seen as
+            they are (the paper).
         audio_width: channels to which each audio embedding is brought.
         width: of the embedded time and audio; 4 ``dim`` by default.
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.

@@ -91,7 +91,9 @@ def test_the_generator_decides_and_the_network_is_left_in_peace():
 def test_the_temperature_is_the_deviation_of_what_is_decoded(monkeypatch):
     net, seen = PBNet(AUDIO, **SMALL).eval(), []
     decode = net.decode
-    monkeypatch.setattr(net, "decode", lambda drawn, *rest: seen.append(drawn) or decode(drawn, *rest))
+    monkeypatch.setattr(
+        net, "decode", lambda drawn, *rest: seen.append(drawn) or decode(drawn, *rest)
+    )
     for temperature in (1.0, 0.0, 1.5):
         generator = torch.Generator().manual_seed(0)
         still = torch.randn(40, AUDIO), torch.zeros(6), torch.zeros(2)

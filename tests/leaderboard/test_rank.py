@@ -145,7 +145,7 @@ def test_pairs_are_the_clips_that_both_have():
 
 
 def test_values_of_sets_tie_by_the_groups_that_both_leave_out():
-    """As clips do: intervals that overlap widely do not tie rows that differ alike without each group."""
+    """As clips do: wide intervals do not tie rows that differ alike without each group."""
     people = frozenset(f"c{i}" for i in range(8))
 
     def of_sets(shift, jitter=0.0, scored=people, sign=1.0):
