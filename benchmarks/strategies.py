@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if BASE in results:
             lines += ["", f"## {TITLES[key]}", "", *part_lines(key, results)]
             if key == "long":
-                draw_curves(curves_of(results), folder / "over-time.png")
+                (whole,) = tables_of(results.values())
+                draw_curves(whole.curves, folder / "over-time.png")
                 lines += ["", "![figures over time at 200 frames](over-time.png)"]
     write_atomic(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -128,12 +129,6 @@ def cell(found: Difference | None, other: Result, base: Result, name: str) -> st
     if found.contains_zero or None in keys:
         return text
     return f"{text} **{'better' if keys[0] < keys[1] else 'worse'}**"  # type: ignore[operator]
-
-
-def curves_of(results: Mapping[str, Result]) -> dict[str, dict[str, object]]:
-    """Values over time by metric's name and row's title."""
-    (whole,) = tables_of(results.values())
-    return dict(whole.curves)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

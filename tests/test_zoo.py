@@ -262,13 +262,15 @@ def test_fit_trains_anew_and_says_so(full, made, capsys):
 
 def test_fit_takes_shipped_stages_when_asked_to(folder, trained, made, capsys):
     made.weights = "zoo"
-    with pytest.raises(UserError, match="no stage of .* is shipped for these settings"):
+    with pytest.raises(UserError, match=r"no stage of .* is shipped for these settings"):
         fit.fit(made)
     zoo_add.add(trained, [], "float16", "toy")
     folders = fit.fit(made)
     out = capsys.readouterr().out
-    assert "toy: shipped, 2 steps, taken as it is" in out and "toy: training" not in out
-    assert folders["toy"].parent == folder and (folders["second"] / "last.ckpt").is_file()
+    assert "toy: shipped, 2 steps, taken as it is" in out
+    assert "toy: training" not in out
+    assert folders["toy"].parent == folder
+    assert (folders["second"] / "last.ckpt").is_file()
     own = runs.read_checkpoint(stage_run(made, "second"))[runs.META]
     assert own["needs"]["toy"]["shipped"] == "float16"
     assert zoo_add.add(made, [], "float16") == [f"second-{own['hash']}"]

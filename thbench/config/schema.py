@@ -204,8 +204,8 @@ class Config:
 
     ``weights`` says where trained stages are taken from. ``auto``: the user's own runs, and where
     there is none the weights that are shipped for the same hash. ``runs``: own runs alone. ``zoo``:
-    shipped weights alone, those with the same settings, whatever data set ``data`` names; to ``fit``,
-    which otherwise trains all stages anew: take the shipped stages of the same hash, train the rest.
+    shipped weights alone, those with the same settings, whatever data set ``data`` names. ``fit``
+    trains all stages anew, but with ``zoo``: it takes those that are shipped for the same hash.
     """
 
     strategy: str = ""

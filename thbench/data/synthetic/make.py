@@ -128,8 +128,9 @@ def synthesize(
     """Render a data set and prepare it. Resumable: files that are there already are kept.
 
     Writes ``raw/<id>.mp4`` and ``raw/<id>.npz`` (see ``Performance.truth``) below ``out``, then the
-    prepared layout beside them, in which a clip's row names its truth in ``extra["truth"]`` and what
-    it is made from in ``extra["recipe"]``. The raw files serve only to go on after an interruption.
+    prepared layout beside them, in which a clip's row names its truth in ``extra["truth"]`` and
+    what it is made from in ``extra["recipe"]``. The raw files serve only to go on after an
+    interruption.
 
     Args:
         out: the folder.
@@ -147,7 +148,8 @@ def synthesize(
         only: ids of clips; no others are made, so that the folder holds a part of the data set.
 
     Raises:
-        UserError: a value out of range, an id that is not in the data set, or ``out`` holds a data set of other settings.
+        UserError: a value out of range, an id that is not in the data set, or ``out`` holds a data
+            set of other settings.
     """
     out = Path(out)
     settings = Settings(
