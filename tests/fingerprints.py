@@ -528,11 +528,20 @@ def _trainer() -> dict[str, float]:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             run = fit.fit_stage(made, "toy")
         saved = torch.load(run.last, weights_only=True)
-    averaged, current = saved["state_dict"], saved["current_model_state"]
+    averaged, current = _determined(saved["state_dict"]), _determined(saved["current_model_state"])
     return {
-        **{f"averaged {k}": norm(iter([v])) for k, v in averaged.items() if v.is_floating_point()},
-        "current": norm(v for v in current.values() if v.is_floating_point()),
+        **{f"averaged {k}": norm(iter([v])) for k, v in averaged.items()},
+        "current": norm(iter(current.values())),
     }
+
+
+def _determined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights and statistics, without a bias that a batch norm takes out again.
+
+    Its gradient is rounding alone, of which Adam makes whole steps, on each processor others.
+    """
+    numbers = {k: v for k, v in state.items() if v.is_floating_point()}
+    return {k: v for k, v in numbers.items() if k not in ("net.0.bias", "net.1.running_mean")}
 
 
 SHARED: Mapping[str, Callable[[], dict[str, float]]] = {"draws": _draws, "trainer": _trainer}
