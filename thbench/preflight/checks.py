@@ -14,8 +14,8 @@ from thbench.data.datamodule import check_root
 from thbench.generation import assemble
 from thbench.preflight import compute, data, disk, evaluation, stages
 from thbench.preflight.context import Preflight, Rate
-from thbench.preflight.report import ERROR, Finding, Report
-from thbench.training.runs import order
+from thbench.preflight.report import ERROR, Finding, Report, StageReport
+from thbench.training.runs import order, training_order
 
 
 def check(
@@ -43,8 +43,9 @@ def check(
     report = Report(config.strategy, f"{config.strategy} scale={config.scale} {config.data.root}")
     try:
         assemble.check(config)
-        names = order(config, only)
+        order(config, only)
         check_root(config.data.root)
+        names, taken = training_order(config, only)
         clips = manifest.read(config.data.root)
     except UserError as error:
         report.findings.append(Finding(ERROR, "settings", str(error)))
@@ -53,6 +54,8 @@ def check(
     data.check_files(run, names)
     data.check_encoder(run)
     data.check_size(run)
+    for name, shipped in taken.items():
+        report.stages.append(StageReport(name, shipped.steps, trained=True, shipped=True))
     for name in names:
         stages.check_stage(run, name, estimates)
     stages.check_assembly(run, only)

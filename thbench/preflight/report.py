@@ -60,6 +60,7 @@ class StageReport:
         name: of the stage.
         steps: optimiser steps of its training.
         trained: it is trained already; then the rest is not filled in.
+        shipped: it is taken as it is shipped.
         train: clips of the split ``train`` that it draws from.
         val: clips of the split ``val``; None where it is not validated.
         need: memory and operations of a step; None where it could not be built.
@@ -69,6 +70,7 @@ class StageReport:
     name: str
     steps: int
     trained: bool = False
+    shipped: bool = False
     train: ClipCount | None = None
     val: ClipCount | None = None
     need: Need | None = None
@@ -143,7 +145,7 @@ def merge_repeated(findings: Iterable[Finding]) -> list[Finding]:
 def cells(found: StageReport) -> tuple[str, ...]:
     """A stage's cells after its name: clips of train and val, weights, memory, steps, time."""
     if found.trained:
-        return ("trained", "", "", "", str(found.steps), "")
+        return ("shipped" if found.shipped else "trained", "", "", "", str(found.steps), "")
     need = found.need
     traced = need is not None and need.peak is not None
     return (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,11 @@ from thbench.training.runs import (
     load_nets,
     load_weights,
     locate,
-    order,
-    parents,
     read_checkpoint,
     remember_sources,
     shipped_alike,
     stage_run,
+    training_order,
     write_config,
 )
 from thbench.training.samples import SampleVideos
@@ -76,16 +75,14 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
         UserError: the stage cannot be built or trained as configured, training diverged, or the
             disk is full. The last good checkpoint stays. With ``weights=zoo``: there are none.
     """
-    names = wanted = order(config, only)
-    if only:
-        wanted = [only]
-    taken: dict[str, Path] = {}
+    names, taken = training_order(config, only)
+    wanted = [only] if only else names
     if config.weights == "zoo":
         config = replace(config, weights="auto")
-        taken = _take_shipped(config, names)
-        names = _without_origins(config, names, wanted, taken)
     else:
         _mention_shipped(config, wanted)
+    for name, run in taken.items():
+        rank_zero_print(f"{name}: shipped, {run.steps} steps, taken as it is")
     for name in names:
         if not _is_trained(config, name):
             if name not in wanted:
@@ -95,46 +92,8 @@ def fit(config: Config, only: str | None = None) -> dict[str, Path]:
                     f" stage={name}`, or `thbench fit {config.strategy}` for all."
                 )
             fit_stage(config, name)
-    return {
-        name: taken.get(name) or stage_run(config, name).folder
-        for name in wanted
-        if name in taken or name in names
-    }
-
-
-def _take_shipped(config: Config, names: Sequence[str]) -> dict[str, Path]:
-    """The shipped files of stages that have no run of their own; prints which.
-
-    Raises:
-        UserError: there are none.
-    """
-    runs = {name: locate(config, name) for name in names}
-    taken = {
-        name: run.shipped.path
-        for name, run in runs.items()
-        if run.shipped and run.steps >= config.stages[name].max_steps
-    }
-    for name in taken:
-        rank_zero_print(f"{name}: shipped, {runs[name].steps} steps, taken as it is")
-    if not taken and not any(run.is_trained for run in runs.values()):
-        alike = ", ".join(name for name in names if shipped_alike(config, name))
-        other = f" The shipped {alike} with these settings saw other data." if alike else ""
-        raise UserError(
-            f"weights=zoo: no stage of '{config.strategy}' is shipped for these settings and this"
-            f" data set (`thbench zoo list`).{other} Without weights=zoo, all are trained."
-        )
-    return taken
-
-
-def _without_origins(
-    config: Config, names: Sequence[str], wanted: Sequence[str], taken: Mapping[str, Path]
-) -> list[str]:
-    """Stages to be trained, in order: not those that only shipped ones are built on."""
-    goals = set(config.nets.values()) & set(wanted) or set(wanted)
-    for name in reversed(names):
-        if name in goals and name not in taken:
-            goals.update(parents(config.stages[name]))
-    return [name for name in names if name in goals and name not in taken]
+    shipped = {name: run.shipped.path for name, run in taken.items() if run.shipped}
+    return {**shipped, **{n: stage_run(config, n).folder for n in wanted if n not in shipped}}
 
 
 def _mention_shipped(config: Config, names: Sequence[str]) -> None:

@@ -141,6 +141,50 @@ def parents(stage: StageConfig) -> list[str]:
     return [*stage.needs, *([stage.init_from] if stage.init_from else [])]
 
 
+def training_order(
+    config: Config, only: str | None = None
+) -> tuple[list[str], dict[str, StageRun]]:
+    """What ``fit`` trains, and what it takes as it is shipped.
+
+    Args:
+        config: with ``weights`` of ``zoo`` stages are taken that are shipped for the same hash and
+            have no run of their own; then what these alone are built on is not needed.
+        only: this stage, with those that it builds on.
+
+    Returns:
+        Names of the stages to be trained, or trained already, in order; runs of those to be taken.
+
+    Raises:
+        UserError: as ``order``; or with ``weights=zoo`` there is nothing to take.
+    """
+    names = order(config, only)
+    if config.weights != "zoo":
+        return names, {}
+    own = replace(config, weights="auto")
+    found = {name: locate(own, name) for name in names}
+    taken = {
+        name: run
+        for name, run in found.items()
+        if run.shipped and run.steps >= config.stages[name].max_steps
+    }
+    if not taken and not any(run.is_trained for run in found.values()):
+        alike = ", ".join(name for name in names if shipped_alike(config, name))
+        other = f" The shipped {alike} with these settings saw other data." if alike else ""
+        raise UserError(
+            f"weights=zoo: no stage of '{config.strategy}' is shipped for these settings and this"
+            f" data set (`thbench zoo list`).{other} Without weights=zoo, all are trained."
+        )
+    goals = {only} if only else set(config.nets.values()) & set(names) or set(names)
+    for name in reversed(names):
+        if name in goals and name not in taken:
+            goals.update(parents(config.stages[name]))
+    needed = [name for name in names if name in goals]
+    return (
+        [name for name in needed if name not in taken],
+        {name: taken[name] for name in needed if name in taken},
+    )
+
+
 def stage_run(config: Config, name: str) -> StageRun:
     """The run folder of a stage. The data set must be there: its content is part of the hash."""
     order(config, name)
