@@ -271,25 +271,6 @@ def test_fit_takes_shipped_stages_when_asked_to(folder, trained, made, capsys):
     assert cells(StageReport("toy", taken["toy"].steps, trained=True, shipped=True))[0] == "shipped"
     folders = fit.fit(made)
     out = capsys.readouterr().out
-    assert "toy, second: weights with these settings are shipped" in out
-    assert all((path / "last.ckpt").is_file() for path in folders.values())
-    assert "toy: training to step 2" in out
-    fit.fit(made)
-    assert "are shipped" not in capsys.readouterr().out
-
-
-def test_fit_takes_shipped_stages_when_asked_to(folder, trained, made, capsys):
-    made.weights = "zoo"
-    with pytest.raises(UserError, match=r"no stage of .* is shipped for these settings"):
-        fit.fit(made)
-    zoo_add.add(trained, [], "float16", "toy")
-    seen = checks.check(made, "second", estimates=False, metrics=False).stages
-    assert [(s.name, s.trained, s.shipped) for s in seen] == [
-        ("toy", True, True),
-        ("second", False, False),
-    ]
-    folders = fit.fit(made)
-    out = capsys.readouterr().out
     assert "toy: shipped, 2 steps, taken as it is" in out
     assert "toy: training" not in out
     assert folders["toy"].parent == folder
