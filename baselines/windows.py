@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from baselines.augmentation import patchy_noise
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
@@ -49,6 +50,10 @@ class WindowStage(A2VStage):
             least one; by default as many as are drawn.
         levels: ``plan`` (frames stand at the levels at which the window meets them) or ``frame``
             (independent levels, Chen et al. 2024, "Diffusion Forcing", algorithm 1).
+        observed_noise: in training the observed frames of a window get noise of one deviation,
+            drawn from 0 to this, in deviations of the latents (``baselines.augmentation``). Beside
+            filmed frames a network learns to repeat the mouth that it sees, and once it has made
+            them itself, that one.
     """
 
     stable_name = "windows"
@@ -63,6 +68,7 @@ class WindowStage(A2VStage):
         clip: Sequence[int] | None = None,
         shown: int | None = None,
         levels: str = "plan",
+        observed_noise: float = 0.0,
         net: Mapping[str, Any] | None = None,
         loss: str = "paper",
         w_lip: float | None = None,
@@ -83,6 +89,9 @@ class WindowStage(A2VStage):
         )
         if levels not in ("plan", "frame"):
             raise UserError(f"levels must be 'plan' or 'frame', not '{levels}'.")
+        if observed_noise < 0:
+            raise UserError(f"observed_noise must be 0 or more, not {observed_noise}.")
+        self.observed_noise = observed_noise
         self.plan, self.window, self.levels = dict(plan), window, levels
         self.clip, self.shown = _lengths(clip), shown
         known = plans.models(plans.build(n=self.clip[1] if self.clip else LONG, **plan))
@@ -190,7 +199,16 @@ class WindowStage(A2VStage):
         window, high = self.draw_window(batch.frames.shape[1])
         shown, latent, given = self.window_batch(batch, self.place_windows(window, batch))
         t = self.levels_of(window, high, latent.shape[:1], latent.device)
+        if self.observed_noise and self.training and window.observe:
+            latent = self._spoil(latent, len(window.observe))
         return self.error(shown, latent, given, torch.randn_like(latent), t)
+
+    def _spoil(self, latent: Tensor, n_seen: int) -> Tensor:
+        """Latents (N, C, T, h, w) with the same noise on the first ``n_seen`` frames."""
+        deviation = self.observed_noise * torch.rand(len(latent), 1, 1, 1).to(latent)
+        noise = deviation * patchy_noise(latent[:, :, 0])
+        seen = latent[:, :, :n_seen] + noise[:, :, None]
+        return torch.cat([seen, latent[:, :, n_seen:]], dim=2)
 
     def window_batch(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
         """The windows at ``places`` as a batch of B * K rows.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.augmentation import patchy_noise
 from baselines.diffused_heads.net import FrameNet, FrameNetConfig
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
@@ -23,8 +23,6 @@ from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask
 from thbench.training.stage import Stage, StageContext
 
-PATCHES = 4
-"""The largest patches of noise divide a frame into so many by so many."""
 BOUNDS = ("mean", "sum")
 """What the variational bound's terms at all levels are brought to."""
 
@@ -216,20 +214,6 @@ class FrameStage(Stage):
         return {
             "generated": torch.cat([to_unit(first.source), filmed, (made[:, :, 0] + 1) / 2], -1)
         }
-
-
-def patchy_noise(like: Tensor) -> Tensor:
-    """Normal noise with as much power in patches of 1, 2, 4, ... pixels, of about unit variance.
-
-    Args:
-        like: (B, C, H, W), whose shape and device it has.
-    """
-    layers, side = [], like.shape[-1]
-    while side >= PATCHES:
-        coarse = torch.randn(*like.shape[:2], side, side, device=like.device, dtype=like.dtype)
-        layers.append(F.interpolate(coarse, like.shape[-2:], mode="nearest"))
-        side //= 2
-    return torch.stack(layers).sum(0) / len(layers) ** 0.5
 
 
 def _middle(batch: Batch) -> int:

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from baselines.augmentation import patchy_noise
 from baselines.diffused_heads.net import FrameNet, FrameNetConfig, to_grey
-from baselines.diffused_heads.stage import FrameStage, patchy_noise
+from baselines.diffused_heads.stage import FrameStage
 from baselines.diffused_heads.strategy import DiffusedHeads, FrameDenoiser
 from baselines.diffused_heads.unet import FilmBlock
 from tests.toys import request

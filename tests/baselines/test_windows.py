@@ -106,6 +106,22 @@ def test_observed_frames_are_clean_and_in_their_true_places(plan, window, clip, 
                     torch.testing.assert_close(sound, data.audio[clip_of, i - first])
 
 
+def test_observed_frames_are_noisy_in_training_alone_where_that_is_asked_for():
+    plan, data = {"name": "ar", "motion": 2}, batch(6, 8)
+    quiet, loud = (stage(plan, clip=[4, 9], observed_noise=s) for s in (0.0, 0.5))
+    clean, noisy = (shown_to(made, [data])[0] for made in (quiet, loud))
+    seen = clean["t"] == 0
+    assert torch.equal(noisy["t"] == 0, seen)
+    added = (noisy["noisy"] - clean["noisy"]).transpose(1, 2)[seen].unflatten(0, (-1, 2))
+    assert torch.allclose(added[:, 0], added[:, 1], atol=1e-5), "the same in both"
+    deviations = added[:, 0].flatten(1).std(1)
+    assert 0 < deviations.min() < deviations.max() < 0.65
+    loud.eval()
+    assert torch.equal(shown_to(loud, [data])[0]["noisy"], clean["noisy"])
+    with pytest.raises(UserError, match="observed_noise"):
+        stage(plan, observed_noise=-1)
+
+
 def test_keys_have_their_true_distances_and_end_with_the_last_frame():
     data = batch(2, 14)
     (call,) = shown_to(stage({"name": "ttr", "stride": 4}, "keys"), [data])
