@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from baselines.augmentation import patchy_noise
+from baselines.augmentation import spoil
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
@@ -200,15 +200,9 @@ class WindowStage(A2VStage):
         shown, latent, given = self.window_batch(batch, self.place_windows(window, batch))
         t = self.levels_of(window, high, latent.shape[:1], latent.device)
         if self.observed_noise and self.training and window.observe:
-            latent = self._spoil(latent, len(window.observe))
+            seen, made = latent.tensor_split([len(window.observe)], dim=2)
+            latent = torch.cat([spoil(seen, self.observed_noise), made], dim=2)
         return self.error(shown, latent, given, torch.randn_like(latent), t)
-
-    def _spoil(self, latent: Tensor, n_seen: int) -> Tensor:
-        """Latents (N, C, T, h, w) with the same noise on the first ``n_seen`` frames."""
-        deviation = self.observed_noise * torch.rand(len(latent), 1, 1, 1).to(latent)
-        noise = deviation * patchy_noise(latent[:, :, 0])
-        seen = latent[:, :, :n_seen] + noise[:, :, None]
-        return torch.cat([seen, latent[:, :, n_seen:]], dim=2)
 
     def window_batch(self, batch: Batch, places: Tensor) -> tuple[Batch, Tensor, FlowConditions]:
         """The windows at ``places`` as a batch of B * K rows.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from baselines.augmentation import patchy_noise
+from baselines.augmentation import spoil
 from baselines.diffused_heads.net import FrameNet, FrameNetConfig
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.errors import UserError
@@ -66,10 +66,8 @@ class FrameStage(Stage):
             frame's width.
         motion_noise: the motion frames of a sample get noise of one deviation, drawn from 0 to
             this, in units of [-1, 1]: at generation they are not filmed but made, and a network
-            that trusts them adds its own errors up (conditioning augmentation, Ho et al. 2022,
-            "Cascaded Diffusion Models", section 4). Those errors are patches that stay from frame
-            to frame, so the noise is of all sizes (``patchy_noise``) and the same in all motion
-            frames. The paper has none.
+            that trusts them adds its own errors up (``baselines.augmentation``). The paper has
+            none.
         rollout: up to so many of the frames before are the network's own, each from those before
             it, in one call from pure noise and without a gradient; how many, is drawn for each
             batch. So training meets the errors that generation adds up (the pushforward trick,
@@ -81,7 +79,7 @@ class FrameStage(Stage):
     audio_loss = "lip"
     config_blocks: ClassVar[Blocks] = {"net": FrameNetConfig}
     net: FrameNet
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -167,8 +165,7 @@ class FrameStage(Stage):
             made = torch.where(missing[:, None, None, None], portrait, made)
             before = torch.cat([before[:, :, 1:], made[:, :, None]], dim=2)
         if self.motion_noise and training:
-            deviation = self.motion_noise * torch.rand(len(before), 1, 1, 1).to(before)
-            before = before + (deviation * patchy_noise(portrait))[:, :, None]
+            before = spoil(before, self.motion_noise)
         return before
 
     def _before(self, batch: Batch, portrait: Tensor, back: int) -> Tensor:

@@ -264,7 +264,8 @@ def test_motion_frames_are_noisy_in_training_alone():
     portrait = 2 * to_unit(shown.source) - 1
     filmed = quiet._motion_frames(shown, portrait)
     noise = loud._motion_frames(shown, portrait) - filmed
-    assert torch.allclose(noise[:, :, 0], noise[:, :, 1], atol=1e-6)
+    both = torch.corrcoef(torch.stack([noise[:, :, 0].flatten(), noise[:, :, 1].flatten()]))
+    assert abs(both[0, 1]) < 0.5, "each has its own"
     deviations = noise.flatten(1).std(1)
     assert 0 < deviations.min() < deviations.max() < 0.6
     loud.eval()
