@@ -48,9 +48,6 @@ class FrameNetConfig(UNetConfig):
         motion: motion frames (m_x), the frames just before.
         audio_context: audio embeddings (m_y) before and after the frame's own.
         grey: motion frames lose their colours, so that the portrait has to give them (section 4.5).
-        motion_size: motion frames are averaged to so many pixels a side, so that the portrait gives
-            the detail and finer errors cannot go on from frame to frame. None: they are seen as
-            they are (the paper).
         audio_width: channels to which each audio embedding is brought.
         width: of the embedded time and audio; 4 ``dim`` by default.
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
@@ -66,7 +63,6 @@ class FrameNetConfig(UNetConfig):
     motion: int = 2
     audio_context: int = 2
     grey: bool = True
-    motion_size: int | None = None
     audio_width: int = 256
     width: int | None = None
     patch: int = 1
@@ -98,7 +94,7 @@ class FrameNet(nn.Module):
         _check(config, self.process, size)
         self.size, self.patch, self.shortcut = size, config.patch, config.shortcut
         self.motion, self.audio_context = config.motion, config.audio_context
-        self.grey, self.motion_size = config.grey, config.motion_size
+        self.grey = config.grey
         dim, cell = config.dim, config.patch**2
         width = config.width or 4 * dim
         around = (2 * config.audio_context + 1) * config.audio_width
@@ -147,11 +143,7 @@ class FrameNet(nn.Module):
         frames = before.transpose(1, 2)
         if self.grey:
             frames = to_grey(frames)
-        seen = frames.flatten(1, 2)
-        if self.motion_size:
-            coarse = F.interpolate(seen, (self.motion_size, self.motion_size), mode="area")
-            seen = F.interpolate(coarse, seen.shape[-2:], mode="nearest")
-        return self.stem_motion(self._cells(seen))
+        return self.stem_motion(self._cells(frames.flatten(1, 2)))
 
     def forward(
         self, noisy: Tensor, t: Tensor, portrait: Tensor, static: Tensor, audio: Tensor
@@ -189,8 +181,6 @@ def _check(config: FrameNetConfig, process: GaussianDiffusion, size: int) -> Non
         )
     if config.shortcut and process.prediction != "x0":
         raise UserError("net.shortcut=true needs net.process.prediction=x0.")
-    if config.motion_size is not None and (config.motion_size < 1 or size % config.motion_size):
-        raise UserError(f"net.motion_size={config.motion_size} must divide the size, {size}.")
     for key in ("motion", "audio_context"):
         value = getattr(config, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

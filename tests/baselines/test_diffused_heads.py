@@ -197,20 +197,6 @@ def test_motion_frames_without_colour_leave_colour_to_the_portrait():
     torch.testing.assert_close(to_grey(ones), ones[:1])
 
 
-def test_coarse_motion_frames_leave_detail_to_the_portrait():
-    """What is finer than the cells that they are averaged to is not seen, what is coarser is."""
-    before = torch.rand(1, 3, 2, SIZE, SIZE)
-    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(SIZE // 2, SIZE // 2)
-    coarse, fine = net(motion_size=SIZE // 2), net()
-    same = coarse.motion_features(before)
-    torch.testing.assert_close(coarse.motion_features(before + checks), same, rtol=1e-4, atol=1e-5)
-    assert (fine.motion_features(before + checks) - fine.motion_features(before)).abs().max() > 1e-3
-    blocks = checks.repeat_interleave(2, 0).repeat_interleave(2, 1)[:SIZE, :SIZE]
-    assert (coarse.motion_features(before + blocks) - same).abs().max() > 1e-3
-    with pytest.raises(UserError, match=r"net.motion_size=5 must divide the size"):
-        net(motion_size=5)
-
-
 @pytest.mark.parametrize("context", [0, 1, 2, 3])
 def test_a_frame_hears_its_own_sound_and_as_many_embeddings_on_either_side(context):
     made, audio = net(audio_context=context), torch.randn(1, 20, AUDIO)
