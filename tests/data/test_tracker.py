@@ -86,7 +86,9 @@ def test_afresh_the_points_are_mediapipes(recorded) -> None:
         theirs = recorded[f"mesh-{name}"]
         assert (points is None) == (len(theirs) == 0), name
         if points is not None:
-            assert pixels(points, theirs, picture).max() < 0.1, name
+            apart = pixels(points, theirs, picture)
+            assert np.median(apart) < 0.06, name
+            assert apart.max() < 0.2, name  # of 478, on another processor .12
             assert np.abs(points - theirs)[:, 2].max() * picture.shape[1] < 0.1, name
     assert sum(points is not None for points in found) >= 3
 
