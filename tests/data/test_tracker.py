@@ -88,8 +88,8 @@ def test_afresh_the_points_are_mediapipes(recorded) -> None:
         if points is not None:
             apart = pixels(points, theirs, picture)
             assert np.median(apart) < 0.06, name
-            assert apart.max() < 0.2, name  # of 478, on another processor .12
-            assert np.abs(points - theirs)[:, 2].max() * picture.shape[1] < 0.1, name
+            assert apart.max() < 0.2, name  # Intel's and AMD's kernels differ
+            assert np.abs(points - theirs)[:, 2].max() * picture.shape[1] < 0.2, name
     assert sum(points is not None for points in found) >= 3
 
 
