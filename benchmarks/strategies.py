@@ -26,7 +26,7 @@ from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import GROUND_TRUTH, Result, read_folder
 from thbench.evaluation.yardsticks import YARDSTICKS
 from thbench.leaderboard.plots import draw_curves
-from thbench.leaderboard.rank import Cell, Column, rank_key, select_columns, tables_of
+from thbench.leaderboard.rank import Cell, Column, Table, rank_key, select_columns, tables_of
 from thbench.leaderboard.render import markdown
 
 TITLES = {
@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", default="docs/strategies", help="the page's folder")
     given = parser.parse_args(argv)
     folder = Path(given.report)
-    rows = {key: of_part(read_folder(Path(given.results)), key) for key in PARTS}
+    found = read_folder(Path(given.results))
+    rows = {key: of_part(found, key) for key in PARTS}
+    if not any(BASE in results for results in rows.values()):
+        raise UserError(f"{given.results} has no row of {BASE}: run `python -m benchmarks.rows`.")
     lines = [
         "# The shipped strategies, measured",
         "",
@@ -70,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     for key, results in rows.items():
         if BASE in results:
-            lines += ["", f"## {TITLES[key]}", "", *part_lines(key, results)]
+            (whole,) = tables_of(results.values())
+            lines += ["", f"## {TITLES[key]}", "", *part_lines(key, results, whole)]
             if key == "long":
-                (whole,) = tables_of(results.values())
                 draw_curves(whole.curves, folder / "over-time.png")
                 lines += ["", "![figures over time at 200 frames](over-time.png)"]
     write_atomic(folder / "table.md", "\n".join(lines) + "\n")
@@ -96,9 +99,8 @@ def of_part(results: Sequence[Result], key: str) -> dict[str, Result]:
     return found
 
 
-def part_lines(key: str, results: Mapping[str, Result]) -> Iterator[str]:
+def part_lines(key: str, results: Mapping[str, Result], whole: Table) -> Iterator[str]:
     """The table of a part, and what lies between its strategies and the base."""
-    (whole,) = tables_of(results.values())
     shown = replace(select_columns(whole, COLUMNS[key]), curves={}, controls={}, notes=())
     yield from markdown(shown).splitlines()[2:]
     yield ""
@@ -110,11 +112,11 @@ def part_lines(key: str, results: Mapping[str, Result]) -> Iterator[str]:
     body = []
     for other in others:
         apart = {each.name: each for each in compare(other, base, Intervals())}
-        body.append([other.title, *(cell(apart.get(c), other, base, c) for c in named)])
+        body.append([other.title, *(cell(apart.get(c), base, c) for c in named)])
     yield from table([["", *named], *body])
 
 
-def cell(found: Difference | None, other: Result, base: Result, name: str) -> str:
+def cell(found: Difference | None, base: Result, name: str) -> str:
     """A difference with its interval, and whether the other row is better or worse for it."""
     if found is None or found.interval is None:
         return "–"

@@ -48,14 +48,14 @@ def test_the_page_of_strategies_says_who_is_better_and_where_nobody_knows():
     def text(name, *how):
         one, base = row(name, *how), row("dawn", *how)
         (apart,) = compare(one, base, Intervals())
-        return strategies.cell(apart, one, base, "M")
+        return strategies.cell(apart, base, "M")
 
     assert text("sar", "higher").startswith("-0.95 (")
     assert text("sar", "higher").endswith("**worse**")
     assert text("sar", "lower").endswith("**better**")
     assert text("sar", "reference", 24.6).endswith("**better**")
     assert "**" not in text("ttr", "higher")
-    assert strategies.cell(None, row("sar", "lower"), row("dawn", "lower"), "M") == "–"
+    assert strategies.cell(None, row("dawn", "lower"), "M") == "–"
 
 
 def test_the_page_of_strategies_refuses_two_rows_of_one():
@@ -65,3 +65,9 @@ def test_the_page_of_strategies_refuses_two_rows_of_one():
     assert strategies.of_part([one], "long") == {}
     with pytest.raises(UserError, match="two results of dawn"):
         strategies.of_part([one, replace(one, run="b")], "own")
+
+
+def test_the_page_of_strategies_is_left_alone_while_there_are_no_rows(tmp_path):
+    with pytest.raises(UserError, match="no row of dawn: run `python -m benchmarks.rows`"):
+        strategies.main(["--results", str(tmp_path), "--report", str(tmp_path)])
+    assert not list(tmp_path.iterdir())

@@ -43,7 +43,7 @@ def check(
     report = Report(config.strategy, f"{config.strategy} scale={config.scale} {config.data.root}")
     try:
         assemble.check(config)
-        order(config, only)
+        order(config, only)  # wrong settings are told before missing data
         check_root(config.data.root)
         names, taken = training_order(config, only)
         clips = manifest.read(config.data.root)

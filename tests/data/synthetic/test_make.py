@@ -114,3 +114,12 @@ def test_a_recipe_holds_what_a_clip_depends_on_and_nothing_else(made, tmp_path):
         synthesize(out, **SMALL | {"identities": 1} | change)
         own = {clip.id: clip.extra[manifest.RECIPE] for clip in manifest.read(out)}
         assert (own["p0000-00"] == recipes["p0000-00"]) == ("identities" in change)
+
+
+def test_a_part_of_a_data_set_has_the_clips_of_the_whole(made, tmp_path):
+    synthesize(tmp_path / "part", **SMALL, only=["p0002-00"])
+    (clip,) = manifest.read(tmp_path / "part")
+    (same,) = (each for each in manifest.read(made) if each.id == clip.id)
+    assert (clip.split, clip.extra) == (same.split, same.extra)
+    with pytest.raises(UserError, match="no clip 'p0009-00'"):
+        synthesize(tmp_path / "none", **SMALL, only=["p0009-00"])
