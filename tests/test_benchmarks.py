@@ -68,6 +68,6 @@ def test_the_page_of_strategies_refuses_two_rows_of_one():
 
 
 def test_the_page_of_strategies_is_left_alone_while_there_are_no_rows(tmp_path):
-    with pytest.raises(UserError, match="no row of dawn: run `python -m benchmarks.rows`"):
+    with pytest.raises(UserError, match=r"no row of dawn: run `python -m benchmarks.rows`"):
         strategies.main(["--results", str(tmp_path), "--report", str(tmp_path)])
     assert not list(tmp_path.iterdir())
