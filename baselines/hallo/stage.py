@@ -10,9 +10,10 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
+from baselines.augmentation import spoil
 from baselines.autoencoder import Autoencoder, encode_clips, latent_rows
 from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig, Portrait, spatial_parts
-from baselines.hallo.unet_forward import unused_by_features
+from baselines.hallo.unet_forward import unused_by_features, unused_by_maps
 from baselines.pretrained import fill_from
 from thbench.config import DrawConfig, SamplerConfig
 from thbench.core.console import rank_zero_print
@@ -254,23 +255,48 @@ class VideoStage(HalloStage):
     The spatial modules stay as they are; attention to the audio and along time is trained.
     ``init_from`` is a motion module of AnimateDiff.
 
+    Two departures serve small networks, whose spatial modules a first stage of minutes leaves half
+    trained and whose errors add up from segment to segment; both are off by default.
+
     A draw is the motion frames and the segment, with as many frames of context on either side as
     the audio's tokens look at.
 
     Args:
         segment: frames to be made.
+        trains: ``temporal``, what hears and what knows time; or ``all``, the spatial modules too.
+        motion_noise: the motion frames of a clip get noise of a deviation drawn from 0 to this, in
+            training (``baselines.augmentation.spoil``).
         context, net, init_from, drop, w_lip, chunk, cache: see ``HalloStage``.
+
+    Raises:
+        UserError: another ``trains``, or negative noise.
     """
 
     stable_name = "hallo.video"
     audio_loss = "lip"
 
-    def __init__(self, context: StageContext, *, segment: int = 14, **options: Any) -> None:
+    def __init__(
+        self,
+        context: StageContext,
+        *,
+        segment: int = 14,
+        trains: str = "temporal",
+        motion_noise: float = 0.0,
+        **options: Any,
+    ) -> None:
+        if trains not in ("temporal", "all"):
+            raise UserError(f"trains must be 'temporal' or 'all', not '{trains}'.")
+        if motion_noise < 0:
+            raise UserError(f"motion_noise must be 0 or more, not {motion_noise}.")
+        self.trains, self.motion_noise = trains, motion_noise
         super().__init__(context, **options)
         self.segment = segment
+        for part in unused_by_maps(self.net.reference):
+            part.requires_grad_(False)
 
     def trained(self) -> Iterator[nn.Module]:
-        return iter([self.net.audio_tokens, self.net.audio_attention, self.net.temporal])
+        heard = [self.net.audio_tokens, self.net.audio_attention, self.net.temporal]
+        return iter([*heard, *(spatial_parts(self.net) if self.trains == "all" else ())])
 
     def trained_for(self) -> dict[str, Any]:
         plan = {"name": "sar", "segment": self.segment, "overlap": self.net.motion}
@@ -303,9 +329,13 @@ class VideoStage(HalloStage):
         motion, around = self.net.motion, self.net.audio_tokens.context
         with torch.no_grad():
             source, clips = self._latents(batch)
-            portrait = self._portrait(source, batch)
             whole = self.net.to_latent(clips, source)
-            before = self.net.motion_maps(whole[:, :, :motion], portrait) if motion else None
+            seen = whole[:, :, :motion]
+            if self.motion_noise and self.training:
+                seen = spoil(seen, self.motion_noise)
+        with torch.set_grad_enabled(self.trains == "all" and torch.is_grad_enabled()):
+            portrait = self._portrait(source, batch)
+            before = self.net.motion_maps(seen, portrait) if motion else None
         made = slice(around + motion, batch.frames.shape[1] - around)
         at = torch.arange(batch.frames.shape[1], device=batch.audio.device)[made]
         audio_tokens = self.net.tokens(batch.audio, at.expand(len(batch.audio), -1))

@@ -191,4 +191,9 @@ def unused_by_features(unet: Any) -> Iterator[nn.Module]:
     last = blocks[-1].attentions[-1]
     (block,) = last.transformer_blocks
     yield from (block.attn1, block.norm2, block.attn2, block.norm3, block.ff, last.proj_out)
+    yield from unused_by_maps(unet)
+
+
+def unused_by_maps(unet: Any) -> Iterator[nn.Module]:
+    """The modules after the last residual block and its transformer."""
     yield from (unet.conv_norm_out, unet.conv_out)

@@ -606,9 +606,11 @@ def test_the_weights_of_the_regions_reach_the_video():
 
 def test_the_first_stage_trains_space_and_the_second_sound_and_time():
     first, second = stage(ImageStage), stage(VideoStage)
+    space, time = {"unet", "reference", "face"}, {"audio_tokens", "audio_attention", "temporal"}
     for made, given_batch, parts in [
-        (first, batch(n=1, around=0), {"unet", "reference", "face"}),
-        (second, batch(), {"audio_tokens", "audio_attention", "temporal"}),
+        (first, batch(n=1, around=0), space),
+        (second, batch(), time),
+        (stage(VideoStage, trains="all"), batch(), space | time),
     ]:
         made.loss(given_batch)["loss"].backward()
         trained = {k.split(".")[0] for k, p in made.net.named_parameters() if p.requires_grad}
@@ -625,8 +627,25 @@ def test_attention_alone_can_be_trained_as_the_paper_s_text_has_it():
     assert spatial
     assert all(".attn1." in k or ".attn2." in k for k in spatial)
     made.loss(batch(n=1, around=0))["loss"].backward()
-    with pytest.raises(UserError, match="trains"):
-        stage(ImageStage, trains="some")
+    for kind in (ImageStage, VideoStage):
+        with pytest.raises(UserError, match="trains"):
+            stage(kind, trains="some")
+
+
+def test_motion_frames_are_noisy_in_training_alone(monkeypatch):
+    made, seen = stage(motion_noise=0.5), []
+    maps = made.net.motion_maps
+    monkeypatch.setattr(
+        made.net, "motion_maps", lambda clips, *rest: seen.append(clips) or maps(clips, *rest)
+    )
+    loud = made.prepare(batch())
+    made.eval()
+    quiet = made.prepare(batch())
+    assert torch.equal(loud.clean, quiet.clean), "what is to be made stays as it is"
+    noise = (seen[0] - seen[1]).flatten(1).std(1)
+    assert 0 < noise.min() < noise.max() < 0.6
+    with pytest.raises(UserError, match="motion_noise"):
+        stage(motion_noise=-0.1)
 
 
 def test_a_new_second_stage_predicts_what_the_first_does():
