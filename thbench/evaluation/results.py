@@ -21,6 +21,8 @@ SHUFFLED = "shuffled"
 """The strategy of rows that were generated from another clip's audio."""
 MEASURED, SYNTHETIC = "measured", "measured (synthetic)"
 ORIGINS = (MEASURED, SYNTHETIC, "reported", "smoke")
+SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "_results"
+"""The shipped weights' results, ``leaderboards/results`` of a clone."""
 DIRECTIONS = ("higher", "lower", "zero", "reference")
 
 
