@@ -5,7 +5,8 @@
 Every strategy that is shipped whole, and the yardsticks, on the test people of data sets that
 ``thbench data synth`` renders anywhere: with their own motion and with the reference's, 40 people,
 3 seeds, 100 frames; and 40 others for 200 frames. Hours on two cores: words name what this process
-does, so that two can share the work. Resumable: videos and values that are there are kept.
+does, so that two can share the work. Hence no times are taken: only ``benchmarks.plans`` compares
+them, turn by turn. Resumable: videos and values that are there are kept.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def commands(parts: Sequence[str], names: Sequence[str], results: str) -> Iterat
             if name in YARDSTICKS and name not in part.yardsticks:
                 continue
             strategy, more = (BASE, ["--yardstick", name]) if name in YARDSTICKS else (name, [])
-            common = [f"scale={SCALE}", "weights=zoo", f"results={results}"]
+            common = [f"scale={SCALE}", "weights=zoo", f"results={results}", "eval.timing=false"]
             yield ["eval", strategy, *common, f"eval.protocol={part.protocol}", *part.words, *more]
 
 

@@ -5,8 +5,7 @@
 Reads what ``benchmarks.rows`` measured and writes ``table.md``: for each part (own motion, the
 reference's motion followed, 200 frames) the columns that speak of the claims, and how far each
 strategy is from DAWN's non-autoregressive one, paired by clip, with intervals; and the figures over
-time at 200 frames. Seconds are of one network and machine, taken one after another; only
-``benchmarks.plans`` compares times turn by turn.
+time at 200 frames. Seconds are no part of it: ``benchmarks.plans`` compares times turn by turn.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
         *("FD-pyramid", "FVD16-synthetic", "KID (synthetic-face)", "CSIM (synthetic-identity)"),
         *("LSE-C (synthetic-sync, valid pairs)", "Mouth r (synthetic-mouth)"),
         *("Mouth amplitude (synthetic-mouth)", "Faces found", "Blink/s", "CPBD", "Diversity"),
-        *("First frame (s)", "Time (s)", "Depth", "Frames evaluated", "Samples seen"),
+        *("Depth", "Frames evaluated", "Samples seen"),
     ),
     "followed": (
         *("PSNR", "SSIM", "FD-pyramid", "FVD16-synthetic", "CSIM (synthetic-identity)"),
@@ -49,7 +48,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "long": (
         *("DR25 (pyramid)", "DR50 (pyramid)", "PSNR", "FD-pyramid", "FVD16-synthetic"),
         *("CSIM (synthetic-identity)", "Mouth r (synthetic-mouth)", "Pose error", "Faces found"),
-        *("CPBD", "Time (s)"),
+        "CPBD",
     ),
 }
 

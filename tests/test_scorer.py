@@ -10,6 +10,7 @@ from metrics.base import ClipMetric
 from metrics.extractors.base import Extractor
 from metrics.frechet import FrechetMetric, frechet_distance
 from metrics.intervals import bootstrap_mean, jackknife
+from metrics.kid import KID
 from thbench.evaluation import protocol
 from thbench.evaluation.availability import Availability
 from thbench.evaluation.clip_values import ClipMeter, ClipValues, ValueCache
@@ -272,6 +273,29 @@ def test_sets_hold_what_is_needed_and_each_reference_once():
     assert [set(generated) for _, generated, _ in sets.clips] == [{"planted"}] * 3
     assert [reference is None for _, _, reference in sets.clips] == [False, True, False]
     assert len(list(sets.leave_out(Distance, groups=10))) == 2  # ids
+
+
+@pytest.mark.parametrize("make", [Distance, lambda: KID("planted")])
+def test_a_value_without_a_group_is_that_of_the_other_clips_alone_and_clips_count_once(make):
+    taken, sets = [], SetFeatures(["planted"])
+    for k in range(CLIPS):
+        sets.add(f"{k // 2}", {"planted": rows(k)}, {"planted": rows(k + 100)})
+
+    def counting():
+        metric = make()
+        update = metric.update
+        metric.update = lambda *clip: taken.append(1) or update(*clip)
+        return metric
+
+    found = list(sets.leave_out(counting, groups=3))
+    assert len(taken) == CLIPS
+    for group, value in enumerate(found):
+        alone = make()
+        for clip, generated, reference in sets.clips:
+            if clip != str(group):
+                alone.update(generated, reference)
+        assert value == pytest.approx(float(alone.compute()))
+    assert len(set(found)) == 3
 
 
 def test_a_clip_s_mean_is_over_its_seeds_that_have_a_value():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 
 from metrics.base import BenchMetric
 from thbench.evaluation.clip_values import Features
@@ -49,10 +50,17 @@ class SetFeatures:
         """
         ids = sorted({clip for clip, _, _ in self.clips})
         groups = min(groups, len(ids))
-        for group in range(groups):
-            out = set(ids[group::groups])
-            metric = make()
-            for clip, generated, reference in self.clips:
-                if clip not in out:
-                    metric.update(generated, reference)
-            yield float(metric.compute()) if metric.update_count else math.nan
+        of_group = {clip: k % groups for k, clip in enumerate(ids)}
+        # Each clip is taken in once: that of THEval's score hears it again.
+        parts = [make() for _ in range(groups)]
+        for clip, generated, reference in self.clips:
+            parts[of_group[clip]].update(generated, reference)
+        for out in range(groups):
+            kept = [part for group, part in enumerate(parts) if group != out]
+            if not kept:
+                yield math.nan
+                continue
+            whole = deepcopy(kept[0])
+            for part in kept[1:]:
+                whole.merge_state(part)
+            yield float(whole.compute())
