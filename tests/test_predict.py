@@ -1,6 +1,7 @@
 """Videos on the disk: what they carry, when they count as done, and how an interrupted run ends."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -317,6 +318,25 @@ def without_times(folder):
             del record["cost"][key]
         lines[path.name] = {k: v for k, v in record.items() if k != "warm"}
     return lines
+
+
+def test_an_evaluation_ends_when_it_is_told_to_and_keeps_what_it_made(
+    elsewhere, tmp_path, monkeypatch, capsys
+):
+    """As by ``scancel``, or ``kill``: not after the last clip."""
+    before, write = signal.getsignal(signal.SIGTERM), ClipWriter.__call__
+
+    def told(writer, *clip):
+        write(writer, *clip)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ClipWriter, "__call__", told)
+    with pytest.raises(SystemExit) as ended:
+        main(elsewhere("told"))
+    assert ended.value.code == 143
+    assert "it goes on" in capsys.readouterr().out
+    assert len(list((tmp_path / "told").glob("eval-*/seed-0/*.json"))) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_evaluation_that_is_killed_goes_on(elsewhere, tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -15,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from thbench.config import TrainerConfig
-from thbench.core.console import is_rank_zero, quiet
+from thbench.core.console import is_rank_zero, quiet, rank_zero_print
 from thbench.core.types import Generation, Request
 from thbench.generation import runner as runner
 from thbench.generation.requests import SplitRequests
@@ -52,6 +55,28 @@ class ClipProgressBar(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Termination(Callback):
+    """Lets SIGTERM end a generation at once.
+
+    Lightning catches the signal, for the sake of checkpoints, and its prediction never looks
+    whether there was one: the process would go on to the last clip. Clips that are finished are
+    kept, and none is half written (``ClipWriter``).
+    """
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # where no signal arrives
+        known = signal.getsignal(signal.SIGTERM)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if callable(known):
+                known(number, frame)  # tells the other devices' processes
+            rank_zero_print("interrupted; run the same command again and it goes on.")
+            raise SystemExit(128 + number)
+
+        signal.signal(signal.SIGTERM, stop)  # Lightning puts back what was there before
 
 
 def generate_split(
@@ -122,7 +147,7 @@ def predict(
             precision=strategy.sampler.precision,
             devices=limit_devices(settings, n),
             strategy="auto" if settings.strategy == "fsdp" else settings.strategy,
-            callbacks=[ClipProgressBar(n, settings.progress)],
+            callbacks=[ClipProgressBar(n, settings.progress), Termination()],
             logger=False,
             enable_checkpointing=False,
         )
