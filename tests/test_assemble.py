@@ -311,7 +311,7 @@ def test_the_place_depends_on_the_data_not_on_where_they_lie(evaluate, load, ben
 def test_a_plan_is_chosen_by_words_without_training_anything(evaluate, words, calls):
     result, _ = evaluate("eval.limit=1", "eval.frames=9", *words)
     assert result.cost.calls == calls
-    assert 0 < result.cost.first_frame <= result.cost.seconds
+    assert (result.cost.first_frame, result.cost.seconds) == (None, None)
     assert bool(result.notes) == ("plan" in words[0])
 
 
@@ -337,7 +337,7 @@ def test_every_command_gives_the_result_a_place(bench, evaluate, tmp_path, capsy
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "[smoke]: 3 of 3 clips scored" in shown
-    assert f" s for {FRAMES} frames, the first after " in shown
+    assert f"{FRAMES} frames, no times taken; depth " in shown
     assert f"result: {tmp_path / 'results'}" in shown.replace("\n", "")
 
 
@@ -396,6 +396,7 @@ def test_own_motion_is_measured_on_clips_made_once_more(evaluate, tmp_path, monk
     for result in (*found.values(), own):
         assert (result.timed.frames, result.timed.repeats) == (12, 1)
         assert result.cost.frames == 9
+        assert result.cost.seconds > 0
     assert found["noted"].timed == found["generated"].timed != own.timed
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.leaderboard.rows import result
 from thbench.core.errors import UserError
-from thbench.evaluation.results import Curve, read_folder, write
+from thbench.evaluation.results import MEASURED, SYNTHETIC, Curve, read_folder, write
 from thbench.leaderboard import build, published
 from thbench.leaderboard.rank import select_columns, tables_of
 from thbench.leaderboard.render import number, show
@@ -79,7 +79,7 @@ def test_checked_in_tables_are_those_of_the_checked_in_results(tmp_path):
 
 def test_checked_in_results_are_valid():
     for r in read_folder(BOARDS / "results"):
-        assert r.origin in ("measured", "smoke")
+        assert r.origin in (MEASURED, SYNTHETIC, "smoke")
         assert "/" not in str(r.coverage.unreadable.get("", ""))
 
 

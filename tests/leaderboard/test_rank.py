@@ -104,6 +104,19 @@ def test_times_of_one_machine_are_ranked_those_of_two_are_not():
     assert of(mixed) == ["", ""]
 
 
+def test_a_row_without_times_has_none_and_a_table_of_such_rows_has_no_column():
+    timed, cost = result("a", seconds=1.0), result("b", seconds=2.0).cost
+    untimed = dataclasses.replace(
+        result("b"), cost=dataclasses.replace(cost, seconds=None, first_frame=None)
+    )
+    (both,) = tables_of([timed, untimed])
+    assert {row.run: row.cells["Time (s)"].value for row in both.rows} == {"a": 1.0, "b": None}
+    (alone,) = tables_of([untimed])
+    names = [column.name for column in alone.columns]
+    assert "Depth" in names
+    assert not {"Time (s)", "First frame (s)"} & set(names)
+
+
 def test_missing_clips_and_seeds_are_noted():
     (table,) = tables_of([result("a", scored=3)])
     assert "DAWN: 3 of 4 clips were scored." in table.notes

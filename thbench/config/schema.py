@@ -178,8 +178,9 @@ class EvalConfig:
     own.
     ``data`` is a prepared data set other than the one trained on; without a root, that one.
     ``seeds``, different whole numbers from 0 on, take the place of the protocol's.
-    ``timing: false`` leaves out the protocol's measurement of time and memory. ``by`` is a column
-    of the manifest, within whose values metrics are also summed up.
+    ``timing: false`` leaves out all times, the protocol's measurement of time and memory among
+    them: for a machine that does other work beside. ``by`` is a column of the manifest, within
+    whose values metrics are also summed up.
     """
 
     data: DataConfig = field(default_factory=DataConfig)

@@ -73,6 +73,8 @@ def evaluate(
         again = videos_folder(config, assembled, own_motion, others_audio)
         part = replace(own_motion, frames=requests.frames)
         result = with_own_motion(result, score(again, root, part, **fields))
+    if result.cost and not config.eval.timing:
+        result = replace(result, cost=replace(result.cost, seconds=None, first_frame=None))
     return with_subgroups(result, whole, by, labels) if by else result
 
 

@@ -56,9 +56,14 @@ def lines(result: Result) -> list[str]:
     text = [f"{result.title} [{result.origin}]: {covered.scored} of {wanted} clips scored"]
     if result.cost:
         cost = result.cost
+        times = f"{cost.frames:.0f} frames, no times taken"
+        if cost.seconds is not None and cost.first_frame is not None:
+            times = (
+                f"{cost.seconds:.2f} s for {cost.frames:.0f} frames, the first after"
+                f" {cost.first_frame:.2f} s"
+            )
         text.append(
-            f"{cost.seconds:.2f} s for {cost.frames:.0f} frames, the first after"
-            f" {cost.first_frame:.2f} s; depth {cost.depth:.0f}, {cost.calls:.0f} calls,"
+            f"{times}; depth {cost.depth:.0f}, {cost.calls:.0f} calls,"
             f" {cost.evaluations:.0f} frames evaluated"
         )
     if result.timed:

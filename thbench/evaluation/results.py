@@ -270,8 +270,8 @@ class CostSummary:
     """Means over clips, times without the first clip of each session where there are others.
 
     Attributes:
-        seconds: to generate a clip, without encoding its audio.
-        first_frame: seconds to its first frame.
+        seconds: to generate a clip, without encoding its audio; None where no times are taken.
+        first_frame: seconds to its first frame, likewise.
         frames: in the clip.
         depth: network calls that the plan puts one after another.
         calls: of networks.
@@ -280,8 +280,8 @@ class CostSummary:
         clips: how many of them were timed.
     """
 
-    seconds: float
-    first_frame: float
+    seconds: float | None
+    first_frame: float | None
     frames: float
     depth: float
     calls: float

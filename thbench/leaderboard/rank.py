@@ -253,7 +253,7 @@ def _compatible(results: Sequence[Result]) -> list[list[Result]]:
 SAMPLES = "Samples seen"
 """Column: how much the networks were trained."""
 
-_COSTS: dict[str, Callable[[CostSummary], float]] = {
+_COSTS: dict[str, Callable[[CostSummary], float | None]] = {
     "Time (s)": lambda c: c.seconds,
     "First frame (s)": lambda c: c.first_frame,
     "Depth": lambda c: c.depth,
@@ -277,7 +277,11 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
     if hardware:
         # Times of different machines are shown but not ranked.
         timed = "lower" if len(hardware) == 1 else None
-        columns += [Column(n, timed if "(s)" in n else None) for n in _COSTS]
+        columns += [
+            Column(name, timed if "(s)" in name else None)
+            for name, get in _COSTS.items()
+            if any(r.cost and get(r.cost) is not None for r in results)
+        ]
     measured = [r.timed for r in results if r.timed]
     if measured:
         alike = len({(t.hardware, t.frames, t.memory_is) for t in measured}) == 1
