@@ -51,7 +51,7 @@ class SetFeatures:
         ids = sorted({clip for clip, _, _ in self.clips})
         groups = min(groups, len(ids))
         of_group = {clip: k % groups for k, clip in enumerate(ids)}
-        # Each clip is taken in once: that of THEval's score hears it again.
+        # Each clip is taken in once, not once for each group: THEval's score reads its audio then.
         parts = [make() for _ in range(groups)]
         for clip, generated, reference in self.clips:
             parts[of_group[clip]].update(generated, reference)
