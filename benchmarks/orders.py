@@ -2,9 +2,10 @@
 
     python -m benchmarks.orders [--demo demo] [--out docs/orders.gif]
 
-Takes the clips that ``thbench demo`` generated and shows, call by call, which frames are denoised
-together. The frames are those of the videos; the noise on them is drawn here, at the level at
-which the plan has them. Twelve frames stand for the clip, and a window takes four calls.
+Takes the videos that ``thbench demo`` made of one portrait and one sound with the shipped weights,
+and shows, call by call, which frames are denoised together. The frames are those of the videos; the
+noise on them is drawn here, at the level at which the plan has them. Twelve frames stand for the
+clip, and a window takes four calls.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from thbench.core.errors import UserError
-from thbench.data import manifest
 from thbench.data.media import audio, video
 from thbench.generation import plan_drawing, plans
 
@@ -35,7 +35,7 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ttr": ("TTR: keys, then gaps", {"name": "ttr", "stride": 4}),
     "sar": ("SAR: in segments", {"name": "sar", "segment": 4, "overlap": 1}),
     "rolling": ("Rolling: staggered", {"name": "rolling", "window": 4, "context": 1}),
-    "diffused_heads": ("AR: one by one, pixels", {"name": "ar", "motion": 2}),
+    "ar": ("AR: one by one", {"name": "ar", "motion": 2}),
 }
 """Strategies of the demo, the titles of their rows and their plans for twelve frames."""
 
@@ -96,28 +96,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(demo: Path) -> list[Image.Image]:
     """An image before each call, and one after the last."""
-    clip = next(c for c in manifest.read(demo / "data") if c.split == "test")
-    rows = [load(demo / "runs", name, title, plan, clip.id) for name, (title, plan) in ROWS.items()]
-    original = demo / "data" / clip.video
-    head = header(cells(video.read(original)), audio.load(original))
+    rows = [load(demo, name, title, plan) for name, (title, plan) in ROWS.items()]
+    portrait = Image.open(demo / "portrait.png").resize((CELL, CELL), Image.Resampling.LANCZOS)
+    head = header(portrait, audio.load(demo / "speech.wav"))
     calls = max(len(row.grid) for row in rows)
     return [page(head, rows, call) for call in range(calls + 1)]
 
 
-def load(runs: Path, name: str, title: str, plan: Mapping[str, Any], id: str) -> Row:
-    """A strategy's row, from its video of the clip.
+def load(demo: Path, name: str, title: str, plan: Mapping[str, Any]) -> Row:
+    """A strategy's row, from its video.
 
     Raises:
         UserError: there is no such video.
     """
-    found = sorted(runs.glob(f"eval-{name}-*/seed-0/{id}.mp4"))
-    if not found:
-        raise UserError(f"No video of '{name}' in {runs}: run thbench demo first.")
+    made = demo / f"{name}.mp4"
+    if not made.exists():
+        raise UserError(f"No video of '{name}' in {demo}: run thbench demo first.")
     source = np.random.default_rng(0)
     noise = source.normal(128, 56, (FRAMES, CELL // 4, CELL // 4, 1)).clip(0, 255)
     large = noise.repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=3)
     grid = plan_drawing.grid(plans.build(n=FRAMES, **plan), CALLS)
-    return Row(name, title, cells(video.read(found[0])), large, grid)
+    return Row(name, title, cells(video.read(made)), large, grid)
 
 
 def cells(frames: Any) -> Pixels:
@@ -127,15 +126,15 @@ def cells(frames: Any) -> Pixels:
     return np.stack([np.asarray(i.resize((CELL, CELL), Image.Resampling.LANCZOS)) for i in images])
 
 
-def header(frames: Pixels, waveform: Any) -> Image.Image:
+def header(portrait: Image.Image, waveform: Any) -> Image.Image:
     """Portrait and audio, which all rows are given."""
     width = LABEL + FRAMES * (CELL + GAP)
     image = Image.new("RGB", (width, HEAD), PAPER)
     pen = ImageDraw.Draw(image)
-    image.paste(Image.fromarray(frames[0]), (LABEL - CELL - 5 * GAP, 2))
+    image.paste(portrait, (LABEL - CELL - 5 * GAP, 2))
     _write(pen, (4, 14), "given:", INK, 13)
-    _write(pen, (4, 30), "portrait,", FAINT, 12)
-    _write(pen, (4, 44), "audio, pose", FAINT, 12)
+    _write(pen, (4, 30), "portrait", FAINT, 12)
+    _write(pen, (4, 44), "and audio", FAINT, 12)
     columns = np.array_split(np.asarray(waveform), width - LABEL - GAP)
     loud = np.array([np.abs(part).max(initial=0) for part in columns])
     for x, height in enumerate(loud / max(loud.max(), 1e-6) * (CELL - 8) / 2):
