@@ -95,7 +95,9 @@ class Hallo(Strategy):
     """Autoencoder, ReferenceNet and denoiser with the ``sar`` plan.
 
     The first segment has no frames before it: zeros stand in their place, as where training drops
-    them.
+    them. The last is as long as the others, since training shows no shorter ones: it runs past the
+    video's end, where the last embedding of the audio is repeated, and what is too much is dropped
+    (the released code pads the waveform with zeros and drops it likewise).
 
     Args:
         nets: ``autoencoder`` and ``denoiser``.
@@ -115,6 +117,7 @@ class Hallo(Strategy):
     """
 
     stable_name = "hallo"
+    version = 2
     config_blocks: ClassVar[Blocks] = {
         "guidance": ("image", "audio"),
         "weights": REGIONS,
@@ -160,7 +163,9 @@ class Hallo(Strategy):
         return HalloConditions(portrait, request.audio[None])
 
     def passes(self, request: Request) -> Sequence[GenerationPass]:
-        plan = plans.build(n=request.n_frames, **self.plan)
+        segment = plans.filled(self.plan)["segment"]
+        whole = -(-request.n_frames // segment) * segment
+        plan = plans.build(n=whole, **self.plan)
         denoiser = HalloDenoiser(self.net, **self.scales, weights=self.weights)
         return [
             GenerationPass(self.space, plan, {"main": denoiser}, self.net.process, self.sampler)

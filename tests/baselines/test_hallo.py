@@ -1,6 +1,7 @@
 """Hallo: its parts, its masks and weights, guidance, training stages, and the traps."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -585,6 +586,19 @@ def test_a_segment_sees_the_two_frames_before_it_and_the_first_sees_none():
     assert not got[:, :, :2].any()
     changed = denoiser.observe(noisy[:, :, :2] + 1, frames[:, :2], conditions)
     assert not torch.allclose(denoiser.denoise(noisy, t, frames, conditions, changed), got)
+
+
+def test_the_last_segment_is_as_long_as_the_others_and_what_is_too_much_is_dropped():
+    """Trap: a segment of a frame or two, which training never shows, is burnt."""
+    made = strategy()
+    (sweep,) = made.passes(ask(9))
+    assert [len(window.generate) for window in plans.windows(sweep.plan)] == [4, 4, 4]
+    asked = ask(9)
+    frames = frames_of(made, asked)
+    assert len(frames) == 9
+    longer = torch.cat([asked.audio, asked.audio[-1:].expand(3, -1)])
+    whole = frames_of(made, replace(asked, audio=longer))
+    assert torch.equal(whole[:9], frames)
 
 
 def test_the_weights_of_the_regions_reach_the_video():

@@ -63,6 +63,7 @@ def _decoded(strategy: Strategy, request: Request, conditions: Any, cost: Cost) 
         )
         conditions = strategy.update_conditions(current, latents, conditions)
     for frames, latents in execute(last, strategy, conditions, request, cost):
+        frames = frames[frames < request.n_frames]
         for part in iterate_slices(len(frames), strategy.decode_chunk):
             images = strategy.decode(latents[part], frames[part], conditions)
             yield to_uint8(images).cpu()

@@ -191,7 +191,10 @@ class Strategy(Versioned, L.LightningModule, ABC):
 
     @abstractmethod
     def passes(self, request: Request) -> Sequence[GenerationPass]:
-        """The passes that generate the clip, in order; the last one's latents are decoded."""
+        """The passes that generate the clip, in order; the last one's latents are decoded.
+
+        Its plan may run past the clip's end: frames that are too many are dropped undecoded.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor, frames: Tensor, conditions: Any) -> Tensor:
