@@ -1,25 +1,31 @@
 """Which of DAWN's claims about generation strategies hold here? Its Table 2, on shipped weights.
 
-    python -m benchmarks.strategies [--results leaderboards/results] [--report docs/strategies]
+    python -m benchmarks.strategies [--report docs/strategies] [--runs runs]
 
 Reads what ``benchmarks.rows`` measured and writes ``table.md``: for each part (own motion, the
 reference's motion followed, 200 frames) the columns that speak of the claims, and how far each
 strategy is from DAWN's non-autoregressive one, paired by clip, with intervals; and the figures over
-time at 200 frames. Seconds are no part of it: ``benchmarks.plans`` compares times turn by turn.
+time at 200 frames. With ``--runs``, where the rows were made, also ``sheet.png``: frames of the
+first person by every row. Seconds are no part of it: ``benchmarks.plans`` compares times turn by
+turn.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from benchmarks.held_out import table
 from benchmarks.rows import BASE, PARTS
 from thbench.cli.zoo_train import SHARED
 from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
+from thbench.data.media import video
 from thbench.evaluation.comparison import Difference, compare
 from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import GROUND_TRUTH, Result, read_folder
@@ -28,6 +34,8 @@ from thbench.leaderboard.plots import draw_curves
 from thbench.leaderboard.rank import Cell, Column, Table, rank_key, select_columns, tables_of
 from thbench.leaderboard.render import markdown
 
+FRAMES = 12
+"""Of a line of ``sheet.png``."""
 TITLES = {
     "own": "Own motion: portrait and audio alone, 100 frames",
     "followed": "The reference's motion followed, 100 frames",
@@ -58,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--results", default=SHARED, metavar="DIR")
     parser.add_argument("--report", default="docs/strategies", help="the page's folder")
+    parser.add_argument("--runs", metavar="DIR", help="of the rows' videos, for sheet.png")
     given = parser.parse_args(argv)
     folder = Path(given.report)
     found = read_folder(Path(given.results))
@@ -77,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if key == "long":
                 draw_curves(whole.curves, folder / "over-time.png")
                 lines += ["", "![figures over time at 200 frames](over-time.png)"]
+    if given.runs:
+        draw_sheet(rows["own"].values(), Path(given.runs), folder / "sheet.png")
     write_atomic(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
@@ -130,6 +141,31 @@ def cell(found: Difference | None, base: Result, name: str) -> str:
     if found.contains_zero or None in keys:
         return text
     return f"{text} **{'better' if keys[0] < keys[1] else 'worse'}**"  # type: ignore[operator]
+
+
+def draw_sheet(results: Iterable[Result], runs: Path, path: Path) -> None:
+    """A line of frames of the first person for each result.
+
+    Raises:
+        UserError: a result's videos are not in ``runs``.
+    """
+    from matplotlib.figure import Figure
+
+    shown = sorted(results, key=lambda r: (r.strategy in YARDSTICKS, r.title))
+    figure = Figure(figsize=(12, 1.05 * len(shown)), layout="constrained")
+    panels = figure.subplots(len(shown), squeeze=False)[:, 0]
+    for axes, result in zip(panels, shown, strict=True):
+        first = min(row.id for row in result.per_clip)
+        made = runs / f"eval-{result.strategy}-{result.run.rpartition('-')[2]}" / "seed-0"
+        if not (made / f"{first}.mp4").is_file():
+            raise UserError(f"{made} has no {first}.mp4: {result.run} was made elsewhere.")
+        frames = video.read(made / f"{first}.mp4")
+        at = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+        axes.imshow(torch.cat(list(frames[at]), dim=-1).permute(1, 2, 0).numpy())
+        axes.set_ylabel(result.title.replace(" (", "\n("), rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ import pkgutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 import benchmarks
 from benchmarks import strategies
 from tests.leaderboard.rows import figure, result
 from thbench.core.errors import UserError
+from thbench.data.media.video import VideoWriter
 from thbench.evaluation.comparison import compare
 from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import ClipRow, ProtocolRef
@@ -71,3 +73,16 @@ def test_the_page_of_strategies_is_left_alone_while_there_are_no_rows(tmp_path):
     with pytest.raises(UserError, match=r"no row of dawn: run `python -m benchmarks.rows`"):
         strategies.main(["--results", str(tmp_path), "--report", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_sheet_of_strategies_shows_every_row_or_says_whose_video_is_missing(tmp_path):
+    one = replace(result("dawn-x-0a"), strategy="dawn", per_clip=(ClipRow("p1"), ClipRow("p0")))
+    sheet = tmp_path / "sheet.png"
+    with pytest.raises(UserError, match=r"p0.mp4: dawn-x-0a was made elsewhere"):
+        strategies.draw_sheet([one], tmp_path, sheet)
+    assert not sheet.exists()
+    (tmp_path / "eval-dawn-0a/seed-0").mkdir(parents=True)
+    with VideoWriter(tmp_path / "eval-dawn-0a/seed-0/p0.mp4", 32, 32) as writer:
+        writer.write(torch.full((5, 3, 32, 32), 200, dtype=torch.uint8))
+    strategies.draw_sheet([one], tmp_path, sheet)
+    assert sheet.stat().st_size
