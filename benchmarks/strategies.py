@@ -6,8 +6,8 @@ Reads what ``benchmarks.rows`` measured and writes ``table.md``: for each part (
 reference's motion followed, 200 frames) the columns that speak of the claims, and how far each
 strategy is from DAWN's non-autoregressive one, paired by clip, with intervals; and the figures over
 time at 200 frames. With ``--runs``, where the rows were made, also ``sheet.png``: frames of the
-first person by every row. Seconds are no part of it: ``benchmarks.plans`` compares times turn by
-turn.
+first person by every strategy. Seconds are no part of it: ``benchmarks.plans`` compares times turn
+by turn.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import torch
 
 from benchmarks.held_out import table
 from benchmarks.rows import BASE, PARTS
-from thbench.cli.zoo_train import SHARED
+from thbench import config
+from thbench.cli.zoo_train import SCALE, SHARED
 from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
+from thbench.data import manifest
 from thbench.data.media import video
 from thbench.evaluation.comparison import Difference, compare
 from thbench.evaluation.protocol import Intervals
@@ -87,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 draw_curves(whole.curves, folder / "over-time.png")
                 lines += ["", "![figures over time at 200 frames](over-time.png)"]
     if given.runs:
-        draw_sheet(rows["own"].values(), Path(given.runs), folder / "sheet.png")
+        data = Path(config.load(BASE, [f"scale={SCALE}"]).data.root)
+        draw_sheet(rows["own"].values(), Path(given.runs), data, folder / "sheet.png")
     write_atomic(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
@@ -143,26 +146,32 @@ def cell(found: Difference | None, base: Result, name: str) -> str:
     return f"{text} **{'better' if keys[0] < keys[1] else 'worse'}**"  # type: ignore[operator]
 
 
-def draw_sheet(results: Iterable[Result], runs: Path, path: Path) -> None:
-    """A line of frames of the first person for each result.
+def draw_sheet(results: Iterable[Result], runs: Path, data: Path, path: Path) -> None:
+    """A line of frames of the first person as filmed, and one for each strategy.
 
     Raises:
-        UserError: a result's videos are not in ``runs``.
+        UserError: a strategy's video is not in ``runs``, or ``data`` is not here.
     """
     from matplotlib.figure import Figure
 
-    shown = sorted(results, key=lambda r: (r.strategy in YARDSTICKS, r.title))
-    figure = Figure(figsize=(12, 1.05 * len(shown)), layout="constrained")
-    panels = figure.subplots(len(shown), squeeze=False)[:, 0]
-    for axes, result in zip(panels, shown, strict=True):
-        first = min(row.id for row in result.per_clip)
-        made = runs / f"eval-{result.strategy}-{result.run.rpartition('-')[2]}" / "seed-0"
-        if not (made / f"{first}.mp4").is_file():
-            raise UserError(f"{made} has no {first}.mp4: {result.run} was made elsewhere.")
-        frames = video.read(made / f"{first}.mp4")
-        at = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-        axes.imshow(torch.cat(list(frames[at]), dim=-1).permute(1, 2, 0).numpy())
-        axes.set_ylabel(result.title.replace(" (", "\n("), rotation=0, ha="right", va="center")
+    others = (GROUND_TRUTH, *YARDSTICKS)
+    shown = sorted((r for r in results if r.strategy not in others), key=lambda r: r.title)
+    first = min(row.id for row in shown[0].per_clip)
+    lines = {"as filmed": {clip.id: data / clip.video for clip in manifest.read(data)}[first]}
+    for result in shown:
+        made = runs / f"eval-{result.strategy}-{result.run.rpartition('-')[2]}"
+        lines[result.title.replace(" (", "\n(")] = made / "seed-0" / f"{first}.mp4"
+    for place in lines.values():
+        if not place.is_file():
+            raise UserError(f"There is no {place}: leave out --runs where the rows were not made.")
+    n = min(len(video.read(place)) for place in lines.values())
+    at = np.linspace(0, n - 1, FRAMES).round().astype(int).tolist()
+    figure = Figure(figsize=(12, 1.05 * len(lines)), layout="constrained")
+    panels = figure.subplots(len(lines), squeeze=False)[:, 0]
+    for axes, (title, place) in zip(panels, lines.items(), strict=True):
+        frames = video.read(place, at)
+        axes.imshow(torch.cat(list(frames), dim=-1).permute(1, 2, 0).numpy())
+        axes.set_ylabel(title, rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     figure.savefig(path, dpi=100, metadata={"Software": None})

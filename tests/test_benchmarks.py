@@ -11,6 +11,8 @@ import benchmarks
 from benchmarks import strategies
 from tests.leaderboard.rows import figure, result
 from thbench.core.errors import UserError
+from thbench.core.types import Clip
+from thbench.data import manifest
 from thbench.data.media.video import VideoWriter
 from thbench.evaluation.comparison import compare
 from thbench.evaluation.protocol import Intervals
@@ -75,14 +77,21 @@ def test_the_page_of_strategies_is_left_alone_while_there_are_no_rows(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_sheet_of_strategies_shows_every_row_or_says_whose_video_is_missing(tmp_path):
+def test_the_sheet_of_strategies_shows_every_one_or_says_whose_video_is_missing(tmp_path):
     one = replace(result("dawn-x-0a"), strategy="dawn", per_clip=(ClipRow("p1"), ClipRow("p0")))
-    sheet = tmp_path / "sheet.png"
-    with pytest.raises(UserError, match=r"p0.mp4: dawn-x-0a was made elsewhere"):
-        strategies.draw_sheet([one], tmp_path, sheet)
+    still = replace(one, run="still-x-0b", strategy="still")
+    data, sheet = tmp_path / "data", tmp_path / "sheet.png"
+    made = tmp_path / "eval-dawn-0a/seed-0"
+    frames = torch.full((5, 3, 32, 32), 200, dtype=torch.uint8)
+    for folder in (data, made):
+        folder.mkdir(parents=True)
+    with VideoWriter(data / "p0.mp4", 32, 32) as writer:
+        writer.write(frames)
+    manifest.write(data, [Clip("p0", "p0", "test", 5, "p0.mp4", "p0.npz", "")])
+    with pytest.raises(UserError, match=r"no .*eval-dawn-0a/seed-0/p0.mp4: leave out --runs"):
+        strategies.draw_sheet([still, one], tmp_path, data, sheet)
     assert not sheet.exists()
-    (tmp_path / "eval-dawn-0a/seed-0").mkdir(parents=True)
-    with VideoWriter(tmp_path / "eval-dawn-0a/seed-0/p0.mp4", 32, 32) as writer:
-        writer.write(torch.full((5, 3, 32, 32), 200, dtype=torch.uint8))
-    strategies.draw_sheet([one], tmp_path, sheet)
+    with VideoWriter(made / "p0.mp4", 32, 32) as writer:
+        writer.write(frames)
+    strategies.draw_sheet([still, one], tmp_path, data, sheet)
     assert sheet.stat().st_size
