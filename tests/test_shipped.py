@@ -39,6 +39,10 @@ def rows() -> dict[str, Result]:
     return {r.strategy: r for r in found if r.protocol.name == PROTOCOL and r.strategy in shipped}
 
 
+def test_every_shipped_strategy_has_its_row():
+    assert set(rows()) == set(shipped_strategies())
+
+
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """The part of data/small that has the two clips."""
