@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.orders import CALLS, CELL, FRAMES, ROWS, Row, header, page, save
 from thbench.generation import plan_drawing, plans
@@ -31,14 +32,12 @@ def test_each_frame_goes_from_noise_to_what_was_generated(name):
 
 def test_calls_are_the_plans_depth():
     depth = {name: len(row(name).grid) for name in ROWS}
-    assert depth == {"dawn": 4, "ttr": 8, "sar": 12, "rolling": 15, "diffused_heads": 48}
+    assert depth == {"dawn": 4, "ttr": 8, "sar": 12, "rolling": 15, "ar": 48}
 
 
 def test_it_is_written_as_an_endless_animation(tmp_path):
     rows = [row("dawn"), row("sar")]
-    head = header(rows[0].frames, np.zeros(100, np.float32))
+    head = header(Image.fromarray(rows[0].frames[0]), np.zeros(100, np.float32))
     save([page(head, rows, call) for call in range(3)], tmp_path / "out.gif")
-    from PIL import Image
-
     with Image.open(tmp_path / "out.gif") as image:
         assert (image.n_frames, image.info["loop"]) == (3, 0)
