@@ -101,8 +101,8 @@ def page(rows: dict[str, Heard], asked: dict[str, Any]) -> str:
         "",
         "![mouth opening over time, own audio and another's, by strategy](mouths.png)",
         "",
-        "Made by `python -m benchmarks.mouths` from the shipped weights; synthetic faces, one"
-        " training and one seed each.",
+        f"Made by `python -m benchmarks.mouths --clips {asked['clips']}` from the shipped weights;"
+        " synthetic faces, one training and one seed each.",
         "",
     ]
     return "\n".join(lines)
