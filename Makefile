@@ -9,13 +9,17 @@ SYSTEM := $(shell uname -s -m)
 # For `make lock`: UPGRADE= follows pyproject.toml alone, UPGRADE='--upgrade-package av' renews one.
 UPGRADE ?= --upgrade
 
-.PHONY: demo test test-real test-paper test-lowest mutants lint type bench tables docs lock clean
+.PHONY: demo test test-slow test-real test-paper test-lowest mutants lint type bench tables docs lock clean
 
 demo: $(READY)
 	$(BIN)/thbench demo
 
 test: $(READY)
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not slow"
+
+# What takes ten seconds or more a test: the shipped weights, several processes, killed runs, every switch.
+test-slow: $(READY)
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m slow
 
 # Further tests, on clips of real people and the papers' texts that may not lie in the repository.
 test-real: $(READY)

@@ -125,7 +125,8 @@ class GaussianMetric(SetMetric):
             self.add_state(f"{side}_rows", default=[], dist_reduce_fx="cat")
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
             self.add_state(f"{side}_sum", torch.zeros(self.dim), "sum")
-            self.add_state(f"{side}_outer", torch.zeros(self.dim, self.dim), "sum")
+            # One zero, seen as a matrix: most metrics are built to be asked their name alone.
+            self.add_state(f"{side}_outer", torch.zeros(()).expand(self.dim, self.dim), "sum")
         self.set_dtype(torch.float64)
 
     def distance(self, first: str, second: str) -> Tensor:

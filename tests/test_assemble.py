@@ -202,6 +202,7 @@ def test_a_short_clip_needs_nothing_beyond_training(load):
 # Evaluating
 
 
+@pytest.mark.slow
 def test_evaluating_again_makes_nothing_and_gives_the_same(evaluate):
     first, path = evaluate()
     (folder,) = evaluate.folders()

@@ -38,6 +38,7 @@ NEEDS = {
     # Nobody makes this feature; the remedy is an extractor of one's own.
     "hopenet": ("Diversity (hopenet)",),
 }
+SLOW = pytest.mark.slow
 HERE = {"none": set(), "some": {"fid-inception", "syncnet"}, "all": set(NEEDS) - {"hopenet"}}
 UNDEFINED = ("FVD32", "DR25", "DR50", "Blink duration", "BAS", "Silent lip", "THEval score")
 """What clips as short as these need not have a value of."""
@@ -100,7 +101,7 @@ def features_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
 
 
-@pytest.fixture(params=sorted(HERE))
+@pytest.fixture(params=["all", "none", pytest.param("some", marks=SLOW)])
 def here(request, files, features_folder, monkeypatch, tmp_path):
     """Which of the weights are here; every file with a hash is taken for the published one."""
     present = HERE[request.param]
@@ -169,6 +170,7 @@ def test_score_measures_what_it_can_and_says_what_it_cannot(
     check(json.loads(truth.read_text()), rule, here, truth_out, lambda name: name in OF_ONE_VIDEO)
 
 
+@SLOW
 @pytest.mark.parametrize("rule", RULES)
 def test_eval_measures_what_it_can_and_says_what_it_cannot(rule, here, bench, tmp_path, capsys):
     words = (f"eval.protocol={rule}", "eval.limit=1", f"eval.frames={SHORT}")

@@ -536,6 +536,7 @@ def test_results_that_cannot_be_written(bench, files, capsys):
 # Quiet
 
 
+@pytest.mark.slow
 def test_the_terminal_stays_quiet(bench, files, generate, tmp_path):
     """What a user's terminal shows, in processes of their own, is our own lines alone."""
     results = f"results={tmp_path / 'results'}"

@@ -16,7 +16,14 @@ from tests.fingerprints import LARGE, cases, differences, verdict
 MOTION = "fd2talk.motion tiny"
 
 
-@pytest.mark.parametrize("name", [name for name in cases() if name not in LARGE])
+def recorded():
+    """Those of ``make test``; networks of the paper's size take seconds each."""
+    for name in fingerprints.read():
+        if name not in LARGE:
+            yield pytest.param(name, marks=[pytest.mark.slow] if "paper" in name else [])
+
+
+@pytest.mark.parametrize("name", recorded())
 def test_it_computes_what_it_did_under_the_same_version(name):
     case = cases()[name]
     wrong = verdict(case, fingerprints.read().get(name), case.values())

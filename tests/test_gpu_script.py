@@ -44,6 +44,7 @@ def figures(done, out):
     return found["results"]
 
 
+@pytest.mark.slow
 def test_it_measures_generation_of_every_length(tmp_path, without):
     chosen = ("--parts", "generation", "--strategies", "diffused_heads")
     done = run(tmp_path / "out", "--dry", *chosen, PYTHONPATH=str(without))

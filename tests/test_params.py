@@ -96,6 +96,7 @@ def test_hallo_s_denoiser_has_the_names_and_shapes_of_stable_diffusion_1_5():
         assert not found.unexpected_keys
 
 
+@pytest.mark.slow
 def test_the_command_prints_them_and_refuses_other_kinds(capsys):
     assert main(["ls", "strategies", "--params"]) == 0
     printed = capsys.readouterr().out

@@ -339,6 +339,7 @@ def test_an_evaluation_ends_when_it_is_told_to_and_keeps_what_it_made(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on(elsewhere, tmp_path):
     steps = "sampler.steps=50"
     assert main(elsewhere("whole", steps)) == 0
@@ -372,6 +373,7 @@ def test_an_evaluation_that_is_killed_goes_on(elsewhere, tmp_path):
     assert sorted(contents(cut)) == sorted(contents(whole))
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_files_of_one(elsewhere, tmp_path):
     assert main(elsewhere("one")) == 0
     words = elsewhere("two", "trainer.devices=2", "trainer.strategy=ddp")

@@ -419,6 +419,7 @@ def test_check_prints_a_table_and_ends_with_a_line(command, capsys, monkeypatch)
     assert "the clips' files are not read" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_strategy_is_impossible_on_short_clips(tmp_path):
     root = simulated.write("cremad", tmp_path / "cremad")
     lengths = [clip.n_frames for clip in manifest.read(root)]

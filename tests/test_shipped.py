@@ -1,5 +1,6 @@
 """The shipped weights do what their rows in leaderboards/results say, on two clips of each."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ METRICS = [
 ]
 
 
+@cache
 def rows() -> dict[str, Result]:
     """The strategies' rows with their own motion."""
     found = read_folder(ROOT / SHARED)
@@ -43,6 +45,11 @@ def test_every_shipped_strategy_has_its_row():
     assert set(rows()) == set(shipped_strategies())
 
 
+def test_every_strategy_is_shipped():
+    """So that those of configs/strategy are tried below."""
+    assert set(rows()) == set(configs.names("strategy"))
+
+
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """The part of data/small that has the two clips."""
@@ -51,7 +58,8 @@ def people(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", rows())
+@pytest.mark.slow
+@pytest.mark.parametrize("name", configs.names("strategy"))
 def test_two_clips_of_a_row_come_again(name, people, tmp_path):
     shared = rows()[name]
     rule = tmp_path / "few.yaml"

@@ -37,7 +37,8 @@ def cases():
     for name in config.names("strategy"):
         yield name, ()
         for switch in own_switches(config.find("strategy", name)):
-            yield name, (f"{switch}=true",)
+            # A switch trains networks of its own: half a minute.
+            yield pytest.param((name, (f"{switch}=true",)), marks=pytest.mark.slow)
 
 
 def own_switches(path):

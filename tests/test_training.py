@@ -110,6 +110,7 @@ def assert_same_run(runs, whole, unlogged=None):
     assert found["val/loss"][-1] == expected["val/loss"][-1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(root, whole, tmp_path, monkeypatch):
     killed = command(root, tmp_path / "runs", "signal=SIGKILL@10", TOY_TRACE=str(tmp_path / "t"))
     assert killed.returncode == -9
@@ -175,6 +176,7 @@ def test_accumulation_sees_the_same_global_batches(root, whole, tmp_path, monkey
     assert shown(tmp_path / "t.0")[11] == full[6]
 
 
+@pytest.mark.slow
 def test_two_ranks_see_what_one_sees(root, whole, tmp_path):
     words = ("devices=2", "strategy=ddp", "two", PAIRS)
     done = command(root, tmp_path / "runs", *words, TOY_TRACE=str(tmp_path / "t"))
@@ -441,6 +443,7 @@ def test_stages_that_optimise_by_hand_count_batches(root, tmp_path):
         fit.fit(made)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_networks_in_turn(root, tmp_path):
     words = ("devices=2", "strategy=ddp", "target=tests.toy_training:Rivals", "max_steps=3")
     done = command(root, tmp_path / "runs", *words)

@@ -243,6 +243,7 @@ def test_another_file_is_told_in_one_line(tmp_path, changes, says):
         morphable.read(tmp_path / "z.safetensors")
 
 
+@pytest.mark.slow
 def test_the_command_finds_measures_and_keeps_a_model(bench, tmp_path, capsys):
     out = tmp_path / "face.safetensors"
     words = ["data", "morphable", str(bench.data)]

@@ -72,6 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[SourceVideo], 
     return sources, folder / "out", run(sources, folder / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_run_ends_as_if_it_had_not_been(
     tmp_path: Path, whole: tuple[list[SourceVideo], Path, Report], workers: int

@@ -180,6 +180,7 @@ def free_port():
         return s.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(tmp_path):
     out = tmp_path / "figures.pt"
     mp.spawn(work, (free_port(), out), nprocs=2)

@@ -70,6 +70,7 @@ def test_another_person_lowers_csim():
     assert metric.measure(rows[0], later) > max(swapped) + 0.3
 
 
+@pytest.mark.slow
 def test_blinks_are_counted_as_planted():
     """Within five per cent, as Face Mesh sees them."""
     planted = counted = 0.0

@@ -26,7 +26,7 @@ MADE_BY = "made_by"
 """Key of a file in configs/data: the command that makes the data set."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Plain words as in YAML 1.2: ``off`` and ``no`` are text, ``1e-3`` is a number."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012

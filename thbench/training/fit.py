@@ -46,6 +46,7 @@ from thbench.training.runs import (
     load_weights,
     locate,
     read_checkpoint,
+    read_meta,
     remember_sources,
     shipped_alike,
     stage_run,
@@ -264,7 +265,7 @@ def _is_trained(config: Config, name: str) -> bool:
     run, limit = stage_run(config, name), config.stages[name].max_steps
     if not run.last.is_file():
         return False
-    meta = read_checkpoint(run)[META]
+    meta = read_meta(run)
     check_needs(run, meta)
     if meta["steps"] < limit:
         return False

@@ -13,6 +13,8 @@ thbench (``thbench.training.zoo``), which training itself uses with ``weights=zo
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import inspect
 import json
 import pickle
@@ -81,7 +83,7 @@ class StageRun:
         """Optimiser steps in the newest checkpoint or the shipped weights; 0 without any."""
         if self.shipped:
             return int(self.shipped.meta["steps"])
-        return int(read_checkpoint(self)[META]["steps"]) if self.last.is_file() else 0
+        return int(read_meta(self)["steps"]) if self.last.is_file() else 0
 
     def parent(self, name: str) -> StageRun:
         """The run of a stage that this one needs: of shipped weights, the shipped ones.
@@ -435,6 +437,33 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
     path = path or run.last
     if not path.is_file():
         raise _untrained(run, path)
+    checkpoint = _load(path)
+    _check_belongs(run, path, checkpoint[META])
+    return checkpoint
+
+
+def read_meta(run: StageRun) -> dict[str, Any]:
+    """The metadata of a run's newest checkpoint. A file that stays the same is read once.
+
+    Raises:
+        UserError: as ``read_checkpoint``.
+    """
+    try:
+        state = run.last.stat()
+    except OSError as error:
+        raise _untrained(run, run.last) from error
+    meta = _meta_of(run.last, state.st_ino, state.st_mtime_ns, state.st_size)
+    _check_belongs(run, run.last, meta)
+    return copy.deepcopy(meta)
+
+
+@functools.lru_cache(maxsize=256)
+def _meta_of(path: Path, *_: int) -> dict[str, Any]:
+    return dict(_load(path)[META])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours; tensors are read when they are used."""
     try:
         checkpoint = torch.load(path, "cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
@@ -443,9 +472,12 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
             f"{path} cannot be read ({reason}): delete it to train anew, or"
             f" put another checkpoint of this stage in its place."
         ) from error
-    meta = checkpoint.get(META) if isinstance(checkpoint, dict) else None
-    if meta is None:
+    if not isinstance(checkpoint, dict) or checkpoint.get(META) is None:
         raise UserError(f"{path} was not written by thbench: delete it.")
+    return checkpoint
+
+
+def _check_belongs(run: StageRun, path: Path, meta: Mapping[str, Any]) -> None:
     if meta["hash"] != run.hash:
         raise UserError(
             f"{path} is a checkpoint of stage '{meta['stage']}' ({meta['class']}, hash"
@@ -453,7 +485,6 @@ def read_checkpoint(run: StageRun, path: Path | None = None) -> dict[str, Any]:
             f" {run.hash}):"
             " put each checkpoint in its own folder, or delete this one to train anew."
         )
-    return checkpoint
 
 
 def describe(config: Config, run: StageRun, audio_dim: int) -> dict[str, Any]:

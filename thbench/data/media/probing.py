@@ -6,6 +6,7 @@ What a header says of rate, duration and count is not believed: time stamps deci
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from thbench.core.types import FPS
@@ -111,13 +113,26 @@ def display_size(decoded: DecodedFrame) -> tuple[int, int]:
     return (height, width) if frame.rotation % 180 else (width, height)
 
 
+class _Reformatters(threading.local):
+    """A reformatter for frames of each kind. One for each frame takes ten times as long."""
+
+    def __init__(self) -> None:
+        self.of = functools.lru_cache(maxsize=8)(lambda *kind: VideoReformatter())
+
+
+_REFORMATTERS = _Reformatters()
+
+
 def to_pixels(decoded: DecodedFrame, size: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 (H, W, 3), in its own size or (width, height)."""
-    turn = decoded.frame.rotation
+    frame = decoded.frame
+    turn = frame.rotation
     width, height = size or display_size(decoded)
     if turn % 180:
         width, height = height, width
-    pixels = decoded.frame.to_ndarray(format="rgb24", width=width, height=height)
+    kind = (frame.format.name, frame.colorspace, frame.color_range, frame.width, frame.height)
+    reformatter = _REFORMATTERS.of(*kind, width, height)
+    pixels = reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
     return np.rot90(pixels, round(turn / 90)) if turn else pixels
 
 
