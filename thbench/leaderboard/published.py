@@ -18,9 +18,10 @@ def read(path: Path) -> list[Table]:
     """The tables of one paper, with the origin ``reported``.
 
     Args:
-        path: of a YAML file. ``directions`` names every column; a row is one string of as many
-            words as the table has columns; ``reference`` names the row of the ground truth;
-            ``unranked`` rows are shown without competing.
+        path: of a YAML file. ``prefix`` leads the tables' file names, ``name`` their titles;
+            ``directions`` names every column; a row is one string of as many words as the table
+            has columns; ``reference`` names the row of the ground truth; ``unranked`` rows are
+            shown without competing.
 
     Raises:
         UserError: a key is unknown, or a row has too few or too many values.
@@ -44,20 +45,25 @@ def _table(
         Column(_known(where, name, directions), directions[name]) for name in block["columns"]
     ]
     rows = {str(k): _cells(f"{where}, {k}", str(v), columns) for k, v in block["rows"].items()}
-    truth = rows.get(str(block.get("reference")), {})
+    reference = (
+        str(block["reference"]) if "reference" in block else None
+    )  # a row may be called None
+    if reference is not None and reference not in rows:
+        raise UserError(f"{where} has no row '{reference}'.{did_you_mean(reference, rows)}")
+    truth = rows[reference] if reference is not None else {}
     part = block.get("part")
     number = f"Table {block['table']}" + (f" ({part})" if part else "")
     words = [content["prefix"], "table", str(block["table"]), *(str(part or "").split())]
     table = Table(
-        slug="-".join(words).lower(),
-        title=f"{content['prefix'].upper()}, {number}: {block['caption']}",
+        slug="-".join(words).lower().replace(" ", "-"),
+        title=f"{content['name']}, {number}: {block['caption']}",
         columns=tuple(columns),
         rows=tuple(
             Row(
                 title,
                 "reported",
                 {name: _with_reference(cell, truth.get(name)) for name, cell in cells.items()},
-                ranked=title not in {*block.get("unranked", []), block.get("reference")},
+                ranked=title not in {*map(str, block.get("unranked", [])), reference},
             )
             for title, cells in rows.items()
         ),
