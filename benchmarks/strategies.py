@@ -28,12 +28,12 @@ from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
 from thbench.data import manifest
 from thbench.data.media import video
-from thbench.evaluation.comparison import Difference, compare
 from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import GROUND_TRUTH, Result, read_folder
 from thbench.evaluation.yardsticks import YARDSTICKS
+from thbench.leaderboard.paired import Cell, Column, Difference, compare, rank_key
 from thbench.leaderboard.plots import draw_curves
-from thbench.leaderboard.rank import Cell, Column, Table, rank_key, select_columns, tables_of
+from thbench.leaderboard.rank import Table, select_columns, tables_of
 from thbench.leaderboard.render import markdown
 
 FRAMES = 12

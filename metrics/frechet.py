@@ -125,8 +125,8 @@ class GaussianMetric(SetMetric):
             self.add_state(f"{side}_rows", default=[], dist_reduce_fx="cat")
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.int64), "sum")
             self.add_state(f"{side}_sum", torch.zeros(self.dim), "sum")
-            # One zero, seen as a matrix: most metrics are built to be asked their name alone.
-            self.add_state(f"{side}_outer", torch.zeros(()).expand(self.dim, self.dim), "sum")
+            # Flat too, and empty at first: most metrics are built to be asked their name alone.
+            self.add_state(f"{side}_outer", default=[], dist_reduce_fx="cat")
         self.set_dtype(torch.float64)
 
     def distance(self, first: str, second: str) -> Tensor:
@@ -155,21 +155,25 @@ class GaussianMetric(SetMetric):
         count, total, outer = self._with(side, flat)
         setattr(self, f"{side}_count", count)
         setattr(self, f"{side}_sum", total)
-        setattr(self, f"{side}_outer", outer)
+        setattr(self, f"{side}_outer", [outer.flatten()])
 
     def _with(self, side: str, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = flat.reshape(-1, self.dim)
         return (
             getattr(self, f"{side}_count") + len(rows),
             getattr(self, f"{side}_sum") + rows.sum(0),
-            getattr(self, f"{side}_outer") + rows.T @ rows,
+            self._flat(f"{side}_outer").reshape(-1, self.dim, self.dim).sum(0) + rows.T @ rows,
         )
 
     def _held(self, side: str) -> Tensor:
-        rows = getattr(self, f"{side}_rows")
-        if isinstance(rows, Tensor):
-            return rows
-        return torch.cat(rows) if rows else torch.zeros(0).double()
+        return self._flat(f"{side}_rows")
+
+    def _flat(self, state: str) -> Tensor:
+        """A list of tensors as one; after a sync it is one already, of all processes."""
+        parts = getattr(self, state)
+        if isinstance(parts, Tensor):
+            return parts
+        return torch.cat(parts) if parts else torch.zeros(0).double()
 
     def _count(self, side: str) -> int:
         return int(getattr(self, f"{side}_count")) + self._held(side).numel() // self.dim

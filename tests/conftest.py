@@ -4,10 +4,13 @@ Everything that tests need lies in the repository. What needs a folder from outs
 is left out unless its option names the folder: ``real`` (clips of real people, ``--clips``),
 ``papers`` (their texts, ``--papers``), ``weights`` (published weight files, ``--weights``),
 ``paper`` (one step of every stage at paper scale, ``--scratch``: where its 20 GB may go). Tests
-marked ``cuda`` run where torch sees a GPU.
+marked ``cuda`` run where torch sees a GPU, those marked ``browser`` where Chromium is installed
+(``--browser`` names another).
 """
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +25,8 @@ torch.set_num_threads(1)
 
 OUTSIDE = {"real": "clips", "papers": "papers", "weights": "weights", "paper": "scratch"}
 """Options by the marker of the tests that need them."""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Looked for on the path."""
 
 
 def pytest_addoption(parser):
@@ -29,6 +34,13 @@ def pytest_addoption(parser):
         parser.addoption(
             f"--{option}", type=Path, metavar="FOLDER", help=f"run the tests marked {marker} too"
         )
+    parser.addoption(
+        "--browser",
+        type=Path,
+        default=next(filter(None, map(shutil.which, BROWSERS)), None),
+        metavar="FILE",
+        help="a Chromium for the tests marked browser; by default the one that is installed",
+    )
     parser.addoption(
         "--prepared",
         type=Path,
@@ -42,11 +54,16 @@ def pytest_configure(config):
         folder = config.getoption(option)
         if folder is not None and not folder.is_dir():
             raise pytest.UsageError(f"--{option}: there is no folder {folder}")
+    browser = config.getoption("browser")
+    if browser is not None and not Path(browser).is_file():
+        raise pytest.UsageError(f"--browser: there is no file {browser}")
 
 
 def pytest_collection_modifyitems(config, items):
     closed = {m for m, option in OUTSIDE.items() if config.getoption(option) is None}
     closed |= set() if torch.cuda.is_available() else {"cuda"}
+    drives = config.getoption("browser") and importlib.util.find_spec("playwright")
+    closed |= set() if drives else {"browser"}
     kept, left_out = [], []
     for item in items:
         (left_out if any(map(item.get_closest_marker, closed)) else kept).append(item)

@@ -14,9 +14,9 @@ from thbench.core.errors import UserError
 from thbench.core.types import Clip
 from thbench.data import manifest
 from thbench.data.media.video import VideoWriter
-from thbench.evaluation.comparison import compare
 from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import ClipRow, ProtocolRef
+from thbench.leaderboard.paired import compare
 
 SHARED = {"gpu_page", "gpu_parts", "held_out", "untrained"}
 """Modules that others import; all others are run."""

@@ -23,6 +23,7 @@ COMMANDS = [
     "montage",
     "score",
     "leaderboard",
+    "compare",
     "data",
     "weights",
     "zoo",

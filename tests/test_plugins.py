@@ -280,7 +280,7 @@ def test_the_first_folder_wins(folder, tmp_path):
     ("words", "says"),
     [
         (["--config-dir", "/nowhere"], "--config-dir: there is no folder /nowhere"),
-        (["--config-dir", "."], "has no folder strategy/, data/ or protocol/"),
+        (["--config-dir", "."], "has none of the folders of configs/"),
         (["--config-dir"], "--config-dir: expected one argument"),
         (["--config-dir="], "--config-dir: expected one argument"),
     ],

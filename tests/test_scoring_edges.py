@@ -139,25 +139,20 @@ def test_a_disk_that_takes_nothing_ends_scoring_and_leaves_no_clip_out(folders, 
         run(folders, rule)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{}",
-        "null",
-        "[]",
-        '{"figures": {}, "bins": {}}',
-        '{"figures": {"PSNR": 1}, "bins": {}}',
-        '{"figures": []}',
-        "{",
-    ],
+DAMAGED = (
+    *("{}", "null", "[]", '{"figures": {}, "bins": {}}'),
+    *('{"figures": {"PSNR": 1}, "bins": {}}', '{"figures": []}', "{", ""),
 )
-def test_kept_values_that_are_damaged_are_measured_again(text, folders, rule):
+
+
+def test_kept_values_that_are_damaged_are_measured_again(folders, rule):
     first = run(folders, rule)
-    kept = list((folders / "cache" / "values").rglob("*.json"))
+    kept = sorted((folders / "cache" / "values").rglob("*.json"))
     assert len(kept) == 4
-    for path in kept:
-        path.write_text(text)
-    assert run(folders, rule).per_clip == first.per_clip
+    for part in (DAMAGED[:4], DAMAGED[4:]):
+        for path, text in zip(kept, part, strict=True):
+            path.write_text(text)
+        assert run(folders, rule).per_clip == first.per_clip
 
 
 def test_kept_features_that_are_damaged_or_others_are_made_again(folders, rule):
@@ -295,8 +290,13 @@ def test_what_is_printed_and_written(here, capsys):
     names = sorted(path.name for path in (here / "results").iterdir())
     assert names == [
         "ground-truth-ref-p.clips.jsonl", "ground-truth-ref-p.json", "mine-p.clips.jsonl",
-        "mine-p.json",
+        "mine-p.json", "page",
     ]  # fmt: skip
+    page = here / "results" / "page" / "mine-p"
+    assert f"page: {page / 'index.html'}, to open in a browser" in out
+    shown = (page / "data.js").read_text().removeprefix("window.THBENCH = ").rstrip(";\n")
+    clips = json.loads(shown)["tables"][0]["gallery"]["clips"]
+    assert [clip["id"] for clip in clips if clip["original"] and clip["videos"]] == ["c2", "c3"]
     rows = [json.loads(line) for line in (here / "results" / names[2]).read_text().splitlines()]
     assert [(row["id"], row["frames"], row["lengths"]) for row in rows] == [
         ("c2", 7, [7, 50]), ("c3", 50, [50, 50])

@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,7 @@ from thbench.training import fit
 from thbench.training.callbacks import Ema
 from thbench.training.loggers import read_curves
 from thbench.training.optim import build_optimizer, rate_scale
-from thbench.training.runs import load_net, load_nets, order, read_checkpoint, stage_run
+from thbench.training.runs import load_net, load_nets, order, read_checkpoint, read_meta, stage_run
 from thbench.training.samples import clip_audio, contact_sheet
 
 REPO = Path(__file__).parent.parent
@@ -425,9 +426,16 @@ def test_checkpoints_that_are_missing_foreign_or_damaged(root, whole, tmp_path):
     foreign.last.write_bytes(mine.read_bytes())
     with pytest.raises(UserError, match=f"hash {run.hash}.*not of 'toy'.*hash {foreign.hash}"):
         read_checkpoint(foreign)
+    assert run.steps == read_meta(run)["steps"] == 12
+    read_meta(run)["steps"] = 99  # what is kept between calls is nobody's to change
+    assert run.steps == 12
     torch.save({"state_dict": {}}, foreign.last)
+    for read in (read_checkpoint, read_meta):
+        with pytest.raises(UserError, match="not written by thbench"):
+            read(foreign)
+    shutil.copy(foreign.last, run.last)  # another file of the same name
     with pytest.raises(UserError, match="not written by thbench"):
-        read_checkpoint(foreign)
+        read_meta(run)
 
 
 def test_stages_that_optimise_by_hand_count_batches(root, tmp_path):

@@ -16,11 +16,11 @@ from thbench.cli.parser import main
 from thbench.data import manifest
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.evaluation import results
-from thbench.evaluation.comparison import compare
 from thbench.evaluation.protocol import Intervals
 from thbench.evaluation.results import ClipRow, DataRef, MetricValue, ProtocolRef, Result
 from thbench.generation import plans
 from thbench.generation.strategy import GenerationPass, Strategy
+from thbench.leaderboard.paired import compare
 from thbench.training import zoo
 
 STEPS = 4

@@ -17,7 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from thbench.config import Config, DataConfig, DrawConfig, OptimConfig, StageConfig, TrainerConfig
+from thbench.config import (
+    Config,
+    DataConfig,
+    DrawConfig,
+    OptimConfig,
+    StageConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
 from thbench.core.errors import UserError
 from thbench.core.types import Clip
 from thbench.data import manifest
@@ -190,6 +198,7 @@ def config(root: Path, runs: Path, **stage) -> Config:
         runs=str(runs),
         stages={"toy": replace(toy, **stage)},
         data=DataConfig("toy", str(root), "toy"),
+        tracking=TrackingConfig(wandb="off"),
         trainer=TrainerConfig(
             accelerator="cpu",
             devices=1,

@@ -284,7 +284,9 @@ def write_generation(
 def fit_config(config: Config, only: str | None) -> dict[str, Path]:
     """Check a training, then train; see ``fit``."""
     from thbench.training import fit as training
+    from thbench.training.tracking import check
 
+    check(config.tracking)
     check_first(config, only)  # before hours of training, not after
     return training.fit(config, only)
 
@@ -320,15 +322,21 @@ def evaluate_config(
     config: Config, smoke: bool, yardstick: str | None = None
 ) -> tuple[Result, Path] | None:
     """Generate, score and write; see ``evaluate``. Also returns where the result was written."""
-    from thbench.evaluation import pipeline, yardsticks
+    from thbench.evaluation import pipeline, tracking, yardsticks
+    from thbench.training.tracking import check
 
+    check(config.tracking)  # before hours of generating, not after
     origin = "smoke" if smoke or config.scale == "tiny" else "measured"
     device = device_of(config)
     if yardstick is None:
         result = pipeline.evaluate(config, device=device, origin=origin)
     else:
         result = yardsticks.evaluate(config, yardstick, device=device, origin=origin)
-    return None if result is None else (result, pipeline.write_result(config, result))
+    if result is None:
+        return None
+    path = pipeline.write_result(config, result)
+    tracking.track(config, result)
+    return result, path
 
 
 def choose_protocol(reference: Path, protocol: str | Path | Protocol | None) -> Protocol:

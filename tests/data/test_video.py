@@ -15,7 +15,7 @@ from tests import recordings
 from tests.recordings import counted, counting, record
 from tests.tiny import HDTF
 from thbench.core.errors import UserError
-from thbench.data.media import audio, decoding, random_access, video, writer
+from thbench.data.media import audio, decoding, probing, random_access, video, writer
 
 DECODERS = ["pyav", *(["decord"] if video.has_decord() else [])]
 
@@ -486,3 +486,22 @@ def test_large_pictures_come_in_smaller_chunks(
         assert torch.equal(
             torch.cat([part.frames for part in parts]), torch.cat([part.frames for part in whole])
         )
+
+
+def test_frames_of_other_kinds_in_between_change_no_pixels():
+    """One reformatter serves all frames of a kind; nothing of another kind stays in it."""
+    noise = np.random.default_rng(0)
+    frames = []
+    for colorspace in ("ITU601", "ITU709"):
+        for color_range in ("MPEG", "JPEG"):
+            for width in (32, 64):
+                image = noise.integers(0, 256, (32, width, 3), np.uint8)
+                rgb = av.VideoFrame.from_ndarray(image, format="rgb24")
+                ways = {"dst_colorspace": colorspace, "dst_color_range": color_range}
+                frames.append(rgb.reformat(format="yuv420p", **ways))
+    alone = [frame.to_ndarray(format="rgb24") for frame in frames]
+    assert not np.array_equal(alone[0], alone[2])
+    for _ in range(2):
+        for frame, pixels in zip(frames, alone, strict=True):
+            made = probing.to_pixels(decoding.DecodedFrame(frame, 0.0, False))
+            assert np.array_equal(made, pixels)

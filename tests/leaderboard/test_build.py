@@ -9,8 +9,7 @@ from tests.leaderboard.rows import result
 from thbench.core.errors import UserError
 from thbench.evaluation.results import MEASURED, SYNTHETIC, Curve, read_folder, write
 from thbench.leaderboard import build, published
-from thbench.leaderboard.rank import select_columns, tables_of
-from thbench.leaderboard.render import number, show
+from thbench.leaderboard.cells import number
 
 ROOT = Path(__file__).parents[2]
 BOARDS = ROOT / "leaderboards"
@@ -24,7 +23,8 @@ def results(tmp_path):
 
 
 def test_tables_are_written_in_every_format(results, tmp_path):
-    index, md, table = build(results, tmp_path / "out")
+    index, md, table, tex = build(results, tmp_path / "out")
+    assert tex.suffix == ".tex"
     assert index.read_text().count(".md") == 1
     text = md.read_text()
     assert "| Row | Origin | FD ↓ | PSNR (dB) ↑ | Blink/s →ref |" in text
@@ -49,7 +49,7 @@ def test_figures_over_time_stand_below_the_table(tmp_path):
         curve = Curve(25, values, (4, 4, 1), "higher", "dB")
         kept = replace(result(name), over_time={"PSNR": curve}, title=name.upper())
         write(kept, tmp_path / "results")
-    _, md, _, numbers, picture = build(tmp_path / "results", tmp_path / "out")
+    _, md, _, _, numbers, picture = build(tmp_path / "results", tmp_path / "out")
     assert f"![values over time]({picture.name})" in md.read_text()
     lines = list(csv.reader(numbers.open()))
     assert lines[1] == ["PSNR", "A", "0", "24", "3.0", "4"]
@@ -70,7 +70,7 @@ def test_checked_in_tables_are_those_of_the_checked_in_results(tmp_path):
     kept = {
         p.relative_to(BOARDS): p.read_text()
         for p in BOARDS.rglob("*")
-        if p.suffix in (".md", ".csv") and "results" not in p.parts
+        if p.suffix in (".md", ".csv", ".tex") and "results" not in p.parts
     }
     assert set(kept) == set(fresh), "run `thbench leaderboard`"
     for name, text in fresh.items():
@@ -188,13 +188,3 @@ def test_wrong_published_rows_are_explained(line, message, tmp_path):
 )  # fmt: skip
 def test_numbers_are_short(value, text):
     assert number(value) == text
-
-
-def test_a_table_is_printed_with_a_line_per_figure(results, capsys):
-    table = tables_of(read_folder(results))[0]
-    show(select_columns(table, ["PSNR", "FD", "no such figure"]))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["DAWN", "(a)", "DAWN", "(b)"]
-    assert lines[2].split() == ["measured", "smoke"]
-    assert [line.split()[0] for line in lines[3:]] == ["PSNR", "FD"]
-    assert lines[4].split()[-2:] == ["1.000", "7.500"]

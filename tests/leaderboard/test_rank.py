@@ -117,6 +117,28 @@ def test_a_row_without_times_has_none_and_a_table_of_such_rows_has_no_column():
     assert not {"Time (s)", "First frame (s)"} & set(names)
 
 
+def test_what_rows_have_in_common_is_said_once():
+    def of(run, *notes, missing=0):
+        metrics = {"FD": figure(1.0, missing=missing)}
+        return dataclasses.replace(result(run, metrics=metrics), title=run, notes=notes)
+
+    (table,) = tables_of(
+        [
+            of("a", "made at night", "parts: x 1", "alone", missing=2),
+            of("b", "made at night", "parts: x 2", missing=2),
+            of("c", "made at night", "parts: x 3", "parts of two: y", missing=1),
+            of("d", "made at night", "parts of two: y"),
+        ]
+    )
+    assert set(table.notes) == {
+        "All rows: made at night",
+        "All rows but d: parts: a: x 1; b: x 2; c: x 3.",
+        "a: alone",
+        "c / d: parts of two: y",
+        "FD: not defined on 1 clips of c; on 2 clips of a / b.",
+    }
+
+
 def test_missing_clips_and_seeds_are_noted():
     (table,) = tables_of([result("a", scored=3)])
     assert "DAWN: 3 of 4 clips were scored." in table.notes

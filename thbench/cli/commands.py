@@ -112,6 +112,12 @@ def score(arguments: argparse.Namespace) -> None:
     chosen = api.choose_protocol(reference, arguments.protocol)
     where = results.path_of(f"{name}-{chosen.name}", Path(arguments.results))
     check_writable(where)
+    page = None
+    if not arguments.no_page:
+        from thbench.leaderboard.page import check_folder, write_page
+
+        page = where.parent / "page" / where.stem
+        check_folder(page)
     if not named:
         _print_protocol(chosen.name, "--protocol NAME")
     by = arguments.by
@@ -129,6 +135,8 @@ def score(arguments: argparse.Namespace) -> None:
         path = results.write(result, where.parent)
         report.show(result)
         print(f"\nresult: {path}")
+    if page is not None:
+        print(f"page: {write_page(page, scored)}, to open in a browser")
 
 
 def _print_protocol(name: str, word: str) -> None:
@@ -140,8 +148,23 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     """Build the leaderboards' pages and plots from results."""
     from thbench.leaderboard import build
 
-    for path in build(Path(arguments.results), Path(arguments.out)):
+    results, columns = Path(arguments.results), arguments.columns
+    page = None
+    if arguments.html is not None:
+        from thbench.leaderboard.page import check_folder, write_folder
+
+        page = Path(arguments.html or Path(arguments.out) / "page")
+        check_folder(page)
+    if arguments.show:
+        from thbench.leaderboard.build import tables
+        from thbench.leaderboard.terminal import show
+
+        for table in tables(results, columns=columns)[0]:
+            show(table)
+    for path in build(results, Path(arguments.out), columns=columns, formats=arguments.formats):
         print(path)
+    if page is not None:
+        print(f"page: {write_folder(page, results, clips=arguments.clips)}, to open in a browser")
 
 
 def show_config(arguments: argparse.Namespace) -> None:

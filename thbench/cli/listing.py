@@ -1,4 +1,4 @@
-"""The command ``thbench ls``: tables of strategies, metrics, protocols, data sets and plans."""
+"""The command ``thbench ls``: strategies, metrics, protocols, data sets, plans, papers' tables."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def ls(arguments: argparse.Namespace) -> None:
         "protocols": _protocols,
         "data": _data,
         "plans": _plans,
+        "tables": _tables,
     }[arguments.kind]()
     head, *body = rows
     table = Table(*head, box=None, pad_edge=False, header_style="bold")
@@ -55,6 +56,22 @@ def _strategies() -> Rows:
         plan = content.get("plan", {}).get("name", "nar")
         stages = ", ".join(content.get("stages", {}))
         rows.append((name, content.get("title", ""), plan, stages, origin))
+    return rows
+
+
+def _tables() -> Rows:
+    from thbench.config.tables import read_table
+
+    rows: Rows = [("name", "data", "protocol", "rows", "from")]
+    for name in configs.names("tables"):
+        origin = configs.origin("tables", name)
+        try:
+            spec = read_table(name)
+        except UserError as error:
+            rows.append((name, f"unusable: {error}", "", "", origin))
+            continue
+        count = spec.why or f"{len(spec.runnable)} of {len(spec.rows)} can be run"
+        rows.append((name, spec.data, spec.protocol, count, origin))
     return rows
 
 

@@ -144,6 +144,8 @@ def build_parser() -> argparse.ArgumentParser:
     _montage(commands)
     _score(commands)
     _leaderboard(commands)
+    _compare(commands)
+    _reproduce(commands)
     _data(commands)
     _zoo(commands)
     _weights(commands)
@@ -288,6 +290,12 @@ def _score(commands: Commands) -> None:
         "--ground-truth", action="store_true", help="also write the reference's own row"
     )
     parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
+    parser.add_argument(
+        "--no-page",
+        action="store_true",
+        help="write no page with the videos beside their reference (default: one into"
+        " <results>/page/<name>)",
+    )
 
 
 def _leaderboard(commands: Commands) -> None:
@@ -296,6 +304,87 @@ def _leaderboard(commands: Commands) -> None:
     )
     parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
     parser.add_argument("--out", default="leaderboards", metavar="DIR")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="only these columns, in this order (quote names with blanks); default all",
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        default=("md", "csv", "tex"),
+        choices=("md", "csv", "tex", "html"),
+        metavar="FORMAT",
+        help="md, csv, tex (needs booktabs) or html; default md csv tex",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the measured tables as well, as wide as fits"
+    )
+    parser.add_argument(
+        "--html",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="also write a page with the videos side by side, to open without a server (default"
+        " <out>/page)",
+    )
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=8,
+        metavar="N",
+        help="clips of each table whose videos the page takes along (default 8)",
+    )
+
+
+def _reproduce(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "reproduce",
+        "thbench.cli.reproduce:reproduce",
+        "run the rows of a paper's table, and print ours beside the published",
+    )
+    parser.epilog = (
+        "What is trained and evaluated already is not done again, so the same command goes on where"
+        " it was stopped. data=NAME and scale=NAME take another data set and smaller networks than"
+        " the paper's: the header of ours says which."
+    )
+    parser.add_argument("table", nargs="?", help="a name from `thbench ls tables`, or a YAML file")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=OVERRIDES)
+    parser.add_argument(
+        "--rows", nargs="+", default=(), metavar="ROW", help="only these, as the paper prints them"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is there, what is missing, and its cost"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="all tables, row by row: how each is run, or why not"
+    )
+
+
+def _compare(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "compare",
+        "thbench.cli.compare:compare",
+        "line results up: figures with paired differences, settings that differ, curves",
+    )
+    parser.epilog = (
+        "Every other result is set against the first. Differences are over the clips that both"
+        " have, with intervals of 95 %; results tie where that of a difference holds 0. Results of"
+        " other protocols, data or clips are refused."
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RESULT", help="a name in the folder of results, or a JSON file"
+    )
+    parser.add_argument("--results", default="leaderboards/results", metavar="DIR")
+    parser.add_argument(
+        "--wandb", action="store_true", help="the words are W&B runs of eval, entity/project/id"
+    )
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    parser.add_argument("-o", "--out", metavar="FILE", help="draw the curves over time (png)")
 
 
 def _data(commands: Commands) -> None:
@@ -480,7 +569,9 @@ def _ls(commands: Commands) -> None:
         "thbench.cli.listing:ls",
         "list strategies, metrics, protocols, data sets or plans",
     )
-    parser.add_argument("kind", choices=("strategies", "metrics", "protocols", "data", "plans"))
+    parser.add_argument(
+        "kind", choices=("strategies", "metrics", "protocols", "data", "plans", "tables")
+    )
     parser.add_argument(
         "--draw",
         nargs="?",

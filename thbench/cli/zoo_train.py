@@ -266,8 +266,8 @@ def _show_comparison(ours: Result, theirs: Result) -> None:
     from rich.table import Table
 
     from thbench.evaluation import report
-    from thbench.evaluation.comparison import compare
     from thbench.evaluation.protocol import Intervals
+    from thbench.leaderboard.paired import compare
 
     table = Table(
         "metric", "here", "shipped", "difference", "interval", "holds 0", "clips",

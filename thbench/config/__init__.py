@@ -1,6 +1,6 @@
 """Configuration: a typed schema, YAML files, overrides and content hashes. No torch is imported."""
 
-from thbench.config.hashing import content_hash, to_yaml
+from thbench.config.hashing import content_hash, flatten, to_yaml
 from thbench.config.loading import load, made_by, read_data, read_yaml, scales
 from thbench.config.schema import (
     DECODERS,
@@ -38,6 +38,7 @@ __all__ = [
     "configs_root",
     "content_hash",
     "find",
+    "flatten",
     "load",
     "made_by",
     "names",

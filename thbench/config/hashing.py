@@ -25,6 +25,19 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings, or a dataclass, as one mapping with dotted keys. Empty ones are left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if not isinstance(value, Mapping):
+        return {key: value}
+    return {
+        k: v
+        for name, part in value.items()
+        for k, v in flatten(part, f"{key}.{name}" if key else str(name)).items()
+    }
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))

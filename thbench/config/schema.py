@@ -161,13 +161,17 @@ class SamplerConfig:
 
 @dataclass
 class TrackingConfig:
-    """Loggers. CSV is always on. ``wandb`` is ``auto`` (online with a key, else off), ``online``,
-    ``offline`` or ``off``.
+    """Loggers. CSV is always on. ``logger`` is what else follows a run: ``wandb``, ``tensorboard``
+    or ``mlflow``. ``wandb`` is ``auto`` (online with a key, else off), ``online``, ``offline`` or
+    ``off``. W&B groups runs by data, of evaluations also by protocol, where ``group`` names none;
+    an evaluation shows it the videos of so many clips as ``videos`` says.
     """
 
+    logger: str = "wandb"
     wandb: str = "auto"
     project: str = "thbench"
     group: str | None = None
+    videos: int = 8
 
 
 @dataclass

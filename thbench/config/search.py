@@ -2,7 +2,7 @@
 
 A name is looked for in this order:
 
-1. in folders laid out as configs/ (``strategy/``, ``data/``, ``protocol/``): those of
+1. in folders laid out as configs/ (``strategy/``, ``data/``, ``protocol/``, ``tables/``): those of
    ``--config-dir``, then those of ``$THBENCH_CONFIG_DIR``, each in the order given;
 2. in thbench's own configs/ and, for strategies, among the entry points ``thbench.strategies`` of
    installed packages. A name that two of these use is refused.
@@ -20,7 +20,7 @@ from thbench.core.errors import UserError, did_you_mean
 
 VARIABLE = "THBENCH_CONFIG_DIR"
 """Names folders of the user's, with ``:`` between them (``;`` on Windows)."""
-KINDS = ("strategy", "data", "protocol")
+KINDS = ("strategy", "data", "protocol", "tables")
 
 _given: list[Path] = []
 
@@ -54,7 +54,8 @@ def check_folder(folder: Path, where: str) -> Path:
         raise UserError(f"{where}: there is no folder {folder}.")
     if not any((folder / kind).is_dir() for kind in KINDS):
         raise UserError(
-            f"{where}: {folder} has no folder strategy/, data/ or protocol/, as configs/ has."
+            f"{where}: {folder} has none of the folders of configs/:"
+            f" {', '.join(f'{kind}/' for kind in KINDS)}."
         )
     return folder
 
@@ -77,7 +78,7 @@ def user_roots() -> list[Path]:
 
 
 def names(kind: str) -> list[str]:
-    """Names of all YAML files of one kind: ``strategy``, ``data``, ``protocol``."""
+    """Names of all YAML files of one of the ``KINDS``."""
     folders = [root / kind for root in (*user_roots(), configs_root())]
     stems = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     return sorted({stem for stem in stems if stem[0] != "_"} | {*_plugins(kind)})
@@ -96,7 +97,7 @@ def find(kind: str, name: str) -> Path:
         return path
     found = _find(kind, name, ())
     if found is None:
-        raise UserError(f"No {kind} '{name}'.{did_you_mean(name, names(kind))}")
+        raise UserError(f"No {kind.removesuffix('s')} '{name}'.{did_you_mean(name, names(kind))}")
     return found
 
 

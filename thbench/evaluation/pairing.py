@@ -63,18 +63,37 @@ def find_reference(
     """
     from thbench.data import manifest
 
-    if (folder / manifest.NAME).is_file():
-        clips = {c.id: folder / c.video for c in manifest.read(folder) if c.split == split}
-        digest, named = manifest.digest(folder), split
+    clips, named = reference_videos(folder, split)
+    if named:
+        digest = manifest.digest(folder)
     else:
-        clips = find_videos(folder)
-        digest, named = content_hash({k: sha256(v) for k, v in clips.items()}), None
+        digest = content_hash({k: sha256(v) for k, v in clips.items()})
     chosen = {k: clips[k] for k in sorted(clips)[:limit]}
     if not chosen:
         raise UserError(f"{folder} holds no clips" + (f" of split '{split}'." if named else "."))
     data = DataRef(name or folder.resolve().name, digest, named, content_hash(list(chosen)))
     people = {clip: who for clip, (who, _) in manifest.people(folder).items() if clip in chosen}
     return Reference(chosen, data, manifest.is_synthetic(folder), people)
+
+
+def reference_videos(folder: Path, split: str) -> tuple[dict[str, Path], str | None]:
+    """The videos of a prepared data set's split, or of any folder, by clip id; none is opened.
+
+    Args:
+        folder: of the data set, or of videos.
+        split: of a prepared data set.
+
+    Returns:
+        The videos; the split, or None for a folder without splits.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    from thbench.data import manifest
+
+    if not (folder / manifest.NAME).is_file():
+        return find_videos(folder), None
+    return {c.id: folder / c.video for c in manifest.read(folder) if c.split == split}, split
 
 
 def find_videos(folder: Path) -> dict[str, Path]:

@@ -12,11 +12,11 @@ from thbench.data import manifest
 from thbench.evaluation import protocol as protocols
 from thbench.evaluation import results
 from thbench.evaluation.protocol import Protocol
-from thbench.evaluation.results import SHUFFLED, Result, WeightsRef
+from thbench.evaluation.results import SHUFFLED, PlanRef, Result, WeightsRef
 from thbench.evaluation.score import score, with_own_motion
 from thbench.evaluation.subgroups import labels_of, with_subgroups
 from thbench.evaluation.timing import time_generation
-from thbench.generation import execution
+from thbench.generation import execution, plans
 from thbench.generation.assemble import Assembled, assemble
 from thbench.generation.requests import SplitRequests
 from thbench.generation.writer import ClipWriter
@@ -121,8 +121,14 @@ def _strategy_fields(
         "weights": _weights(assembled),
         "samples_seen": assembled.samples_seen,
         "space": assembled.strategy.space,
+        "plan": _plan(config),
         "notes": (*notes, *_trained_on(config, assembled)),
     }
+
+
+def _plan(config: Config) -> PlanRef:
+    whole = plans.filled(config.plan)
+    return PlanRef(whole.pop("name"), {name: int(value) for name, value in whole.items()})
 
 
 def _seeds_suffix(config: Config, protocol: Protocol) -> str:
@@ -234,5 +240,7 @@ def folder_of(config: Config, name: str, run: str, protocol: Protocol) -> Path:
 
 
 def write_result(config: Config, result: Result) -> Path:
-    """Write a result to where ``config.results`` says."""
-    return results.write(result, Path(config.results))
+    """Write a result to where ``config.results`` says, its settings first."""
+    folder = Path(config.results)
+    results.write_config(result.run, config, folder)
+    return results.write(result, folder)

@@ -140,14 +140,14 @@ def encoding_notes(covered: Coverage) -> list[str]:
     sides = covered.encodings
     kinds = {"generated": "generated videos", "reference": "reference videos"}
     text = [
-        f"{kinds[side]} are encoded in {len(found)} ways: {'; '.join(map(_encoding, found))}"
+        f"{kinds[side]} are encoded in {len(found)} ways: {'; '.join(map(encoding_text, found))}"
         for side, found in sides.items()
         if len(found) > 1
     ]
     if len(sides) == 2 and not any(
         _same(a, b) for a in sides["generated"] for b in sides["reference"]
     ):
-        both = (" and ".join(map(_encoding, sides[side])) for side in kinds)
+        both = (" and ".join(map(encoding_text, sides[side])) for side in kinds)
         text.append(
             "generated and reference videos are encoded differently: {}, against {}".format(*both)
         )
@@ -160,7 +160,8 @@ def _same(one: Encoding, other: Encoding) -> bool:
     return replace(one, clips=0, bit_rate=None) == replace(own, clips=0, bit_rate=None)
 
 
-def _encoding(found: Encoding) -> str:
+def encoding_text(found: Encoding) -> str:
+    """An encoding in a line, with the number of videos in brackets."""
     rate = "" if found.bit_rate is None else f", {found.bit_rate / 1000:.0f} kbit/s"
     words = [found.codec, found.profile, found.pixels, f"{found.width}x{found.height}"]
     sound = f"{found.audio} {found.sample_rate} Hz" if found.audio else "no audio"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass,
 from pathlib import Path
 from typing import Any
 
+from thbench.config import Config, read_yaml, to_yaml
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
 
@@ -23,7 +25,11 @@ MEASURED, SYNTHETIC = "measured", "measured (synthetic)"
 ORIGINS = (MEASURED, SYNTHETIC, "reported", "smoke")
 SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "_results"
 """The shipped weights' results, ``leaderboards/results`` of a clone."""
+CONFIG = ".config.yaml"
+"""Follows the run's name in the name of the file of settings beside a result."""
 DIRECTIONS = ("higher", "lower", "zero", "reference")
+_PLACES = ("videos", "reference")
+"""Fields of ``Result`` that are paths."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,19 @@ class WeightsRef:
     steps: int
     shipped: bool = False
     dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanRef:
+    """The plan by which clips were generated.
+
+    Attributes:
+        name: of ``thbench.generation.plans.BUILDERS``.
+        options: of the builder, all of them; 0 and 1 for what is off and on.
+    """
+
+    name: str
+    options: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -358,11 +377,15 @@ class Result:
         metrics: values by the metric's name, in the protocol's order.
         timed: time and memory, measured as the protocol says, or None.
         space: what the strategy generates in ("flow", "pixels", ...).
+        plan: by which it generated; None where nothing was, and in results written before this was.
         weights: of the strategy's trained stages, by stage; empty where nothing was generated.
         samples_seen: by the trained networks, or None.
         over_time: values over bins of frames, by the metric's name.
         over_time_unavailable: metrics that could not be followed, and the remedy.
         by: values within subgroups of the clips, or None where none were asked for.
+        videos: the folder of the scored videos, "" where it is not known. A path from here; in the
+            file one from the file's folder.
+        reference: the same of what they were scored against.
         per_clip: the values of each clip, kept in a file beside.
     """
 
@@ -384,10 +407,13 @@ class Result:
     weights: dict[str, WeightsRef] = field(default_factory=dict)
     samples_seen: int | None = None
     space: str | None = None
+    plan: PlanRef | None = None
     notes: tuple[str, ...] = ()
     git: str | None = None
     packages: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    videos: str = ""
+    reference: str = ""
     schema_version: int = SCHEMA_VERSION
     per_clip: tuple[ClipRow, ...] = ()
 
@@ -403,10 +429,31 @@ def write(result: Result, folder: Path) -> Path:
     path = path_of(result.run, folder)
     _check(result, path)
     content = asdict(result)
+    for key in _PLACES:
+        if content[key]:
+            place = os.path.relpath(Path(content[key]).resolve(), folder.resolve())
+            content[key] = Path(place).as_posix()
     lines = "".join(_dump(_plain(row)) + "\n" for row in content.pop("per_clip"))
     write_atomic(folder / f"{result.run}.clips.jsonl", lines)
     write_atomic(path, _dump(content, indent=2) + "\n")
     return path
+
+
+def write_config(run: str, config: Config, folder: Path) -> Path:
+    """Write ``<run>.config.yaml``, the settings that a result was made with; return its path."""
+    path = folder / f"{run}{CONFIG}"
+    write_atomic(path, to_yaml(config))
+    return path
+
+
+def read_config(run: str, folder: Path) -> dict[str, Any] | None:
+    """The settings beside a result, nested; None where there are none, as of ``thbench score``.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / f"{run}{CONFIG}"
+    return read_yaml(path) if path.is_file() else None
 
 
 def path_of(run: str, folder: Path) -> Path:
@@ -440,7 +487,11 @@ def read(path: Path) -> Result:
         )
     result = typing.cast(Result, _build(Result, dict(content, per_clip=()), str(path)))
     _check(result, path)
-    return replace(result, per_clip=_read_rows(path))
+    kept = {key: getattr(result, key) for key in _PLACES}
+    places: dict[str, Any] = {
+        key: os.path.normpath(path.parent / p) for key, p in kept.items() if p
+    }
+    return replace(result, per_clip=_read_rows(path), **places)
 
 
 def read_folder(folder: Path) -> list[Result]:

@@ -102,6 +102,8 @@ def score(
         cost=summarize_costs([pair.generated for pair in pairs]),
         seeds=tuple(sorted({pair.seed for pair in pairs})),
         notes=notes,
+        videos=str(generated),
+        reference=str(reference),
         **vars(outcome),
         **{**provenance(), **row},
     )
@@ -186,6 +188,8 @@ def score_ground_truth(
         origin=_origin(MEASURED, truth),
         data=truth.data,
         notes=tuple(encoding_notes(outcome.coverage)),
+        videos=str(reference),
+        reference=str(reference),
         **vars(outcome),
         **provenance(),
     )

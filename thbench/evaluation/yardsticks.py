@@ -206,8 +206,18 @@ def _ground_truth(config: Config, device: str) -> Result:
         device=device,
         progress=config.trainer.progress,
     )
+    return replace(result, run=ground_truth_run(config, protocol))
+
+
+def ground_truth_run(config: Config, protocol: Protocol) -> str:
+    """The name of the ground truth's result, as `thbench score --ground-truth` names the same row.
+
+    Args:
+        config: says what is asked for.
+        protocol: of ``pipeline.protocol_of``.
+    """
+    asked = config.eval
     chosen = replace(EvalConfig(), split=asked.split, limit=asked.limit, frames=asked.frames)
     chosen.seeds = asked.seeds
-    # Under the name that `thbench score --ground-truth` gives it, where it is the same row.
     part = "" if chosen == EvalConfig() else f"-{content_hash(chosen, 8)}"
-    return replace(result, run=f"{result.run}{part}")
+    return f"{GROUND_TRUTH}-{config.eval_data.name}-{protocol.name}{part}"

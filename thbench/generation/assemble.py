@@ -18,10 +18,10 @@ from thbench.data.dataset import SOURCES
 from thbench.diffusion.ddim import SPACINGS
 from thbench.generation import plans
 from thbench.generation.strategy import Strategy
-from thbench.training.loggers import MODES
 from thbench.training.optim import check_optim
 from thbench.training.runs import describe_weights, load_nets, locate, samples_seen
 from thbench.training.stage import Stage, StageContext
+from thbench.training.tracking import LOGGERS, MODES
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def _check_training(settings: StageConfig, where: str) -> None:
 def _check_settings(config: Config) -> None:
     """Values of keys that the schema has, which networks do not see."""
     _check_choice("trainer.precision", config.trainer.precision, TRAINING_PRECISIONS)
+    _check_choice("tracking.logger", config.tracking.logger, LOGGERS)
     _check_choice("tracking.wandb", config.tracking.wandb, MODES)
     budget = config.trainer.frames_per_call
     if budget is not None and budget < 1:

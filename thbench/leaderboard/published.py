@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from thbench.core.errors import UserError, did_you_mean
 from thbench.evaluation.results import DIRECTIONS
 from thbench.leaderboard.rank import Cell, Column, Row, Table, ranked
 
+FOLDER = Path(__file__).resolve().parents[1] / "_published"
+"""Papers' tables, ``leaderboards/published`` of a clone."""
+NOT_PRINTED = "the paper prints none"
 _KEYS = ("table", "part", "caption", "columns", "reference", "unranked", "rows")
 
 
@@ -79,14 +83,16 @@ def _cells(where: str, text: str, columns: list[Column]) -> dict[str, Cell]:
     cells = {}
     for column, word in zip(columns, words, strict=True):
         try:
-            cells[column.name] = Cell() if word == "-" else Cell(float(word), text=word)
+            cells[column.name] = (
+                Cell(missing=NOT_PRINTED) if word == "-" else Cell(float(word), text=word)
+            )
         except ValueError as error:
             raise UserError(f"{where}: '{word}' is no number.") from error
     return cells
 
 
 def _with_reference(cell: Cell, truth: Cell | None) -> Cell:
-    return Cell(cell.value, reference=truth.value if truth else None, text=cell.text)
+    return replace(cell, reference=truth.value if truth else None)
 
 
 def _known(where: str, name: str, directions: Mapping[str, str]) -> str:

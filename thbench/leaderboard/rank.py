@@ -11,11 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from metrics.intervals import bootstrap, jackknife
-from metrics.signed_rank import MIN_PAIRS
 from thbench.config import content_hash
 from thbench.evaluation.report import GIGA, damage, notes_of, timing_method
 from thbench.evaluation.results import (
@@ -23,47 +18,11 @@ from thbench.evaluation.results import (
     Control,
     CostSummary,
     Curve,
+    MetricValue,
     Result,
     TimingSummary,
 )
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric's name, unit and direction; a column without direction is not ranked."""
-
-    name: str
-    direction: str | None
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A metric value in a row.
-
-    Attributes:
-        value: or None where there is none.
-        interval: of the value, or None.
-        reference: what the value should be near to, for direction ``reference``.
-        text: as printed in a paper, where it comes from one.
-        mark: ``best``, ``second`` or nothing.
-        clips: value and reference (NaN where there is none) of each clip that has a value, mean
-            over seeds; empty for metrics of sets.
-        left_out: of metrics of sets, the values without each group of clips in turn.
-        scored: ids of the clips that the row has; two rows have the same groups where these are
-            the same.
-    """
-
-    value: float | None = None
-    interval: Interval | None = None
-    reference: float | None = None
-    text: str | None = None
-    mark: str = ""
-    clips: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    left_out: tuple[float, ...] = ()
-    scored: frozenset[str] = frozenset()
+from thbench.leaderboard.paired import Cell, Column, rank_key, tied
 
 
 @dataclass(frozen=True)
@@ -137,31 +96,13 @@ def ranked(table: Table) -> Table:
 
 
 def select_columns(table: Table, names: Iterable[str]) -> Table:
-    """The table with only those of its columns that ``names`` lists, in that order."""
-    known = {column.name: column for column in table.columns}
-    return replace(table, columns=tuple(known[name] for name in names if name in known))
+    """The table with only those of its columns that ``names`` lists, in that order.
 
-
-def rank_key(column: Column, cell: Cell) -> float | None:
-    """What cells of a column are sorted by, least first; None where a cell cannot be ranked."""
-    interval = _rank_interval(column, cell, None)
-    return interval[0] if interval else None
-
-
-def _rank_interval(column: Column, cell: Cell, interval: Interval | None) -> Interval | None:
-    """The least and the greatest ``rank_key`` within an interval, by default that of the value."""
-    if cell.value is None:
-        return None
-    low, high = interval or (cell.value, cell.value)
-    if column.direction == "lower":
-        return low, high
-    if column.direction == "higher":
-        return -high, -low
-    target = 0.0 if column.direction == "zero" else cell.reference
-    if target is None:
-        return None
-    ends = abs(low - target), abs(high - target)
-    return (0.0 if low <= target <= high else min(ends)), max(ends)
+    Case does not count; names that it has not are passed over.
+    """
+    known = {column.name.lower(): column for column in table.columns}
+    wanted = (name.lower() for name in names)
+    return replace(table, columns=tuple(known[name] for name in wanted if name in known))
 
 
 def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
@@ -170,76 +111,34 @@ def _marks(cells: Mapping[int, Cell], column: Column) -> dict[int, str]:
     if len(scored) < 2:
         return {}
     order = sorted(scored, key=lambda i: scored[i])
-    best = [i for i in order if _tied(column, cells[order[0]], cells[i])]
+    best = [i for i in order if tied(column, cells[order[0]], cells[i])]
     marks = dict.fromkeys(best, "best")
     rest = [i for i in order if i not in marks]
     if len(best) == 1 and rest:
-        second = [i for i in rest if _tied(column, cells[rest[0]], cells[i])]
+        second = [i for i in rest if tied(column, cells[rest[0]], cells[i])]
         marks |= dict.fromkeys(second, "second")
     # A mark that all rows carry says nothing.
     return {} if len(best) == len(order) else marks
-
-
-def _tied(column: Column, first: Cell, second: Cell) -> bool:
-    """Whether the paired interval of the difference covers zero.
-
-    That is a bootstrap over clips; for metrics of sets, such as Frechet distances, a jackknife over
-    groups of them. Values with fewer than ``MIN_PAIRS`` clips in common, or of other clips, tie
-    where their own intervals overlap.
-    """
-    if paired := _paired_sets(column, first, second):
-        return paired[0] <= 0 <= paired[1]
-    both = sorted(first.clips.keys() & second.clips.keys())
-    pairs = [(first.clips[i][0], *second.clips[i]) for i in both]
-    known = _columns(pairs, column)
-    apart = bootstrap(known, lambda means: _behind(column, means))
-    if apart is not None and len(known) >= MIN_PAIRS:
-        return apart[0] <= 0 <= apart[1]
-    a, b = (_rank_interval(column, c, c.interval) for c in (first, second))
-    return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
-
-
-def _paired_sets(column: Column, first: Cell, second: Cell) -> Interval | None:
-    """The jackknife interval of the difference of a metric of sets; None where it has none."""
-    if first.scored != second.scored or len(first.left_out) != len(second.left_out):
-        return None
-    if first.value is None or second.value is None or column.direction == "reference":
-        return None  # the reference has values of its own without each group
-    signed = np.abs if column.direction == "zero" else np.asarray
-    values = signed([[first.value, *first.left_out], [second.value, *second.left_out]])
-    apart = values[0] - values[1]
-    return jackknife(float(apart[0]), apart[1:].tolist())
-
-
-def _columns(
-    pairs: Sequence[tuple[float, float, float]], column: Column
-) -> list[tuple[float, ...]]:
-    """Pairs with the reference's value only for direction ``reference``: elsewhere it is NaN."""
-    return [p if column.direction == "reference" else p[:2] for p in pairs]
-
-
-def _behind(column: Column, means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much worse the first is than the second, (draws,), from means (draws, 2 or 3)."""
-    if column.direction in ("lower", "higher"):
-        sign = 1 if column.direction == "lower" else -1
-        return np.asarray(sign * (means[:, 0] - means[:, 1]))
-    target = means[:, 2] if column.direction == "reference" else 0.0
-    return np.asarray(np.abs(means[:, 0] - target) - np.abs(means[:, 1] - target))
 
 
 def _marked(row: Row, column: str, mark: str) -> Row:
     return replace(row, cells={**row.cells, column: replace(row.cells[column], mark=mark)})
 
 
+def versions_of(result: Result) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Version and extractors of each metric that a result has, by name."""
+    return {
+        name: (f.version, f.extractors)
+        for name, f in result.metrics.items()
+        if f.unavailable is None
+    }
+
+
 def _compatible(results: Sequence[Result]) -> list[list[Result]]:
     """Lists within which no metric has two versions or extractors."""
-    lists: list[tuple[dict[str, tuple[object, ...]], list[Result]]] = []
+    lists: list[tuple[dict[str, tuple[int, tuple[str, ...]]], list[Result]]] = []
     for result in results:
-        versions = {
-            name: (f.version, f.extractors)
-            for name, f in result.metrics.items()
-            if f.unavailable is None
-        }
+        versions = versions_of(result)
         for known, members in lists:
             if all(known.get(name, own) == own for name, own in versions.items()):
                 known.update(versions)
@@ -250,6 +149,7 @@ def _compatible(results: Sequence[Result]) -> list[list[Result]]:
     return [members for _, members in lists]
 
 
+ALL_ROWS = "all rows"
 SAMPLES = "Samples seen"
 """Column: how much the networks were trained."""
 
@@ -309,7 +209,7 @@ def _table(results: Sequence[Result], suffix: str) -> Table:
         columns=tuple(columns),
         rows=tuple(rows),
         facts={k: v for k, v in facts.items() if v},
-        notes=tuple(_notes(results)),
+        notes=tuple(_notes(results, titles)),
         curves=_curves(results, titles),
         controls=_controls(results, titles),
     )
@@ -353,6 +253,7 @@ def _row(result: Result, title: str) -> Row:
             clips=_clips(result, name),
             left_out=found.left_out,
             scored=scored,
+            missing=_why_missing(found),
         )
         for name, found in result.metrics.items()
     }
@@ -363,6 +264,12 @@ def _row(result: Result, title: str) -> Row:
     if result.samples_seen:
         cells[SAMPLES] = Cell(float(result.samples_seen))
     return Row(title, result.origin, cells, result.strategy != GROUND_TRUTH, result.run)
+
+
+def _why_missing(found: MetricValue) -> str:
+    if found.value is not None:
+        return ""
+    return found.unavailable or ("not defined on any of its clips" if found.missing else "")
 
 
 def _clips(result: Result, name: str) -> dict[str, tuple[float, float]]:
@@ -384,24 +291,57 @@ def _sort_key(column: Column, row: Row) -> tuple[bool, float]:
     return value is None, value or 0.0
 
 
-def _notes(results: Sequence[Result]) -> list[str]:
-    notes: dict[str, None] = {}
-    for r in sorted(results, key=lambda r: (r.title, r.run)):
+def _notes(results: Sequence[Result], titles: Sequence[str]) -> list[str]:
+    """What is to be known of rows. What several rows have in common is said once."""
+    said: dict[str, dict[str, str]] = {}
+    absent: dict[str, dict[int, list[str]]] = {}
+    for title, r in sorted(zip(titles, results, strict=True), key=lambda pair: pair[0]):
         wanted = r.coverage.expected * max(1, len(r.seeds))
+        texts = []
         if r.coverage.scored < wanted:
-            notes[f"{r.title}: {r.coverage.scored} of {wanted} clips were scored."] = None
+            texts.append(f"{r.coverage.scored} of {wanted} clips were scored.")
         if damaged := damage(r.coverage):
-            notes[f"{r.title}: {damaged}."] = None
-        for text in r.notes:
-            notes[f"{r.title}: {text}"] = None
-        for text, names in notes_of(r).items():
-            notes[f"{r.title}, {', '.join(names)}: {text}."] = None
+            texts.append(f"{damaged}.")
+        texts += r.notes
+        texts += [f"{', '.join(names)}: {text}." for text, names in notes_of(r).items()]
+        for text in texts:
+            head, _, tail = text.rpartition(": ")
+            said.setdefault(head or tail, {})[title] = tail if head else ""
         for name, found in r.metrics.items():
-            if found.unavailable:
-                notes[f"{name} is unavailable: {found.unavailable}."] = None
             if found.missing:
-                notes[f"{r.title}, {name}: not defined on {found.missing} clips."] = None
-    return list(notes)
+                absent.setdefault(name, {}).setdefault(found.missing, []).append(title)
+    unavailable = [
+        f"{name} is unavailable: {found.unavailable}."
+        for r in results
+        for name, found in r.metrics.items()
+        if found.unavailable
+    ]
+    notes = [_note(head, tails, titles) for head, tails in said.items()]
+    for name, counts in absent.items():
+        parts = [f"{n} clips of {_these(rows, titles)}" for n, rows in sorted(counts.items())]
+        notes.append(f"{name}: not defined on {'; on '.join(parts)}.")
+    return list(dict.fromkeys([*unavailable, *notes]))
+
+
+def _note(head: str, tails: Mapping[str, str], of: Sequence[str]) -> str:
+    """What rows have in common, and what each has of its own behind the last colon."""
+    rows, kinds = _these(list(tails), of), set(tails.values())
+    rows = "A" + rows[1:] if rows.startswith(ALL_ROWS) else rows
+    if len(kinds) == 1:
+        (tail,) = kinds
+        return f"{rows}: {head}{f': {tail}' if tail else ''}"
+    own = "; ".join(f"{title}: {tail.rstrip('.')}" for title, tail in tails.items())
+    return f"{rows}: {head}: {own}."
+
+
+def _these(titles: Sequence[str], of: Sequence[str]) -> str:
+    """Some of a table's rows in words. Titles have commas of their own."""
+    others = [title for title in of if title not in titles]
+    if len(of) > 1 and not others:
+        return ALL_ROWS
+    if len(others) < min(3, len(titles)):
+        return f"{ALL_ROWS} but {' / '.join(others)}" if len(of) > 1 else titles[0]
+    return " / ".join(titles)
 
 
 def _slug(words: Sequence[str]) -> str:

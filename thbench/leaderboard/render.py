@@ -6,19 +6,13 @@ import csv as _csv
 import io
 from collections.abc import Callable
 
-from thbench.evaluation.report import printer, verdict
-from thbench.leaderboard.rank import Cell, Column, Row, Table
+from thbench.evaluation.report import verdict
+from thbench.leaderboard.cells import NONE, Text, heading, legend, number, texts
+from thbench.leaderboard.html import html
+from thbench.leaderboard.latex import latex
+from thbench.leaderboard.rank import Cell, Table
 
-ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
 MARKS = "Best **bold**, second <u>underlined</u>, among rows of one origin."
-TIES = (
-    "Brackets hold confidence intervals over clips. Rows tie where a paired bootstrap over clips of"
-    " their difference covers zero or, without values per clip, where their intervals overlap."
-)
-DIRECTIONS = {
-    "zero": "`→0`: the nearer to zero the better.",
-    "reference": "`→ref`: the nearer to the reference's own value the better.",
-}
 CONTROL = (
     "Each clip was also measured with another clip's audio, over the frames that both have."
     " Differences are own less other; p is that of Wilcoxon's signed-rank test, two-sided, over"
@@ -27,18 +21,22 @@ CONTROL = (
 )
 OVER_TIME = "-over-time"
 """Follows a table's name in the names of its files of values over time."""
-OWN_REFERENCE = "It stands in parentheses."
 
 
 def markdown(table: Table) -> str:
     """A Markdown page with one table."""
-    head = ["Row", "Origin", *(_heading(c) for c in table.columns)]
-    body = [[_escape(row.title), row.origin, *_cell_texts(table, row)] for row in table.rows]
+    head = ["Row", "Origin", *(heading(c) for c in table.columns)]
+    body = [
+        [_escape(row.title), row.origin, *map(_cell_text, cells)]
+        for row, cells in zip(table.rows, texts(table), strict=True)
+    ]
     lines = [f"# {table.title}", ""]
     lines += [f"- {name}: {text}" for name, text in table.facts.items()]
-    lines += ["", _line(head), _line(["---", "---", *("---:" for _ in table.columns)])]
+    lines += ["", _line([_escape(text) for text in head])]
+    lines += [_line(["---", "---", *("---:" for _ in table.columns)])]
     lines += [_line(row) for row in body]
-    lines += ["", _legend(table)]
+    if words := legend(table, MARKS):
+        lines += ["", " ".join(words)]
     if table.notes:
         lines += ["", *(f"- {note}" for note in table.notes)]
     lines += _control_lines(table)
@@ -62,23 +60,6 @@ def csv(table: Table) -> str:
     return out.getvalue()
 
 
-def show(table: Table) -> None:
-    """Print a table in the terminal, transposed: a line per metric, best and second marked."""
-    import rich.table
-    from rich.markup import escape
-
-    shown = rich.table.Table("", title=escape(table.title), box=None, header_style="bold")
-    for row in table.rows:
-        shown.add_column(escape(row.title), justify="right", overflow="fold")
-    shown.add_row("", *(row.origin for row in table.rows))
-    styles = {"best": "[bold]{}[/]", "second": "[underline]{}[/]"}
-    for column in table.columns:
-        cells = [row.cells.get(column.name, Cell()) for row in table.rows]
-        values = (_value(cell, column, styles.get(cell.mark, "{}")) for cell in cells)
-        shown.add_row(escape(_heading(column)), *values)
-    printer().print(shown)
-
-
 def curves_csv(table: Table) -> str:
     """One line per metric, row and bin of frames: first and last frame, value, clips."""
     out = io.StringIO()
@@ -92,16 +73,12 @@ def curves_csv(table: Table) -> str:
     return out.getvalue()
 
 
-FORMATS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": csv}
-
-
-def number(value: float) -> str:
-    """About four significant digits, without an exponent; integers over 1 without decimals."""
-    size = abs(value)
-    decimals = 1 if size >= 100 else 2 if size >= 10 else 3
-    if size > 1 and value == int(value):
-        decimals = 0
-    return f"{value:.{decimals}f}"
+FORMATS: dict[str, Callable[[Table], str]] = {
+    **{"md": markdown, "csv": csv},
+    **{"tex": latex, "html": html},
+}
+WRITTEN = ("md", "csv", "tex")
+"""Formats that ``thbench leaderboard`` writes where none are named."""
 
 
 def _control_lines(table: Table) -> list[str]:
@@ -115,48 +92,16 @@ def _control_lines(table: Table) -> list[str]:
     for name, rows in table.controls.items():
         for title, control in rows.items():
             found = (control.own, control.other, control.median)
-            texts = ["–" if value is None else number(value) for value in found]
+            texts = [NONE if value is None else number(value) for value in found]
             test = verdict(control, directions.get(name, ""))
-            lines.append(_line([name, _escape(title), *texts, str(control.n), test]))
+            lines.append(_line([_escape(name), _escape(title), *texts, str(control.n), test]))
     return lines
 
 
-def _legend(table: Table) -> str:
-    names = [column.name for column in table.columns]
-    cells = [row.cells[name] for row in table.rows for name in names if name in row.cells]
-    used = {column.direction for column in table.columns}
-    words = [MARKS]
-    words += [TIES] if any(cell.interval for cell in cells) else []
-    words += [text for direction, text in DIRECTIONS.items() if direction in used]
-    if any(cell.reference is not None and cell.text is None for cell in cells):
-        words.append(OWN_REFERENCE)
-    return " ".join(words)
-
-
-def _cell_texts(table: Table, row: Row) -> list[str]:
-    return [_cell_text(row.cells.get(column.name, Cell()), column) for column in table.columns]
-
-
-def _cell_text(cell: Cell, column: Column) -> str:
-    text = _value(cell, column, {"best": "**{}**", "second": "<u>{}</u>"}.get(cell.mark, "{}"))
-    if cell.value is not None and cell.interval:
-        text += " [{}, {}]".format(*map(number, cell.interval))
-    return text
-
-
-def _value(cell: Cell, column: Column, mark: str = "{}") -> str:
-    if cell.value is None:
-        return "–"
-    text = mark.format(cell.text or number(cell.value))
-    # A paper prints the reference as a row of its own.
-    if column.direction == "reference" and cell.reference is not None and cell.text is None:
-        text += f" ({number(cell.reference)})"
-    return text
-
-
-def _heading(column: Column) -> str:
-    name = f"{column.name} ({column.unit})" if column.unit else column.name
-    return f"{name} {ARROWS[column.direction]}" if column.direction else name
+def _cell_text(text: Text) -> str:
+    shown = {"best": "**{}**", "second": "<u>{}</u>"}.get(text.mark, "{}").format(text.value)
+    shown += f" {text.interval}" if text.interval else ""
+    return shown + (f"<sup>{text.footnote}</sup>" if text.footnote else "")
 
 
 def _csv_cell(cell: Cell) -> list[object]:

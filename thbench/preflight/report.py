@@ -165,7 +165,7 @@ def duration(seconds: float | None) -> str:
     for size, unit in ((365 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:{'.2g' if seconds < 99.5 * size else '.0f'}} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:{'.2g' if seconds < 99.5 else '.0f'}} s"
 
 
 def size_text(n: float) -> str:

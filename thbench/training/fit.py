@@ -155,7 +155,7 @@ def fit_stage(config: Config, name: str) -> StageRun:
                 run.update_record(status="failed", error=str(error))
             raise
         finally:
-            finish(trainer.loggers, failed=not done)
+            finish(trainer.loggers, run, failed=not done)
     _finish(trainer, run, stage)
     return run
 

@@ -1,24 +1,22 @@
-"""Loggers: always a CSV file of curves, Weights & Biases where configured."""
+"""Loggers of training: always a CSV file of curves, and a tracker where configured."""
 
 from __future__ import annotations
 
 import csv
-import netrc
-import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from thbench.config import Config
-from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
 from thbench.training.runs import StageRun
+from thbench.training.tracking import About, forgiven, tracker, weights_artifact
 
-MODES = ("auto", "online", "offline", "off")
 _HEADER = ("step", "name", "value")
 
 
@@ -86,76 +84,38 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def loggers(config: Config, run: StageRun, resume_at: int = 0) -> list[Logger]:
-    """The loggers of a run.
+    """The loggers of a stage's training: the CSV file, and what ``tracking.logger`` names.
 
-    Weights & Biases groups runs by strategy, and identifies a run by its folder's name, so a
-    resumed run continues its curves.
+    Trackers know a run by its folder's name, so a resumed run continues its curves.
 
     Raises:
-        UserError: an unknown mode, or ``online`` without a key.
+        UserError: as ``tracker``.
     """
     curves = CurveLogger(run.folder / "metrics.csv", resume_at)
-    mode = wandb_mode(config.tracking.wandb)
-    return [curves] if mode == "off" else [curves, _wandb(config, run, mode)]
+    about = About(
+        id=run.folder.name,
+        name=f"{config.strategy}/{run.name}",
+        group=config.tracking.group or config.data.name,
+        job=f"fit/{run.name}",
+        tags=(config.strategy, config.scale, config.data.name),
+        config={**asdict(config), "fingerprint": dict(run.fingerprint)},
+        folder=run.folder,
+    )
+    other = tracker(config.tracking, about, resume_at)
+    return [curves] if other is None else [curves, other]
 
 
 @rank_zero_only
-def finish(used: Iterable[Logger], failed: bool) -> None:
-    """End the W&B run, or the next stage of this process would write into it."""
-    from lightning.pytorch.loggers import WandbLogger
-
-    if any(isinstance(logger, WandbLogger) for logger in used):
-        import wandb
-
-        if wandb.run is not None:
-            wandb.finish(exit_code=int(failed), quiet=True)
-
-
-def wandb_mode(wanted: str) -> str:
-    """Resolve ``tracking.wandb`` to ``online``, ``offline`` or ``off``.
-
-    ``auto`` is online with WANDB_API_KEY set, else off.
-
-    Raises:
-        UserError: an unknown mode, or ``online`` without a key.
-    """
-    if wanted not in MODES:
-        raise UserError(f"There is no tracking.wandb={wanted}.{did_you_mean(str(wanted), MODES)}")
-    if wanted == "auto":
-        return "online" if os.environ.get("WANDB_API_KEY") else "off"
-    if wanted == "online" and not _has_key():
-        raise UserError(
-            "tracking.wandb=online needs a key: run `wandb login`, or set WANDB_API_KEY."
-        )
-    return wanted
-
-
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _wandb(config: Config, run: StageRun, mode: str) -> Logger:
+def finish(used: Iterable[Logger], run: StageRun, failed: bool) -> None:
+    """Name the trained weights to W&B and end its run, or the next stage would write into it."""
+    if not any(isinstance(logger, WandbLogger) for logger in used):
+        return
     import wandb
-    from lightning.pytorch.loggers import WandbLogger
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    logger = WandbLogger(
-        name=f"{config.strategy}/{run.name}",
-        id=run.folder.name,
-        project=config.tracking.project,
-        group=config.tracking.group or config.strategy,
-        job_type=run.name,
-        save_dir=run.folder,
-        offline=mode == "offline",
-        resume="allow",
-        config=dict(run.fingerprint),
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=False),
-    )
-    # Lightning passes on an option that W&B no longer has, and W&B then says so on every start.
-    getattr(logger, "_wandb_init", {}).pop("anonymous", None)
-    return logger
+    if wandb.run is None:
+        return
+    with forgiven(run.folder.name):
+        if not failed:
+            made = weights_artifact(run.name, run.hash, run.steps, run.last)
+            wandb.run.log_artifact(made)
+    wandb.finish(exit_code=int(failed), quiet=True)

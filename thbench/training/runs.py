@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thbench.config import Config, StageConfig, content_hash, to_yaml
+from thbench.config import Config, StageConfig, content_hash, flatten, to_yaml
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
 from thbench.core.registry import resolve
@@ -560,11 +560,11 @@ def _runs_of(name: str, runs: Path) -> Iterator[StageRun]:
 def _nearest_run(run: StageRun) -> str:
     """A line on the trained run of the same stage whose settings differ least."""
     found: list[tuple[int, str]] = []
-    own = _flat(run.fingerprint)
+    own = flatten(run.fingerprint)
     for trained in _runs_of(run.name, run.folder.parent):
         if not trained.last.is_file():
             continue
-        other = _flat(trained.fingerprint)
+        other = flatten(trained.fingerprint)
         keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
         listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
         found.append((len(keys), f" {trained.folder} is trained with {listed}."))
@@ -581,10 +581,10 @@ def _shipped_hint(config: Config, name: str) -> str:
             f" Weights with these settings are shipped, trained on '{data}' (digest"
             f" {str(digest)[:8]}): weights=zoo takes them."
         )
-    own = _flat(_own(_fingerprint(config, name, "")))
+    own = flatten(_own(_fingerprint(config, name, "")))
     found: list[tuple[int, str]] = []
     for shipped in zoo.entries(name):
-        other = _flat(_own(shipped.meta["fingerprint"]))
+        other = flatten(_own(shipped.meta["fingerprint"]))
         keys = [k for k in sorted({*own, *other}) if own.get(k) != other.get(k)]
         listed = ", ".join(f"{k}={other.get(k)} (here {own.get(k)})" for k in keys)
         listed = listed or "the settings of the stages that it builds on"
@@ -595,17 +595,6 @@ def _shipped_hint(config: Config, name: str) -> str:
 def _from_zoo(shipped: zoo.Shipped, runs: Path) -> StageRun:
     folder = runs / f"{shipped.stage}-{shipped.hash}"
     return StageRun(shipped.stage, shipped.hash, folder, shipped.meta["fingerprint"], shipped)
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    if not isinstance(value, Mapping):
-        return {key: value}
-    return {
-        k: v
-        for name, part in value.items()
-        for k, v in _flat(part, f"{key}.{name}" if key else name).items()
-    }
 
 
 def _own(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
