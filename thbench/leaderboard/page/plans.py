@@ -56,7 +56,7 @@ def drawn(plan: Mapping[str, Any], source: str, frames: int = FRAMES) -> dict[st
             if shade is not None:
                 cells.append([y, columns[0], len(columns), shade])
     # Results keep switches as 0 and 1.
-    numbers = {k: int(v) if isinstance(v, bool) else v for k, v in plan.items()}
+    numbers = {k: int(v) if isinstance(v, bool) else v for k, v in plans.filled(plan).items()}
     words = plans.describe(numbers)
     return {"plan": words, "from": source, "frames": n, "calls": len(grid), "cells": cells}
 
