@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 
 from tests import toy_training as toy
 from tests.leaderboard.rows import result
@@ -100,6 +101,9 @@ def test_other_loggers_are_a_word_away(keyless, monkeypatch):
 
 
 def test_wandb_offline_writes_into_the_run_folder(tmp_path, monkeypatch, capfd):
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb.setup()  # as a program does that used W&B before: what it read of the environment stays
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "toy-123"
     folder.mkdir(parents=True)

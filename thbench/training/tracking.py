@@ -198,9 +198,16 @@ def _wandb(settings: TrackingConfig, about: About, mode: str) -> Logger:
         tags=[tag[:MAX_TAG] for tag in dict.fromkeys(about.tags) if tag],
         save_dir=about.folder,
         offline=mode == "offline",
-        resume="allow",
+        # Offline an id is all that a run needs to go on; W&B warns of more.
+        resume=None if mode == "offline" else "allow",
         config=dict(about.config),
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=False),
+        # Lightning says "offline" by an environment variable, which W&B reads once in a process.
+        settings=wandb.Settings(
+            mode="offline" if mode == "offline" else "online",
+            silent=True,
+            console="off",
+            x_disable_stats=False,
+        ),
     )
     # Lightning passes on an option that W&B no longer has, and W&B then says so on every start.
     getattr(logger, "_wandb_init", {}).pop("anonymous", None)
