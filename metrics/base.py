@@ -24,13 +24,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torchmetrics
 from torch import Tensor
 
 from metrics.frames import Frames, as_frames, part_size, parts
+from metrics.plotting import AxesOf, plot_clips, plot_values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Direction = Literal["higher", "lower", "zero", "reference"]
 """Which way is better: up, down, towards zero, towards the reference's own value."""
@@ -107,6 +111,25 @@ class BenchMetric(torchmetrics.Metric, ABC):
     @abstractmethod
     def compute(self) -> Any:
         """The value over all clips so far, a float64 scalar, NaN where there is none."""
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> AxesOf:
+        """Plot a value, or values of several rounds, as torchmetrics' own metrics do.
+
+        Args:
+            val: what ``compute`` returned, once or several times; the present value by default.
+            ax: where to draw; a new figure by default.
+
+        Returns:
+            The figure, None where ``ax`` was given, and the axes.
+        """
+        limit = {"higher": self.bounds[1], "lower": self.bounds[0], "zero": 0.0}
+        best = limit.get(self.direction, math.nan)
+        found = self.compute() if val is None else val
+        return plot_values(found, self._label, best if math.isfinite(best) else None, ax)
+
+    @property
+    def _label(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 class ClipMetric(BenchMetric):
@@ -186,6 +209,16 @@ class ClipMetric(BenchMetric):
     def compute_reference(self) -> Tensor:
         """The mean of the reference clips' own values; NaN unless direction is ``reference``."""
         return _mean(self.references)
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> AxesOf:
+        """Plot the value of each clip so far and the mean; or, given ``val``, as ``BenchMetric``.
+
+        A metric of direction ``reference`` also shows the reference clips' own values.
+        """
+        values, references = _numbers(self.values), _numbers(self.references)
+        if val is not None or not values:
+            return super().plot(val, ax)
+        return plot_clips(values, references, self._label, ax)
 
 
 class FrameMetric(ClipMetric):
@@ -379,7 +412,11 @@ class SetMetric(BenchMetric):
 
 
 def _mean(states: list[Tensor] | Tensor) -> Tensor:
-    values = states if isinstance(states, Tensor) else torch.cat([torch.zeros(0), *states])
-    defined = [v for v in values.double().flatten().tolist() if not math.isnan(v)]
+    defined = [value for value in _numbers(states) if not math.isnan(value)]
     mean = math.fsum(defined) / len(defined) if defined else math.nan
     return torch.tensor(mean, dtype=torch.float64)
+
+
+def _numbers(states: list[Tensor] | Tensor) -> list[float]:
+    values = states if isinstance(states, Tensor) else torch.cat([torch.zeros(0), *states])
+    return values.double().flatten().tolist()

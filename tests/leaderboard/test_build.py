@@ -2,12 +2,13 @@ import csv
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.leaderboard.rows import result
 from thbench.core.errors import UserError
-from thbench.evaluation.results import MEASURED, SYNTHETIC, Curve, read_folder, write
+from thbench.evaluation.results import MEASURED, SYNTHETIC, Curve, WeightsRef, read_folder, write
 from thbench.leaderboard import build, published
 from thbench.leaderboard.cells import number
 
@@ -56,6 +57,39 @@ def test_figures_over_time_stand_below_the_table(tmp_path):
     assert lines[3] == ["PSNR", "A", "50", "74", "", "1"]
     assert len(lines) == 1 + 6
     assert picture.stat().st_size > 5000
+
+
+def test_plots_are_svg_as_well_on_request(tmp_path):
+    for name in "ab":
+        curve = Curve(25, (3.0, 2.0), (4, 4), "higher", "dB")
+        own = replace(result(name, seconds=float(ord(name))), title=name.upper())
+        write(replace(own, over_time={"PSNR": curve}), tmp_path / "results")
+    made = build(tmp_path / "results", tmp_path / "out", formats=["md", "svg"])
+    plots = [path for path in made if path.suffix in (".png", ".svg")]
+    (page,) = [path for path in made if path.suffix == ".md" and path.name != "README.md"]
+    for kind in ("over-time", "costs"):
+        (png,) = [p for p in plots if p.name.endswith(f"-{kind}.png")]
+        svg = png.with_suffix(".svg")
+        assert svg in plots
+        words = {text.strip() for text in ElementTree.parse(svg).getroot().itertext()}
+        assert {"A", "B"} <= words
+        assert f"({png.name})" in page.read_text()
+    assert [p.read_bytes() for p in plots] == [
+        p.read_bytes()
+        for p in build(tmp_path / "results", tmp_path / "two", formats=["md", "svg"])
+        if p.suffix in (".png", ".svg")
+    ]
+
+
+def test_cost_by_length_is_drawn_for_each_origin(tmp_path):
+    weights = {"lfg": WeightsRef("0" * 64, 1)}
+    for i, (frames, origin) in enumerate(((100, SYNTHETIC), (200, SYNTHETIC), (100, "smoke"))):
+        own = result(f"r{i}", seconds=1.0, origin=origin)
+        cost = replace(own.cost, frames=float(frames), depth=frames / 10)
+        write(replace(own, cost=cost, weights=weights), tmp_path / "results")
+    index, *made = build(tmp_path / "results", tmp_path / "out")
+    assert [p.name for p in made if "length" in p.name] == ["cost-by-length-measured-synthetic.png"]
+    assert "(cost-by-length-measured-synthetic.png)" in index.read_text()
 
 
 def test_nothing_to_show_is_an_error(tmp_path):

@@ -207,6 +207,12 @@ def test_the_command_prints_lines_of_80(folder, capsys):
     assert seed == ["seed", "0", "1"]
     assert any(line.split() == ["PSNR", "+0", "-0.25*"] for line in lines)
     assert png.read_bytes().startswith(b"\x89PNG")
+    svg = png.with_suffix(".svg")
+    assert main([*words[:-1], str(svg)]) == 0
+    assert "<svg" in svg.read_text()
+    capsys.readouterr()
+    assert main([*words[:-1], str(png.with_suffix(".pdf"))]) == 2
+    assert "a plot's name ends in .png or .svg" in capsys.readouterr().err
 
 
 def test_the_command_prints_json(folder, capsys):

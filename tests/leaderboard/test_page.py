@@ -301,7 +301,9 @@ def test_the_demo_s_page_shows_the_shipped_weights_first(results, tmp_path, monk
 
 
 def test_the_checked_in_results_make_a_page_without_videos(tmp_path):
-    found = read_folder(ROOT / "leaderboards" / "results")[:3]
+    # Elsewhere, as a clone has them: on the machine that made them, the videos may still be there.
+    shutil.copytree(ROOT / "leaderboards" / "results", tmp_path / "results")
+    found = read_folder(tmp_path / "results")[:3]
     table = data(write_page(tmp_path / "page", found))["tables"][0]
     assert table["gallery"]["clips"] == []
     assert table["gallery"]["missing"]

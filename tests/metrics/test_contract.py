@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import metrics
 from metrics.base import BenchMetric, ClipMetric
@@ -126,6 +128,43 @@ def test_figure_is_within_bounds_and_free_of_order(metric):
     backward = float(fill(metric, reversed(range(5))).compute())
     same = 0 if isinstance(metric, ClipMetric) else 1e-9
     assert backward == pytest.approx(forward, rel=same)
+
+
+def test_it_can_be_plotted(metric):
+    value = fill(metric, range(3)).compute()
+    figure, axes = metric.plot([value, 2 * value])
+    assert axes.lines[0].get_ydata() == pytest.approx([float(value), 2 * float(value)])
+    assert metric.name in axes.get_ylabel()
+    assert metric.unit in axes.get_ylabel()
+    pyplot.close(figure)
+    none, same = metric.plot(ax=Figure().add_subplot())
+    assert none is None
+    drawn = [point for dots in same.collections for point in dots.get_offsets()[:, 1].tolist()]
+    if isinstance(metric, ClipMetric):
+        clips = [metric.measure_clip(*pair(i)) for i in range(3)]
+        wanted = [v for side in (1, 0) for v in (c[side] for c in clips) if not math.isnan(v)]
+        assert drawn == pytest.approx(wanted)
+        assert same.lines[-1].get_ydata() == pytest.approx([float(value)] * 2)
+    else:
+        assert same.lines[0].get_ydata() == pytest.approx([float(value)])
+    assert metric.compute() == value
+
+
+def test_a_plot_of_clips_says_how_many_have_no_value():
+    metric = FacesFound()
+    for value in (0.5, math.nan, 1.0):
+        metric.record(value)
+    axes = metric.plot(ax=Figure().add_subplot())[1]
+    assert axes.get_xlabel() == "clip (1 of 3 without a value)"
+    assert axes.collections[0].get_offsets()[:, 0].tolist() == [1, 3]
+
+
+def test_a_plot_shows_the_best_value_that_there_is():
+    best = {"psnr": 100.0, "fid": 0.0, "av-offset": 0.0}
+    for name, value in best.items():
+        axes = make(name).plot(torch.tensor(7.0), Figure().add_subplot())[1]
+        assert axes.lines[-1].get_ydata() == [value] * 2
+    assert len(make("blinks").plot(torch.tensor(7.0), Figure().add_subplot())[1].lines) == 1
 
 
 CLIPWISE = [

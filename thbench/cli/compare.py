@@ -31,6 +31,9 @@ def compare(arguments: argparse.Namespace) -> None:
     if len(arguments.runs) < 2:
         raise UserError("Name two results or more: `thbench compare A B`.")
     if arguments.out:
+        from thbench.leaderboard.plots import check_plot
+
+        check_plot(Path(arguments.out))
         check_writable(Path(arguments.out))
     from thbench.leaderboard.compare import line_up
 

@@ -315,9 +315,9 @@ def _leaderboard(commands: Commands) -> None:
         "--formats",
         nargs="+",
         default=("md", "csv", "tex"),
-        choices=("md", "csv", "tex", "html"),
+        choices=("md", "csv", "tex", "html", "svg"),
         metavar="FORMAT",
-        help="md, csv, tex (needs booktabs) or html; default md csv tex",
+        help="md, csv, tex (needs booktabs), html; svg: plots besides PNG; default md csv tex",
     )
     parser.add_argument(
         "--show", action="store_true", help="print the measured tables as well, as wide as fits"

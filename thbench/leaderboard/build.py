@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
 from thbench.evaluation.results import read_folder
 from thbench.leaderboard import published as papers
-from thbench.leaderboard.plots import draw_curves
+from thbench.leaderboard.costs import Line, lengths
+from thbench.leaderboard.plots import draw_costs, draw_curves, draw_lengths
 from thbench.leaderboard.rank import Table, select_columns, tables_of
-from thbench.leaderboard.render import FORMATS, OVER_TIME, WRITTEN, curves_csv
+from thbench.leaderboard.render import COSTS, FORMATS, OVER_TIME, SVG, WRITTEN, curves_csv
+
+LENGTHS = "cost-by-length"
+"""Name of the plot of all results of an origin."""
 
 
 def build(
@@ -29,7 +34,7 @@ def build(
         out: measured tables go here, those of papers into ``published`` below it.
         published: folder of papers' YAML files; ``published`` beside ``results`` by default.
         columns: as for ``tables``.
-        formats: names of ``render.FORMATS``.
+        formats: names of ``render.FORMATS``. Plots are PNG files; with ``svg``, SVG as well.
 
     Returns:
         The files, the index ``README.md`` first.
@@ -39,9 +44,10 @@ def build(
     """
     measured, reported = tables(results, published, columns)
     files = _write(measured, out, formats) + _write(reported, out / "published", formats)
+    drawn = _draw_lengths(lengths(read_folder(results)), out, formats)
     index = out / "README.md"
-    write_atomic(index, _index(measured, reported))
-    return [index, *files]
+    write_atomic(index, _index(measured, reported, drawn))
+    return [index, *files, *(path for _, path in drawn)]
 
 
 def tables(
@@ -79,21 +85,51 @@ def _with_columns(found: Iterable[Table], columns: Sequence[str]) -> list[Table]
 
 
 def _write(found: Iterable[Table], folder: Path, formats: Sequence[str]) -> list[Path]:
-    paths = []
+    paths: list[Path | None] = []
     for table in found:
         for suffix in formats:
-            paths.append(folder / f"{table.slug}.{suffix}")
-            write_atomic(paths[-1], FORMATS[suffix](table))
+            if suffix != SVG:
+                paths.append(folder / f"{table.slug}.{suffix}")
+                write_atomic(folder / f"{table.slug}.{suffix}", FORMATS[suffix](table))
         if table.curves:
-            paths.append(folder / f"{table.slug}{OVER_TIME}.csv")
-            write_atomic(paths[-1], curves_csv(table))
-            paths.append(draw_curves(table.curves, paths[-1].with_suffix(".png")))
-    return paths
+            numbers = folder / f"{table.slug}{OVER_TIME}.csv"
+            write_atomic(numbers, curves_csv(table))
+            paths.append(numbers)
+        for suffix in _plots(formats):
+            if table.curves:
+                path = folder / f"{table.slug}{OVER_TIME}{suffix}"
+                paths.append(draw_curves(table.curves, path))
+            paths.append(draw_costs(table, folder / f"{table.slug}{COSTS}{suffix}"))
+    return [path for path in paths if path is not None]
 
 
-def _index(measured: Iterable[Table], reported: Iterable[Table]) -> str:
+def _draw_lengths(
+    lines: Sequence[Line], folder: Path, formats: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """Plots for each origin of the lines, with the origin."""
+    found = []
+    for origin in dict.fromkeys(line.origin for line in lines):
+        own = [line for line in lines if line.origin == origin]
+        name = "-".join([LENGTHS, *re.findall(r"\w+", origin)])
+        for suffix in _plots(formats):
+            found.append((origin, draw_lengths(own, folder / f"{name}{suffix}")))
+    return found
+
+
+def _plots(formats: Sequence[str]) -> list[str]:
+    return [".png", ".svg"] if SVG in formats else [".png"]
+
+
+def _index(
+    measured: Iterable[Table], reported: Iterable[Table], drawn: Iterable[tuple[str, Path]]
+) -> str:
     lines = ["# Leaderboards", ""]
     lines += [f"- [{t.title}]({t.slug}.md)" for t in measured] or ["No measured results yet."]
+    for origin, path in drawn:
+        if path.suffix == ".svg":
+            continue  # the same once more
+        lines += ["", f"What clips cost by their length, {origin}:", ""]
+        lines += [f"![network calls by frames of the clip]({path.name})"]
     lines += ["", "## Published tables", ""]
     lines += [f"- [{t.title}](published/{t.slug}.md)" for t in reported]
     return "\n".join(lines).rstrip() + "\n"

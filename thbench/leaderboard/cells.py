@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from thbench.evaluation.report import verdict
 from thbench.leaderboard.rank import Cell, Column, Row, Table
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "reference": "→ref"}
 NONE = "–"
 """Stands where there is no value."""
+MARKS = "Best bold, second underlined, among rows of one origin."
 NOT_MEASURED = "not measured for this row"
 INTERVALS = "Brackets hold confidence intervals over clips."
 TIES = (
@@ -68,7 +70,7 @@ def texts(table: Table) -> list[list[Text]]:
     return [[_text(row, column, letters) for column in table.columns] for row in table.rows]
 
 
-def legend(table: Table, marks: str, intervals: bool = True) -> list[str]:
+def legend(table: Table, marks: str = MARKS, intervals: bool = True) -> list[str]:
     """Sentences below a table: marks, ties, directions, reasons for dashes.
 
     Args:
@@ -86,6 +88,23 @@ def legend(table: Table, marks: str, intervals: bool = True) -> list[str]:
         words.append(OWN_REFERENCE)
     words += [f"{NONE}{letter}: {reason}." for reason, letter in reasons(table).items()]
     return words
+
+
+CONTROLS = ("Metric", "Row", "Own audio", "Another's", "Median difference", "Clips", "Test")
+"""Headings of ``control_lines``."""
+
+
+def control_lines(table: Table) -> list[list[str]]:
+    """A line for each metric and row that was also measured with another clip's audio."""
+    directions = {column.name: column.direction or "" for column in table.columns}
+    lines = []
+    for name, rows in table.controls.items():
+        for title, control in rows.items():
+            found = (control.own, control.other, control.median)
+            values = [NONE if value is None else number(value) for value in found]
+            test = verdict(control, directions.get(name, ""))
+            lines.append([name, title, *values, str(control.n), test])
+    return lines
 
 
 def _text(row: Row, column: Column, letters: dict[str, str]) -> Text:

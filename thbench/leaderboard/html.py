@@ -7,7 +7,6 @@ from html import escape
 from thbench.leaderboard.cells import Text, heading, legend, texts
 from thbench.leaderboard.rank import Table
 
-MARKS = "Best bold, second underlined, among rows of one origin."
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color-scheme: light dark }
 div { overflow-x: auto }
@@ -36,7 +35,7 @@ def html(table: Table) -> str:
         first = f'<th scope="row">{escape(row.title)}</th><td>{escape(row.origin)}</td>'
         lines.append(f"<tr>{first}{''.join(map(_cell, cells))}</tr>")
     lines += ["</tbody>", "</table></div>"]
-    if words := legend(table, MARKS):
+    if words := legend(table):
         lines.append(f"<p>{escape(' '.join(words))}</p>")
     return "\n".join([*lines, *_list(table.notes), "</html>"]) + "\n"
 

@@ -6,8 +6,8 @@ import csv as _csv
 import io
 from collections.abc import Callable
 
-from thbench.evaluation.report import verdict
-from thbench.leaderboard.cells import NONE, Text, heading, legend, number, texts
+from thbench.leaderboard.cells import CONTROLS, Text, control_lines, heading, legend, texts
+from thbench.leaderboard.costs import plotted
 from thbench.leaderboard.html import html
 from thbench.leaderboard.latex import latex
 from thbench.leaderboard.rank import Cell, Table
@@ -19,8 +19,14 @@ CONTROL = (
     " clips. A metric that does not tell both apart does not measure sync on these"
     " videos, or there are too few clips to see it."
 )
+COST_NOTE = (
+    "A dashed line joins the rows that no other beats in both; whether rows differ by more than"
+    " chance, the table's marks say. Dotted: the reference's own value."
+)
 OVER_TIME = "-over-time"
 """Follows a table's name in the names of its files of values over time."""
+COSTS = "-costs"
+"""Likewise, of its plot of costs against qualities."""
 
 
 def markdown(table: Table) -> str:
@@ -43,6 +49,9 @@ def markdown(table: Table) -> str:
     if table.curves:
         lines += ["", "## Over time", "", f"![values over time]({table.slug}{OVER_TIME}.png)"]
         lines += ["", f"In numbers: [{table.slug}{OVER_TIME}.csv]({table.slug}{OVER_TIME}.csv)"]
+    if plotted(table):
+        lines += ["", "## Cost and quality", ""]
+        lines += [f"![costs against qualities]({table.slug}{COSTS}.png)", "", COST_NOTE]
     return "\n".join(lines) + "\n"
 
 
@@ -79,23 +88,17 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 }
 WRITTEN = ("md", "csv", "tex")
 """Formats that ``thbench leaderboard`` writes where none are named."""
+SVG = "svg"
+"""Not a table's format, but a second one of plots."""
 
 
 def _control_lines(table: Table) -> list[str]:
-    """A section with a line for each metric and row that has a control; [] for none."""
+    """A section with the table's ``control_lines``; [] for none."""
     if not table.controls:
         return []
-    directions = {column.name: column.direction or "" for column in table.columns}
-    head = ["Metric", "Row", "Own audio", "Another's", "Median difference", "Clips", "Test"]
     lines = ["", "## With another clip's audio", "", CONTROL, ""]
-    lines += [_line(head), _line(["---", "---", *["---:"] * 4, "---"])]
-    for name, rows in table.controls.items():
-        for title, control in rows.items():
-            found = (control.own, control.other, control.median)
-            texts = [NONE if value is None else number(value) for value in found]
-            test = verdict(control, directions.get(name, ""))
-            lines.append(_line([_escape(name), _escape(title), *texts, str(control.n), test]))
-    return lines
+    lines += [_line(list(CONTROLS)), _line(["---", "---", *["---:"] * 4, "---"])]
+    return lines + [_line([_escape(text) for text in line]) for line in control_lines(table)]
 
 
 def _cell_text(text: Text) -> str:

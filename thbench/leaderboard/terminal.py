@@ -9,7 +9,6 @@ from thbench.leaderboard.cells import Text, heading, legend, texts
 from thbench.leaderboard.rank import Table
 
 STYLES = {"best": "[bold]{}[/]", "second": "[underline]{}[/]"}
-MARKS = "Best bold, second underlined, among rows of one origin."
 GAP = 2
 """Blanks between columns."""
 TITLES = 26
@@ -54,7 +53,7 @@ def show(table: Table, width: int | None = None) -> None:
             shown.add_row(escape(title), *(_shown(row[i]) for i in block))
         console.print(shown)
         console.print()
-    if words := legend(table, MARKS, intervals=False):
+    if words := legend(table, intervals=False):
         console.print(escape(" ".join(words)), highlight=False)
     console.print()
 

@@ -10,16 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from thbench.evaluation.report import verdict
 from thbench.evaluation.results import Result
-from thbench.leaderboard.cells import ARROWS, NONE, heading, legend, number, texts
+from thbench.leaderboard import costs
+from thbench.leaderboard.cells import ARROWS, control_lines, heading, legend, number, texts
 from thbench.leaderboard.page import plans, provenance
 from thbench.leaderboard.rank import Cell, Column, Row, Table, rank_key
 
-MARKS = "Best bold, second underlined, among rows of one origin."
 REPORTED = "reported"
-COSTS = ("Depth", "Calls", "Frames evaluated")
-"""Columns that say what generating costs before any clock is read."""
 
 
 def parts(table: Table) -> list[Table]:
@@ -68,7 +65,7 @@ def of_table(table: Table, results: Mapping[str, Result]) -> dict[str, Any]:
         "data": first.data.name if first else "",
         "protocol": first.protocol.name if first else table.title.partition(",")[0],
         "facts": [list(fact) for fact in table.facts.items()],
-        "legend": legend(table, MARKS),
+        "legend": legend(table),
         "notes": list(table.notes),
         "columns": [_column(column, table) for column in table.columns],
         "rows": [
@@ -76,7 +73,7 @@ def of_table(table: Table, results: Mapping[str, Result]) -> dict[str, Any]:
             for row, cells in zip(table.rows, shown, strict=True)
         ],
         "curves": _curves(table),
-        "controls": _controls(table),
+        "controls": control_lines(table),
         "gallery": {"clips": [], "missing": [], "of": 0},
     }
 
@@ -100,16 +97,14 @@ def of_clip(result: Result, clip: str) -> list[dict[str, Any]]:
 
 
 def _column(column: Column, table: Table) -> dict[str, Any]:
-    seconds = "(s)" in column.name
     return {
         "name": column.name,
         "heading": heading(column),
         "unit": column.unit,
         "direction": column.direction,
         "arrow": ARROWS[column.direction] if column.direction else "",
-        # Seconds of several machines have no direction: they are shown and not compared.
-        "cost": seconds or column.name in COSTS,
-        "comparable": column.name in COSTS or column.direction is not None,
+        "cost": costs.is_cost(column),
+        "comparable": costs.is_comparable(column),
         "values": sum(row.cells.get(column.name, Cell()).value is not None for row in table.rows),
     }
 
@@ -152,43 +147,13 @@ def _curves(table: Table) -> list[dict[str, Any]]:
     return found
 
 
-def _controls(table: Table) -> list[list[str]]:
-    """A line for each metric and row that was also measured with another clip's audio."""
-    directions = {column.name: column.direction or "" for column in table.columns}
-    lines = []
-    for name, rows in table.controls.items():
-        for title, control in rows.items():
-            values = (control.own, control.other, control.median)
-            known = [NONE if value is None else number(value) for value in values]
-            test = verdict(control, directions.get(name, ""))
-            lines.append([name, title, *known, str(control.n), test])
-    return lines
-
-
 def lengths(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """What rows cost at several lengths: lines of one strategy with the same weights.
-
-    Returns:
-        Lines with ``title`` and ``points`` (frames, seconds or None, calls in sequence, hardware),
-        for strategies of which there is more than one length.
-    """
-    groups: dict[tuple[object, ...], list[Result]] = {}
-    for result in results:
-        if result.cost and result.weights:
-            weights = tuple((stage, own.hash) for stage, own in result.weights.items())
-            key = (result.strategy, result.title, result.origin, weights)
-            groups.setdefault(key, []).append(result)
-    lines = []
-    for members in groups.values():
-        points: dict[float, list[object]] = {}
-        for result in members:
-            cost, timed = result.cost, result.timed
-            assert cost is not None
-            seconds = timed.seconds if timed else cost.seconds
-            if cost.frames not in points or points[cost.frames][1] is None:
-                points[cost.frames] = [cost.frames, seconds, cost.depth, cost.hardware]
-        if len(points) > 1:
-            one = members[0]
-            kept = [points[n] for n in sorted(points)]
-            lines.append({"title": one.title, "origin": one.origin, "points": kept})
-    return lines
+    """``costs.lengths``, each point as frames, seconds, calls in sequence and hardware."""
+    return [
+        {
+            "title": line.title,
+            "origin": line.origin,
+            "points": [[p.frames, p.seconds, p.depth, p.hardware] for p in line.points],
+        }
+        for line in costs.lengths(results)
+    ]
