@@ -1,6 +1,6 @@
 """The papers' tables as rows to run."""
 
-import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +11,7 @@ from thbench.cli.parser import main
 from thbench.config.tables import TableRow, command, read_table
 from thbench.core.errors import UserError
 from thbench.evaluation import protocol
+from thbench.evaluation.results import read, write
 from thbench.generation import assemble
 from thbench.leaderboard.rank import Column
 
@@ -196,9 +197,9 @@ def test_a_result_of_other_weights_or_settings_is_no_row(words, tmp_path, capsys
     assert preview().startswith("Ours: there, ")
     assert preview("eval.frames=8").startswith("Ours: missing")
     assert preview("sampler.steps=1").startswith("Ours: missing")
-    content = json.loads(path.read_text())
-    content["weights"]["lfg"]["steps"] += 1
-    path.write_text(json.dumps(content))
+    made = read(path)
+    lfg = replace(made.weights["lfg"], steps=made.weights["lfg"].steps + 1)
+    write(replace(made, weights={**made.weights, "lfg": lfg}), path.parent)
     assert preview().startswith("Ours: missing")
 
 

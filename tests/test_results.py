@@ -55,7 +55,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
 def test_a_result_from_before_a_block_was_added_is_read(tmp_path):
     path = write(example(), tmp_path)
     content = json.loads(path.read_text())
-    del content["by"], content["coverage"]["encodings"]
+    del content["by"], content["coverage"]["encodings"], content["sha256"]
     for value in content["metrics"].values():
         del value["control"]
     path.write_text(json.dumps(content))
@@ -74,6 +74,7 @@ def test_a_clip_s_line_has_the_keys_that_it_always_had(tmp_path):
         ' "reference": {"M": 1.5}, "over_time": {"M": [0.5, null]}}'
     )
     assert json.loads(second) == {**json.loads(first), "damaged": {"reference": 2}}
+    damage(path, lambda c: c.pop("sha256"))
     beside.write_text('{"id": "a", "metrics": {"M": 2}}\n')
     assert read(path).per_clip == (ClipRow("a", metrics={"M": 2.0}),)
 
@@ -127,6 +128,7 @@ def damage(path, change):
         (lambda c: c["metrics"]["PSNR"].update(direction="up"), "has direction 'up'"),
         (lambda c: c.update(seeds="01"), "seeds must be a list"),
         (lambda c: c.update(samples_seen=True), "must be of type int"),
+        (lambda c: c.update(sha256="0" * 64), "was changed, cut short or left out"),
     ],
 )
 def test_wrong_files_are_explained(change, message, tmp_path):
@@ -134,6 +136,41 @@ def test_wrong_files_are_explained(change, message, tmp_path):
     damage(path, change)
     with pytest.raises(UserError, match=message):
         read(path)
+
+
+@pytest.mark.parametrize("what", ["a value", "a title", "a clip", "no clips", "a clip's value"])
+def test_a_result_changed_by_hand_is_refused(what, tmp_path):
+    path = write(example(per_clip=(ClipRow("a", metrics={"PSNR": 30.0}), ClipRow("b"))), tmp_path)
+    beside = path.with_suffix(".clips.jsonl")
+    if what == "a value":
+        damage(path, lambda c: c["metrics"]["PSNR"].update(value=99.0))
+    elif what == "a title":
+        damage(path, lambda c: c.update(title="Ours"))
+    elif what == "a clip":  # cut at the end of a line
+        beside.write_text(beside.read_text().splitlines(keepends=True)[0])
+    elif what == "no clips":
+        beside.unlink()
+    else:
+        beside.write_text(beside.read_text().replace("30.0", "31.0"))
+    with pytest.raises(UserError, match="was changed, cut short or left out since both were writ"):
+        read(path)
+
+
+def test_line_ends_and_blanks_may_change(tmp_path):
+    path = write(example(per_clip=(ClipRow("a\u2028b"), ClipRow("c"))), tmp_path)
+    whole = read(path)
+    damage(path, lambda c: None)
+    beside = path.with_suffix(".clips.jsonl")
+    beside.write_text(beside.read_text().replace("\n", "\r\n"), newline="")
+    assert read(path) == whole
+
+
+def test_a_copy_under_another_name_is_refused(tmp_path):
+    path = write(example(), tmp_path)
+    copy = path.with_name("dawn-2.json")
+    copy.write_text(path.read_text())
+    with pytest.raises(UserError, match=r"it is the result of 'dawn-1'\. Delete it, or call it"):
+        read(copy)
 
 
 def test_missing_and_damaged_files_are_explained(tmp_path):

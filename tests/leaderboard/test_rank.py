@@ -1,11 +1,11 @@
-import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 
 from tests.leaderboard.rows import figure, result
 from thbench.evaluation.results import ClipRow
-from thbench.leaderboard.rank import Cell, Column, Row, Table, rank_key, ranked, tables_of
+from thbench.leaderboard.rank import APART, Cell, Column, Row, Table, rank_key, ranked, tables_of
 
 
 def marks(direction, cells, origins=None, ranked_rows=None):
@@ -63,20 +63,25 @@ def test_origins_do_not_compete_and_unranked_rows_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"protocol_hash": "other"},
-        {"digest": "other"},
-        {"clips": "other"},
-        {"split": "val"},
-        {"version": 2},
-        {"extractors": ("pyramid-9",)},
+        ({"protocol_hash": "other"}, "another definition of the protocol (other)"),
+        ({"digest": "other"}, "another content of the data (other)"),
+        ({"clips": "other"}, "other clips (4)"),
+        ({"split": "val"}, ""),
+        ({"version": 2}, "another version of FD"),
+        ({"extractors": ("pyramid-9",)}, "another version of FD"),
     ],
 )
-def test_what_cannot_be_compared_shares_no_table(change):
-    tables = tables_of([result("a"), result("b", **change), result("c")])
+def test_what_cannot_be_compared_shares_no_table_and_each_says_so(change, said):
+    own = replace(result("b", **change), title="Other")
+    tables = tables_of([result("a"), own, result("c")])
     assert sorted(len(t.rows) for t in tables) == [1, 2]
     assert len({t.slug for t in tables}) == 2
+    (many,) = [t for t in tables if len(t.rows) == 2]
+    assert many.facts.get(APART, "") == (f"Other ({said})" if said else "")
+    (one,) = [t for t in tables if len(t.rows) == 1]
+    assert one.facts.get(APART, "").startswith("DAWN (a) / DAWN (c) (" if said else "")
 
 
 def test_an_unavailable_metric_does_not_part_rows():
@@ -106,9 +111,7 @@ def test_times_of_one_machine_are_ranked_those_of_two_are_not():
 
 def test_a_row_without_times_has_none_and_a_table_of_such_rows_has_no_column():
     timed, cost = result("a", seconds=1.0), result("b", seconds=2.0).cost
-    untimed = dataclasses.replace(
-        result("b"), cost=dataclasses.replace(cost, seconds=None, first_frame=None)
-    )
+    untimed = replace(result("b"), cost=replace(cost, seconds=None, first_frame=None))
     (both,) = tables_of([timed, untimed])
     assert {row.run: row.cells["Time (s)"].value for row in both.rows} == {"a": 1.0, "b": None}
     (alone,) = tables_of([untimed])
@@ -120,7 +123,7 @@ def test_a_row_without_times_has_none_and_a_table_of_such_rows_has_no_column():
 def test_what_rows_have_in_common_is_said_once():
     def of(run, *notes, missing=0):
         metrics = {"FD": figure(1.0, missing=missing)}
-        return dataclasses.replace(result(run, metrics=metrics), title=run, notes=notes)
+        return replace(result(run, metrics=metrics), title=run, notes=notes)
 
     (table,) = tables_of(
         [
@@ -216,13 +219,13 @@ def test_clips_come_from_results_with_the_mean_over_seeds():
         for seed in range(2)
     )
     rows += (ClipRow("undefined", metrics={"PSNR": None}),)
-    (table,) = tables_of([dataclasses.replace(result("a"), per_clip=rows)])
+    (table,) = tables_of([replace(result("a"), per_clip=rows)])
     clips = table.rows[0].cells["PSNR"].clips
     assert {k: v for k, (v, _) in clips.items()} == {"0": 20.5, "1": 21.5, "2": 22.5}
 
 
 def test_ground_truth_stands_above_and_does_not_compete():
-    truth = dataclasses.replace(
+    truth = replace(
         result("ground-truth", fd=None),
         strategy="ground-truth",
         title="Ground truth",
@@ -237,7 +240,7 @@ def test_ground_truth_stands_above_and_does_not_compete():
 def test_how_long_a_clip_waits_for_its_first_frame_and_how_much_was_trained_are_columns():
     rows = [
         result("a", seconds=1.0),
-        dataclasses.replace(result("b", seconds=2.0), samples_seen=6400),
+        replace(result("b", seconds=2.0), samples_seen=6400),
     ]
     (table,) = tables_of(rows)
     columns = {column.name: column for column in table.columns}

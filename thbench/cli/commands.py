@@ -155,12 +155,15 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 
         page = Path(arguments.html or Path(arguments.out) / "page")
         check_folder(page)
-    if arguments.show:
-        from thbench.leaderboard.build import tables
-        from thbench.leaderboard.terminal import show
+    from thbench.leaderboard.build import tables
+    from thbench.leaderboard.rank import APART
+    from thbench.leaderboard.terminal import show
 
-        for table in tables(results, columns=columns)[0]:
+    for table in tables(results, columns=columns)[0]:
+        if arguments.show:
             show(table)
+        elif APART in table.facts:
+            print(f"{table.slug}: {APART.lower()}: {table.facts[APART]}")
     for path in build(results, Path(arguments.out), columns=columns, formats=arguments.formats):
         print(path)
     if page is not None:

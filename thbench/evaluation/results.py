@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,8 @@ SHIPPED_RESULTS = Path(__file__).resolve().parents[1] / "_results"
 CONFIG = ".config.yaml"
 """Follows the run's name in the name of the file of settings beside a result."""
 DIRECTIONS = ("higher", "lower", "zero", "reference")
+CHECKSUM = "sha256"
+"""Key of a result's file: of what it and the clips' file beside it say."""
 _PLACES = ("videos", "reference")
 """Fields of ``Result`` that are paths."""
 
@@ -433,8 +436,9 @@ def write(result: Result, folder: Path) -> Path:
         if content[key]:
             place = os.path.relpath(Path(content[key]).resolve(), folder.resolve())
             content[key] = Path(place).as_posix()
-    lines = "".join(_dump(_plain(row)) + "\n" for row in content.pop("per_clip"))
-    write_atomic(folder / f"{result.run}.clips.jsonl", lines)
+    rows = [_plain(row) for row in content.pop("per_clip")]
+    content[CHECKSUM] = _checksum(json.loads(_dump(content)), json.loads(_dump(rows)))
+    write_atomic(_beside(path), "".join(_dump(row) + "\n" for row in rows))
     write_atomic(path, _dump(content, indent=2) + "\n")
     return path
 
@@ -472,10 +476,11 @@ def read(path: Path) -> Result:
     """A result from its JSON file, and its clips where their file is there.
 
     Raises:
-        UserError: the file is missing, no JSON, of another schema, or has wrong keys or types.
+        UserError: the file is missing, no JSON, of another schema or of another run's name, has
+            wrong keys or types, or was changed after it was written.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"There is no result {path}.") from error
     except ValueError as error:
@@ -485,13 +490,27 @@ def read(path: Path) -> Result:
         raise UserError(
             f"{path} has result schema {version}, this thbench reads {SCHEMA_VERSION}: score again."
         )
+    checksum = content.pop(CHECKSUM, None)
     result = typing.cast(Result, _build(Result, dict(content, per_clip=()), str(path)))
     _check(result, path)
+    if result.run != path.stem:
+        raise UserError(
+            f"{path} is a copy or has been renamed: it is the result of '{result.run}'. Delete it,"
+            f" or call it {result.run}.json."
+        )
+    lines = _read_lines(path)
+    rows = tuple(_build(ClipRow, x, f"{_beside(path)}, line {i}") for i, x in enumerate(lines, 1))
+    # Results from before there was one have none.
+    if checksum is not None and checksum != _checksum(content, lines):
+        raise UserError(
+            f"{path} or {_beside(path).name} was changed, cut short or left out since both were"
+            " written: take both from where they came from, or score again."
+        )
     kept = {key: getattr(result, key) for key in _PLACES}
     places: dict[str, Any] = {
         key: os.path.normpath(path.parent / p) for key, p in kept.items() if p
     }
-    return replace(result, per_clip=_read_rows(path), **places)
+    return replace(result, per_clip=rows, **places)
 
 
 def read_folder(folder: Path) -> list[Result]:
@@ -513,15 +532,26 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if v or k not in ("damaged", "control")}
 
 
-def _read_rows(path: Path) -> tuple[ClipRow, ...]:
-    beside = path.with_suffix(".clips.jsonl")
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".clips.jsonl")
+
+
+def _read_lines(path: Path) -> list[Any]:
+    """A line per clip of a result, as JSON has it; none where their file is not there."""
+    beside = _beside(path)
     if not beside.is_file():
-        return ()
+        return []
     try:
-        lines = [json.loads(line) for line in beside.read_text().splitlines()]
+        # Not ``splitlines``, which also parts at characters that a name may have, U+2028 for one.
+        return [json.loads(line) for line in beside.read_text("utf-8").split("\n") if line]
     except ValueError as error:
         raise UserError(f"{beside} is damaged ({error}): score again.") from error
-    return tuple(_build(ClipRow, x, f"{beside}, line {i}") for i, x in enumerate(lines, 1))
+
+
+def _checksum(content: Any, rows: list[Any]) -> str:
+    """Of what files say, whatever their line ends and blanks."""
+    text = json.dumps([content, rows], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check(result: Result, path: Path) -> None:

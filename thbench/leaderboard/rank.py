@@ -77,8 +77,39 @@ def tables_of(results: Iterable[Result]) -> list[Table]:
     for key, members in groups.items():
         for i, compatible in enumerate(_compatible(members)):
             suffix = key[:6] + (f"-{i}" if i else "")
-            tables.append(_table(compatible, suffix))
-    return sorted(tables, key=lambda t: t.slug)
+            tables.append((_table(compatible, suffix), compatible))
+    tables.sort(key=lambda pair: pair[0].slug)
+    return [_with_apart(table, members, tables) for table, members in tables]
+
+
+def _with_apart(
+    table: Table, members: Sequence[Result], tables: Iterable[tuple[Table, Sequence[Result]]]
+) -> Table:
+    """The table, with why rows that one would look for in it stand in others of its title."""
+    first, apart = members[0], []
+    for other, theirs in tables:
+        if other is table or other.title != table.title:
+            continue
+        second, reasons = theirs[0], []
+        if second.data.split != first.data.split:
+            continue
+        if second.protocol.hash != first.protocol.hash:
+            reasons.append(f"another definition of the protocol ({second.protocol.hash})")
+        if second.data.digest != first.data.digest:
+            reasons.append(f"another content of the data ({second.data.digest[:12]})")
+        elif second.data.clips != first.data.clips:
+            reasons.append(f"other clips ({second.coverage.expected})")
+        own, others = _versions(members), _versions(theirs)
+        changed = [name for name in own if name in others and own[name] != others[name]]
+        if changed and not reasons:
+            reasons.append(f"another version of {', '.join(changed)}")
+        rows = " / ".join(row.title for row in other.rows)
+        apart.append(f"{rows} ({' and '.join(reasons)})")
+    return replace(table, facts={**table.facts, APART: "; ".join(apart)}) if apart else table
+
+
+def _versions(results: Iterable[Result]) -> dict[str, tuple[int, tuple[str, ...]]]:
+    return {name: own for result in results for name, own in versions_of(result).items()}
 
 
 def ranked(table: Table) -> Table:
@@ -150,6 +181,8 @@ def _compatible(results: Sequence[Result]) -> list[list[Result]]:
 
 
 ALL_ROWS = "all rows"
+APART = "Not comparable, in tables of their own"
+"""Fact of a table: rows of the same data and protocol by name, and why they stand elsewhere."""
 SAMPLES = "Samples seen"
 """Column: how much the networks were trained."""
 
