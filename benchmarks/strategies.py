@@ -114,8 +114,8 @@ def of_part(results: Sequence[Result], key: str) -> dict[str, Result]:
 
 def part_lines(key: str, results: Mapping[str, Result], whole: Table) -> Iterator[str]:
     """The table of a part, and what lies between its strategies and the base."""
-    shown = replace(select_columns(whole, COLUMNS[key]), curves={}, controls={}, notes=())
-    yield from markdown(shown).splitlines()[2:]
+    shown = replace(select_columns(whole, COLUMNS[key]), controls={}, notes=())
+    yield from markdown(shown, pictures=False).splitlines()[2:]
     yield ""
     yield "What another row has more than NAR (`dawn`), paired by clip:"
     yield ""

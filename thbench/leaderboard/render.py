@@ -29,8 +29,13 @@ COSTS = "-costs"
 """Likewise, of its plot of costs against qualities."""
 
 
-def markdown(table: Table) -> str:
-    """A Markdown page with one table."""
+def markdown(table: Table, *, pictures: bool = True) -> str:
+    """A Markdown page with one table.
+
+    Args:
+        table: any.
+        pictures: name the plots that ``thbench leaderboard`` draws beside the page.
+    """
     head = ["Row", "Origin", *(heading(c) for c in table.columns)]
     body = [
         [_escape(row.title), row.origin, *map(_cell_text, cells)]
@@ -46,10 +51,10 @@ def markdown(table: Table) -> str:
     if table.notes:
         lines += ["", *(f"- {note}" for note in table.notes)]
     lines += _control_lines(table)
-    if table.curves:
+    if pictures and table.curves:
         lines += ["", "## Over time", "", f"![values over time]({table.slug}{OVER_TIME}.png)"]
         lines += ["", f"In numbers: [{table.slug}{OVER_TIME}.csv]({table.slug}{OVER_TIME}.csv)"]
-    if plotted(table):
+    if pictures and plotted(table):
         lines += ["", "## Cost and quality", ""]
         lines += [f"![costs against qualities]({table.slug}{COSTS}.png)", "", COST_NOTE]
     return "\n".join(lines) + "\n"

@@ -217,12 +217,15 @@ def _wandb(settings: TrackingConfig, about: About, mode: str) -> Logger:
 def _mlflow(settings: TrackingConfig, about: About) -> Logger | None:
     """MLflow names runs itself; the name is kept, so that a run started again continues.
 
-    Only the first process has a logger: several would make one database at once.
+    All runs of a folder share a database, so that MLflow's page shows them beside each other; and a
+    process has one alone in any case. Only the first process has a logger: several would make the
+    database at once.
     """
     if not is_rank_zero():
         return None
     folder = about.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    shared = folder.parent
     kept = folder / "mlflow_run"
     known = kept.read_text().strip() if kept.is_file() else None
     server = os.environ.get("MLFLOW_TRACKING_URI")
@@ -231,8 +234,8 @@ def _mlflow(settings: TrackingConfig, about: About) -> Logger | None:
         experiment_name=settings.project,
         run_name=about.name,
         # Plain files, Lightning's default, are refused by MLflow 3.
-        tracking_uri=server or f"sqlite:///{folder / 'mlflow.db'}",
-        artifact_location=None if server else (folder / "mlartifacts").as_uri(),
+        tracking_uri=server or f"sqlite:///{shared / 'mlflow.db'}",
+        artifact_location=None if server else (shared / "mlartifacts").as_uri(),
         tags=tags,
         run_id=known,
     )
