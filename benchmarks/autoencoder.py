@@ -22,7 +22,7 @@ from torch import Tensor
 from baselines.autoencoder import Autoencoder
 from benchmarks.held_out import sheet, table
 from thbench import config
-from thbench.cli.zoo_train import SCALE
+from thbench.config import SHIPPED_SCALE
 from thbench.core.files import write_atomic
 from thbench.core.types import to_uint8, to_unit
 from thbench.data.store import Store
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="val while looking for a recipe")
     parser.add_argument("--every", type=int, default=10, help="frames from one to the next")
     given = parser.parse_args(argv)
-    loaded = config.load("hallo", [f"scale={SCALE}", "weights=zoo"])
+    loaded = config.load("hallo", [f"scale={SHIPPED_SCALE}", "weights=zoo"])
     net, meta = load_net(loaded, STAGE)
     assert isinstance(net, Autoencoder)
     store = Store(Path(loaded.data.root), given.split, loaded.size, loaded.data.audio, cache_gb=0)

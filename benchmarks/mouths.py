@@ -25,7 +25,8 @@ from tqdm import tqdm
 from benchmarks.held_out import amplitude, correlation, generate, mouth, table, told
 from metrics.intervals import bootstrap_mean
 from thbench import config
-from thbench.cli.zoo_train import SCALE, shipped_strategies
+from thbench.cli.zoo_train import shipped_strategies
+from thbench.config import SHIPPED_SCALE
 from thbench.core.files import write_atomic
 from thbench.core.types import FPS
 from thbench.generation import assemble
@@ -67,7 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     folder = Path(given.report)
     kept = folder / "mouths.json"
-    asked = {"clips": given.clips, "frames": given.frames, "split": given.split, "scale": SCALE}
+    asked = {
+        "clips": given.clips,
+        "frames": given.frames,
+        "split": given.split,
+        "scale": SHIPPED_SCALE,
+    }
     rows: dict[str, Heard] = {}
     # Rows of another question are measured anew.
     if kept.is_file() and (known := json.loads(kept.read_text()))["asked"] == asked:
@@ -117,7 +123,7 @@ def spread(values: Sequence[float]) -> str:
 
 def heard(name: str, given: argparse.Namespace) -> Heard:
     """A strategy's row."""
-    loaded = config.load(name, [f"scale={SCALE}", "weights=zoo"])
+    loaded = config.load(name, [f"scale={SHIPPED_SCALE}", "weights=zoo"])
     strategy = assemble.assemble(loaded).strategy
     asked = SplitRequests(
         loaded.data, given.split, loaded.size, limit=given.clips, frames=given.frames

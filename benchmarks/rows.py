@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thbench.cli.parser import main as thbench
-from thbench.cli.zoo_train import SCALE, SHARED, shipped_strategies
+from thbench.cli.zoo_train import SHARED, shipped_strategies
+from thbench.config import SHIPPED_SCALE
 from thbench.core.errors import UserError
 from thbench.evaluation.yardsticks import NEAREST, SHUFFLED, YARDSTICKS
 
@@ -79,7 +80,12 @@ def commands(parts: Sequence[str], names: Sequence[str], results: str) -> Iterat
             if name in YARDSTICKS and name not in part.yardsticks:
                 continue
             strategy, more = (BASE, ["--yardstick", name]) if name in YARDSTICKS else (name, [])
-            common = [f"scale={SCALE}", "weights=zoo", f"results={results}", "eval.timing=false"]
+            common = [
+                f"scale={SHIPPED_SCALE}",
+                "weights=zoo",
+                f"results={results}",
+                "eval.timing=false",
+            ]
             yield ["eval", strategy, *common, f"eval.protocol={part.protocol}", *part.words, *more]
 
 

@@ -23,7 +23,8 @@ import torch
 from benchmarks.held_out import table
 from benchmarks.rows import BASE, PARTS
 from thbench import config
-from thbench.cli.zoo_train import SCALE, SHARED
+from thbench.cli.zoo_train import SHARED
+from thbench.config import SHIPPED_SCALE
 from thbench.core.errors import UserError
 from thbench.core.files import write_atomic
 from thbench.data import manifest
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 draw_curves(whole.curves, folder / "over-time.png")
                 lines += ["", "![figures over time at 200 frames](over-time.png)"]
     if given.runs:
-        data = Path(config.load(BASE, [f"scale={SCALE}"]).data.root)
+        data = Path(config.load(BASE, [f"scale={SHIPPED_SCALE}"]).data.root)
         draw_sheet(rows["own"].values(), Path(given.runs), data, folder / "sheet.png")
     write_atomic(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))

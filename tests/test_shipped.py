@@ -8,7 +8,8 @@ import yaml
 
 from thbench import api
 from thbench import config as configs
-from thbench.cli.zoo_train import SCALE, SHARED, shipped_strategies
+from thbench.cli.zoo_train import SHARED, shipped_strategies
+from thbench.config import SHIPPED_SCALE
 from thbench.core.files import write_atomic
 from thbench.data.synthetic.make import synthesize
 from thbench.evaluation.results import Result, read_folder
@@ -65,7 +66,12 @@ def test_two_clips_of_a_row_come_again(name, people, tmp_path):
     rule = tmp_path / "few.yaml"
     content = {"size": 64, "frames": 100, "pose": "generated", "seeds": [0], "metrics": METRICS}
     write_atomic(rule, yaml.safe_dump(content))
-    words = [f"scale={SCALE}", "weights=zoo", f"data.root={people}", f"eval.protocol={rule}"]
+    words = [
+        f"scale={SHIPPED_SCALE}",
+        "weights=zoo",
+        f"data.root={people}",
+        f"eval.protocol={rule}",
+    ]
     words += [f"runs={tmp_path}", f"results={tmp_path / 'results'}"]
     result, _ = api.evaluate_config(configs.load(name, words), smoke=False)
     assert {key: ref.hash for key, ref in result.weights.items()} == {

@@ -195,17 +195,16 @@ def test_without_figures_of_the_shipped_weights_ones_own_are_shown_alone(home, t
     assert "these are yours alone" in out
     assert "PSNR" in out
     (shared,) = (home / "shared").glob("*.json")
-    content = shared.read_text()
-    for i, (old, new) in enumerate((
-        ('"shipped": true', '"shipped": false'), ('"title": "Toys"', '"title": "Toys, other"'),
-        ('"notes": []', '"notes": ["zero-shot: x"]'), ('"name": "psnr"', '"name": "other"'),
+    known = results.read(shared)
+    own = {stage: replace(used, shipped=False) for stage, used in known.weights.items()}
+    for i, change in enumerate((
+        {"weights": own}, {"title": "Toys, other"}, {"notes": ("zero-shot: x",)},
+        {"protocol": replace(known.protocol, name="other")},
     )):  # fmt: skip
-        assert old in content
         folder = home / f"other{i}"
-        folder.mkdir()
-        (folder / shared.name).write_text(content.replace(old, new))
+        results.write(replace(known, **change), folder)
         assert "shipped figures: none is there" in train("--dry-run", "--against", str(folder))
-    (home / "shared" / "again.json").write_text(content)
+    results.write(replace(known, run="again"), home / "shared")
     out = train()
     assert "several fit (" in out
     assert "holds 0" in train("--against", str(shared))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thbench import config as configs
-from thbench.cli.zoo_train import SCALE, shipped_strategies
-from thbench.config import Config
+from thbench.cli.zoo_train import shipped_strategies
+from thbench.config import SHIPPED_SCALE, Config
 from thbench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _generate_shipped(data: Path, out: Path) -> Gallery | None:
     portrait, speech = _write_inputs(data, out)
     videos, plans = {}, {}
     for name in shipped_strategies():
-        words = [name, f"scale={SCALE}", "weights=zoo"]
+        words = [name, f"scale={SHIPPED_SCALE}", "weights=zoo"]
         path = out / f"{name}.mp4"
         files = ["--image", str(portrait), "--audio", str(speech), "-o", str(path)]
         _run(["generate", *words, *files, "--force"])

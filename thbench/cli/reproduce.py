@@ -72,7 +72,7 @@ def reproduce(arguments: argparse.Namespace) -> None:
         if job.result:
             print(f"{head}: there, {job.result.run}", flush=True)
             continue
-        print(head, *command(job.row, tuple(arguments.overrides)), sep="\n  $ ", flush=True)
+        print(head, *command(replace_words(job)), sep="\n  $ ", flush=True)
         run_job(job)
     done = [plan_job(spec, job.row, arguments.overrides) for job in jobs]
     print()

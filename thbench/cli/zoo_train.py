@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from thbench import api
 from thbench import config as configs
 from thbench.cli.zoo import used_by
-from thbench.config import Config
+from thbench.config import SHIPPED_SCALE, Config
 from thbench.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from thbench.evaluation.results import Result
     from thbench.training.zoo import Shipped
 
-SCALE = "small"
-"""That the zoo's strategies are shipped at."""
 SHARED = "leaderboards/results"
 """Where results of the shipped weights lie, and results of one's own training do not belong."""
 RENDER = ["thbench", "data", "synth"]
@@ -70,8 +68,10 @@ def plan_jobs(names: Sequence[str], words: Sequence[str], clips: int | None) -> 
         UserError: a strategy is not shipped, or a word does not fit here.
     """
     keys = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-    if keys.get("scale", SCALE) != SCALE:
-        raise UserError(f"scale={keys['scale']}: weights are shipped at scale={SCALE} alone.")
+    if keys.get("scale", SHIPPED_SCALE) != SHIPPED_SCALE:
+        raise UserError(
+            f"scale={keys['scale']}: weights are shipped at scale={SHIPPED_SCALE} alone."
+        )
     if keys.get("weights", "runs") != "runs":
         raise UserError("zoo train evaluates your own runs: leave out weights=.")
     if "results" in keys and Path(keys["results"]).resolve() == Path(SHARED).resolve():
@@ -81,13 +81,16 @@ def plan_jobs(names: Sequence[str], words: Sequence[str], clips: int | None) -> 
         if name not in shipped:
             known = ", ".join(shipped) or "none"
             raise UserError(
-                f"No whole '{name}' is shipped at scale={SCALE}, but {known}."
-                f"{did_you_mean(name, shipped)} To train it: thbench fit {name} scale={SCALE}."
+                f"No whole '{name}' is shipped at scale={SHIPPED_SCALE}, but {known}."
+                f"{did_you_mean(name, shipped)}"
+                f" To train it: thbench fit {name} scale={SHIPPED_SCALE}."
             )
     if not shipped:
-        raise UserError(f"No strategy is shipped whole at scale={SCALE}: see `thbench zoo list`.")
+        raise UserError(
+            f"No strategy is shipped whole at scale={SHIPPED_SCALE}: see `thbench zoo list`."
+        )
     limit = [] if clips is None else [f"eval.limit={clips}"]
-    given = [f"scale={SCALE}", "eval.protocol=synthetic-64", *words, *limit]
+    given = [f"scale={SHIPPED_SCALE}", "eval.protocol=synthetic-64", *words, *limit]
     jobs = []
     for name in names or shipped:
         config = replace(configs.load(name, given), weights="runs")
@@ -106,7 +109,7 @@ def shipped_strategies() -> dict[str, dict[str, Shipped]]:
     found = {each.path.stem: each for each in zoo.entries()}
     stages: dict[str, dict[str, Shipped]] = {}
     for name, users in used_by(found.values()).items():
-        for strategy in users.get(SCALE, ()):
+        for strategy in users.get(SHIPPED_SCALE, ()):
             stages.setdefault(strategy, {})[found[name].stage] = found[name]
     return {
         strategy: stages[strategy]
@@ -116,7 +119,7 @@ def shipped_strategies() -> dict[str, dict[str, Shipped]]:
 
 
 def _small(strategy: str) -> Config:
-    return configs.load(strategy, [f"scale={SCALE}"])
+    return configs.load(strategy, [f"scale={SHIPPED_SCALE}"])
 
 
 def render_missing(config: Config) -> None:

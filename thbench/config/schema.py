@@ -7,8 +7,8 @@ from typing import Any
 
 SCALES = ("paper", "small", "tiny")
 """Sizes of networks, from the largest. A strategy has those that its ``scales:`` block names."""
-
-
+SHIPPED_SCALE = "small"
+"""That of the weights that come with thbench."""
 WEIGHTS = ("auto", "runs", "zoo")
 """Where trained stages are taken from to generate, as ``Config.weights`` says."""
 

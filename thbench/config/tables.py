@@ -28,7 +28,7 @@ from thbench.config import search
 from thbench.config.loading import read_yaml
 from thbench.core.errors import UserError, did_you_mean
 
-KEYS = (*("published", "data", "protocol", "words", "columns", "rows", "methods", "why"),)
+KEYS = ("published", "data", "protocol", "words", "columns", "rows", "methods", "why")
 NO_CODE = "a method without code here: score its videos"
 
 

@@ -17,8 +17,6 @@ CALLS = 4
 """In which a frame goes from noise to clean, in a picture."""
 SHADES = 5
 """Noise levels that a picture tells apart."""
-SHIPPED_SCALE = "small"
-"""Scale of the shipped weights."""
 
 
 def picture(result: Result) -> dict[str, Any] | None:
@@ -69,7 +67,7 @@ def _plan(result: Result) -> tuple[Mapping[str, Any], str] | None:
     if result.strategy == SHUFFLED or any(note.startswith("zero-shot") for note in result.notes):
         return None  # of another strategy, or of a plan that the file does not have
     shipped = bool(result.weights) and all(own.shipped for own in result.weights.values())
-    scale = SHIPPED_SCALE if shipped else "tiny" if result.origin == "smoke" else "paper"
+    scale = configs.SHIPPED_SCALE if shipped else "tiny" if result.origin == "smoke" else "paper"
     try:
         config = configs.load(result.strategy, [f"scale={scale}"])
     except UserError:
