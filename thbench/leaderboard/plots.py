@@ -148,11 +148,15 @@ def draw_lengths(lines: Sequence[Line], path: Path) -> Path:
     axes = figure.add_subplot()
     for i, line in enumerate(lines):
         at = [point.frames for point in line.points]
-        depths = [point.depth for point in line.points]
+        calls = [point.depth for point in line.points]
         mark = MARKERS[i % len(MARKERS)]
-        axes.plot(at, depths, f"-{mark}", color=f"C{i % 10}", markersize=5, label=line.title)
+        axes.plot(at, calls, f"-{mark}", color=f"C{i % 10}", markersize=5, label=line.title)
     axes.set(xlabel="frames of the clip", ylabel="network calls in sequence", xlim=(0, None))
-    axes.set_ylim(0)
+    depths = [point.depth for line in lines for point in line.points]
+    if max(depths) > SPREAD * min(depths):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(2, len(lines)))
     return _save(figure, path)

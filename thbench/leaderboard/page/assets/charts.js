@@ -23,14 +23,15 @@
   const short = (v) => (Math.abs(v) >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toPrecision(3)}k` : String(+v.toPrecision(4)));
 
   // A frame for a chart: the SVG, and where values lie in it.
-  TH.axes = ({ x, y, xlabel, ylabel, label, log = false, w = W, h = H }) => {
+  TH.axes = ({ x, y, xlabel, ylabel, label, log = false, logY = false, w = W, h = H }) => {
     const pad = y[0] === y[1] ? Math.abs(y[0]) * 0.1 || 1 : (y[1] - y[0]) * 0.07;
-    const [low, high] = [y[0] - pad, y[1] + pad];
+    const [low, high] = logY ? [y[0] / 1.3, y[1] * 1.3] : [y[0] - pad, y[1] + pad];
     const along = log ? Math.log10 : (v) => v, [a, b] = x.map(along);
+    const up = logY ? Math.log10 : (v) => v, [c, d] = [up(low), up(high)];
     const atX = (v) => LEFT + ((along(v) - a) / (b - a || 1)) * (w - LEFT - RIGHT);
-    const atY = (v) => h - BOTTOM - ((v - low) / (high - low)) * (h - TOP - BOTTOM);
+    const atY = (v) => h - BOTTOM - ((up(v) - c) / (d - c)) * (h - TOP - BOTTOM);
     const chart = svg("svg", { viewBox: `0 0 ${w} ${h}`, class: "chart", role: "img", "aria-label": label });
-    for (const v of ticks(low, high, 4)) {
+    for (const v of logY ? logTicks(low, high) : ticks(low, high, 4)) {
       chart.append(svg("line", { class: "grid", x1: LEFT, x2: w - RIGHT, y1: atY(v), y2: atY(v) }));
       chart.append(svg("text", { class: "tick", x: LEFT - 5, y: atY(v) + 3.5, "text-anchor": "end", text: short(v) }));
     }

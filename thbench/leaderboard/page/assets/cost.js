@@ -81,7 +81,8 @@
     const taken = marked.map(([, x, y]) => [x - 7, x + 7, y - 7, y + 7]);
     for (const [title, x, y] of marked) {
       const wide = title.length * 5.9;
-      const right = [0, -12, 12].map((by) => [x + 10, y + by]), left = [0, -12, 12].map((by) => [x - 10 - wide, y + by]);
+      const beside = [0, -12, 12, -24, 24];
+      const right = beside.map((by) => [x + 10, y + by]), left = beside.map((by) => [x - 10 - wide, y + by]);
       const far = [-14, 14, -27, 27, -40, 40].map((by) => [x - wide / 2, y + by]);
       const places = [...right, ...left, ...far];
       const box = ([left, middle]) => [left, left + wide, middle - 6, middle + 6];
@@ -109,7 +110,9 @@
     const all = drawn.flatMap((line) => line.points);
     const xs = all.map((p) => p[0]), ys = all.map((p) => p[at]);
     const what = seconds ? "seconds to generate" : "network calls in sequence";
-    const frame = TH.axes({ x: [0, Math.max(...xs) * 1.45], y: [0, Math.max(...ys)], xlabel: "frames of the clip", label: `${what} by length`, w: width(), h: 320 });
+    // Strategies of one call for each frame would press the others into a line.
+    const logY = Math.min(...ys) > 0 && Math.max(...ys) / Math.min(...ys) > 5;
+    const frame = TH.axes({ x: [0, Math.max(...xs) * 1.45], y: [logY ? Math.min(...ys) : 0, Math.max(...ys)], logY, xlabel: "frames of the clip", label: `${what} by length`, w: width(), h: 320 });
     const marked = [];
     for (const line of drawn) {
       const colour = TH.colour(line);
@@ -121,7 +124,7 @@
     names(frame, marked);
     const why = seconds ? "" : timed.length ? " Times are of several machines, so they are not compared."
       : all.some((p) => p[1] !== null) ? " Times were not taken at every length." : " No times were taken.";
-    figure.append(frame.chart, el("p", { class: "hint", text: `${what[0].toUpperCase()}${what.slice(1)}, upwards; all tables of this origin.${why}` }));
+    figure.append(frame.chart, el("p", { class: "hint", text: `${what[0].toUpperCase()}${what.slice(1)}, upwards${logY ? ", logarithmic" : ""}; all tables of this origin.${why}` }));
     return figure;
   }
 }
