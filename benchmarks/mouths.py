@@ -42,6 +42,7 @@ class Heard:
     """A strategy's mouths.
 
     Attributes:
+        run: what names its weights and recipe.
         title: of the strategy.
         own: r with the planted opening, of each clip.
         other: the same, made with another clip's audio.
@@ -50,6 +51,7 @@ class Heard:
             its ``own`` audio and with the ``other``'s, (T,) each.
     """
 
+    run: str
     title: str
     own: list[float]
     other: list[float]
@@ -75,12 +77,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "scale": SHIPPED_SCALE,
     }
     rows: dict[str, Heard] = {}
-    # Rows of another question are measured anew.
+    # Rows of another question, recipe or weights are measured anew.
     if kept.is_file() and (known := json.loads(kept.read_text()))["asked"] == asked:
-        rows = {name: Heard(**row) for name, row in known["rows"].items()}
+        rows = {name: Heard(**{"run": "", **row}) for name, row in known["rows"].items()}
     for name in given.strategies or shipped_strategies():
-        if name not in rows:
-            rows[name] = heard(name, given)
+        loaded = config.load(name, [f"scale={SHIPPED_SCALE}", "weights=zoo"])
+        assembled = assemble.assemble(loaded)
+        if name not in rows or rows[name].run != assembled.run:
+            rows[name] = heard(assembled, given)
             content = {"asked": asked, "rows": {key: asdict(row) for key, row in rows.items()}}
             write_atomic(kept, json.dumps(content) + "\n")
     rows = {name: rows[name] for name in ORDER if name in rows}
@@ -121,16 +125,16 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.nanmean(values):.2f}{shown}"
 
 
-def heard(name: str, given: argparse.Namespace) -> Heard:
+def heard(assembled: assemble.Assembled, given: argparse.Namespace) -> Heard:
     """A strategy's row."""
-    loaded = config.load(name, [f"scale={SHIPPED_SCALE}", "weights=zoo"])
-    strategy = assemble.assemble(loaded).strategy
+    loaded, strategy = assembled.config, assembled.strategy
     asked = SplitRequests(
         loaded.data, given.split, loaded.size, limit=given.clips, frames=given.frames
     )
     clips = told(asked, Path(loaded.data.root))
-    row = Heard(loaded.title, [], [], [], {})
-    for i, (request, swapped, planted) in enumerate(tqdm(clips, name, total=given.clips)):
+    row = Heard(assembled.run, loaded.title, [], [], [], {})
+    bar = tqdm(clips, loaded.strategy, total=given.clips)
+    for i, (request, swapped, planted) in enumerate(bar):
         own, other = (mouth(generate(strategy, each)) for each in (request, swapped))
         filmed = mouth(asked.store.frames(i, np.arange(request.n_frames)))
         row.own.append(correlation(own, planted))

@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     strategy = assembled.strategy
     assert isinstance(strategy, DAWN)
     kept = folder / "small.json"
+    # Rows of another question, recipe or weights are measured anew.
     asked = {"clips": given.clips, "frames": given.frames, "split": given.split}
+    asked["run"] = assembled.run
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     rows: dict[str, dict[str, list[float]]] = known["rows"] if known.get("asked") == asked else {}
     clips = list(cases(loaded, given.split, given.clips, given.frames))
