@@ -74,6 +74,7 @@ class WindowStage(A2VStage):
         w_lip: float | None = None,
         w_eyes: float = 0.0,
         dropout: float = 0.1,
+        drop: str = "clip",
         chunk: int = 64,
         cache: bool = False,
     ) -> None:
@@ -84,6 +85,7 @@ class WindowStage(A2VStage):
             w_lip=w_lip,
             w_eyes=w_eyes,
             dropout=dropout,
+            drop=drop,
             chunk=chunk,
             cache=cache,
         )

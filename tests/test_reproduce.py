@@ -100,7 +100,7 @@ def test_wrong_files_are_explained(text, message, tmp_path):
         ([], "Name a table"),
         (["dawn-table2", "--rows", "SAD"], "has no row 'SAD'. Did you mean 'SAR'"),
         (["dawn-table1-hdtf", "--rows", "EchoMimic"], "None of these rows can be run"),
-        (["diffused-heads-table3"], "No data set 'lrw'"),
+        (["hallo-table3"], "No data set 'wild'"),
     ],
 )
 def test_wrong_words_are_explained(words, message, capsys):

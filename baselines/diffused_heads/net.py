@@ -48,7 +48,8 @@ class FrameNetConfig(UNetConfig):
         motion: motion frames (m_x), the frames just before.
         audio_context: audio embeddings (m_y) before and after the frame's own.
         grey: motion frames lose their colours, so that the portrait has to give them (section 4.5).
-        audio_width: channels to which each audio embedding is brought.
+        audio_width: channels to which each audio embedding is brought; None takes embeddings as
+            they are, neither normalised nor mapped, as the released code does with those of SDA.
         width: of the embedded time and audio; 4 ``dim`` by default.
         patch: the U-Net runs on ``patch`` x ``patch`` cells of the frame, moved to channels.
         shortcut: draw over the portrait, which a small network would take long to learn to copy: a
@@ -63,7 +64,7 @@ class FrameNetConfig(UNetConfig):
     motion: int = 2
     audio_context: int = 2
     grey: bool = True
-    audio_width: int = 256
+    audio_width: int | None = 256
     width: int | None = None
     patch: int = 1
     shortcut: bool = False
@@ -97,9 +98,10 @@ class FrameNet(nn.Module):
         self.grey = config.grey
         dim, cell = config.dim, config.patch**2
         width = config.width or 4 * dim
-        around = (2 * config.audio_context + 1) * config.audio_width
-        self.scale_audio = audio_stats(audio_dim)
-        self.embed = unit_gain(nn.Linear(audio_dim, config.audio_width))
+        embedded = config.audio_width or audio_dim
+        around = (2 * config.audio_context + 1) * embedded
+        self.scale_audio = audio_stats(audio_dim) if config.audio_width else None
+        self.embed = unit_gain(nn.Linear(audio_dim, embedded)) if config.audio_width else None
         self.mix = nn.Sequential(
             unit_gain(nn.Linear(around, width)), nn.SiLU(), unit_gain(nn.Linear(width, width))
         )
@@ -131,7 +133,9 @@ class FrameNet(nn.Module):
         """
         around = torch.arange(-self.audio_context, self.audio_context + 1, device=at.device)
         places = (at[:, None] + around).clamp(0, audio.shape[1] - 1)
-        return self.mix(self.embed(self.scale_audio(audio))[:, places].flatten(2))
+        if self.scale_audio is not None and self.embed is not None:
+            audio = self.embed(self.scale_audio(audio))
+        return self.mix(audio[:, places].flatten(2))
 
     def motion_features(self, before: Tensor) -> Tensor:
         """The motion frames' part of the first convolution, (B, dim, h, w).

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.augmentation import spoil
 from baselines.diffused_heads.net import FrameNet, FrameNetConfig
-from thbench.config import DrawConfig, SamplerConfig
+from thbench.config import DrawConfig, OptimConfig, SamplerConfig
 from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
@@ -21,6 +22,7 @@ from thbench.diffusion.process import sample_together
 from thbench.diffusion.vlb import bound_term
 from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask
+from thbench.training.optim import check_optim
 from thbench.training.stage import Stage, StageContext
 
 BOUNDS = ("mean", "sum")
@@ -73,6 +75,9 @@ class FrameStage(Stage):
             batch. So training meets the errors that generation adds up (the pushforward trick,
             Brandstetter et al. 2022, "Message Passing Neural PDE Solvers", section 3.1). The draw's
             ``context`` must reach as much further back. The paper has none.
+        lr_steps: so many times over ``optim.decay_steps`` steps, evenly, the learning rate is
+            multiplied by ``lr_gamma``: 18 times by .8 in the released code. The paper has none.
+        lr_gamma: see ``lr_steps``.
     """
 
     stable_name = "diffused_heads.frame"
@@ -92,6 +97,8 @@ class FrameStage(Stage):
         lip_margin: float = 0.05,
         motion_noise: float = 0.0,
         rollout: int = 0,
+        lr_steps: int = 0,
+        lr_gamma: float = 0.8,
     ) -> None:
         super().__init__(context)
         if bound not in BOUNDS:
@@ -104,6 +111,22 @@ class FrameStage(Stage):
             raise UserError(f"rollout must be a whole number, 0 or more, not {rollout}.")
         self.motion_noise, self.rollout = motion_noise, rollout
         self.levels = self.net.process.steps if bound == "sum" else 1
+        _check_rate(lr_steps, lr_gamma, context.optim)
+        self.lr_steps, self.lr_gamma = lr_steps, lr_gamma
+
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        if self.lr_steps:
+            made["lr_scheduler"]["scheduler"] = LambdaLR(made["optimizer"], self.rate_scale)
+        return made
+
+    def rate_scale(self, step: int) -> float:
+        """The learning rate of a step (from 0) as a fraction of ``optim.lr``."""
+        scale = check_optim(self.context.optim)(step)
+        if not self.lr_steps:
+            return scale
+        length = (self.context.optim.decay_steps or 0) // self.lr_steps
+        return scale * self.lr_gamma ** min(step // length, self.lr_steps)
 
     def trained_for(self) -> dict[str, Any]:
         """Exactly so many observed frames, and one noise level for what is made."""
@@ -144,7 +167,8 @@ class FrameStage(Stage):
     def prepare(self, batch: Batch) -> Example:
         """The middle frame of each sample, and what it is made from."""
         middle = _middle(batch)
-        self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
+        if self.net.scale_audio is not None:
+            self.net.scale_audio.update(batch.audio[unrepeated_frames(batch.frames)])
         portrait = _signed(batch.source)
         static = self.net.portrait_features(portrait)
         if self.net.motion:
@@ -211,6 +235,22 @@ class FrameStage(Stage):
         return {
             "generated": torch.cat([to_unit(first.source), filmed, (made[:, :, 0] + 1) / 2], -1)
         }
+
+
+def _check_rate(steps: int, gamma: float, optim: OptimConfig) -> None:
+    if type(steps) is not int or steps < 0:
+        raise UserError(f"lr_steps must be a whole number, 0 or more, not {steps}.")
+    if not 0 < gamma <= 1:
+        raise UserError(f"lr_gamma must be more than 0 and at most 1, not {gamma}.")
+    if not steps:
+        return
+    if optim.schedule != "constant":
+        raise UserError(f"lr_steps takes optim.schedule=constant, not {optim.schedule}.")
+    if optim.decay_steps is None or optim.decay_steps < steps:
+        raise UserError(
+            f"lr_steps={steps} needs optim.decay_steps, over which the steps are spread:"
+            f" {steps} or more."
+        )
 
 
 def _middle(batch: Batch) -> int:

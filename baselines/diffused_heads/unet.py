@@ -30,6 +30,10 @@ class UNetConfig:
         attention: heights of the image at which there is attention beside the middle's; the
             released code has ``[32]``.
         groups: of the group norms.
+        grouped_attention: the norm before an attention has ``groups`` groups too, not one, as in
+            the released code.
+        qkv_bias: queries, keys and values have biases, as there.
+        high_rates: the noise level is embedded as there: by ``high_sinusoid``, counted from 0.
     """
 
     dim: int = 256
@@ -40,6 +44,20 @@ class UNetConfig:
     head_dim: int = 64
     attention: Sequence[int] = ()
     groups: int = 32
+    grouped_attention: bool = False
+    qkv_bias: bool = False
+    high_rates: bool = False
+
+
+def high_sinusoid(t: Tensor, dim: int) -> Tensor:
+    """Sines and cosines of noise levels at the released code's rates: (...) to (..., dim), float32.
+
+    Rate k of ``dim / 2`` is 10000^(-k / (2 dim)), so that even the lowest turns about 16 times over
+    1000 levels; in ``sinusoid`` the lowest turns by .1 radian.
+    """
+    rates = 10_000.0 ** (-torch.arange(dim // 2, device=t.device) / (2 * dim))
+    angles = t[..., None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class FilmBlock(nn.Module):
@@ -113,10 +131,15 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         dim, mults, blocks = config.dim, config.mults, config.blocks
-        self.dim = dim
+        self.dim, self.high_rates = dim, config.high_rates
 
         def attention(dim: int) -> SpatialAttention:
-            return SpatialAttention(dim, config.heads, config.head_dim)
+            made = SpatialAttention(dim, config.heads, config.head_dim)
+            if config.grouped_attention:
+                made.norm = nn.GroupNorm(config.groups, dim)
+            if config.qkv_bias:
+                made.to_qkv = nn.Conv2d(dim, 3 * config.heads * config.head_dim, 1)
+            return made
 
         def layer(a: int, b: int, at: int, resize: str | None = None) -> _Layer:
             block = FilmBlock(a, b, width, config.groups, config.dropout, resize)
@@ -157,7 +180,8 @@ class UNet(nn.Module):
             static: (N, dim, h, w), the rest of the first convolution.
             audio: (N, width).
         """
-        time = self.time(sinusoid(t, self.dim).to(noisy.dtype))
+        place = high_sinusoid(t - 1, self.dim) if self.high_rates else sinusoid(t, self.dim)
+        time = self.time(place.to(noisy.dtype))
         x = self.stem(noisy) + static
         kept = [x]
         for layer in _layers(self.down):

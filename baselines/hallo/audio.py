@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from thbench.nn.input_init import unit_gain
 from thbench.nn.zero_init import zero_init
 
 FUSIONS = ("zero_conv", "addition", "self_attention")
+AUDIO_BLOCKS = ("attention", "transformer")
 
 
 class AudioTokens(nn.Module):
@@ -123,6 +125,63 @@ class HierarchicalAttention(nn.Module):
         tokens = torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2).reshape(-1, len(parts), c)
         mixed = self.mix(tokens).view(n, height, width, len(parts), c)
         return list(mixed.permute(3, 0, 4, 1, 2))
+
+
+class AudioTransformer(nn.Module):
+    """The released code's block: a transformer with a cross-attention to the audio per region.
+
+    Self-attention within each frame, then the sum over regions of a convolution of that region's
+    cross-attention in its mask, then a feed-forward layer, each with a layer norm before and a
+    shortcut around it; a group norm and convolutions around all of it. Unlike
+    ``HierarchicalAttention`` a new one is not neutral: its convolutions start at zero, the rest
+    does not. They have a bias, which acts outside their masks too.
+
+    Args:
+        channels: of the feature map.
+        inner: channels within the block.
+        dim: of the audio's tokens.
+        heads: of the attentions.
+        groups: of the group norm.
+        regions: how many masks there are.
+    """
+
+    def __init__(
+        self, channels: int, inner: int, dim: int, heads: int, groups: int, regions: int
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, inner, 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(inner) for _ in range(3))
+        self.self_attention = _attention(inner, heads)
+        self.attentions = nn.ModuleList(_attention(inner, heads, dim) for _ in range(regions))
+        self.convs = nn.ModuleList(zero_init(nn.Conv2d(inner, inner, 1)) for _ in range(regions))
+        self.feed_forward = FeedForward(inner, activation_fn="geglu")
+        self.proj_out = nn.Conv2d(inner, channels, 1)
+
+    def forward(
+        self, x: Tensor, audio_tokens: Tensor, masks: Tensor, weights: Sequence[float]
+    ) -> Tensor:
+        """The feature map (N, C, h, w) after the block; arguments as ``HierarchicalAttention``."""
+        size = x.shape[-2:]
+        y = _to_rows(self.proj_in(self.norm(x)))
+        y = y + self.self_attention(self.norms[0](y))
+        queries = self.norms[1](y)
+        parts = zip(self.attentions, self.convs, masks.split(1, dim=1), weights, strict=True)
+        for attention, conv, mask, weight in parts:
+            seen = _to_map(attention(queries, encoder_hidden_states=audio_tokens), size)
+            y = y + weight * _to_rows(conv(seen * mask))
+        y = y + self.feed_forward(self.norms[2](y))
+        return x + self.proj_out(_to_map(y, size))
+
+
+def _to_rows(x: Tensor) -> Tensor:
+    """(N, C, h, w) as (N, hw, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def _to_map(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, hw, C) as (N, C, h, w)."""
+    return x.transpose(1, 2).unflatten(-1, tuple(size))
 
 
 def _attention(channels: int, heads: int, dim: int | None = None) -> Attention:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from metrics import weights
 from metrics.extractors.arcface import ArcFace
 from metrics.extractors.base import Extractor
 from metrics.extractors.synthetic import SyntheticIdentity
 from metrics.weights import WeightsMissing, WeightsUnreadable
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import to_unit
+from thbench.nn.zero_init import zero_init
 
-WIDTHS = {"arcface": 512, "synthetic-identity": 64, "encoder": 512}
+WIDTHS = {"arcface": 512, "glintr100": 512, "synthetic-identity": 64, "encoder": 512}
 """Channels of the embedding, by where it comes from."""
 
 
@@ -23,9 +27,10 @@ class FaceTokens(nn.Module):
     """An embedding of the portrait's face, and a linear layer from it to tokens.
 
     Args:
-        source: ``arcface`` (published weights; real people), ``synthetic-identity`` (the expert of
-            the synthetic faces; travels with the package) or ``encoder`` (a small network trained
-            along, for any faces).
+        source: ``arcface`` (published weights; real people), ``glintr100`` (the released code's:
+            insightface's larger network, whose embeddings keep their length),
+            ``synthetic-identity`` (the expert of the synthetic faces; travels with the package) or
+            ``encoder`` (a small network trained along, for any faces).
         tokens, dim: how many, and their channels.
         channels: of ``encoder``, a halving each.
     """
@@ -56,6 +61,10 @@ class FaceTokens(nn.Module):
         """
         return self.norm(self.project(self.embed(portraits, landmarks)).unflatten(-1, self.shape))
 
+    def unknown(self) -> Tensor:
+        """Tokens (tokens, dim) of no face: of an embedding of zeros."""
+        return self.norm(self.project.bias.unflatten(-1, self.shape))
+
     def embed(self, portraits: Tensor, landmarks: Tensor) -> Tensor:
         """The embedding, (B, width)."""
         if self.blank:
@@ -74,11 +83,66 @@ class FaceTokens(nn.Module):
             extractor(self.source)
 
 
+class FaceLocator(nn.Module):
+    """Where the face is, for the denoiser's first convolution (the released code's).
+
+    Its last layer starts at zero, so a new one changes nothing.
+
+    Args:
+        channels: of each resolution, finest first; the last is the latent's.
+        outputs: channels that the denoiser's first convolution makes.
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.halvings = len(channels) - 1
+        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, 1, 1), nn.SiLU()]
+        for inputs, made in pairwise(channels):
+            layers += [nn.Conv2d(inputs, inputs, 3, 1, 1), nn.SiLU()]
+            layers += [nn.Conv2d(inputs, made, 3, 2, 1), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.last = zero_init(nn.Conv2d(channels[-1], outputs, 3, 1, 1))
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Features (B, outputs, h, w) of a mask (B, 1, H, W), H = 2^halvings h."""
+        return self.last(self.layers(mask.expand(-1, 3, -1, -1)))  # type: ignore[no-any-return]
+
+
+class Glintr100(ArcFace):
+    """Embeddings (T, 512) of insightface's ``glintr100.onnx``, of the length that it gives them.
+
+    Aligned by Face Mesh's points; insightface aligns by those of its own detector.
+
+    Args: as ``ArcFace``.
+
+    Raises:
+        metrics.weights.WeightsMissing: the file or onnxruntime is not here.
+    """
+
+    name = "glintr100"
+
+    def find(self) -> Path:
+        path = weights.folder() / "glintr100.onnx"
+        if not path.is_file():
+            raise WeightsMissing(
+                f"glintr100.onnx of insightface's antelopev2 is not in {weights.folder()}"
+            )
+        return path
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Embeddings (n, 512) of aligned faces (n, 3, 112, 112), 0 to 255."""
+        scaled = (frames.float() / 255 - 0.5) / 0.5
+        entry = self._session.get_inputs()[0].name
+        (found,) = self._session.run(None, {entry: scaled.cpu().numpy()})
+        return torch.from_numpy(found)
+
+
 @lru_cache(maxsize=2)
 def extractor(source: str) -> Extractor:
     """The network that embeds faces, loaded once per process and kept out of the model."""
     try:
-        return ArcFace() if source == "arcface" else SyntheticIdentity()
+        kinds = {"arcface": ArcFace, "glintr100": Glintr100}
+        return kinds.get(source, SyntheticIdentity)()
     except (WeightsMissing, WeightsUnreadable) as error:
         raise UserError(
             f"Hallo's face embedding: {error}; or take another with stages.image.model.net.face and"

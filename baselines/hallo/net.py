@@ -9,10 +9,16 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from baselines.hallo.audio import AudioTokens, HierarchicalAttention
-from baselines.hallo.face import FaceTokens
+from baselines.hallo.audio import (
+    AUDIO_BLOCKS,
+    AudioTokens,
+    AudioTransformer,
+    HierarchicalAttention,
+)
+from baselines.hallo.face import FaceLocator, FaceTokens
 from baselines.hallo.masks import (
     ENLARGED,
+    PARTS,
     RELEASED_UNION,
     boxes_around,
     check_boxes,
@@ -20,11 +26,19 @@ from baselines.hallo.masks import (
     enlarge_boxes,
     region_masks,
 )
-from baselines.hallo.temporal import build_temporal, in_order
-from baselines.hallo.unet_forward import UNetConfig, build_unet, transformers, unet_forward
+from baselines.hallo.temporal import build_temporal, in_order, over_time
+from baselines.hallo.unet_forward import (
+    UNetConfig,
+    build_unet,
+    has_transformer,
+    transformers,
+    unet_forward,
+)
+from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.diffusion.gaussian import GaussianDiffusion
 from thbench.nn.normalize import RunningStats, audio_stats
+from thbench.nn.regions import fill_box
 
 PROCESS = {
     "schedule": "scaled_linear",
@@ -34,6 +48,10 @@ PROCESS = {
     "zero_snr": True,
 }
 """The released code's noise process."""
+
+MOTION_FEATURES = ("maps", "attention")
+TEMPORAL_NORMS = ("clip", "frame")
+HIDDEN_FACES = ("zeros", "unknown")
 
 
 @dataclass
@@ -45,12 +63,17 @@ class Portrait:
         features: inputs of ReferenceNet's self-attentions, (B, hw, C) for each transformer.
         face: (B, K, dim) tokens.
         masks: (B, regions, s, s) by size s of the feature map.
+        located: ``FaceLocator``'s features (B, channels, h, w), None without one.
+        faceless: ``features`` of a pass that saw no face's tokens, which every other frame gets in
+            their place; None, and no frame does.
     """
 
     latent: Tensor
     features: list[Tensor]
     face: Tensor
     masks: dict[int, Tensor]
+    located: Tensor | None = None
+    faceless: list[Tensor] | None = None
 
 
 @dataclass
@@ -87,6 +110,18 @@ class HalloNetConfig(UNetConfig):
             the same, with the lips' union enlarged twice and, at generation, soft edges.
             ``portrait``: the portrait's own boxes in both, which lips and face soon leave.
         fusion: see ``HierarchicalAttention`` (Table 5).
+        audio_block: ``attention`` (``HierarchicalAttention``) or ``transformer``
+            (``AudioTransformer``, the released code's, which has no other ``fusion``).
+        locator: channels of a ``FaceLocator``, as the released code has one; none by default.
+        hidden_face: what the denoiser sees for a hidden portrait's tokens: ``zeros``, or
+            ``unknown``, the tokens of an embedding of zeros, as in the released code.
+        motion_features: of the motion frames' ReferenceNet, what the temporal modules see:
+            ``maps``, after each residual block and its transformer; or ``attention``, as in the
+            released code, the inputs of its self-attentions. In the latter case there is no module
+            after blocks without a transformer: the released code has weights for those, and never
+            runs them.
+        temporal_norm: over what the temporal modules' group norms take mean and variance: the whole
+            ``clip``, as in diffusers, or each ``frame``, as in AnimateDiff and the released code.
         motion: frames of the segment before that are seen.
         motion_heads, motion_max: of the temporal modules.
         motion_mid: there is a temporal module in the middle too; AnimateDiff's first version has
@@ -109,6 +144,11 @@ class HalloNetConfig(UNetConfig):
     masks: str = "paper"
     boxes: str = "clip"
     fusion: str = "zero_conv"
+    audio_block: str = "attention"
+    locator: Sequence[int] = ()
+    hidden_face: str = "zeros"
+    motion_features: str = "maps"
+    temporal_norm: str = "clip"
     motion: int = 2
     motion_heads: int = 8
     motion_max: int = 32
@@ -134,11 +174,14 @@ class HalloNet(nn.Module):
         super().__init__()
         check_regions(config.regions, config.masks)
         check_boxes(config.boxes)
+        _check_switches(config)
         self.process = GaussianDiffusion(**{**PROCESS, **(config.process or {})})
         self.shape = (latent_dim, size, size)
         self.regions, self.masks = tuple(config.regions), config.masks
         self.boxes, self.shortcut = config.boxes, config.shortcut
         self.motion, self.longest = config.motion, config.motion_max
+        self.hidden_face, self.motion_features = config.hidden_face, config.motion_features
+        self.frames_alone = config.temporal_norm == "frame"
         self.unet = build_unet(latent_dim, config)
         self.reference = build_unet(latent_dim, config)
         self.face = FaceTokens(
@@ -147,6 +190,9 @@ class HalloNet(nn.Module):
             dim=config.token_dim,
             channels=config.face_channels,
         )
+        self.locator = None
+        if config.locator:
+            self.locator = FaceLocator(config.locator, config.channels[0])
         self.audio_tokens = _audio_tokens(audio_dim, config)
         self.audio_attention = _audio_attention(self.unet, config)
         self.temporal = _temporal(config)
@@ -184,7 +230,20 @@ class HalloNet(nn.Module):
         masks = {
             s: region_masks(boxes, s, self.regions, self.masks, blurred=blurred) for s in self.grids
         }
-        return Portrait(latent, self._reference_pass(latent, face).features, face, masks)
+        features = self._reference_pass(latent, face).features
+        return Portrait(latent, features, face, masks, self._located(boxes))
+
+    def faceless(self, portrait: Portrait) -> list[Tensor]:
+        """``Portrait.faceless`` of a portrait."""
+        return self._reference_pass(portrait.latent, self.hidden_tokens(portrait.face)).features
+
+    def _located(self, boxes: Tensor) -> Tensor | None:
+        """``FaceLocator``'s features of the faces' boxes, whose edges are never soft."""
+        if self.locator is None:
+            return None
+        face = boxes[:, list(PARTS).index("face")]
+        size = self.shape[-1] * 2**self.locator.halvings
+        return self.locator(fill_box(face[:, 0], face[:, 1], size))  # type: ignore[no-any-return]
 
     def boxes_of(
         self,
@@ -201,19 +260,40 @@ class HalloNet(nn.Module):
         union = boxes_around(extent)
         return enlarge_boxes(union, RELEASED_UNION) if self.boxes == "released" else union
 
-    def motion_maps(self, clips: Tensor, portrait: Portrait) -> list[Tensor]:
-        """ReferenceNet's maps of motion frames, (B, motion, C, h, w) after each residual block.
+    def motion_maps(
+        self, clips: Tensor, portrait: Portrait, faces: Tensor | None = None
+    ) -> list[Tensor]:
+        """What the temporal modules see of motion frames, (B, motion, C, h, w) for each block.
 
         Args:
             clips: (B, C, motion, h, w), the frames before the segment, as ``to_latent`` gives them.
             portrait: of B clips.
+            faces: (B, motion, K, dim), tokens that ReferenceNet sees with each frame; the
+                portrait's by default.
+
+        Returns:
+            ReferenceNet's maps after each residual block, or, with ``motion_features: attention``,
+            its self-attention's inputs where the block has one.
         """
         b, _, n = clips.shape[:3]
         latents = self.from_latent(
             clips.transpose(1, 2).flatten(0, 1), portrait.latent.repeat_interleave(n, 0)
         )
-        seen = self._reference_pass(latents, portrait.face.repeat_interleave(n, 0))
-        return [x.unflatten(0, (b, n)) for x in seen.maps]
+        if faces is None:
+            faces = portrait.face[:, None].expand(-1, n, -1, -1)
+        seen = self._reference_pass(latents, faces.flatten(0, 1))
+        maps = list(seen.maps)
+        if self.motion_features == "attention":
+            places = [i for i, has in enumerate(has_transformer(self.reference)) if has]
+            for i, rows in zip(places, seen.features, strict=True):
+                maps[i] = rows.transpose(1, 2).unflatten(-1, maps[i].shape[-2:])
+        return [x.unflatten(0, (b, n)) for x in maps]
+
+    def hidden_tokens(self, like: Tensor) -> Tensor:
+        """Tokens in place of ``like`` (B, K, dim), those of portraits that are hidden."""
+        if self.hidden_face == "zeros":
+            return torch.zeros_like(like)
+        return self.face.unknown().to(like.dtype).expand_as(like)
 
     def to_latent(self, clips: Tensor, portrait: Tensor) -> Tensor:
         """The autoencoder's latents (B, C, T, h, w), relative to the portrait's with ``shortcut``.
@@ -272,9 +352,15 @@ class HalloNet(nn.Module):
         """
         b, _, n = noisy.shape[:3]
         frames = noisy.transpose(1, 2).flatten(0, 1)
-        face = (portrait.face * keep.image[:, None, None]).repeat_interleave(n, 0)
+        shown = keep.image[:, None, None]
+        face = torch.where(shown, portrait.face, self.hidden_tokens(portrait.face))
+        face = face.repeat_interleave(n, 0)
+        located = portrait.located
+        if located is not None:
+            located = (located * shown[..., None]).repeat_interleave(n, 0)
         hook = _DenoisingHook(self, n, portrait, keep, audio_tokens, motion, weights)
-        output = unet_forward(self.unet, frames, (t.flatten() - 1).clamp(min=0), face, hook)
+        time = (t.flatten() - 1).clamp(min=0)
+        output = unet_forward(self.unet, frames, time, face, hook, located)
         output = output.unflatten(0, (b, n)).transpose(1, 2)
         return self._correct(output, noisy, t) if self.shortcut else output
 
@@ -337,6 +423,11 @@ class _DenoisingHook:
         Where the portrait is hidden the frame's own are there twice: plain self-attention.
         """
         reference = self.portrait.features[transformer].repeat_interleave(self.n, 0)
+        if self.portrait.faceless is not None:
+            without = self.portrait.faceless[transformer].repeat_interleave(self.n, 0)
+            # Even places in a batch whose first half is the clip with the portrait hidden.
+            even = (torch.arange(len(x), device=x.device) % self.n + self.n) % 2 == 0
+            reference = torch.where(even[:, None, None], without, reference)
         return torch.cat([x, torch.where(self.shown, reference, x)], dim=1)
 
     def post_block(self, block: int, transformer: int | None, x: Tensor) -> Tensor:
@@ -348,7 +439,9 @@ class _DenoisingHook:
                 x, self.audio_tokens, masks.to(x.dtype), self.weights
             )
         module = self.modules[block]
-        return x if module is None else self._over_time(module, block, x)
+        if module is None or (transformer is None and self.net.motion_features == "attention"):
+            return x
+        return self._over_time(module, block, x)
 
     def _over_time(self, module: nn.Module, block: int, x: Tensor) -> Tensor:
         """Self-attention along time, over motion frames and the segment: the segment's (N, ...).
@@ -361,8 +454,24 @@ class _DenoisingHook:
         else:
             before = self.motion[block] * self.keep.motion[:, None, None, None, None]
         whole = torch.cat([before.to(clips.dtype), clips], dim=1)
-        moved = module(whole.flatten(0, 1), num_frames=whole.shape[1]).view_as(whole)
+        moved = over_time(
+            module, whole.flatten(0, 1), whole.shape[1], alone=self.net.frames_alone
+        ).view_as(whole)
         return moved[:, self.net.motion :].flatten(0, 1)
+
+
+def _check_switches(config: HalloNetConfig) -> None:
+    for name, known in (
+        ("audio_block", AUDIO_BLOCKS),
+        ("hidden_face", HIDDEN_FACES),
+        ("motion_features", MOTION_FEATURES),
+        ("temporal_norm", TEMPORAL_NORMS),
+    ):
+        value = getattr(config, name)
+        if value not in known:
+            raise UserError(f"net.{name} must be one of {', '.join(known)}, not '{value}'.")
+    if config.audio_block == "transformer" and config.fusion != "zero_conv":
+        raise UserError("net.audio_block=transformer fuses by zero_conv: drop net.fusion.")
 
 
 def _audio_tokens(audio_dim: int, config: HalloNetConfig) -> AudioTokens:
@@ -377,13 +486,30 @@ def _audio_tokens(audio_dim: int, config: HalloNetConfig) -> AudioTokens:
 
 def _audio_attention(unet: nn.Module, config: HalloNetConfig) -> nn.ModuleList:
     """An attention to the audio for each of the U-Net's transformers."""
-    n = len(config.regions)
-    return nn.ModuleList(
-        HierarchicalAttention(
-            transformer.config.in_channels, config.token_dim, config.heads, n, config.fusion
+    n, dim, heads = len(config.regions), config.token_dim, config.heads
+    widths = [transformer.config.in_channels for transformer in transformers(unet)]
+    if config.audio_block == "transformer":
+        return nn.ModuleList(
+            AudioTransformer(width, inner, dim, heads, config.groups, n)
+            for width, inner in zip(widths, _inner_widths(config), strict=True)
         )
-        for transformer in transformers(unet)
+    return nn.ModuleList(
+        HierarchicalAttention(width, dim, heads, n, config.fusion) for width in widths
     )
+
+
+def _inner_widths(config: HalloNetConfig) -> list[int]:
+    """Channels within each ``AudioTransformer``, as the released code has them.
+
+    On the way down the first at a resolution has the channels of the resolution before; on the way
+    up all have those of the next.
+    """
+    widths = config.channels
+    finer = [widths[max(i - 1, 0)] for i in range(len(widths))]
+    attending = [i for i, attends in enumerate(config.attends) if attends]
+    down = [w for i in attending for w in (finer[i], *[widths[i]] * (config.layers - 1))]
+    up = [finer[i] for i in reversed(attending) for _ in range(config.layers + 1)]
+    return [*down, widths[-1], *up]
 
 
 def _temporal(config: HalloNetConfig) -> nn.Module:
@@ -404,4 +530,13 @@ def _grids(size: int, levels: int) -> list[int]:
 
 def spatial_parts(net: HalloNet) -> list[nn.Module]:
     """The modules of the first training stage; the second trains the others."""
-    return [net.unet, net.reference, net.face]
+    located = [] if net.locator is None else [net.locator]
+    return [net.unet, net.reference, net.face, *located]
+
+
+def unused_in_time(net: HalloNet) -> list[nn.Module]:
+    """The temporal modules that are never run."""
+    if net.motion_features == "maps":
+        return []
+    pairs = zip(in_order(net.temporal), has_transformer(net.unet), strict=True)
+    return [module for module, runs in pairs if module is not None and not runs]

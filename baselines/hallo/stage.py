@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from baselines.augmentation import spoil
 from baselines.autoencoder import Autoencoder, encode_clips, latent_rows
-from baselines.hallo.net import ConditionMask, HalloNet, HalloNetConfig, Portrait, spatial_parts
+from baselines.hallo.net import (
+    ConditionMask,
+    HalloNet,
+    HalloNetConfig,
+    Portrait,
+    spatial_parts,
+    unused_in_time,
+)
 from baselines.hallo.unet_forward import unused_by_features, unused_by_maps
 from baselines.pretrained import fill_from
 from thbench.config import DrawConfig, SamplerConfig
@@ -23,7 +30,7 @@ from thbench.core.signatures import Blocks
 from thbench.core.types import Batch, to_unit
 from thbench.data.dataset import frame_range
 from thbench.data.frozen_cache import FrozenRows
-from thbench.diffusion.losses import frame_mean
+from thbench.diffusion.losses import frame_mean, min_snr_weight
 from thbench.diffusion.process import sample_together
 from thbench.nn.normalize import unrepeated_frames
 from thbench.nn.regions import box_mask
@@ -66,6 +73,10 @@ class HalloStage(Stage):
         w_lip: weight of the error in the box around the lips, beside that everywhere; the paper
             has none. Both are divided by all cells: a cell in the box weighs 1 + w_lip times
             another.
+        min_snr: gamma of ``min_snr_weight``, by which each clip's error is multiplied; 0 for none.
+        snr_shifted: see there.
+        noise_offset: deviation of a shift of the noise that all frames and cells of a channel
+            share, so that brightness is learnt too; 0 for none.
         chunk: frames that the autoencoder encodes at once.
         cache: keep the latents of all frames beside the data, see ``FrozenCache``. Needs ``draw``
             without jitter. The result is the same but for rounding: what is kept was encoded in
@@ -87,15 +98,22 @@ class HalloStage(Stage):
         init_from: str | None = None,
         drop: Mapping[str, float] | None = None,
         w_lip: float = 0.0,
+        min_snr: float = 0.0,
+        snr_shifted: bool = False,
+        noise_offset: float = 0.0,
         chunk: int = 64,
         cache: bool = False,
     ) -> None:
         super().__init__(context)
+        for name, value in (("min_snr", min_snr), ("noise_offset", noise_offset)):
+            if value < 0:
+                raise UserError(f"{name} must be 0 or more, not {value}.")
         for key in drop or {}:
             if key not in DROPS:
                 raise UserError(f"There is no condition '{key}' to drop.{did_you_mean(key, DROPS)}")
         self.drop = {**DROPS, **(drop or {})}
         self.init_from, self.w_lip, self.chunk, self.cache = init_from, w_lip, chunk, cache
+        self.min_snr, self.snr_shifted, self.noise_offset = min_snr, snr_shifted, noise_offset
         vae = self.vae
         size = vae.latent_size(context.size)
         config = HalloNetConfig(**(net or {}))
@@ -138,11 +156,15 @@ class HalloStage(Stage):
         b, n = example.valid.shape
         device = example.clean.device
         t = torch.randint(1, process.steps + 1, (b, 1), device=device).expand(b, n)
-        noise = torch.randn_like(example.clean)
+        noise = self._noise(example.clean)
         noisy = process.add_noise(example.clean, noise, t)
         shown = {kind: torch.rand(b, device=device) >= share for kind, share in self.drop.items()}
         prediction = self._predict(example, ConditionMask(**shown))(noisy, t)
         error = (prediction.float() - process.target(example.clean, noise, t)).square()
+        if self.min_snr:
+            error = error * min_snr_weight(
+                process, t, error, self.min_snr, shifted=self.snr_shifted
+            )
         counted = example.valid[:, None, :, None, None].float()
         simple = frame_mean(error, counted)
         losses = {"simple": simple}
@@ -167,6 +189,14 @@ class HalloStage(Stage):
         latents = self.net.from_latent(made, example.portrait.latent)
         filmed = to_unit(self._without_context(first.video)[0, -len(made) :])
         return {"generated": torch.cat([filmed, self.vae.decode(latents)], dim=-1)}
+
+    def _noise(self, clean: Tensor) -> Tensor:
+        noise = torch.randn_like(clean)
+        if self.noise_offset:
+            b, c = clean.shape[:2]
+            shift = torch.randn(b, c, 1, 1, 1, dtype=clean.dtype, device=clean.device)
+            noise = noise + self.noise_offset * shift
+        return noise
 
     def _predict(self, example: Example, keep: ConditionMask) -> Callable[[Tensor, Tensor], Tensor]:
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
@@ -208,7 +238,8 @@ class ImageStage(HalloStage):
     Args:
         trains: ``all`` spatial modules, or ``attention`` alone, as the paper's text has it; the
             latter only makes sense with published weights.
-        context, net, init_from, drop, w_lip, chunk, cache: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, min_snr, snr_shifted, noise_offset, chunk, cache: see
+            ``HalloStage``.
     """
 
     stable_name = "hallo.image"
@@ -227,7 +258,7 @@ class ImageStage(HalloStage):
             return iter(spatial_parts(self.net))
         nets = (self.net.unet, self.net.reference)
         inside = [m for net in nets for name, m in net.named_modules() if _is_attention(name)]
-        return iter([*inside, self.net.face])
+        return iter([*inside, *spatial_parts(self.net)[len(nets) :]])
 
     def start(self) -> None:
         if not self.init_from:
@@ -266,7 +297,8 @@ class VideoStage(HalloStage):
         trains: ``temporal``, what hears and what knows time; or ``all``, the spatial modules too.
         motion_noise: the motion frames of a clip get noise of a deviation drawn from 0 to this, in
             training (``baselines.augmentation.spoil``).
-        context, net, init_from, drop, w_lip, chunk, cache: see ``HalloStage``.
+        context, net, init_from, drop, w_lip, min_snr, snr_shifted, noise_offset, chunk, cache: see
+            ``HalloStage``.
 
     Raises:
         UserError: another ``trains``, or negative noise.
@@ -291,7 +323,9 @@ class VideoStage(HalloStage):
         self.trains, self.motion_noise = trains, motion_noise
         super().__init__(context, **options)
         self.segment = segment
-        for part in unused_by_maps(self.net.reference):
+        by_features = self.net.motion_features == "attention"
+        unused = unused_by_features if by_features else unused_by_maps
+        for part in (*unused(self.net.reference), *unused_in_time(self.net)):
             part.requires_grad_(False)
 
     def trained(self) -> Iterator[nn.Module]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusers import MotionAdapter
-from torch import nn
+from torch import Tensor, nn
 
 from thbench.nn.zero_init import zero_init
 
@@ -38,6 +38,27 @@ def build_temporal(
         if module is not None:
             zero_init(module.proj_out)  # type: ignore[type-var]
     return adapter  # type: ignore[no-any-return]
+
+
+def over_time(module: nn.Module, x: Tensor, frames: int, *, alone: bool = False) -> Tensor:
+    """A module's output for feature maps (N, C, h, w) of clips of ``frames`` frames each.
+
+    Args:
+        module: one of ``build_temporal``'s.
+        x: (N, C, h, w), clip after clip.
+        frames: of a clip.
+        alone: the group norm sees each frame alone, as in AnimateDiff's own code; diffusers' takes
+            mean and variance over the whole clip.
+    """
+    part: Any = module
+    if not alone:
+        return part(x, num_frames=frames)  # type: ignore[no-any-return]
+    rows = part.norm(x).unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2)
+    y = part.proj_in(rows.flatten(0, 2))
+    for block in part.transformer_blocks:
+        y = block(y)
+    y = part.proj_out(y).view(rows.shape).permute(0, 3, 4, 1, 2)
+    return x + y.reshape(x.shape)
 
 
 def in_order(adapter: Any) -> list[nn.Module | None]:

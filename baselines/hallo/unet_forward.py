@@ -93,7 +93,12 @@ def build_unet(latent_dim: int, config: UNetConfig) -> nn.Module:
 
 
 def unet_forward(
-    unet: nn.Module, x: Tensor, time: Tensor, tokens: Tensor, hook: FeatureHook
+    unet: nn.Module,
+    x: Tensor,
+    time: Tensor,
+    tokens: Tensor,
+    hook: FeatureHook,
+    added: Tensor | None = None,
 ) -> Tensor:
     """The network's output, (N, C, h, w).
 
@@ -103,11 +108,14 @@ def unet_forward(
         time: (N,) indices of the scheduler.
         tokens: (N, K, token_dim), what its cross-attentions attend to.
         hook: called inside every transformer and after every residual block.
+        added: to the first convolution's output, and of its shape.
     """
     net: Any = unet
     emb = net.time_embedding(net.time_proj(time).to(x.dtype))
     blocks = _HookedBlocks(hook, tokens)
     x = net.conv_in(x)
+    if added is not None:
+        x = x + added
     kept = [x]
     for block in net.down_blocks:
         for resnet, attention in _layers(block):

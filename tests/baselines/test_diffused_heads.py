@@ -244,6 +244,18 @@ def test_training_shows_what_generating_shows(k, options):
     torch.testing.assert_close(example.clean[0, :, 0], video[k])
 
 
+def test_it_trains_with_the_options_of_the_released_code():
+    released = {"audio_width": None, "attention": [8], "grouped_attention": True, "qkv_bias": True,
+                "high_rates": True, "grey": False}  # fmt: skip
+    made = stage(options=released)
+    spread(made.net)
+    made.loss(batch())["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
+    (attention,) = {m.norm.num_groups for m in made.modules() if isinstance(m, SpatialAttention)}
+    assert attention == SMALL["groups"]
+    assert made.net.unet.attention.to_qkv.bias is not None
+
+
 def test_motion_frames_are_noisy_in_training_alone():
     quiet, loud = stage(), stage(motion_noise=0.5)
     shown = batch([9] * 6)

@@ -42,27 +42,6 @@ def test_every_split_gets_a_name() -> None:
     assert set(adapters.assign_splits(["a"], 0, adapters.FRACTIONS).values()) == {"train"}
 
 
-def test_cremad_has_the_published_test_actors(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"{actor}_DFA_ANG_XX.flv" for actor in range(1001, 1092)))
-    found = adapters.cremad(tmp_path).videos
-    test = {s.identity for s in found if s.split == "test"}
-    assert test == {"s15", "s20", "s21", "s30", "s33", "s52", "s62", "s81", "s82", "s89"}
-    assert next(s for s in found if s.identity == "s15").path.name.startswith("1015_")
-    assert Counter(s.split for s in found) == {"train": 73, "val": 8, "test": 10}
-    assert found[0].extra == {"sentence": "DFA", "emotion": "ANG", "level": "XX"}
-    with pytest.raises(UserError, match="CREMA-D"):
-        adapters.cremad(touch(tmp_path, "x.mp4"))
-
-
-def test_hdtf_shares(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"WDA_P{i}_000.mp4" for i in range(100)))
-    assert Counter(s.split for s in adapters.hdtf(tmp_path).videos) == {"train": 90, "test": 10}
-    shares = {"train": 0.7, "val": 0.1, "test": 0.2}
-    found = adapters.hdtf(tmp_path, fractions=shares).videos
-    assert Counter(s.split for s in found) == {"train": 70, "val": 10, "test": 20}
-    assert found[0].identity == "WDA_P0"
-
-
 def test_voxceleb_with_and_without_parts(tmp_path: Path) -> None:
     parts = touch(
         tmp_path / "a", "dev/mp4/id1/v/0.mp4", "dev/mp4/id2/v/0.mp4", "test/mp4/id3/v/0.mp4"
@@ -157,11 +136,22 @@ def test_what_names_no_person(tmp_path: Path, identity: str, says: str) -> None:
 
 
 def test_kinds_whose_people_are_known_take_no_identity(tmp_path: Path) -> None:
-    touch(tmp_path, "p/1001_DFA_ANG_XX.mp4")
-    for kind in ("cremad", "hdtf", "voxceleb"):
-        assert adapters.adapter(kind)(tmp_path).lines[0].startswith("identities: 1 person from the")
+    one = {
+        "cremad": "1001_DFA_ANG_XX.flv",
+        "hdtf": "WDA_KatieHill_000.mp4",
+        "voxceleb": "p/0.mp4",
+        "lrw": "ABOUT/test/ABOUT_00001.mp4",
+        "mead": "M003/video/front/angry/level_1/001.mp4",
+        "celebvhq": "M2Ohb0FAaJU_1.mp4",
+        "vfhq": "Clip+-2wL-XN0P4s+P0+C1+F1537-1685.mp4",
+    }
+    assert {"folder", *one} == set(adapters.ADAPTERS)
+    for kind, name in one.items():
+        root = touch(tmp_path / kind, name)
+        (line, *_) = adapters.adapter(kind)(root).lines
+        assert line.startswith("identities: " + ("not" if kind == "lrw" else "1 person from the"))
         with pytest.raises(UserError, match=f"{kind} takes no --identity .*kind `folder`"):
-            adapters.adapter(kind)(tmp_path, identity="1")
+            adapters.adapter(kind)(root, identity="1")
 
 
 def test_folders_of_parts_are_not_taken_for_people_without_a_word(tmp_path: Path) -> None:

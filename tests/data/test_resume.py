@@ -20,7 +20,6 @@ import torch
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, remove_leftovers, replacing
 from thbench.data import manifest
-from thbench.data.face.crop import Square
 from thbench.data.media import video
 from thbench.data.prepare import process
 from thbench.data.prepare.job import Preview, read_entry
@@ -170,7 +169,7 @@ def test_an_unexpected_error_rejects_one_video_and_is_tried_again(
             raise ZeroDivisionError("by\nzero")
         return probe(path)
 
-    def failing_cut(frames: torch.Tensor, square: Square, size: int) -> torch.Tensor:
+    def failing_cut(*_: object) -> torch.Tensor:
         raise RuntimeError("a segment")
 
     with monkeypatch.context() as patch:

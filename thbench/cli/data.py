@@ -33,10 +33,12 @@ def prepare(arguments: argparse.Namespace) -> None:
     from thbench.data import manifest
     from thbench.data.prepare import adapters
     from thbench.data.prepare.prepare import prepare as run
+    from thbench.data.prepare.sources import read_fractions
 
     source, out = Path(arguments.source), Path(arguments.out)
     read = adapters.adapter(arguments.kind)
-    sources = read(source, seed=arguments.seed, identity=arguments.identity)
+    fractions = read_fractions(arguments.split) if arguments.split is not None else None
+    sources = read(source, seed=arguments.seed, fractions=fractions, identity=arguments.identity)
     adapters.check_out(sources, source, out)
     print(*sources.lines, sep="\n", flush=True)
     before = manifest.people(out)
@@ -52,6 +54,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         face=arguments.face,
         shots=arguments.shots,
         track=arguments.track,
+        allow_silent=arguments.allow_silent,
         sheet=arguments.sheet,
         left_out=sources.left_out,
     )

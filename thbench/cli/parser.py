@@ -414,13 +414,34 @@ def _data(commands: Commands) -> None:
         "thbench.cli.data:prepare",
         "turn talking-head videos into the prepared layout",
     )
-    prepare.add_argument("kind", metavar="KIND", help="folder, cremad, hdtf or voxceleb")
+    prepare.add_argument(
+        "kind",
+        metavar="KIND",
+        help="folder, cremad, hdtf, voxceleb, lrw, mead, celebvhq or vfhq",
+    )
     prepare.add_argument("source", metavar="DIR", help="where the videos are")
     prepare.add_argument("--out", required=True, metavar="DIR")
     prepare.add_argument("--identity", metavar="LEVEL", help=IDENTITY)
+    prepare.add_argument(
+        "--split",
+        metavar="A/B/C",
+        help="deal people anew to train, val and test, in per cent: 70/10/20 (by default the"
+        " data set's published split, else 80/10/10)",
+    )
+    prepare.add_argument(
+        "--allow-silent",
+        action="store_true",
+        help="prepare videos without an audio track too, for stages that need no sound",
+    )
     prepare.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     prepare.add_argument("--audio", default="logmel", help="encoders, by comma (default logmel)")
-    prepare.add_argument("--crop", default="face", choices=("face", "none"))
+    prepare.add_argument(
+        "--crop",
+        default="face",
+        choices=("face", "align", "pad", "none"),
+        help="one square around the head (default); every frame moved so that eyes and nose stay in"
+        " one place; the whole frame with black bars; or the whole frame, which must be square",
+    )
     prepare.add_argument(
         "--face",
         default="largest",
@@ -474,7 +495,8 @@ def _data(commands: Commands) -> None:
 
 def _weights(commands: Commands) -> None:
     parser = commands.add_parser(
-        "weights", help="list, fetch and verify the published weights that metrics need"
+        "weights",
+        help="list, fetch and verify the published weights that metrics need; import systems'",
     )
     parser.set_defaults(parser=parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -494,6 +516,29 @@ def _weights(commands: Commands) -> None:
     )
     check = _command(actions, "check", "thbench.cli.weights:check", "verify hashes of what is here")
     check.add_argument("names", nargs="*", metavar="NAME", help="these alone, which must be here")
+    imported = _command(
+        actions,
+        "import",
+        "thbench.cli.weights:import_released",
+        "write runs with the weights that a system's authors published",
+    )
+    imported.usage = "thbench weights import SYSTEM FILE... [key=value ...]"
+    imported.epilog = (
+        "Files are read for their tensors alone; no code in them is run. Names and shapes must be"
+        " those of the networks with options=released, or nothing is imported. The runs are named"
+        " by the data set, as trained ones are: say data=NAME as for generate and eval. Example:"
+        " thbench weights import dawn LFG_128_1000ep.pth DAWN_128.pth data=hdtf"
+    )
+    imported.add_argument(
+        "system", metavar="SYSTEM", help="a strategy whose authors published weights, such as dawn"
+    )
+    imported.add_argument(
+        "given",
+        nargs="+",
+        metavar="FILE",
+        help="what torch.save wrote, .safetensors, or a TorchScript archive; and key=value words"
+        " of the configuration, which stand above the system's own, such as options=released",
+    )
 
 
 def _zoo(commands: Commands) -> None:

@@ -1,14 +1,21 @@
-"""The command ``thbench weights``: which weight files there are, fetching and verifying them."""
+"""The command ``thbench weights``: which weight files there are; fetching, verifying, importing."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from metrics import download
 from metrics.weights import WEIGHTS, Weights, folder, matches
 from thbench.core.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HERE, ABSENT, DIFFERS = "yes", "no", "differs"
 
@@ -70,6 +77,69 @@ def check(arguments: argparse.Namespace) -> None:
             wrong.append(name)
     if wrong:
         raise UserError(f"{len(wrong)} problem(s): run `thbench weights pull {' '.join(wrong)}`.")
+
+
+def import_released(arguments: argparse.Namespace) -> None:
+    """Write runs of a system's stages with the weights that its authors published.
+
+    Raises:
+        UserError: no such system, or none whose weights can be imported; a file that cannot be
+            read, is of another network or scale, or has what another one has; a run that is there
+            already with other weights.
+    """
+    from thbench import config as configs
+    from thbench.training.released import import_run, read_tensors
+    from thbench.training.runs import order
+
+    files, words = _files_and_words(arguments.given)
+    system = _released(arguments.system)
+    # A word of the user's stands in the place of the system's.
+    words = list({word.partition("=")[0]: word for word in [*system.WORDS, *words]}.values())
+    config = configs.load(arguments.system, words)
+    found: dict[str, Tensor] = {}
+    for path in files:
+        tensors = read_tensors(path)
+        if hasattr(system, "named"):
+            tensors = system.named(tensors)
+        if twice := found.keys() & tensors.keys():
+            raise UserError(f"{path} has tensors that another file has, such as {min(twice)}.")
+        found |= tensors
+    made = system.convert(found, config)
+    for stage in [name for name in order(config) if name in made]:
+        run = import_run(config, stage, made[stage], files)
+        print(f"{stage}: {run.folder}")
+    left = sorted(set(config.nets.values()) - made.keys())
+    also = f"\nNot in these files: {', '.join(left)}." if left else ""
+    print(f"With them: thbench generate {shlex.join([arguments.system, *words])} ...{also}")
+
+
+def _files_and_words(given: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files, and the key=value words, which may stand in any order."""
+    words = [word for word in given if "=" in word and not Path(word).exists()]
+    files = [Path(word) for word in given if word not in words]
+    if not files:
+        raise UserError("Say which files: thbench weights import SYSTEM FILE... [key=value ...]")
+    return files, words
+
+
+def _released(strategy: str) -> Any:
+    """The module ``released`` beside a strategy's class, which knows its authors' tensors."""
+    from thbench import config as configs
+
+    package = configs.load(strategy).target.partition(":")[0].rpartition(".")[0]
+    name = f"{package}.released"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        module = None
+    if module is None or strategy != module.STRATEGY:
+        raise UserError(
+            f"Weights that the authors of '{strategy}' published cannot be imported."
+            " docs/released.md says which can."
+        )
+    return module
 
 
 def state(entry: Weights) -> str:

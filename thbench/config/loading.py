@@ -1,8 +1,9 @@
 """From YAML files with bases and ``key=value`` overrides to a configuration.
 
 A strategy's YAML is merged over the schema's defaults in this order: its ``base:`` files, the
-file itself, the block of ``scales:`` that ``scale=`` names, those of ``switches:`` that are on, the
-data set that ``data=`` names, and the ``key=value`` overrides. ``thbench.config.merge`` says how.
+file itself, the block of ``scales:`` that ``scale=`` names, the block ``released:`` where
+``options=released`` is said, those of ``switches:`` that are on, the data set that ``data=`` names,
+and the ``key=value`` overrides. ``thbench.config.merge`` says how.
 No torch is imported here.
 """
 
@@ -74,8 +75,8 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         strategy: a name in configs/strategy, or a path to a YAML file.
-        overrides: ``key=value`` words; ``scale=``, ``data=``, ``eval.data=`` and the file's
-            switches choose blocks and files.
+        overrides: ``key=value`` words; ``scale=``, ``options=released``, ``data=``, ``eval.data=``
+            and the file's switches choose blocks and files.
 
     Raises:
         UserError: an unknown name, key or value, with the nearest one.
@@ -90,7 +91,8 @@ def load(strategy: str, overrides: Iterable[str] = ()) -> Config:
     content["scale"] = scale
     switches = content.pop("switches", {})
     block: Any = blocks.get(scale) or {}
-    layers = [content, block, *layering.take_switches(switches, words)]
+    released = layering.take_released(content, words)
+    layers = [content, block, *released, *layering.take_switches(switches, words)]
     layers += list(_data_layers(layers, words))
     if isinstance(words.get("eval.data"), str):
         layers.append({"eval": {"data": read_data(words.pop("eval.data"))}})

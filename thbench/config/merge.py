@@ -6,6 +6,7 @@ Layers merge key by key, with these rules of their own:
 - A stage may be ``like: other``: it has what the other stage has, but for what it says itself.
 - A block of ``switches:`` is merged where the user says ``<its name>=true``. In its title,
   ``{title}`` is the title below.
+- The block ``released:`` is merged, after the scale's, where the user says ``options=released``.
 - Null takes out what lies below: a role of ``nets``, a stage, an option of ``plan`` or
   ``options``, any mapping. Elsewhere it is a value like any other; a list is replaced whole.
 """
@@ -18,7 +19,7 @@ from typing import Any
 from thbench.core.errors import UserError, did_you_mean
 
 Layer = Mapping[str, Any]
-LAYERS = ("scales", "switches")
+LAYERS = ("scales", "switches", "released")
 """Keys of a YAML file whose blocks are layers themselves."""
 
 
@@ -99,6 +100,35 @@ def take_switches(switches: Layer, words: MutableMapping[str, Any]) -> list[Laye
         if value:
             on.append(switches[name])
     return on
+
+
+def take_released(
+    content: MutableMapping[str, Any], words: MutableMapping[str, Any]
+) -> list[Layer]:
+    """The layer that ``options=released`` asks for; block and word are taken out.
+
+    Args:
+        content: a strategy's YAML.
+        words: the user's.
+
+    Raises:
+        UserError: the strategy has none, or ``options`` is another word.
+    """
+    block, asked = content.pop("released", None), words.get("options")
+    if not isinstance(asked, str):
+        return []
+    if asked != "released":
+        raise UserError(
+            f"options={asked}: say options=released, or options.<key>=<value>."
+            f"{did_you_mean(asked, ['released'])}"
+        )
+    del words["options"]
+    if not isinstance(block, Mapping) or not block:
+        raise UserError(
+            f"Strategy '{content.get('strategy')}' has no released options: its YAML has no block"
+            " 'released:'."
+        )
+    return [block]
 
 
 def take_plan(words: MutableMapping[str, Any]) -> list[Layer]:

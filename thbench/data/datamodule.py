@@ -140,6 +140,7 @@ class ClipData(L.LightningDataModule):
         workers: processes that read ahead.
         validate_batches: global batches of the ``val`` split in one validation; the same ones
             every time.
+        needs_sound: silent clips are not drawn.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class ClipData(L.LightningDataModule):
         accumulate: int = 1,
         workers: int = 0,
         validate_batches: int = 0,
+        needs_sound: bool = True,
     ) -> None:
         super().__init__()
         check_root(data.root)
@@ -162,6 +164,7 @@ class ClipData(L.LightningDataModule):
         self.accumulate = accumulate
         self.workers = workers
         self.validate_batches = validate_batches
+        self.needs_sound = needs_sound
         self._prepared = False
         self.stores = {
             split: Store.of(data, split, size, video=draw.video) for split in ("train", "val")
@@ -186,7 +189,8 @@ class ClipData(L.LightningDataModule):
 
     def dataset(self, split: str) -> PreparedDataset:
         """The samples of a split, as this stage draws them."""
-        return PreparedDataset(self.stores[split], self.draw, self.batch_size, self.seed)
+        store = self.stores[split]
+        return PreparedDataset(store, self.draw, self.batch_size, self.seed, self.needs_sound)
 
     def train_dataloader(self) -> TrainLoader:
         return TrainLoader(RankDataset(self.dataset("train"), self._shard()), self.workers)

@@ -63,12 +63,20 @@ class PreparedDataset:
         draw: how samples are drawn.
         batch_size: the global one.
         seed: of the run.
+        needs_sound: silent clips are not drawn; else their audio is zeros.
 
     Raises:
-        UserError: the draw's settings are invalid, or no clip is long enough for it.
+        UserError: the draw's settings are invalid, or no clip is long enough for it, or has sound.
     """
 
-    def __init__(self, store: Store, draw: DrawConfig, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        draw: DrawConfig,
+        batch_size: int,
+        seed: int = 0,
+        needs_sound: bool = True,
+    ) -> None:
         self.store = store
         self.draw = draw
         self.batch_size = batch_size
@@ -84,7 +92,8 @@ class PreparedDataset:
             raise UserError(f"draw.context must be 0 or more frames, not {draw.context}.")
         found = [usable_frames(store.valid(i), draw) for i in range(len(store.clips))]
         usable = np.array(found, np.int64)
-        self.eligible = np.flatnonzero(usable >= self.least)
+        self._unheard = store.silent & needs_sound
+        self.eligible = np.flatnonzero((usable >= self.least) & ~self._unheard)
         self.lengths = np.minimum(usable[self.eligible], self.most)
         if not len(self.eligible):
             self._explain_none()
@@ -94,12 +103,17 @@ class PreparedDataset:
     @property
     def left_out(self) -> str | None:
         """A line on how many clips are never drawn and why; None where all are."""
-        missing = len(self.store.clips) - len(self.eligible)
-        if not missing:
+        silent = int(self._unheard.sum())
+        short = len(self.store.clips) - len(self.eligible) - silent
+        why = [f"{silent} have no sound, which this stage needs"] if silent else []
+        if short:
+            who = f"{short} of them" if silent else "they"
+            why.append(f"{who} do not have {self.least} frames from one with a face on")
+        if not why:
             return None
         return (
-            f"{missing} of {len(self.store.clips)} clips of the split '{self.store.split}' are left"
-            f" out: they do not have {self.least} frames from one with a face on"
+            f"{short + silent} of {len(self.store.clips)} clips of the split '{self.store.split}'"
+            f" are left out: {'; '.join(why)}"
         )
 
     def length(self, batch: int) -> int:
@@ -194,6 +208,11 @@ class PreparedDataset:
         split, longest = self.store.split, max((c.n_frames for c in self.store.clips), default=0)
         if not longest:
             raise UserError(f"{self.store.root} has no clips in its split '{split}'.")
+        if self._unheard.all():
+            raise UserError(
+                f"No clip of the split '{split}' in {self.store.root} has sound, which this stage"
+                " needs: train it on a data set with sound."
+            )
         raise UserError(
             f"No clip of the split '{split}' in {self.store.root} has {self.least} frames with a"
             f" face (the longest has {longest}): lower the stage's draw.frames or draw.least, or"

@@ -19,6 +19,8 @@ NAME = "manifest.jsonl"
 SPLITS = ("train", "val", "test")
 RECIPE = "recipe"
 """Key of a synthetic clip's ``extra``: a hash of all that it is made from."""
+SILENT = "silent"
+"""Key of the ``extra`` of a clip whose recording has no sound: true."""
 _TYPES: dict[str, type] = {
     "id": str,
     "identity": str,
@@ -76,6 +78,11 @@ def is_synthetic(root: str | Path) -> bool:
     if not (Path(root) / NAME).is_file():
         return False
     return any("truth" in clip.extra for clip in read(root))
+
+
+def is_silent(clip: Clip) -> bool:
+    """Whether a clip has no sound: its mp4 has no audio track, and it has no embeddings."""
+    return clip.extra.get(SILENT) is True
 
 
 def write(root: str | Path, clips: Iterable[Clip]) -> None:

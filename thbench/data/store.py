@@ -30,7 +30,8 @@ from thbench.core.errors import UserError
 from thbench.core.types import EYES_DIM, N_LANDMARKS, POSE_DIM, Clip, Track
 from thbench.data import manifest
 from thbench.data.cache_folders import caches, locked, named
-from thbench.data.embedding.cache import Embeddings, print_once
+from thbench.data.embedding.cache import Embeddings, kind_of, print_once
+from thbench.data.embedding.encoders import ENCODERS
 from thbench.data.media import video
 
 MOTION_DIM = POSE_DIM + EYES_DIM + 1
@@ -76,6 +77,11 @@ class Store:
     def clips(self) -> tuple[Clip, ...]:
         rows = manifest.read(self.root)
         return tuple(sorted((c for c in rows if c.split == self.split), key=lambda c: c.id))
+
+    @cached_property
+    def silent(self) -> np.ndarray:
+        """Which clips have no sound, bool (clips,)."""
+        return np.array([manifest.is_silent(clip) for clip in self.clips], bool)
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -158,8 +164,11 @@ class Store:
     def audio_features(self, i: int, indices: np.ndarray) -> np.ndarray:
         """Audio embeddings of frames ``indices`` (n,), float32 (n, D).
 
-        An encoder's layers are concatenated in D.
+        An encoder's layers are concatenated in D. A silent clip has zeros, which only those may
+        read who make nothing of audio (``PreparedDataset``).
         """
+        if self.silent[i]:
+            return np.zeros((len(indices), self.audio_dim), np.float32)
         embedding = np.load(self.audio_path(i), mmap_mode="r")
         return np.asarray(embedding[indices], np.float32).reshape(len(indices), -1)
 
@@ -176,8 +185,11 @@ class Store:
 
     @cached_property
     def audio_dim(self) -> int:
-        """D, channels of the audio embedding."""
-        return int(np.prod(np.load(self.audio_path(0), mmap_mode="r").shape[1:]))
+        """D, channels of the audio embedding; the encoder's usual one if all clips are silent."""
+        if self.silent.all():
+            return int(ENCODERS.load(kind_of(self.audio)).default_dim)
+        first = int(self.silent.argmin())
+        return int(np.prod(np.load(self.audio_path(first), mmap_mode="r").shape[1:]))
 
     @cached_property
     def _motion(self) -> np.ndarray:
@@ -241,6 +253,8 @@ class Store:
 
     def _check_audio(self) -> None:
         for i, clip in enumerate(self.clips):
+            if self.silent[i]:
+                continue
             length = len(np.load(self.audio_path(i), mmap_mode="r"))
             if length != clip.n_frames:
                 raise UserError(_disagree(self.audio_path(i), length, clip))

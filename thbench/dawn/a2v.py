@@ -47,6 +47,8 @@ class A2VStage(Stage):
         w_eyes: weight of the error in the eyes and a cell around them, divided by all cells; 0 in
             the paper.
         dropout: how often all conditions of a clip are hidden, for guidance.
+        drop: ``clip``, or ``frame``, where each frame's conditions are hidden by a draw of its own,
+            as in the released code.
         levels: ``clip`` (one noise level for all frames) or ``frame`` (independent ones).
         chunk: pairs of frames that the latent flow generator sees at once, at least one clip's.
         cache: keep the flows of all frames beside the data, see ``FrozenCache``. Needs ``draw``
@@ -69,6 +71,7 @@ class A2VStage(Stage):
         w_lip: float | None = None,
         w_eyes: float = 0.0,
         dropout: float = 0.1,
+        drop: str = "clip",
         levels: str = "clip",
         chunk: int = 64,
         cache: bool = False,
@@ -78,6 +81,8 @@ class A2VStage(Stage):
             raise UserError(f"loss must be 'paper' or 'code', not '{loss}'.")
         if levels not in ("clip", "frame"):
             raise UserError(f"levels must be 'clip' or 'frame', not '{levels}'.")
+        if drop not in ("clip", "frame"):
+            raise UserError(f"drop must be 'clip' or 'frame', not '{drop}'.")
         lfg = self.lfg
         size = lfg.latent_size(context.size)
         config = A2VNetConfig(**(net or {}))
@@ -86,6 +91,7 @@ class A2VStage(Stage):
         self.boxed = loss == "code"
         self.w_lip = self.w_lip if w_lip is None else w_lip
         self.w_eyes = w_eyes
+        self.drop = drop
         self.dropout, self.levels, self.chunk, self.cache = dropout, levels, chunk, cache
 
     def frozen_rows(self) -> FrozenRows | None:
@@ -134,7 +140,8 @@ class A2VStage(Stage):
         """
         process = self.net.process
         noisy = process.add_noise(latent, noise, t)
-        keep = torch.rand(len(latent), 1, device=latent.device) >= self.dropout
+        drawn = batch.frames.shape[1] if self.drop == "frame" else 1
+        keep = torch.rand(len(latent), drawn, device=latent.device) >= self.dropout
         prediction = self.net(noisy, t, batch.frames, given, keep.expand_as(batch.frames))
         error = (prediction.float() - process.target(latent, noise, t)).square()
         counted = ((t > 0) & batch.valid)[:, None, :, None, None].float()

@@ -7,7 +7,7 @@ portrait's, and all conditions normalised by the data's statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -24,8 +24,9 @@ from thbench.generation.strategy import Denoiser
 from thbench.nn.attention import local_attention_mask, portrait_positions
 from thbench.nn.input_init import equal_shares
 from thbench.nn.normalize import ConditionalStats, RunningStats, audio_stats, eyes_stats, pose_stats
-from thbench.nn.regions import region_box, region_mask
+from thbench.nn.regions import box_mask, region_box, region_mask
 from thbench.nn.unet3d import UNet3D, UNet3DConfig
+from thbench.nn.warp import grid_like
 
 FLOW_DIM = 3
 MOTION_BATCHES = 128
@@ -86,6 +87,14 @@ class A2VNetConfig(UNet3DConfig):
         floor: of the latent's deviations, see ``RunningStats``.
         shortcut: add a linear map from conditions to the clean latent. Needs prediction ``x0``.
         process: arguments of ``GaussianDiffusion``.
+        absolute: the latent holds the sampling grid itself, as in the released code, not the flow.
+        boxed_mask: the face mask is the box around the face, embedded by two convolutions with
+            ReLU, as in the released code; not the oval.
+        offset: added to noise levels before the network sees them; -1 is how the released code
+            counts.
+        raw_pose: conditions and noisy latents are not normalised, as in the released code, and the
+            elements of a pose's difference are multiplied by these six numbers, which turn our
+            units into those that weights were trained with.
     """
 
     config_blocks: ClassVar[Blocks] = {"process": GaussianDiffusion}
@@ -99,6 +108,10 @@ class A2VNetConfig(UNet3DConfig):
     floor: float = 0.3
     shortcut: bool = False
     process: Mapping[str, Any] | None = None
+    absolute: bool = False
+    boxed_mask: bool = False
+    offset: int = 0
+    raw_pose: Sequence[float] | None = None
 
 
 class A2VNet(nn.Module):
@@ -125,13 +138,19 @@ class A2VNet(nn.Module):
         kinds |= {"pose": POSE_DIM} if config.use_pose else {}
         kinds |= {"eyes": EYES_DIM} if config.use_eyes else {}
         area, mask_dim = config.patch**2, config.mask_dim
+        if config.split is not None:
+            config = replace(config, split=[area * part for part in config.split])
         self.unet = UNet3D(FLOW_DIM * area, (feature_dim + mask_dim) * area, kinds, config)
-        self.mask_encoder = _mask_encoder(mask_dim)
+        self.absolute, self.boxed_mask = config.absolute, config.boxed_mask
+        self.offset = config.offset
+        self.mask_encoder = box_encoder(mask_dim) if config.boxed_mask else _mask_encoder(mask_dim)
         equal_shares(self.unet.stem_static, (feature_dim * area, mask_dim * area))
         shape = (FLOW_DIM, latent_size, latent_size)
         self.kinds, self.shape = kinds, shape
         found = {"audio": audio_stats(audio_dim), "pose": pose_stats(), "eyes": eyes_stats()}
-        self.statistics = nn.ModuleDict({kind: found[kind] for kind in kinds})
+        self.raw_pose = config.raw_pose
+        normalised = kinds if config.raw_pose is None else ()
+        self.statistics = nn.ModuleDict({kind: found[kind] for kind in normalised})
         still = (torch.zeros(1, 1, POSE_DIM), torch.zeros(1, 1, EYES_DIM))
         self.known = self.motion(*still, torch.zeros(1, N_LANDMARKS, 3)).shape[-1]
         if config.normalize == "motion" and self.known:
@@ -140,7 +159,7 @@ class A2VNet(nn.Module):
             )
         elif config.normalize != "none":
             self.statistics["flow"] = RunningStats(shape, floor=config.floor)
-        else:
+        elif config.raw_pose is None:
             self.statistics["entry"] = RunningStats((FLOW_DIM,))
         self.shortcut: nn.Linear | None = None
         if config.shortcut:
@@ -155,7 +174,7 @@ class A2VNet(nn.Module):
             occlusion: in [0, 1].
             motion: (N, known), of ``motion``.
         """
-        latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        latent = self._joined(flow, occlusion)
         if "left" in self.statistics:
             return _conditional(self.statistics["left"])(latent, motion)
         return self.statistics["flow"](latent) if "flow" in self.statistics else latent
@@ -166,7 +185,16 @@ class A2VNet(nn.Module):
             latent = _conditional(self.statistics["left"]).inverse(latent, motion)
         elif "flow" in self.statistics:
             latent = _stats(self.statistics["flow"]).inverse(latent)
-        return latent[:, :2], ((latent[:, 2:] + 1) / 2).clamp(0, 1)
+        flow = latent[:, :2]
+        if self.absolute:
+            flow = flow - grid_like(flow, flow.dtype).movedim(-1, 0)
+        return flow, ((latent[:, 2:] + 1) / 2).clamp(0, 1)
+
+    def _joined(self, flow: Tensor, occlusion: Tensor) -> Tensor:
+        """Flows and occlusions as one latent (N, 3, h, w), not normalised."""
+        if self.absolute:
+            flow = flow + grid_like(flow, flow.dtype).movedim(-1, 0)
+        return torch.cat([flow, 2 * occlusion - 1], dim=1)
 
     def observe_statistics(
         self, flow: Tensor, occlusion: Tensor, motion: Tensor, **conditions: Tensor
@@ -179,7 +207,7 @@ class A2VNet(nn.Module):
             motion: (N, known), of ``motion``.
             conditions: (M, width) by kind; M may differ between kinds.
         """
-        latent = torch.cat([flow, 2 * occlusion - 1], dim=1)
+        latent = self._joined(flow, occlusion)
         values = {"flow": latent, "entry": latent.movedim(1, -1), **conditions}
         for kind, module in self.statistics.items():
             if kind == "left":
@@ -206,7 +234,11 @@ class A2VNet(nn.Module):
             eyes: (B, T, 2), differences to the portraits'; ignored by a network without eyes.
         """
         given = {"audio": audio, "pose": pose, "eyes": eyes}
-        tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
+        if self.raw_pose is not None:
+            given["pose"] = pose * pose.new_tensor(self.raw_pose)
+            tokens = {kind: given[kind] for kind in self.kinds}
+        else:
+            tokens = {kind: self.statistics[kind](given[kind]) for kind in self.kinds}
         static = self.static(source.latent, landmarks)
         return FlowConditions(tokens, self.motion(pose, eyes, landmarks), static, source)
 
@@ -239,7 +271,12 @@ class A2VNet(nn.Module):
 
     def static(self, features: Tensor, landmarks: Tensor) -> Tensor:
         """The part of the stem that is the same for all frames, (B, dim, h, w) of the U-Net."""
-        mask = region_mask(landmarks, "face", 4 * self.latent_size).to(features.dtype)
+        size = 4 * self.latent_size
+        if self.boxed_mask:
+            mask = box_mask(landmarks, "face", size, touched=True)
+        else:
+            mask = region_mask(landmarks, "face", size)
+        mask = mask.to(features.dtype)
         constant = torch.cat([features, self.mask_encoder(mask)], dim=1)
         return self.unet.stem_static(F.pixel_unshuffle(constant, self.patch))
 
@@ -284,7 +321,7 @@ class A2VNet(nn.Module):
         local_mask = local_attention_mask(places, self.window, noisy.device)
         seen = self._standardised(noisy, t).transpose(1, 2)
         cells = F.pixel_unshuffle(seen, self.patch).transpose(1, 2)
-        made = self.unet(cells, t, static, tokens, keep, local_mask).transpose(1, 2)
+        made = self.unet(cells, t + self.offset, static, tokens, keep, local_mask).transpose(1, 2)
         made = F.pixel_shuffle(made, self.patch)
         if self.shortcut is not None:
             seen = torch.cat([tokens[kind] for kind in self.kinds], dim=-1) * keep[..., None]
@@ -351,6 +388,16 @@ class FlowDenoiser(Denoiser):
         return torch.lerp(without, prediction, self.guidance)
 
 
+def box_encoder(dim: int) -> nn.Sequential:
+    """Face masks (B, 1, 4 h, 4 w) to features (B, dim, h, w), as in the released code."""
+    return nn.Sequential(
+        nn.Conv2d(1, dim // 2, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
+        nn.ReLU(),
+    )
+
+
 def _mask_encoder(dim: int) -> nn.Sequential:
     """Face masks (B, 1, 4 h, 4 w) to features (B, dim, h, w)."""
     return nn.Sequential(
@@ -367,6 +414,8 @@ def _check(config: A2VNetConfig, process: GaussianDiffusion, latent_size: int) -
         raise UserError(
             f"normalize must be one of {', '.join(NORMALIZE)}, not '{config.normalize}'."
         )
+    if config.raw_pose is not None and len(config.raw_pose) != POSE_DIM:
+        raise UserError(f"raw_pose must be {POSE_DIM} numbers, not {list(config.raw_pose)}.")
     multiple = config.patch * 2 ** (len(config.mults) - 1)
     if config.shortcut and process.prediction != "x0":
         raise UserError("shortcut needs process.prediction=x0: conditions do not predict noise.")

@@ -30,11 +30,12 @@ from thbench.dawn.motion import (
     Motion,
     Refinement,
     RegionPredictor,
+    Switches,
     equivariance,
 )
 from thbench.nn.hourglass import Down, Residual, Same, Up
 from thbench.nn.perceptual import pyramid_l1
-from thbench.nn.warp import resize_to, warp_by_flow
+from thbench.nn.warp import blurred_downsample, resize_to, warp_by_flow
 from thbench.training.reconstruction import ReconstructionStage, pairs
 from thbench.training.stage import StageContext
 
@@ -72,10 +73,10 @@ class SourceFeatures:
 class Encoder(nn.Module):
     """Images (B, 3, H, W) to features at 1, 1/2, ... of their size."""
 
-    def __init__(self, widths: Sequence[int], kernel: int) -> None:
+    def __init__(self, widths: Sequence[int], kernel: int, norm: str = "group") -> None:
         super().__init__()
-        self.stem = Same(3, widths[0], kernel)
-        self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
+        self.stem = Same(3, widths[0], kernel, norm)
+        self.down = nn.ModuleList(Down(a, b, norm=norm) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features (B, widths[i], H / 2**i, W / 2**i), finest first."""
@@ -96,16 +97,24 @@ class Decoder(nn.Module):
             decoder draws at full resolution; else it is the occlusion itself, as in MRAA.
         sees_flow: flow and occlusion are among its inputs; else it must guess from what is warped,
             as in MRAA, that lips drawn apart want a mouth between them.
+        switches: the norm, and the grid that warps.
     """
 
     def __init__(
-        self, widths: Sequence[int], blocks: int, kernel: int, own_gate: bool, sees_flow: bool
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        kernel: int,
+        own_gate: bool,
+        sees_flow: bool,
+        switches: Switches | None = None,
     ) -> None:
         super().__init__()
-        last = widths[-1]
+        switches = switches or Switches()
+        self.corners, norm, last = switches.corners, switches.norm, widths[-1]
         self.entry = nn.Conv2d(last + 3, last, 3, padding=1) if sees_flow else None
-        self.bottleneck = nn.Sequential(*(Residual(widths[-1]) for _ in range(blocks)))
-        self.up = nn.ModuleList(Up(b, a) for a, b in reversed(list(pairwise(widths))))
+        self.bottleneck = nn.Sequential(*(Residual(last, norm) for _ in range(blocks)))
+        self.up = nn.ModuleList(Up(b, a, norm=norm) for a, b in reversed(list(pairwise(widths))))
         self.last = nn.Conv2d(widths[0], 4 if own_gate else 3, kernel, padding=kernel // 2)
 
     def forward(self, source: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
@@ -116,7 +125,7 @@ class Decoder(nn.Module):
             flow: (B, 2, h, w), in [-1, 1] units.
             occlusion: (B, 1, h, w) in [0, 1].
         """
-        *finer, latent = (warp_by_flow(level, flow) for level in source.levels)
+        *finer, latent = (warp_by_flow(level, flow, self.corners) for level in source.levels)
         x = latent * occlusion.to(latent.dtype)
         if self.entry is not None:
             seen = [x, FLOW_GAIN * flow.to(x.dtype), occlusion.to(x.dtype)]
@@ -129,7 +138,8 @@ class Decoder(nn.Module):
         gate = resize_to(occlusion, (drawn.shape[-2], drawn.shape[-1]))
         if drawn.shape[1] == 4:
             gate = torch.sigmoid(torch.logit(gate, EXACT) + drawn[:, 3:])
-        return torch.lerp(drawn[:, :3].sigmoid(), warp_by_flow(source.image, flow), gate)
+        warped = warp_by_flow(source.image, flow, self.corners)
+        return torch.lerp(drawn[:, :3].sigmoid(), warped, gate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +157,12 @@ class LatentFlowGeneratorConfig:
         refinement: (expansion, max_features, blocks) of ``Refinement``, which finds motion that
             regions are too coarse for; None for none, as MRAA.
         own_gate, sees_flow: see ``Decoder``.
+        norm: ``group`` or ``batch``, which the released weights were trained with.
+        corners, svd: see ``Switches``; True in the released code.
+        blurred: images are reduced to the latent's resolution by a Gaussian, as in the released
+            code, not by means.
+        full_background: the background's net sees images at full resolution, as in the released
+            code, not at the latent's.
     """
 
     regions: int = 10
@@ -162,6 +178,11 @@ class LatentFlowGeneratorConfig:
     refinement: Sequence[int] | None = None
     own_gate: bool = False
     sees_flow: bool = False
+    norm: str = "group"
+    corners: bool = False
+    svd: bool = False
+    blurred: bool = False
+    full_background: bool = False
 
 
 class LatentFlowGenerator(nn.Module):
@@ -182,14 +203,17 @@ class LatentFlowGenerator(nn.Module):
         c, regions = config, config.regions
         widths = [min(c.max_features, c.expansion * 2**i) for i in range(c.down + 1)]
         region_size, flow_size = _size(c.region_net), _size(c.flow_net)
-        self.down = c.down
+        switches = Switches(c.norm, c.corners, c.svd)
+        self.down, self.blurred, self.full_background = c.down, c.blurred, c.full_background
         self.multiple = 2 ** (c.down + max(region_size[2], flow_size[2]))
         self.latent_dim = widths[-1]
-        self.encoder = Encoder(widths, c.kernel)
-        self.decoder = Decoder(widths, c.bottleneck, c.kernel, c.own_gate, c.sees_flow)
-        self.region_predictor = RegionPredictor(regions, region_size, c.temperature, c.kernel)
-        self.background_predictor = BackgroundPredictor(_size(c.background_net))
-        self.flow_predictor = FlowPredictor(regions, flow_size, c.kernel)
+        self.encoder = Encoder(widths, c.kernel, c.norm)
+        self.decoder = Decoder(widths, c.bottleneck, c.kernel, c.own_gate, c.sees_flow, switches)
+        self.region_predictor = RegionPredictor(
+            regions, region_size, c.temperature, c.kernel, switches
+        )
+        self.background_predictor = BackgroundPredictor(_size(c.background_net), c.norm)
+        self.flow_predictor = FlowPredictor(regions, flow_size, c.kernel, switches)
         self.refine = Refinement(_size(c.refinement), 2**c.down) if c.refinement else None
 
     def latent_size(self, size: int) -> int:
@@ -202,6 +226,8 @@ class LatentFlowGenerator(nn.Module):
 
     def downsample(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) at the latent's resolution, (B, 3, h, w)."""
+        if self.blurred:
+            return blurred_downsample(image, 2**self.down)
         h, w = image.shape[-2:]
         return resize_to(image, (self.latent_size(h), self.latent_size(w)))
 
@@ -228,10 +254,13 @@ class LatentFlowGenerator(nn.Module):
         small, wanted = self.downsample(source), self.downsample(driving)
         of, to = self.region_predictor(small).repeat(times), self.region_predictor(wanted)
         small = small.repeat_interleave(times, dim=0)
-        background = self.background_predictor(small, wanted)
+        if self.refine is not None or self.full_background:
+            source = source.repeat_interleave(times, dim=0)
+        pair = (source, driving) if self.full_background else (small, wanted)
+        background = self.background_predictor(*pair)
         flow, occlusion = self.flow_predictor(small, of, to, background)
         if self.refine is not None:
-            flow = self.refine(source.repeat_interleave(times, dim=0), driving, flow)
+            flow = self.refine(source, driving, flow)
         return Motion(flow, occlusion, to)
 
     def decode(self, features: SourceFeatures, flow: Tensor, occlusion: Tensor) -> Tensor:
@@ -324,7 +353,7 @@ class LFGStage(ReconstructionStage):
         losses = {"reconstruction": error}
         total = self.reconstruction * error
         if self.warp_weight:
-            warped = warp_by_flow(source, found.flow)
+            warped = warp_by_flow(source, found.flow, self.net.decoder.corners)
             losses["warp"] = pyramid_l1(self.features(), warped, driving, weight, self.scales)
             total = total + self.warp_weight * losses["warp"]
         if self.smoothness:

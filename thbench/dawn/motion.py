@@ -26,6 +26,22 @@ ISOTROPY = 0.05  # a region rounder than about this (0 a circle, 1 a line) has n
 
 
 @dataclass(frozen=True)
+class Switches:
+    """In what MRAA's released code differs from these networks, whose ways are the defaults.
+
+    Attributes:
+        norm: see ``thbench.nn.hourglass.normalise``.
+        corners: see ``thbench.nn.warp``.
+        svd: regions have the covariances that are found, with no least variance, and maps between
+            them are those of ``affine_by_svd``.
+    """
+
+    norm: str = "group"
+    corners: bool = False
+    svd: bool = False
+
+
+@dataclass(frozen=True)
 class Motion:
     """What a latent flow generator finds between two images.
 
@@ -65,14 +81,20 @@ class Regions:
         return torch.exp(-square / 2)
 
 
-def moments(heatmap: Tensor) -> Regions:
-    """Mean and covariance of heat maps (B, K, h, w) whose sums are 1 (MRAA, eqs. 2 and 4)."""
-    points = grid_like(heatmap, heatmap.dtype).reshape(-1, 2)
+def moments(heatmap: Tensor, corners: bool = False, least: float = LEAST_VARIANCE) -> Regions:
+    """Mean and covariance of heat maps (B, K, h, w) whose sums are 1 (MRAA, eqs. 2 and 4).
+
+    Args:
+        heatmap: (B, K, h, w).
+        corners: see ``thbench.nn.warp``.
+        least: variance that is added along both axes.
+    """
+    points = grid_like(heatmap, heatmap.dtype, corners).reshape(-1, 2)
     weight = heatmap.flatten(2)
     mean = product(weight, points)
     offset = points - mean[:, :, None]
     covariance = product((weight[..., None] * offset).mT, offset)
-    floor = LEAST_VARIANCE * torch.eye(2, device=mean.device, dtype=mean.dtype)
+    floor = least * torch.eye(2, device=mean.device, dtype=mean.dtype)
     return Regions(mean, covariance + floor)
 
 
@@ -100,9 +122,29 @@ def affine_between(source: Tensor, driving: Tensor) -> Tensor:
     return product(_matrix(cos, -sin, sin, cos), stretch)
 
 
-def region_maps(source: Regions, driving: Regions) -> Tensor:
-    """Each region's affine map ``[A | t]`` from the driving image to the source: (B, K, 2, 3)."""
-    affine = affine_between(source.covariance, driving.covariance)
+def affine_by_svd(source: Tensor, driving: Tensor) -> Tensor:
+    """The maps of ``affine_between`` as MRAA's eqs. 5-7 stand, (..., 2, 2).
+
+    The order of the axes and their signs are those that LAPACK's singular value decomposition
+    happens to give, which weights that were trained with it have seen; as in the released code, a
+    map whose first entry is negative is turned by half a turn.
+    """
+    roots = []
+    for covariance in (source, driving):
+        # The CPU's routine: a GPU's chooses other signs.
+        axes, variance, _ = torch.linalg.svd(covariance.cpu())
+        roots.append((axes * variance.sqrt()[..., None, :]).to(covariance.device))
+    affine = product(roots[0], torch.linalg.inv(roots[1]))
+    return affine * affine[..., :1, :1].sign()
+
+
+def region_maps(source: Regions, driving: Regions, svd: bool = False) -> Tensor:
+    """Each region's affine map ``[A | t]`` from the driving image to the source: (B, K, 2, 3).
+
+    ``svd`` takes ``affine_by_svd`` in place of ``affine_between``.
+    """
+    between = affine_by_svd if svd else affine_between
+    affine = between(source.covariance, driving.covariance)
     shift = source.mean[..., None] - product(affine, driving.mean[..., None])
     return torch.cat([affine, shift], dim=-1)
 
@@ -114,21 +156,29 @@ class RegionPredictor(nn.Module):
         regions: K.
         size: (expansion, max_features, blocks) of the hourglass.
         temperature: of the soft-max; a lower one makes regions tighter.
+        kernel: of the last convolution.
+        switches: how moments are taken, and the norm.
     """
 
     def __init__(
-        self, regions: int, size: tuple[int, int, int], temperature: float, kernel: int = 7
+        self,
+        regions: int,
+        size: tuple[int, int, int],
+        temperature: float,
+        kernel: int = 7,
+        switches: Switches | None = None,
     ) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.hourglass = Hourglass(3, *size)
+        self.temperature, self.switches = temperature, switches or Switches()
+        self.hourglass = Hourglass(3, *size, norm=self.switches.norm)
         self.head = nn.Conv2d(self.hourglass.outputs, regions, kernel, padding=kernel // 2)
 
     def forward(self, image: Tensor) -> Regions:
         """``image``: (B, 3, h, w) in [0, 1], at the latent's resolution."""
         logits = self.head(self.hourglass(image)).float()
         flat = (logits.flatten(2) / self.temperature).softmax(-1)
-        return moments(flat.reshape(logits.shape))
+        least = 0.0 if self.switches.svd else LEAST_VARIANCE
+        return moments(flat.reshape(logits.shape), self.switches.corners, least)
 
 
 def equivariance(predictor: nn.Module, image: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
@@ -158,9 +208,9 @@ def equivariance(predictor: nn.Module, image: Tensor, found: Regions) -> tuple[T
 class BackgroundPredictor(nn.Module):
     """Two images to the affine motion of what lies behind: (B, 2, 3), at first the identity."""
 
-    def __init__(self, size: tuple[int, int, int]) -> None:
+    def __init__(self, size: tuple[int, int, int], norm: str = "group") -> None:
         super().__init__()
-        self.contract = Contraction(6, *size)
+        self.contract = Contraction(6, *size, norm=norm)
         self.head = nn.Linear(self.contract.widths[-1], 6)
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
@@ -211,12 +261,19 @@ class FlowPredictor(nn.Module):
         regions: K.
         size: (expansion, max_features, blocks) of the hourglass.
         kernel: of the last convolution.
+        switches: the norm, the grid, and how regions' maps are found.
     """
 
-    def __init__(self, regions: int, size: tuple[int, int, int], kernel: int = 7) -> None:
+    def __init__(
+        self,
+        regions: int,
+        size: tuple[int, int, int],
+        kernel: int = 7,
+        switches: Switches | None = None,
+    ) -> None:
         super().__init__()
-        self.splits = [regions + 1, 1]
-        self.hourglass = Hourglass((regions + 1) * 4, *size)
+        self.splits, self.switches = [regions + 1, 1], switches or Switches()
+        self.hourglass = Hourglass((regions + 1) * 4, *size, norm=self.switches.norm)
         self.head = nn.Conv2d(self.hourglass.outputs, sum(self.splits), kernel, padding=kernel // 2)
 
     def forward(
@@ -233,15 +290,15 @@ class FlowPredictor(nn.Module):
         Returns:
             flow (B, 2, h, w); occlusion (B, 1, h, w), 1 where the warped source can be shown.
         """
-        grid = grid_like(image, of.mean.dtype)
-        maps = torch.cat([background[:, None], region_maps(of, to)], dim=1)
+        grid = grid_like(image, of.mean.dtype, self.switches.corners)
+        maps = torch.cat([background[:, None], region_maps(of, to, self.switches.svd)], dim=1)
         features = self.hourglass(self._inputs(image, of, to, maps, grid))
         mask, occlusion = self.head(features).float().split(self.splits, dim=1)
         mask = mask.softmax(1)
         # A mean of affine maps is an affine map: mixing the six entries needs no grid per region.
         mixed = product(maps.flatten(2).mT, mask.flatten(2)).unflatten(-1, grid.shape[:2])
         flow = mixed[:, 0::3] * grid[..., 0] + mixed[:, 1::3] * grid[..., 1] + mixed[:, 2::3]
-        flow = flow - grid.movedim(-1, 0)
+        flow = flow - grid_like(image, grid.dtype).movedim(-1, 0)
         return flow, torch.sigmoid(occlusion)
 
     def _inputs(
@@ -250,7 +307,8 @@ class FlowPredictor(nn.Module):
         """Source warped by each motion, and where each region was and is."""
         (h, w), k = grid.shape[:2], maps.shape[1]
         points = product(grid.reshape(-1, 2), maps[..., :2].mT) + maps[..., None, :, 2]
-        moved = warp(image.repeat_interleave(k, dim=0), points.reshape(-1, h, w, 2))
+        points = points.reshape(-1, h, w, 2)
+        moved = warp(image.repeat_interleave(k, dim=0), points, self.switches.corners)
         heat = F.pad(to.gaussians(grid) - of.gaussians(grid), (0, 0, 0, 0, 1, 0))
         return torch.cat([moved.reshape(len(image), -1, h, w), heat.to(image.dtype)], dim=1)
 

@@ -17,6 +17,7 @@ from thbench.core.errors import UserError
 from thbench.core.signatures import Blocks
 from thbench.core.types import EYES_DIM, POSE_DIM, Batch
 from thbench.data.dataset import fewest_frames
+from thbench.dawn.pbnet_split import SplitDecoder, SplitEncoder
 from thbench.diffusion.losses import clip_mean
 from thbench.nn.attention import LocalMask, local_attention_mask
 from thbench.nn.input_init import unit_gain
@@ -140,6 +141,9 @@ class PBNet(nn.Module):
         dim: width of the decoder.
         depth, heads, hidden, dropout: of both transformers.
         window: frames that attention reaches over, half on either side, or None.
+        split: poses and eyes have networks of their own, as the released weights
+            (``thbench.dawn.pbnet_split``), and latents of their own, each of width ``latent``.
+        buckets: of those networks' relative biases.
     """
 
     def __init__(
@@ -155,6 +159,8 @@ class PBNet(nn.Module):
         hidden: int = 128,
         dropout: float = 0.1,
         window: int | None = 400,
+        split: bool = False,
+        buckets: int = 128,
     ) -> None:
         super().__init__()
         layer = {"depth": depth, "heads": heads, "hidden": hidden, "dropout": dropout}
@@ -162,8 +168,15 @@ class PBNet(nn.Module):
         if hold < 1:
             raise UserError(f"hold must be 1 or more frames, not {hold}.")
         self.latent, self.hold, self.window = latent, hold, window
-        self.encoder = Encoder(audio_dim, latent, (pose, eyes, audio), layer)
-        self.decoder = Decoder(audio_dim, latent, audio, dim, layer)
+        self.encoder: Encoder | SplitEncoder
+        self.decoder: Decoder | SplitDecoder
+        if split:
+            self.latent = 2 * latent
+            self.encoder = SplitEncoder(audio_dim, latent, (pose, eyes, audio), layer)
+            self.decoder = SplitDecoder(audio_dim, latent, audio, dim, buckets, layer)
+        else:
+            self.encoder = Encoder(audio_dim, latent, (pose, eyes, audio), layer)
+            self.decoder = Decoder(audio_dim, latent, audio, dim, layer)
         self.statistics = nn.ModuleDict(
             {
                 "pose": pose_stats(),

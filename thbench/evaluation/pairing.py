@@ -79,6 +79,8 @@ def find_reference(
 def reference_videos(folder: Path, split: str) -> tuple[dict[str, Path], str | None]:
     """The videos of a prepared data set's split, or of any folder, by clip id; none is opened.
 
+    Of a prepared data set clips without sound, from which nothing is generated, do not count.
+
     Args:
         folder: of the data set, or of videos.
         split: of a prepared data set.
@@ -93,7 +95,8 @@ def reference_videos(folder: Path, split: str) -> tuple[dict[str, Path], str | N
 
     if not (folder / manifest.NAME).is_file():
         return find_videos(folder), None
-    return {c.id: folder / c.video for c in manifest.read(folder) if c.split == split}, split
+    found = [clip for clip in manifest.read(folder) if clip.split == split]
+    return {c.id: folder / c.video for c in found if not manifest.is_silent(c)}, split
 
 
 def find_videos(folder: Path) -> dict[str, Path]:

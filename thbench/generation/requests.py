@@ -29,6 +29,8 @@ NEARLY_SILENT = -60.0
 class SplitRequests(Dataset[Request]):
     """A request for each clip of a split and each seed, in order of id, built on access.
 
+    Silent clips are left out, with a line on how many they are.
+
     Args:
         data: a prepared data set.
         split: ``train``, ``val`` or ``test``.
@@ -42,8 +44,8 @@ class SplitRequests(Dataset[Request]):
             last), cut or repeated from its start to the clip's length. Its waveform stays its own.
 
     Raises:
-        UserError: the split has no clips, or no other one whose audio there is, or a limit is not
-            positive.
+        UserError: the split has no clips with sound, or no other one whose audio there is, or a
+            limit is not positive.
     """
 
     def __init__(
@@ -65,10 +67,18 @@ class SplitRequests(Dataset[Request]):
         self.store = Store.of(data, split, size, cache_gb=0)
         self.frames, self.source_frame, self.follow = frames, source_frame, follow
         self.others_audio = others_audio
-        chosen = range(len(self.store.clips))[:limit]
-        if not chosen:
+        self.heard = np.flatnonzero(~self.store.silent).tolist()
+        if not self.store.clips:
             raise UserError(f"{data.root} has no clips in its split '{split}'.")
-        if others_audio and len(self.store.clips) < 2:
+        if silent := len(self.store.clips) - len(self.heard):
+            what = (
+                f"{silent} of {len(self.store.clips)} clips in the split '{split}' of {data.root}"
+            )
+            if not self.heard:
+                raise UserError(f"{what} have no sound to generate from: name a data set with it.")
+            rank_zero_print(f"{what} are left out: they have no sound to generate from")
+        chosen = self.heard[:limit]
+        if others_audio and len(self.heard) < 2:
             raise UserError(
                 f"{data.root} has one clip in its split '{split}', and no other's audio."
             )
@@ -115,7 +125,7 @@ class SplitRequests(Dataset[Request]):
         """The audio embedding (n, D) that clip ``i`` is generated from, at frames (n,)."""
         if not self.others_audio:
             return self.store.audio_features(i, frames)
-        other = (i + 1) % len(self.store.clips)
+        other = self.heard[(self.heard.index(i) + 1) % len(self.heard)]
         return self.store.audio_features(other, frames % self.store.clips[other].n_frames)
 
     def _source(self, i: int, seed: int) -> int:

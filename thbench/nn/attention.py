@@ -191,17 +191,24 @@ class TemporalAttention(nn.Module):
         heads, head_dim: of the attention.
         buckets: of the relative bias, shared between heads only in their distances.
         furthest: distance from which on all distances share a bucket.
+        bias: of another layer, which this one shares; it must be of as many heads and buckets.
     """
 
     def __init__(
-        self, dim: int, heads: int = 8, head_dim: int = 32, buckets: int = 32, furthest: int = 32
+        self,
+        dim: int,
+        heads: int = 8,
+        head_dim: int = 32,
+        buckets: int = 32,
+        furthest: int = 32,
+        bias: nn.Embedding | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.buckets, self.furthest = heads, buckets, furthest
         self.norm = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * heads * head_dim, bias=False)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
-        self.bias = nn.Embedding(buckets, heads)
+        self.bias = nn.Embedding(buckets, heads) if bias is None else bias
         nn.init.zeros_(self.bias.weight)
         # At first attention averages over frames, and what a few of them say is faint.
         unit_gain(self.to_qkv, slice(-heads * head_dim, None))
@@ -220,13 +227,37 @@ class TemporalAttention(nn.Module):
         return x + made.view(b, h, w, t, c).permute(0, 3, 4, 1, 2)
 
 
-class _OverPixels(nn.Module, ABC):
-    """Attention over the pixels of a frame (N, C, h, w), residual added."""
+class ChannelNorm(nn.Module):
+    """Each pixel's channels at mean 0 and deviation 1 times a gain: (N, C, h, w) to the same.
 
-    def __init__(self, dim: int, heads: int = 8, head_dim: int = 32) -> None:
+    Layer norm (Ba et al. 2016) of a pixel without an offset, where ``nn.GroupNorm(1, C)`` takes a
+    frame's pixels together.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight)
+        return normed.movedim(-1, 1)
+
+
+class _OverPixels(nn.Module, ABC):
+    """Attention over the pixels of a frame (N, C, h, w), residual added.
+
+    Args:
+        dim: channels.
+        heads, head_dim: of the attention.
+        per_pixel: the norm is a ``ChannelNorm``, not one over the frame.
+    """
+
+    def __init__(
+        self, dim: int, heads: int = 8, head_dim: int = 32, per_pixel: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(1, dim)
+        self.norm: nn.Module = ChannelNorm(dim) if per_pixel else nn.GroupNorm(1, dim)
         self.to_qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
         self.to_out = nn.Conv2d(heads * head_dim, dim, 1)
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thbench.core.errors import UserError
 from thbench.nn.attention import (
+    ChannelNorm,
     LocalMask,
     SpatialAttention,
     SpatialLinearAttention,
@@ -37,6 +39,16 @@ class UNet3DConfig:
         stem: side of the first convolutions' kernels, odd.
         modulate: conditions also scale and shift the residual blocks, as the noise level does. They
             are heard sooner so than by attention alone, which the paper has.
+        cosine: conditions are attended to as in DAWN's released code: ``CosineAttention`` from a
+            block's input, in place of ``TokenAttention`` from its first convolution.
+        middle: as there, both blocks in the middle are conditioned, and the last block neither by
+            conditions nor by the noise level.
+        one_bias: as there, all attentions in time share one relative bias.
+        early_skip: as there, the outermost skip is taken before the first attention in time.
+        over_clip: as there, group norms take the frames of a call together.
+        per_pixel: as there, attentions over space take a norm of each pixel, not of the frame.
+        split: as there, output channels come from heads of their own with a block of their own
+            each, such as ``[2, 1]`` for flow and occlusion; None for one head.
     """
 
     dim: int = 64
@@ -45,6 +57,13 @@ class UNet3DConfig:
     head_dim: int = 32
     stem: int = 7
     modulate: bool = False
+    cosine: bool = False
+    middle: bool = False
+    one_bias: bool = False
+    early_skip: bool = False
+    over_clip: bool = False
+    per_pixel: bool = False
+    split: Sequence[int] | None = None
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:
@@ -117,14 +136,90 @@ def weight(layer: nn.Module) -> Tensor:
     return layer.weight
 
 
+class CosineAttention(nn.Module):
+    """Cross-attention of DAWN's released code, from the pixels of a frame to its conditions.
+
+    Each kind of condition has its own attention over its token and a learned null, both of whose
+    keys are compared with the query by cosine similarity, times ``SIMILARITY`` and learned gains.
+    Outputs are normalised per pixel, then summed. A token that is hidden is zero, as where the
+    network was trained; the null is there always. A softmax over two scores is the logistic of
+    their difference.
+
+    Args:
+        dim: channels of the pixels.
+        dim_out: channels of the output.
+        kinds: width of the token by kind.
+    """
+
+    SIMILARITY = 8.0
+    HEADS, HEAD_DIM = 8, 8
+
+    def __init__(self, dim: int, dim_out: int, kinds: Mapping[str, int]) -> None:
+        super().__init__()
+        inner, wide = self.HEADS * self.HEAD_DIM, 2 * dim_out
+        self.kinds = tuple(kinds)
+        self.embed = nn.ModuleDict(
+            {k: nn.Sequential(nn.SiLU(), nn.Linear(width, wide)) for k, width in kinds.items()}
+        )
+        self.norm = nn.ModuleDict({k: ChannelNorm(dim) for k in kinds})
+        self.to_q = nn.ModuleDict({k: nn.Linear(dim, inner, bias=False) for k in kinds})
+        self.to_kv = nn.ModuleDict({k: nn.Linear(wide, 2 * inner, bias=False) for k in kinds})
+        self.null = nn.ParameterDict(
+            {k: nn.Parameter(torch.randn(2, self.HEAD_DIM)) for k in kinds}
+        )
+        self.gain = nn.ParameterDict({k: nn.Parameter(torch.ones(2, self.HEAD_DIM)) for k in kinds})
+        self.to_out = nn.ModuleDict({k: nn.Linear(inner, dim_out, bias=False) for k in kinds})
+        self.norm_out = nn.ModuleDict({k: ChannelNorm(dim_out) for k in kinds})
+
+    def forward(self, x: Tensor, tokens: Mapping[str, Tensor], keep: Tensor) -> Tensor:
+        """What to add to the block, (N, dim_out, h, w).
+
+        Args:
+            x: (N, C, h, w).
+            tokens: (N, width) by kind.
+            keep: (N,) bool; False makes the tokens of a frame zero.
+        """
+        made = [self._attend(k, x, tokens[k] * keep[:, None]) for k in self.kinds]
+        return torch.stack(made).sum(0)
+
+    def _attend(self, kind: str, x: Tensor, token: Tensor) -> Tensor:
+        heads = (self.HEADS, self.HEAD_DIM)
+        pixels = self.norm[kind](x).flatten(2).transpose(1, 2)
+        q = F.normalize(self.to_q[kind](pixels).unflatten(-1, heads), dim=-1)
+        key, value = self.to_kv[kind](self.embed[kind](token)).unflatten(-1, (2, *heads)).unbind(1)
+        null_key, null_value = self.null[kind]
+        apart = F.normalize(key, dim=-1) - F.normalize(null_key, dim=-1)
+        query_gain, key_gain = self.gain[kind]
+        apart = self.SIMILARITY * query_gain * key_gain * apart
+        gate = torch.sigmoid(torch.einsum("nphd,nhd->nph", q, apart))[..., None]
+        seen = null_value + gate * (value - null_value)[:, None]
+        made = self.to_out[kind](seen.flatten(2)).transpose(1, 2)
+        return self.norm_out[kind](made.unflatten(-1, x.shape[-2:]))
+
+
 class ResidualBlock(nn.Module):
-    """Two convolutions; time scales and shifts the first, then it attends to the conditions."""
+    """Two convolutions; time scales and shifts the first, then it attends to the conditions.
+
+    Args:
+        dim_in, dim_out: channels.
+        time_dim: width of the embedded noise level; None for a block that does not see it.
+        attend: to the conditions: from the first convolution, or, by cosine, from the input.
+        over_clip: group norms take the frames of a call together.
+    """
 
     def __init__(
-        self, dim_in: int, dim_out: int, time_dim: int, attend: TokenAttention | None
+        self,
+        dim_in: int,
+        dim_out: int,
+        time_dim: int | None,
+        attend: TokenAttention | CosineAttention | None,
+        over_clip: bool = False,
     ) -> None:
         super().__init__()
-        self.time = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, 2 * dim_out))
+        self.over_clip = over_clip
+        self.time: nn.Sequential | None = None
+        if time_dim is not None:
+            self.time = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, 2 * dim_out))
         self.conv1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
         self.norm1 = nn.GroupNorm(GROUPS, dim_out)
         self.attend = attend
@@ -134,14 +229,31 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
     def forward(
-        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor
+        self, x: Tensor, time: Tensor, tokens: Mapping[str, Tensor], keep: Tensor, n: int
     ) -> Tensor:
-        """(N, C, h, w) with ``time`` (N, time_dim) to (N, dim_out, h, w)."""
-        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-        h = self.act(self.norm1(self.conv1(x)) * (1 + scale) + shift)
+        """(N, C, h, w) with ``time`` (N, time_dim) to (N, dim_out, h, w).
+
+        Args:
+            x: (N, C, h, w), ``n`` frames of one clip, then of the next.
+            time: (N, time_dim).
+            tokens: (N, width) by kind.
+            keep: (N,) bool; False hides the conditions of a frame.
+            n: frames of a clip.
+        """
+        h = self._normed(self.norm1, self.conv1(x), n)
+        if self.time is not None:
+            scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        h = self.act(h)
         if self.attend is not None:
-            h = h + self.attend(h, tokens, keep)
-        return self.act(self.norm2(self.conv2(h))) + self.skip(x)
+            asks = x if isinstance(self.attend, CosineAttention) else h
+            h = h + self.attend(asks, tokens, keep)
+        return self.act(self._normed(self.norm2, self.conv2(h), n)) + self.skip(x)
+
+    def _normed(self, norm: nn.GroupNorm, x: Tensor, n: int) -> Tensor:
+        if not self.over_clip:
+            return norm(x)
+        return norm(x.unflatten(0, (-1, n)).transpose(1, 2)).transpose(1, 2).flatten(0, 1)
 
 
 class Level(nn.Module):
@@ -163,7 +275,8 @@ class Level(nn.Module):
     ) -> Tensor:
         """(N, C, h, w), N = B * T in that order."""
         first, second = self.blocks
-        x = second(first(x, time, tokens, keep), time, tokens, keep)
+        n = local_mask.positions.shape[1]
+        x = second(first(x, time, tokens, keep, n), time, tokens, keep, n)
         return over_time(self.time, self.space(x), local_mask)
 
 
@@ -180,8 +293,9 @@ class Middle(Level):
     ) -> Tensor:
         """(N, C, h, w), N = B * T in that order, to the same."""
         first, second = self.blocks
-        x = over_time(self.time, self.space(first(x, time, tokens, keep)), local_mask)
-        return second(x, time, tokens, keep)
+        n = local_mask.positions.shape[1]
+        x = over_time(self.time, self.space(first(x, time, tokens, keep, n)), local_mask)
+        return second(x, time, tokens, keep, n)
 
 
 def over_time(attention: TemporalAttention, x: Tensor, local_mask: LocalMask) -> Tensor:
@@ -204,7 +318,7 @@ class UNet3D(nn.Module):
         config: sizes of the network.
 
     Raises:
-        UserError: a stem of an even side.
+        UserError: a stem of an even side, or a split that does not make up the channels.
     """
 
     def __init__(
@@ -220,18 +334,25 @@ class UNet3D(nn.Module):
         time_dim = 4 * dim
         dims = [dim, *(dim * m for m in config.mults)]
 
-        def block(a: int, b: int, conditioned: bool = True) -> ResidualBlock:
-            attend = None
-            if conditioned and kinds:
+        def block(a: int, b: int, conditioned: bool = True, timed: bool = True) -> ResidualBlock:
+            attend: TokenAttention | CosineAttention | None = None
+            if conditioned and kinds and config.cosine:
+                attend = CosineAttention(a, b, kinds)
+            elif conditioned and kinds:
                 attend = TokenAttention(b, kinds, heads, head_dim)
-            return ResidualBlock(a, b, time_dim, attend)
+            return ResidualBlock(a, b, time_dim if timed else None, attend, config.over_clip)
 
         def level(a: int, b: int) -> Level:
-            space = SpatialLinearAttention(b, heads, head_dim)
+            space = SpatialLinearAttention(b, heads, head_dim, config.per_pixel)
             return Level([block(a, b), block(b, b)], space, temporal(b))
 
+        shared: list[nn.Embedding] = []
+
         def temporal(c: int) -> TemporalAttention:
-            return TemporalAttention(c, heads, head_dim)
+            made = TemporalAttention(c, heads, head_dim, bias=shared[0] if shared else None)
+            if config.one_bias and not shared:
+                shared.append(made.bias)
+            return made
 
         self.time = nn.Sequential(
             nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim)
@@ -251,14 +372,23 @@ class UNet3D(nn.Module):
         self.shrink = nn.ModuleList(nn.Conv2d(b, b, 4, 2, 1) for _, b in ends[:-1])
         self.middle = Middle(
             # Without conditions here the size is the published one; all around it has them.
-            [block(dims[-1], dims[-1], conditioned=False) for _ in range(2)],
-            SpatialAttention(dims[-1], heads, head_dim),
+            [block(dims[-1], dims[-1], conditioned=config.middle) for _ in range(2)],
+            SpatialAttention(dims[-1], heads, head_dim, config.per_pixel),
             temporal(dims[-1]),
         )
         self.up = nn.ModuleList(level(2 * b, a) for a, b in reversed(ends))
         self.grow = nn.ModuleList(nn.ConvTranspose2d(a, a, 4, 2, 1) for a, _ in reversed(ends[1:]))
-        self.last = block(2 * dim, dim)
-        self.head = nn.Conv2d(dim, channels, 1)
+        self.early_skip = config.early_skip
+        split = [channels] if config.split is None else list(config.split)
+        if sum(split) != channels:
+            raise UserError(f"split must make up {channels} output channels, not {split}.")
+        ends_with = {"conditioned": not config.middle, "timed": not config.middle}
+        self.last = block(2 * dim, dim, **ends_with)
+        self.head = nn.Conv2d(dim, split[0], 1)
+        self.more = nn.ModuleList(
+            nn.ModuleList([block(2 * dim, dim, **ends_with), nn.Conv2d(dim, part, 1)])
+            for part in split[1:]
+        )
 
     def forward(
         self,
@@ -288,7 +418,9 @@ class UNet3D(nn.Module):
             time = time + self.modulate(seen) * kept[:, None]
         frames = noisy.transpose(1, 2).flatten(0, 1)
         x = self.stem(frames).unflatten(0, (b, n)) + static[:, None]
-        x = first = over_time(self.stem_time, x.flatten(0, 1), local_mask)
+        x = before = x.flatten(0, 1)
+        x = over_time(self.stem_time, x, local_mask)
+        first = before if self.early_skip else x
         skips = []
         for i, level in enumerate(self.down):
             x = level(x, time, flat, kept, local_mask)
@@ -300,5 +432,7 @@ class UNet3D(nn.Module):
             x = level(torch.cat([x, skips.pop()], dim=1), time, flat, kept, local_mask)
             if i < self.depth - 1:
                 x = self.grow[i](x)
-        x = self.head(self.last(torch.cat([x, first], dim=1), time, flat, kept))
+        x = torch.cat([x, first], dim=1)
+        heads = [(self.last, self.head), *self.more]
+        x = torch.cat([head(last(x, time, flat, kept, n)) for last, head in heads], dim=1)
         return x.unflatten(0, (b, n)).transpose(1, 2)

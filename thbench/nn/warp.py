@@ -3,6 +3,11 @@
 Coordinates are (x, y) in [-1, 1], where -1 and 1 are the outer edges of the first and last pixel
 (``align_corners=False``); outside of the image, its border is repeated. A *flow* is a sampling
 grid minus the identity grid: output pixel p shows the input at p + flow(p).
+
+``corners`` is for weights that were trained under the convention of the released code of FOMM and
+MRAA: grids count from -1 and 1 at the *centres* of the first and last pixel but are sampled as
+above, so that even their identity moves pixels near the border by half of one; outside of the image
+is black, and grids are resized as they are.
 """
 
 from __future__ import annotations
@@ -19,16 +24,19 @@ def identity_grid(
     w: int,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    corners: bool = False,
 ) -> Tensor:
     """The centres (x, y) of the pixels of an h x w image, (h, w, 2) in [-1, 1]."""
-    y = (torch.arange(h, device=device, dtype=dtype) * 2 + 1) / h - 1
-    x = (torch.arange(w, device=device, dtype=dtype) * 2 + 1) / w - 1
+    y = torch.arange(h, device=device, dtype=dtype)
+    x = torch.arange(w, device=device, dtype=dtype)
+    y, x = (2 * y / (h - 1), 2 * x / (w - 1)) if corners else ((y * 2 + 1) / h, (x * 2 + 1) / w)
+    y, x = y - 1, x - 1
     return torch.stack([x.expand(h, w), y[:, None].expand(h, w)], dim=-1)
 
 
-def grid_like(x: Tensor, dtype: torch.dtype) -> Tensor:
+def grid_like(x: Tensor, dtype: torch.dtype, corners: bool = False) -> Tensor:
     """The identity grid of ``x`` (..., h, w), on its device."""
-    return identity_grid(x.shape[-2], x.shape[-1], x.device, dtype)
+    return identity_grid(x.shape[-2], x.shape[-1], x.device, dtype, corners)
 
 
 def resize_grid(grid: Tensor, h: int, w: int) -> Tensor:
@@ -45,16 +53,19 @@ def resize_grid(grid: Tensor, h: int, w: int) -> Tensor:
     return flow.movedim(1, -1) + identity_grid(h, w, grid.device, grid.dtype)
 
 
-def warp(x: Tensor, grid: Tensor) -> Tensor:
+def warp(x: Tensor, grid: Tensor, corners: bool = False) -> Tensor:
     """Sample ``x`` (B, C, H, W) bilinearly at ``grid`` (B, h, w, 2): (B, C, H, W).
 
     A grid of another resolution than ``x`` is resized to it first.
     """
+    if corners:
+        grid = resize_to(grid.movedim(-1, 1), (x.shape[-2], x.shape[-1])).movedim(1, -1)
     grid = resize_grid(grid, *x.shape[-2:])
+    outside = "zeros" if corners else "border"
     # Half precision would place samples up to a pixel off, so sampling never happens in it.
     exact = torch.promote_types(x.dtype, torch.float32)
     sampled = F.grid_sample(
-        x.to(exact), grid.to(exact), mode="bilinear", padding_mode="border", align_corners=False
+        x.to(exact), grid.to(exact), mode="bilinear", padding_mode=outside, align_corners=False
     )
     return sampled.to(x.dtype)
 
@@ -65,9 +76,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
 
-def warp_by_flow(x: Tensor, flow: Tensor) -> Tensor:
-    """``warp`` by a flow (B, 2, h, w)."""
-    return warp(x, flow.movedim(1, -1) + grid_like(flow, flow.dtype))
+def warp_by_flow(x: Tensor, flow: Tensor, corners: bool = False) -> Tensor:
+    """``warp`` by a flow (B, 2, h, w), which is relative to the edges' grid in either case."""
+    return warp(x, flow.movedim(1, -1) + grid_like(flow, flow.dtype), corners)
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,6 +88,23 @@ def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     if x.shape[-1] > size[1]:
         return F.interpolate(x, size=size, mode="area")
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def blurred_downsample(x: Tensor, factor: int) -> Tensor:
+    """``x`` (B, C, H, W) at a ``factor``-th of its size, from a Gaussian blur against aliasing.
+
+    The blur's deviation is ``(factor - 1) / 2`` pixels, cut off at four deviations; outside of the
+    image is black. This is how MRAA's released code reduces images.
+    """
+    if factor == 1:
+        return x
+    deviation = (factor - 1) / 2
+    reach = round(4 * deviation)
+    steps = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
+    bell = torch.exp(-((steps / deviation) ** 2) / 2)
+    kernel = torch.outer(bell, bell)
+    kernel = (kernel / kernel.sum()).to(x.dtype).expand(x.shape[1], 1, -1, -1)
+    return F.conv2d(x, kernel, stride=factor, padding=reach, groups=x.shape[1])
 
 
 @dataclass(frozen=True)

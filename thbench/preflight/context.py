@@ -68,8 +68,10 @@ class Preflight:
     def audio_dim(self) -> int:
         """D of the embeddings that are here, else of the encoder's own weights."""
         store, name = self.stores["train"], self.config.data.audio.partition("=")[0]
-        if self.files and store.clips and store.audio_path(0).is_file():
-            return store.audio_dim
+        if self.files and not store.silent.all():
+            first = int(store.silent.argmin())
+            if store.audio_path(first).is_file():
+                return store.audio_dim
         return ENCODERS.load(name).default_dim
 
     @cached_property
@@ -121,12 +123,13 @@ class Preflight:
 
     @cached_property
     def eval_data(self) -> list[Clip]:
-        """The test clips, as ``eval`` takes them.
+        """The test clips, as ``eval`` takes them: those with sound.
 
         Raises:
             UserError: the data set's manifest cannot be read.
         """
         root, split = Path(self.config.eval_data.root), self.config.eval.split
         rows = self.clips if self.config.eval_data is self.config.data else manifest.read(root)
-        chosen = sorted((c for c in rows if c.split == split), key=lambda c: c.id)
+        heard = [c for c in rows if c.split == split and not manifest.is_silent(c)]
+        chosen = sorted(heard, key=lambda c: c.id)
         return chosen[: self.config.eval.limit]

@@ -13,9 +13,11 @@ from thbench.core.hub import missing_weights
 from thbench.core.types import Clip
 from thbench.data.dataset import least_frames, usable_frames
 from thbench.data.embedding.encoders import ENCODERS
+from thbench.data.manifest import is_silent
 from thbench.data.media import video
 from thbench.preflight.context import Preflight
 from thbench.preflight.report import ERROR, OK, WARNING, ClipCount
+from thbench.training.runs import stage_kind
 
 
 def check_files(run: Preflight, names: Iterable[str]) -> None:
@@ -69,16 +71,26 @@ def check_encoder(run: Preflight) -> None:
 def _check_embeddings(run: Preflight, used: Sequence[Clip]) -> None:
     """Check that the audio of the clips is embedded, or can be."""
     store, audio = run.stores["train"], run.config.data.audio
-    missing = [clip for clip in used if not store.embeddings.path(clip.id).is_file()]
+    heard = [clip for clip in used if not is_silent(clip)]
+    missing = [clip for clip in heard if not store.embeddings.path(clip.id).is_file()]
     if not missing:
         return
-    what = f"{len(missing)} of {len(used)} clips have no '{audio}' embedding"
+    what = f"{len(missing)} of {len(heard)} clips have no '{audio}' embedding"
     kind, _, source = audio.partition("=")
     try:
-        source = source or getattr(ENCODERS.load(kind), "default", "")
+        encoder = ENCODERS.load(kind)
     except UserError as error:
         run.add(ERROR, "audio", f"{what}: {error}")
         return
+    if encoder.file:
+        try:
+            encoder(source or None)
+        except UserError as error:
+            run.add(ERROR, "audio", f"{what}: {error}", local=True)
+            return
+        source = ""
+    else:
+        source = source or getattr(encoder, "default", "")
     for resource in missing_weights(source, "", f"the weights of '{kind}'") if source else ():
         if resource.is_fatal:
             run.add(ERROR, "audio", f"{what}, and {resource.what}", local=True)
@@ -134,12 +146,35 @@ def count_clips(run: Preflight, name: str, split: str) -> ClipCount | None:
     usable = lengths.copy()
     for i, valid in run.faces[split].items():
         usable[i] = usable_frames(valid, draw)
+    heard = ~run.stores[split].silent
+    if not heard.all() and stage_kind(run.config, name).uses_audio:
+        if not _report_silent(run, name, split, heard):
+            return None
+        usable, lengths = usable[heard], lengths[heard]
     kept, short = int((usable >= least).sum()), int((lengths < least).sum())
-    counted = ClipCount(
-        len(clips), kept, short, len(clips) - kept - short, least, int(lengths.max())
-    )
+    total = len(lengths)
+    counted = ClipCount(total, kept, short, total - kept - short, least, int(lengths.max()))
     _report_left_out(run, name, split, counted)
     return counted
+
+
+def _report_silent(run: Preflight, name: str, split: str, heard: np.ndarray) -> bool:
+    """Say how many clips a stage leaves out for want of sound; whether any other is left.
+
+    Args:
+        run: the run of the checks.
+        name: of a stage that uses audio.
+        split: of the clips.
+        heard: bool (clips,), they have sound.
+    """
+    silent = int((~heard).sum())
+    if silent == len(heard):
+        text = f"no clip of '{split}' has sound, which this stage needs: use a data set with sound."
+        run.add(ERROR, name, text)
+    elif silent:
+        text = f"{silent} of {len(heard)} clips of '{split}' are left out: they have no sound"
+        run.add(WARNING, name, text)
+    return silent < len(heard)
 
 
 def _report_left_out(run: Preflight, name: str, split: str, counted: ClipCount) -> None:

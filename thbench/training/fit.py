@@ -49,6 +49,7 @@ from thbench.training.runs import (
     read_meta,
     remember_sources,
     shipped_alike,
+    stage_kind,
     stage_run,
     training_order,
     write_config,
@@ -233,6 +234,7 @@ def stage_data(config: Config, name: str) -> ClipData:
         accumulate=settings.accumulate,
         workers=settings.workers,
         validate_batches=settings.validate_batches if settings.validate_every else 0,
+        needs_sound=stage_kind(config, name).uses_audio,
     )
 
 

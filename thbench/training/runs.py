@@ -603,6 +603,15 @@ def _own(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, "needs": sorted(fingerprint["needs"])}
 
 
+def stage_kind(config: Config, name: str) -> type[Stage]:
+    """The class of a stage.
+
+    Raises:
+        UserError: the configuration has no such stage, or names no such class.
+    """
+    return resolve(_stage(config, name).target, Stage)  # type: ignore[type-abstract]
+
+
 def _fingerprint(config: Config, name: str, data: str) -> dict[str, Any]:
     stage = _stage(config, name)
     own = asdict(stage)

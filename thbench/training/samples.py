@@ -104,11 +104,17 @@ def contact_sheet(videos: Sequence[Tensor], columns: int = 8) -> Tensor:
 
 
 def clip_audio(clip: Path, frames: Tensor) -> np.ndarray | None:
-    """A clip's audio at consecutive frames (T,), float32 (T * 640,); None if they are not."""
+    """A clip's audio at frames (T,), float32 (T * 640,).
+
+    None if the frames are not consecutive, or the clip is silent.
+    """
     if len(frames) < 2 or not bool((frames.diff() == 1).all()):
         return None
     a, b = int(frames[0]) * SAMPLES_PER_FRAME, (int(frames[-1]) + 1) * SAMPLES_PER_FRAME
-    return audio.load(clip)[a:b]
+    try:
+        return audio.load(clip)[a:b]
+    except audio.NoAudioError:
+        return None
 
 
 def _callbacks(trainer: Any) -> list[Callback]:

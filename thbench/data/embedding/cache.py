@@ -58,7 +58,7 @@ class Embeddings:
         return elsewhere(self.root, self.cache) / "audio" / kind_of(self.encoder)
 
     def path(self, clip_id: str) -> Path:
-        """A clip's file, (n_frames, D) or (n_frames, layers, D); it may be missing."""
+        """A clip's file, (n_frames, D) or (n_frames, layers, D); silent clips have none."""
         beside = self.beside / f"{clip_id}.npy"
         return beside if beside.is_file() else self.apart / f"{clip_id}.npy"
 
@@ -79,7 +79,11 @@ class Embeddings:
                 check(folder, self.encoder)
 
     def _missing(self) -> list[Clip]:
-        return [clip for clip in manifest.read(self.root) if not self.path(clip.id).is_file()]
+        return [
+            clip
+            for clip in manifest.read(self.root)
+            if not (manifest.is_silent(clip) or self.path(clip.id).is_file())
+        ]
 
     def _make(self, first: Clip) -> None:
         try:

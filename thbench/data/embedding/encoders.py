@@ -35,9 +35,12 @@ class AudioEncoder(ABC):
         version: changes when the same audio and weights would give another embedding.
         source: where the weights come from, None without any.
         weights: a digest of them, empty without any.
+        file: that the weights folder must hold (``metrics.weights.folder``) where no source is
+            named, empty for none.
     """
 
     name: ClassVar[str]
+    file: ClassVar[str] = ""
     default_dim: ClassVar[int]
     version: ClassVar[str]
     dim: int
@@ -210,6 +213,7 @@ ENCODERS.add("logmel", f"{__name__}:LogMel")
 ENCODERS.add("hubert", f"{__name__}:Hubert")
 ENCODERS.add("wav2vec2", f"{__name__}:Wav2Vec2")
 ENCODERS.add("wav2vec2-layers", f"{__name__}:Wav2Vec2Layers")
+ENCODERS.add("sda", "baselines.diffused_heads.sda:SpeechDriven")
 
 
 @functools.cache

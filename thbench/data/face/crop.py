@@ -158,10 +158,10 @@ def choose_square(boxes: np.ndarray, height: int, width: int) -> Square | None:
     return Square(_inside(x, side, width), _inside(y, side, height), side)
 
 
-def crop_square(frames: Tensor, square: Square, size: int) -> Tensor:
+def crop_square(frames: Tensor, square: Square, size: int, black: bool = False) -> Tensor:
     """Crop a square out of uint8 (n, 3, H, W) and resize it: uint8 (n, 3, size, size).
 
-    Beyond the edges the outermost pixels are repeated.
+    Beyond the edges the outermost pixels are repeated, or it is ``black``.
     """
     height, width = frames.shape[-2:]
     right, bottom = square.x + square.side, square.y + square.side
@@ -171,6 +171,9 @@ def crop_square(frames: Tensor, square: Square, size: int) -> Tensor:
         rows = torch.arange(square.y, bottom).clamp(0, height - 1)
         columns = torch.arange(square.x, right).clamp(0, width - 1)
         frames = frames[:, :, rows][:, :, :, columns]
+        if black:
+            frames[:, :, torch.arange(square.y, bottom) != rows] = 0
+            frames[:, :, :, torch.arange(square.x, right) != columns] = 0
     return _resize(frames, size, size)
 
 

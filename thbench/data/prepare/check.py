@@ -35,7 +35,7 @@ def check(root: str | Path, progress: bool = True, faces: bool = True) -> list[s
 
     Checked are the manifest; each clip's mp4 (its hash, number of frames and audio) and
     measurements (shapes, data types, finite values); and, for every encoder with a folder below
-    ``audio``, each clip's embedding.
+    ``audio``, the embedding of each clip that is not silent.
 
     Args:
         root: the data set.
@@ -53,7 +53,8 @@ def check(root: str | Path, progress: bool = True, faces: bool = True) -> list[s
     except UserError as error:
         return [str(error)]
     folders = sorted(p for p in (root / "audio").glob("*") if p.is_dir())
-    problems = [] if folders else [f"{root / 'audio'} has no embeddings: {_AGAIN}."]
+    silent = all(map(manifest.is_silent, clips))
+    problems = [] if folders or silent else [f"{root / 'audio'} has no embeddings: {_AGAIN}."]
     problems += _strangers(folders)
     for clip in tqdm(clips, "check", unit="clip", disable=None if progress else True):
         problems += [f"{clip.id}: {problem}." for problem in _problems(root, clip, folders)]
@@ -66,7 +67,7 @@ def check(root: str | Path, progress: bool = True, faces: bool = True) -> list[s
 def _problems(root: Path, clip: Clip, folders: Sequence[Path]) -> Iterator[str]:
     yield from _video(root / clip.video, clip)
     yield from _track(root / clip.track, clip)
-    for folder in folders:
+    for folder in () if manifest.is_silent(clip) else folders:
         yield from _embedding(folder, clip)
 
 
@@ -83,8 +84,9 @@ def _video(path: Path, clip: Clip) -> Iterator[str]:
         return
     if info.n_frames != clip.n_frames:
         yield f"{path} has {info.n_frames} frames, the manifest says {clip.n_frames}: {_REDO}"
-    if not info.has_audio:
-        yield f"{path} has no audio: {_REDO}"
+    if info.has_audio == manifest.is_silent(clip):
+        what = "audio, the manifest says that it is silent" if info.has_audio else "no audio"
+        yield f"{path} has {what}: {_REDO}"
 
 
 def _track(path: Path, clip: Clip) -> Iterator[str]:

@@ -19,6 +19,7 @@ from thbench.core.files import replacing, write_atomic
 from thbench.core.types import Clip
 from thbench.data.embedding.cache import kind_of
 from thbench.data.face.crop import Square
+from thbench.data.manifest import is_silent
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class SourceVideo:
         split: ``train``, ``val`` or ``test``.
         extra: kept in the clip's row. A value that is a ``Path`` names a file, which is copied to
             ``<out>/<key>/<id><suffix>``; the row holds its new place.
+        sound: a file with its sound, which begins with the first frame; None where the video
+            holds it.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class SourceVideo:
     identity: str
     split: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    sound: Path | None = None
 
 
 KEPT, TRIMMED, CUT, DROPPED, REFUSED = "kept", "trimmed", "cut", "dropped", "refused"
@@ -112,6 +116,7 @@ class Segment:
     preview: Preview | None = None
 
 
+CROPS = ("face", "align", "pad", "none")
 FACES = ("largest", "speaking", "only")
 SHOTS = ("longest", "all")
 
@@ -122,7 +127,9 @@ class Settings:
 
     Attributes:
         size: clips are ``size`` x ``size`` pixels, an even number.
-        crop: ``face`` crops one square around the head; ``none`` takes the square frame whole.
+        crop: ``face`` crops one square around the head; ``align`` moves every frame so that eyes
+            and nose stay in one place (``face.align``); ``pad`` takes the frame whole, with black
+            bars where it is not square; ``none`` takes a square frame whole.
         min_seconds: shorter clips are dropped.
         max_seconds: longer segments are cut into equal ones no longer than this.
         max_missing: a clip with a larger share of frames without a face is dropped.
@@ -133,6 +140,8 @@ class Settings:
         shots: of a video with hard cuts the ``longest`` shot, since others may show other people,
             or ``all``.
         track: the audio track to take, from 1; None takes the file's default.
+        allow_silent: videos without an audio track are prepared too, without sound and
+            embeddings; else they are refused.
     """
 
     size: int
@@ -145,6 +154,12 @@ class Settings:
     face: str = "largest"
     shots: str = "longest"
     track: int | None = None
+    allow_silent: bool = False
+
+    @property
+    def finds_faces(self) -> bool:
+        """Whether faces decide what is cropped."""
+        return self.crop in ("face", "align")
 
     def check(self) -> None:
         """Check the values.
@@ -154,12 +169,12 @@ class Settings:
         """
         if self.size < 16 or self.size % 2:
             raise UserError(f"size={self.size} cannot be: use an even number of at least 16.")
-        if self.crop not in ("face", "none"):
-            raise UserError(f"crop='{self.crop}' is unknown: use face or none.")
+        if self.crop not in CROPS:
+            raise UserError(f"crop='{self.crop}' is unknown: use {', '.join(CROPS)}.")
         for key, allowed in (("face", FACES), ("shots", SHOTS)):
             if (value := getattr(self, key)) not in allowed:
                 raise UserError(f"{key}='{value}' is unknown: use {' or '.join(allowed)}.")
-        if self.face != "largest" and self.crop == "none":
+        if self.face != "largest" and not self.finds_faces:
             raise UserError(f"face={self.face} chooses whom to crop to: use crop=face.")
         if self.max_seconds is not None and self.max_seconds < max(self.min_seconds, 0.04):
             raise UserError(
@@ -208,7 +223,9 @@ class Job:
         return (self.out / clip.video).is_file() and (self.out / clip.track).is_file()
 
     def missing(self, clip: Clip) -> list[str]:
-        """The encoders whose embedding of the clip is not there."""
+        """The encoders whose embedding of the clip is not there; a silent clip has none."""
+        if is_silent(clip):
+            return []
         return [name for name in self.encoders if not self.embedding(name, clip.id).is_file()]
 
     def embedding(self, encoder: str, clip_id: str) -> Path:
@@ -264,11 +281,12 @@ class Job:
         return self.out / ".prepare" / f"{self.source.id}.json"
 
     def _state(self) -> list[int] | None:
+        files = [self.source.path, *([self.source.sound] if self.source.sound else [])]
         try:
-            stat = os.stat(self.source.path)
+            stats = [os.stat(file) for file in files]
         except OSError:
             return None
-        return [stat.st_size, stat.st_mtime_ns]
+        return [value for stat in stats for value in (stat.st_size, stat.st_mtime_ns)]
 
 
 def read_entry(row: Mapping[str, Any]) -> Entry:

@@ -309,6 +309,8 @@ def _claim_folder(out: Path, settings: Settings) -> None:
             theirs = dict(json.loads(path.read_text("utf-8")))
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: delete {out}, or choose another.") from error
+        # Folders from before this setting have none without sound.
+        theirs.setdefault("allow_silent", False)
         if theirs.get("version") != VERSION:
             raise UserError(
                 f"{out} was prepared by another version of thbench, which cut videos by other"

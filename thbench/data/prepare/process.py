@@ -14,7 +14,9 @@ from torch import Tensor
 from thbench.core.errors import UserError
 from thbench.core.files import DiskError, replacing, sha256
 from thbench.core.types import FPS, SAMPLES_PER_FRAME, Clip, Track
+from thbench.data import manifest
 from thbench.data.embedding import cache, encoders
+from thbench.data.face.align import align
 from thbench.data.face.crop import MESH_SIZE, Square, crop_square
 from thbench.data.face.landmarks import track
 from thbench.data.media import audio, video
@@ -99,12 +101,16 @@ def _prepare(job: Job, known: Record | None) -> Record:
 
 def _make_clips(job: Job, known: Record | None, record: Record) -> None:
     info = video.probe(job.source.path)
-    if not info.has_audio:
-        raise Unusable("no audio")
-    decoded = audio.read(job.source.path, job.settings.track)
+    sound = job.source.sound or (job.source.path if info.has_audio else None)
+    if sound is None and not job.settings.allow_silent:
+        raise Unusable("no audio (--allow-silent prepares it for stages that need none)")
+    decoded = audio.read(sound, job.settings.track) if sound else None
     record.segments = (known.segments if known else None) or _plan(job, info, decoded)
     done = {clip.id: clip for clip in known.clips if job.is_whole(clip)} if known else {}
-    reader = FrameReader(part.frames for part in video.chunks(job.source.path))
+    # Aligning takes a second look; a reader that is not asked opens nothing.
+    first, second = (
+        FrameReader(part.frames for part in video.chunks(job.source.path)) for _ in range(2)
+    )
     for segment in record.segments:
         entry = _entry(job, segment, record.segments)
         if segment.reason:
@@ -114,22 +120,22 @@ def _make_clips(job: Job, known: Record | None, record: Record) -> None:
             if segment.id not in done:
                 if known is None or not known.finished:
                     job.delete_embeddings(segment.id)
-                done[segment.id] = _clip(job, reader, segment, decoded.waveform)
+                done[segment.id] = _clip(job, first, second, segment, decoded)
             record.clips.append(done[segment.id])
             record.entries.append(entry)
         job.write(replace(record, finished=False))
 
 
-def _plan(job: Job, info: video.VideoInfo, decoded: audio.DecodedAudio) -> list[Segment]:
-    """Scan a video and decide into which segments it is cut."""
+def _plan(job: Job, info: video.VideoInfo, decoded: audio.DecodedAudio | None) -> list[Segment]:
+    """Scan a video and decide into which segments it is cut; ``decoded`` is None without sound."""
     settings = job.settings
     side = min(info.height, info.width)
     if settings.crop == "none" and abs(info.height - info.width) > 0.02 * side:
-        raise Unusable(f"not square ({info.width}x{info.height}): use crop=face")
-    if (found := audio.level(decoded.waveform)) < segments.QUIET:
+        raise Unusable(f"not square ({info.width}x{info.height}): use crop=face, align or pad")
+    if decoded and (found := audio.level(decoded.waveform)) < segments.QUIET:
         raise Unusable(f"the audio is near silence ({found:.0f} dBFS)")
     chunks = video.chunks(job.source.path)
-    seen = scan(chunks, settings.crop == "face", settings.face == "speaking")
+    seen = scan(chunks, settings.finds_faces, settings.face == "speaking")
     seen.interval = 1 / info.fps
     notes = []
     if abs(info.fps - FPS) > OTHER_RATE:
@@ -173,21 +179,32 @@ def _errors_to_record(job: Job, entry: Entry, record: Record) -> Iterator[None]:
         record.finished = False
 
 
-def _clip(job: Job, reader: FrameReader, segment: Segment, waveform: np.ndarray) -> Clip:
+def _clip(
+    job: Job,
+    first: FrameReader,
+    second: FrameReader,
+    segment: Segment,
+    decoded: audio.DecodedAudio | None,
+) -> Clip:
     """Write the mp4 and the measurements of one clip, unless it turns out to be unusable."""
     assert segment.preview is not None
     assert segment.preview.square is not None
     square, size = segment.preview.square, job.settings.size
     _check_length(job, segment.stop - segment.start)
     path = job.out / "clips" / f"{segment.id}.mp4"
-    samples = waveform[segment.start * SAMPLES_PER_FRAME :]
+    samples = decoded.waveform[segment.start * SAMPLES_PER_FRAME :] if decoded else None
     with video.VideoWriter(path, size, size, waveform=samples, crf=job.settings.crf) as writer:
-        frames = reader.read(segment.start, segment.stop)
-        seen = track(_cut_and_write(frames, square, size, writer))
+        frames = first.read(segment.start, segment.stop)
+        side: int | None = square.side
+        if job.settings.crop == "align":
+            frames, square = _aligned(job, segment, frames, second, square)
+            side = None  # of the raw video, in which the face was measured before
+        black = job.settings.crop == "pad"
+        seen = track(_cut_and_write(frames, square, size, writer, black))
         _check_length(job, len(seen))
-        _check_face(job, seen, square)
+        _check_face(job, seen, side)
     place = _write_track(job, segment.id, seen)
-    extra = job.extra(segment.id)
+    extra = job.extra(segment.id) | ({} if decoded else {manifest.SILENT: True})
     return Clip(
         id=segment.id,
         identity=job.source.identity,
@@ -200,15 +217,35 @@ def _clip(job: Job, reader: FrameReader, segment: Segment, waveform: np.ndarray)
     )
 
 
+def _aligned(
+    job: Job, segment: Segment, frames: Iterator[Tensor], second: FrameReader, square: Square
+) -> tuple[Iterator[Tensor], Square]:
+    """Aligned frames of a segment, and the square that each is whole.
+
+    The face is followed in ``square`` first, so the video is read a ``second`` time.
+    """
+    fine = _fine(square, job.settings.size)
+    seen = track(crop_square(chunk, square, fine) for chunk in frames)
+    _check_length(job, len(seen))
+    _check_face(job, seen, square.side)
+    read = second.read(segment.start, segment.start + len(seen))
+    return align(read, seen, square, fine), Square(0, 0, fine)
+
+
 def _cut_and_write(
-    frames: Iterator[Tensor], square: Square, size: int, writer: video.VideoWriter
+    frames: Iterator[Tensor], square: Square, size: int, writer: video.VideoWriter, black: bool
 ) -> Iterator[Tensor]:
     """Write the clip, and yield its frames for the tracker, larger ones where clips are small."""
-    fine = max(size, min(square.side, MESH_SIZE))
+    fine = _fine(square, size)
     for chunk in frames:
-        small = crop_square(chunk, square, size)
+        small = crop_square(chunk, square, size, black)
         writer.write(small)
-        yield small if fine == size else crop_square(chunk, square, fine)
+        yield small if fine == size else crop_square(chunk, square, fine, black)
+
+
+def _fine(square: Square, size: int) -> int:
+    """Pixels of the frames that are tracked."""
+    return max(size, min(square.side, MESH_SIZE))
 
 
 def _check_length(job: Job, n_frames: int) -> None:
@@ -216,13 +253,14 @@ def _check_length(job: Job, n_frames: int) -> None:
         raise Unusable(f"too short ({n_frames / FPS:.2f} s)")
 
 
-def _check_face(job: Job, seen: Track, square: Square) -> None:
+def _check_face(job: Job, seen: Track, side: int | None) -> None:
+    """Check that the face was found, and is large enough in a square of ``side`` raw pixels."""
     share = float(seen.valid.mean())
     if share < 1 - job.settings.max_missing:
         raise Unusable(f"no face in too many frames (seen in {share:.0%})")
-    if job.settings.crop == "none":
+    if side is None or job.settings.crop == "none":
         return
-    height = float(np.median(seen.pose[seen.valid, 3])) * square.side
+    height = float(np.median(seen.pose[seen.valid, 3])) * side
     if height < job.settings.min_face:
         raise Unusable(f"the face is too small ({height:.0f} pixels)")
 

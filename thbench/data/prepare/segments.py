@@ -64,7 +64,7 @@ class Span:
 
 
 def plan_segments(
-    name: str, seen: Scan, audio: DecodedAudio, settings: Settings, notes: Sequence[str] = ()
+    name: str, seen: Scan, audio: DecodedAudio | None, settings: Settings, notes: Sequence[str] = ()
 ) -> list[Segment]:
     """Cut a video into segments.
 
@@ -72,7 +72,7 @@ def plan_segments(
         name: id of the video; it is the clip's where there is one clip alone, and numbered
             otherwise.
         seen: its scanned frames.
-        audio: its audio.
+        audio: its audio; None for a silent video, all of whose frames count.
         settings: of the data set.
         notes: lines on the whole video, for all clips.
 
@@ -81,9 +81,10 @@ def plan_segments(
     """
     dropped: list[Segment] = []
     spans = list(_spans(seen, audio, dropped))
-    if settings.crop == "face":
+    if settings.finds_faces:
         spans = [part for span in spans for part in _faces(span, seen, audio, settings, dropped)]
-    spans = list(_drop_quiet(spans, audio, dropped))
+    if audio:
+        spans = list(_drop_quiet(spans, audio, dropped))
     spans = list(_drop_short(spans, settings, dropped))
     if settings.shots == "longest":
         spans = list(_of_longest_shot(spans, dropped))
@@ -92,10 +93,9 @@ def plan_segments(
         for span in spans
         for start, stop in split(span.start, span.stop, settings.max_seconds)
     ]
+    notes = [*notes, *(audio.notes if audio else ["no sound"])]
     segments = [
-        _segment(
-            part, seen, settings, [*notes, *audio.notes, *_replacement_notes(part, seen, audio)]
-        )
+        _segment(part, seen, settings, [*notes, *_replacement_notes(part, seen, audio)])
         for part in parts
     ]
     named = _named(name, segments)
@@ -134,10 +134,11 @@ def mouth_audio_score(mouth: np.ndarray, waveform: np.ndarray) -> float:
     return _best(speed, _smooth(loud[1:], 3)) + _best(_fast(mouth), _fast(loud))
 
 
-def _spans(seen: Scan, audio: DecodedAudio, dropped: list[Segment]) -> Iterator[Span]:
+def _spans(seen: Scan, audio: DecodedAudio | None, dropped: list[Segment]) -> Iterator[Span]:
     """Ranges of frames of one shot without damage, still video or missing audio."""
     why = np.full(len(seen), "", object)
-    why[~_has_audio(len(seen), audio)] = "no audio"
+    if audio:
+        why[~_has_audio(len(seen), audio)] = "no audio"
     why[seen.away > HELD] = "the video stands still"
     why[seen.damaged] = "damaged frame"
     shot = 0
@@ -161,7 +162,7 @@ def _has_audio(n: int, audio: DecodedAudio) -> np.ndarray:
 
 
 def _faces(
-    span: Span, seen: Scan, audio: DecodedAudio, settings: Settings, dropped: list[Segment]
+    span: Span, seen: Scan, audio: DecodedAudio | None, settings: Settings, dropped: list[Segment]
 ) -> Iterator[Span]:
     """The parts of a span in which the chosen face is visible."""
     detections = [(t, faces) for t, faces in seen.detections if span.start <= t < span.stop]
@@ -219,13 +220,15 @@ def _size(track: Track) -> float:
 
 
 def _choose_face(
-    tracks: list[Track], span: Span, audio: DecodedAudio, policy: str
+    tracks: list[Track], span: Span, audio: DecodedAudio | None, policy: str
 ) -> Track | str | None:
     """The face to take, or why there is none."""
     if len(tracks) < 2 or policy == "largest":
         return tracks[0] if tracks else None
     if policy == "only":
         return f"more than one face ({len(tracks)})"
+    if audio is None:
+        return f"several faces, and no sound to tell who speaks ({len(tracks)})"
     scores = [_speech_score(track, span, audio) for track in tracks]
     first, second = sorted(scores, reverse=True)[:2]
     if first - second < MARGIN:
@@ -317,19 +320,20 @@ def _face_returns(before: Span, after: Span) -> bool:
     )
 
 
-def _replacement_notes(span: Span, seen: Scan, audio: DecodedAudio) -> Iterator[str]:
+def _replacement_notes(span: Span, seen: Scan, audio: DecodedAudio | None) -> Iterator[str]:
     """Lines on what replaces missing frames and audio in a span."""
     away = seen.away[span.start : span.stop]
     late = away > LATE * seen.interval + 1e-3
     if late.any():
         yield f"{late.sum()} frames show one of up to {away.max():.2f} s before or after"
-    yield from audio.gap_notes(span.start / FPS, span.stop / FPS)
+    if audio:
+        yield from audio.gap_notes(span.start / FPS, span.stop / FPS)
 
 
 def _segment(span: Span, seen: Scan, settings: Settings, notes: Sequence[str]) -> Segment:
     part = Segment(span.start, span.stop)
     if span.face is None:
-        side = min(seen.height, seen.width)
+        side = (max if settings.crop == "pad" else min)(seen.height, seen.width)
         whole = Square((seen.width - side) // 2, (seen.height - side) // 2, side)
         return replace(part, notes=(*notes, *span.notes), preview=Preview(span.start, square=whole))
     here = [(t, face) for t, face in span.face if span.start <= t < span.stop]
