@@ -8,7 +8,6 @@ frame. Its weights are published by its authors, and beside Diffused Heads' for 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from metrics.weights import folder
 from thbench.core.errors import UserError
 from thbench.core.types import SAMPLES_PER_FRAME
-from thbench.data.embedding.encoders import AudioEncoder
+from thbench.data.embedding.encoders import AudioEncoder, digest
 from thbench.training.released import check_fits, read_tensors
 
 WINDOW = 3200
@@ -100,11 +99,7 @@ class SpeechDriven(AudioEncoder):
 
     @functools.cached_property
     def weights(self) -> str:  # type: ignore[override]
-        found = hashlib.sha256()
-        for name, value in sorted(self._net.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.contiguous().view(-1).view(torch.uint8).numpy())
-        return found.hexdigest()[:16]
+        return digest(self._net)
 
     def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
         before = (WINDOW - SAMPLES_PER_FRAME) // 2

@@ -137,11 +137,7 @@ class Wav2Vec2(AudioEncoder):
 
     @functools.cached_property
     def weights(self) -> str:  # type: ignore[override]
-        found = hashlib.sha256()
-        for name, value in sorted(self._model.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.contiguous().view(-1).view(torch.uint8).numpy())
-        return found.hexdigest()[:16]
+        return digest(self._model)
 
     def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
         if self._normalise:
@@ -206,6 +202,15 @@ class Hubert(Wav2Vec2):
     version = "hubert-2"
     default = "facebook/hubert-large-ls960-ft"
     default_dim = 1024
+
+
+def digest(network: torch.nn.Module) -> str:
+    """Of a network's weights, for ``AudioEncoder.weights``."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 ENCODERS: Registry[AudioEncoder] = Registry("audio encoder", f"{__name__}:AudioEncoder")
