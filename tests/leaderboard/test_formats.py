@@ -135,7 +135,7 @@ def test_rows_of_several_origins_say_theirs(capsys):
 
 def test_columns_are_chosen_by_name_and_a_wrong_one_is_refused(tmp_path, capsys):
     write(result("a"), tmp_path / "results")
-    (chosen,), _ = tables(tmp_path / "results", columns=["psnr", "FD"])
+    (chosen,) = tables(tmp_path / "results", columns=["psnr", "FD"]).measured
     assert [column.name for column in chosen.columns] == ["PSNR", "FD"]
     with pytest.raises(UserError, match=r"No table has a column 'PSRN'\. Did you mean 'PSNR'"):
         tables(tmp_path / "results", columns=["PSRN"])

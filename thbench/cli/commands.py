@@ -159,12 +159,13 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     from thbench.leaderboard.rank import APART
     from thbench.leaderboard.terminal import show
 
-    for table in tables(results, columns=columns)[0]:
+    found = tables(results, columns=columns)
+    for table in found.measured:
         if arguments.show:
             show(table)
         elif APART in table.facts:
             print(f"{table.slug}: {APART.lower()}: {table.facts[APART]}")
-    for path in build(results, Path(arguments.out), columns=columns, formats=arguments.formats):
+    for path in build(results, Path(arguments.out), formats=arguments.formats, found=found):
         print(path)
     if page is not None:
         print(f"page: {write_folder(page, results, clips=arguments.clips)}, to open in a browser")

@@ -437,7 +437,7 @@ def write(result: Result, folder: Path) -> Path:
             place = os.path.relpath(Path(content[key]).resolve(), folder.resolve())
             content[key] = Path(place).as_posix()
     rows = [_plain(row) for row in content.pop("per_clip")]
-    content[CHECKSUM] = _checksum(json.loads(_dump(content)), json.loads(_dump(rows)))
+    content[CHECKSUM] = _checksum(content, rows)
     write_atomic(_beside(path), "".join(_dump(row) + "\n" for row in rows))
     write_atomic(path, _dump(content, indent=2) + "\n")
     return path
@@ -548,9 +548,9 @@ def _read_lines(path: Path) -> list[Any]:
         raise UserError(f"{beside} is damaged ({error}): score again.") from error
 
 
-def _checksum(content: Any, rows: list[Any]) -> str:
+def _checksum(content: Any, rows: Sequence[Any]) -> str:
     """Of what files say, whatever their line ends and blanks."""
-    text = json.dumps([content, rows], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([content, rows], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

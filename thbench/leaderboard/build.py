@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.files import write_atomic
@@ -19,6 +20,14 @@ LENGTHS = "cost-by-length"
 """Name of the plot of all results of an origin."""
 
 
+class Tables(NamedTuple):
+    """Measured tables, those that papers print, and what rows cost at several lengths."""
+
+    measured: list[Table]
+    reported: list[Table]
+    lengths: list[Line]
+
+
 def build(
     results: Path,
     out: Path,
@@ -26,6 +35,7 @@ def build(
     *,
     columns: Sequence[str] = (),
     formats: Sequence[str] = WRITTEN,
+    found: Tables | None = None,
 ) -> list[Path]:
     """Write every table in every format, and an index.
 
@@ -35,6 +45,7 @@ def build(
         published: folder of papers' YAML files; ``published`` beside ``results`` by default.
         columns: as for ``tables``.
         formats: names of ``render.FORMATS``. Plots are PNG files; with ``svg``, SVG as well.
+        found: what ``tables`` returned for these, where it has been asked already.
 
     Returns:
         The files, the index ``README.md`` first.
@@ -42,18 +53,16 @@ def build(
     Raises:
         UserError: there is nothing to show, a file is not valid, or no table has a column.
     """
-    measured, reported = tables(results, published, columns)
+    measured, reported, lines = found or tables(results, published, columns)
     files = _write(measured, out, formats) + _write(reported, out / "published", formats)
-    drawn = _draw_lengths(lengths(read_folder(results)), out, formats)
+    drawn = _draw_lengths(lines, out, formats)
     index = out / "README.md"
     write_atomic(index, _index(measured, reported, drawn))
     return [index, *files, *(path for _, path in drawn)]
 
 
-def tables(
-    results: Path, published: Path | None = None, columns: Sequence[str] = ()
-) -> tuple[list[Table], list[Table]]:
-    """Measured tables, and those that papers print.
+def tables(results: Path, published: Path | None = None, columns: Sequence[str] = ()) -> Tables:
+    """Measured tables, those that papers print, and what rows cost at several lengths.
 
     Args:
         results: folder of result files.
@@ -65,18 +74,19 @@ def tables(
         UserError: there is nothing to show, a file is not valid, or no table has a column.
     """
     published = published or results.parent / "published"
-    measured = tables_of(read_folder(results))
+    read = read_folder(results)
+    measured, lines = tables_of(read), lengths(read)
     reported = [t for path in sorted(published.glob("*.yaml")) for t in papers.read(path)]
     if not measured and not reported:
         raise UserError(f"There are no results in {results}: run `thbench eval STRATEGY` first.")
     if not columns:
-        return measured, reported
+        return Tables(measured, reported, lines)
     known = {c.name.lower(): c.name for t in [*measured, *reported] for c in t.columns}
     for name in columns:
         if name.lower() not in known:
             hint = did_you_mean(name, known.values())
             raise UserError(f"No table has a column '{name}'.{hint}")
-    return _with_columns(measured, columns), _with_columns(reported, columns)
+    return Tables(_with_columns(measured, columns), _with_columns(reported, columns), lines)
 
 
 def _with_columns(found: Iterable[Table], columns: Sequence[str]) -> list[Table]:
