@@ -21,7 +21,7 @@ from torch import Tensor
 
 from baselines.diffused_heads.net import RGB, FrameNetConfig
 from thbench.config import Config
-from thbench.core.errors import UserError
+from thbench.core.errors import UserError, few
 
 STRATEGY = "diffused_heads"
 WORDS = ("options=released", "scale=paper")
@@ -79,9 +79,9 @@ def convert(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensors]
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"{_few(unknown)}: no tensor of Diffused Heads' network.")
+        raise UserError(f"{few(unknown)}: no tensor of Diffused Heads' network.")
     if missing := [name for name in LAYERS if f"{LAYERS[name]}.weight" not in made]:
-        raise UserError(f"The file lacks {_few(missing)} of Diffused Heads' network.")
+        raise UserError(f"The file lacks {few(missing)} of Diffused Heads' network.")
     made |= _stems(made.pop("unet.stem.weight"))
     made["unet.time.0.weight"] = torch.cat(made["unet.time.0.weight"].chunk(2, dim=1)[::-1], dim=1)
     for name in made:
@@ -142,8 +142,3 @@ def _by_kind(values: Tensor, heads: int) -> Tensor:
             " divide: set net.heads to theirs."
         )
     return values.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-
-
-def _few(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baselines.hallo.net import HalloNet, HalloNetConfig
 from baselines.hallo.unet_forward import has_transformer
 from thbench.config import Config
-from thbench.core.errors import UserError
+from thbench.core.errors import UserError, few
 
 STRATEGY = "hallo"
 WORDS = ("scale=paper", "options=released")
@@ -194,5 +194,4 @@ def _filled(wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _refuse(what: str, names: Sequence[str]) -> None:
     if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise UserError(f"The file of Hallo's weights {what} {', '.join(names[:3])}{more}.")
+        raise UserError(f"The file of Hallo's weights {what} {few(names)}.")

@@ -1,6 +1,4 @@
-"""What the released code hears: the voice alone, embedded at 25 Hz from the start.
-
-The voice is separated by whatever is installed.
+"""What the released code hears: the voice alone, separated by whatever is installed.
 
 A package offers a separator by an entry point (pyproject.toml):
 
@@ -10,7 +8,6 @@ A package offers a separator by an entry point (pyproject.toml):
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -18,13 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from thbench.core import plugins
 from thbench.core.errors import UserError, did_you_mean
 from thbench.core.types import Request
-from thbench.data.embedding.encoders import AudioEncoder, Wav2Vec2Layers, encoder
-from thbench.data.embedding.wav2vec import convolve_in_chunks
+from thbench.data.embedding.encoders import encoder
 from thbench.data.media import audio
 
 SEPARATORS = "thbench.separators"
@@ -32,47 +27,22 @@ KEYS = ("source", "encoder")
 """Of ``options.vocals``."""
 
 
-class Wav2Vec2At25Hz(Wav2Vec2Layers):
-    """``Wav2Vec2Layers`` with a transformer that sees 25 states a second in place of 50.
-
-    The convolutions' output is interpolated linearly to one state a frame, its ends on the first
-    and the last frame.
-    """
-
-    name = "wav2vec2-25hz"
-    version = "wav2vec2-25hz-1"
-
-    def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
-        if self._normalise:
-            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-        with torch.inference_mode():
-            states = convolve_in_chunks(self._model.feature_extractor, torch.from_numpy(waveform))
-            states = F.interpolate(states, size=n_frames, mode="linear", align_corners=True)
-            step, margin = (25 * seconds for seconds in (self.chunk, self.overlap))
-            kept = []
-            for start in range(0, n_frames, step):
-                first = max(0, start - margin)
-                found = self._hidden(states[..., first : start + step + margin])
-                kept.append(found[start - first :][:step].numpy())
-        return np.concatenate(kept)
-
-
 class Vocals:
     """Embeddings of a request's audio after the voice was separated from all else.
 
     Args:
         source: a folder with the separated audio of each request, as ``<id>.wav``; the name of a
-            separator, see this module; or None, for the audio as it is.
-        encoder: of audio, as in ``data.audio``; or ``wav2vec2-25hz``, the released code's.
+            separator, see this module.
+        encoder: of audio, ``data.audio`` of the data that the network was trained on.
 
     Raises:
         UserError: neither such a folder nor such a separator is here.
     """
 
-    def __init__(self, source: str | None = None, encoder: str = "wav2vec2-layers") -> None:
-        self.folder = Path(source) if source and Path(source).is_dir() else None
+    def __init__(self, source: str, encoder: str) -> None:
+        self.folder = Path(source) if Path(source).is_dir() else None
         self.encoder = encoder
-        self.separate = _separator(source) if source and not self.folder else None
+        self.separate = None if self.folder else _separator(source)
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> Vocals:
@@ -81,7 +51,7 @@ class Vocals:
         Raises:
             UserError: as above, or ``options`` are not ``{source: .., encoder: ..}``.
         """
-        if not set(options) <= set(KEYS):
+        if set(options) != set(KEYS):
             raise UserError(f"options.vocals must be {{source: .., encoder: ..}}, not {options}.")
         return cls(**options)
 
@@ -91,7 +61,7 @@ class Vocals:
         Raises:
             UserError: no separated audio for this request, or embeddings of another width.
         """
-        found = _encoder(self.encoder)(self._voice(request), request.n_frames)
+        found = encoder(self.encoder)(self._voice(request), request.n_frames)
         if found.shape != tuple(request.audio.shape):
             raise UserError(
                 f"options.vocals: encoder '{self.encoder}' gives {found.shape[1]} channels, the"
@@ -103,21 +73,14 @@ class Vocals:
         """(S,) float32 at 16 kHz."""
         if self.folder:
             return audio.load(self.folder / f"{request.id}.wav")
+        assert self.separate is not None
         waveform = request.waveform.float().cpu().numpy()
-        if self.separate is None:
-            return waveform
         voice = np.asarray(self.separate(waveform), np.float32)
         if voice.shape != waveform.shape:
             raise UserError(
                 f"options.vocals: the separator made {voice.shape} samples of {waveform.shape}."
             )
         return voice
-
-
-@functools.cache
-def _encoder(name: str) -> AudioEncoder:
-    kind, _, source = name.partition("=")
-    return Wav2Vec2At25Hz(source or None) if kind == Wav2Vec2At25Hz.name else encoder(name)
 
 
 def _separator(name: str) -> Callable[[np.ndarray], np.ndarray]:

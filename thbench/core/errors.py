@@ -20,3 +20,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f" Did you mean '{near[0]}'?"
     return f" Known: {', '.join(known)}." if known else ""
+
+
+def few(names: Iterable[str], shown: int = 3) -> str:
+    """The first names in order, and how many more there are, for a message."""
+    rest = sorted(names)
+    more = f" and {len(rest) - shown} more" if len(rest) > shown else ""
+    return f"{', '.join(rest[:shown])}{more}"

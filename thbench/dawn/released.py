@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from thbench.config import Config
-from thbench.core.errors import UserError
+from thbench.core.errors import UserError, few
 from thbench.core.seeding import derive_seed
 from thbench.core.types import EYES_DIM, POSE_DIM
 from thbench.dawn.a2v_net import FLOW_DIM, A2VNetConfig, box_encoder
@@ -90,7 +90,7 @@ def convert(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensors]
     unknown = [name for name in weights if name.split(".")[0] not in (*LFG, *A2V, *PBNET)]
     if unknown:
         raise UserError(
-            f"{_few(unknown)}: no tensor of DAWN's latent flow generator, PBNet or diffusion model,"
+            f"{few(unknown)}: no tensor of DAWN's latent flow generator, PBNet or diffusion model,"
             f" whose names begin with {', '.join((*LFG, *A2V[:1]))}, or are PBNet's own."
         )
     try:
@@ -297,11 +297,6 @@ def _stage(config: Config, role: str) -> str:
     return config.nets[role]
 
 
-def _few(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
 Change = Callable[[Tensor], Tensor]
 Rules = tuple[tuple[re.Pattern[str], str, Change], ...]
 
@@ -321,7 +316,7 @@ def _renamed(given: Tensors, rules: Rules) -> Tensors:
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"{_few(unknown)}: no tensor of DAWN's networks.")
+        raise UserError(f"{few(unknown)}: no tensor of DAWN's networks.")
     return made
 
 

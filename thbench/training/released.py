@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from thbench.config import Config
-from thbench.core.errors import UserError
+from thbench.core.errors import UserError, few
 from thbench.core.files import check_file, sha256
 from thbench.core.provenance import provenance
 from thbench.data.embedding.encoders import ENCODERS
@@ -35,8 +35,6 @@ from thbench.training.runs import (
     write_config,
 )
 
-SHOWN = 3
-"""So many names are shown of those that do not fit."""
 STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -256,10 +254,9 @@ def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str
 
 
 def _refuse(what: str, why: str, names: Sequence[str]) -> NoReturn:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     raise UserError(
-        f"These weights do not fit {what}: {why} {', '.join(names[:SHOWN])}{more}. Is this the file"
-        " of this network, at this scale?"
+        f"These weights do not fit {what}: {why} {few(names)}. Is this the file of this network, at"
+        " this scale?"
     )
 
 

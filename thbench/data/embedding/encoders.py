@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import librosa
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.signal import get_window
 from torch import Tensor
 
 from metrics.compiling import compile_lock
 from thbench.core.errors import UserError
 from thbench.core.registry import Registry
-from thbench.core.types import SAMPLE_RATE, SAMPLES_PER_FRAME
+from thbench.core.types import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from thbench.data.embedding.wav2vec import FIELD, HOP, convolve_in_chunks
 from thbench.data.media.audio import fit_length
 
@@ -140,9 +141,8 @@ class Wav2Vec2(AudioEncoder):
         return digest(self._model)
 
     def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
-        if self._normalise:
-            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-        states = self._states(waveform)
+        features = self._convolved(waveform)
+        states = self._states(features, SAMPLE_RATE // HOP)
         places = (np.arange(n_frames) * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME / 2 - 200) / 320
         places = places.clip(0, len(states) - 1)
         left = np.minimum(places.astype(int), max(0, len(states) - 2))
@@ -150,14 +150,20 @@ class Wav2Vec2(AudioEncoder):
         share = (places - left)[:, None].astype(np.float32)
         return states[left] * (1 - share) + states[right] * share
 
-    def _states(self, waveform: np.ndarray) -> np.ndarray:
-        """Hidden states (about S / 320, D)."""
+    def _convolved(self, waveform: np.ndarray) -> Tensor:
+        """The convolutions' output (1, C, about S / 320) of a waveform (S,)."""
+        if self._normalise:
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
         if len(waveform) < FIELD:
             waveform = np.pad(waveform, (0, FIELD - len(waveform)))
         with torch.inference_mode():
-            features = convolve_in_chunks(self._model.feature_extractor, torch.from_numpy(waveform))
-            step, margin = (seconds * SAMPLE_RATE // HOP for seconds in (self.chunk, self.overlap))
-            kept = []
+            return convolve_in_chunks(self._model.feature_extractor, torch.from_numpy(waveform))
+
+    def _states(self, features: Tensor, rate: int) -> np.ndarray:
+        """Hidden states (n, D) of convolutional features (1, C, n), ``rate`` per second."""
+        step, margin = self.chunk * rate, self.overlap * rate
+        kept = []
+        with torch.inference_mode():
             for start in range(0, features.shape[-1], step):
                 first = max(0, start - margin)
                 states = self._hidden(features[..., first : start + step + margin])
@@ -195,6 +201,22 @@ class Wav2Vec2Layers(Wav2Vec2):
         return torch.cat(states[-self.layers :], dim=-1)[0]
 
 
+class Wav2Vec2At25Hz(Wav2Vec2Layers):
+    """``Wav2Vec2Layers`` with a transformer that sees 25 states a second in place of 50.
+
+    The convolutions' output is interpolated linearly to one state a frame, its ends on the first
+    and the last frame, as Hallo's released code has it.
+    """
+
+    name = "wav2vec2-25hz"
+    version = "wav2vec2-25hz-1"
+
+    def encode(self, waveform: np.ndarray, n_frames: int) -> np.ndarray:
+        features = self._convolved(waveform)
+        slow = F.interpolate(features, size=n_frames, mode="linear", align_corners=True)
+        return self._states(slow, FPS)
+
+
 class Hubert(Wav2Vec2):
     """Last hidden state of HuBERT (Hsu et al. 2021), otherwise computed like ``Wav2Vec2``."""
 
@@ -218,6 +240,7 @@ ENCODERS.add("logmel", f"{__name__}:LogMel")
 ENCODERS.add("hubert", f"{__name__}:Hubert")
 ENCODERS.add("wav2vec2", f"{__name__}:Wav2Vec2")
 ENCODERS.add("wav2vec2-layers", f"{__name__}:Wav2Vec2Layers")
+ENCODERS.add("wav2vec2-25hz", f"{__name__}:Wav2Vec2At25Hz")
 ENCODERS.add("sda", "baselines.diffused_heads.sda:SpeechDriven")
 
 
