@@ -144,6 +144,7 @@ def test_nothing_is_generated_from_silence(mixed: Path, capfd: pytest.CaptureFix
         DataConfig("x", str(mixed), "logmel"), "train", 64)[1].audio)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_stage_without_sound_trains_on_all_and_others_leave_out(
     mixed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
