@@ -97,9 +97,11 @@ def test_nothing_to_show_is_an_error(tmp_path):
         build(tmp_path, tmp_path / "out")
 
 
-def test_checked_in_tables_are_those_of_the_checked_in_results(tmp_path):
+def test_checked_in_tables_are_those_of_the_checked_in_results(tmp_path, monkeypatch):
+    # Pictures differ with the release of matplotlib that drew them: none are drawn here.
+    for name in ("draw_curves", "draw_costs", "draw_lengths"):
+        monkeypatch.setattr(f"thbench.leaderboard.build.{name}", lambda _, path: path)
     made = build(BOARDS / "results", tmp_path, BOARDS / "published")
-    # Pictures differ with the release of matplotlib that drew them.
     fresh = {p.relative_to(tmp_path): p.read_text() for p in made if p.suffix != ".png"}
     kept = {
         p.relative_to(BOARDS): p.read_text()
